@@ -1,0 +1,90 @@
+"""The program: its table of commands, and how errors leave it.
+
+A ``LemevitError`` is one line on stderr and exit 1, wrong usage exit 2, Ctrl-C exit 130,
+SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and keeps its traceback;
+``--debug`` shows the traceback of the others too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from lemevit_cli import __version__
+from lemevit_cli.commands import (
+    demo,
+    evaluate,
+    import_weights,
+    info,
+    options,
+    predict,
+    simulate,
+    train,
+)
+from lemevit_cli.errors import LemevitError
+
+_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
+
+
+class _Program(TyperGroup):
+    """Turns what a command raises into one line and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LemevitError as error:
+            if options.debugging():
+                raise
+            typer.echo(f"lemevit: {error}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            if options.debugging():
+                raise
+            typer.echo("lemevit: interrupted, nothing half-written is left", err=True)
+            raise typer.Exit(_INTERRUPTED) from error
+        except BrokenPipeError as error:
+            # The reader has gone; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_BROKEN_PIPE) from error
+
+
+app = typer.Typer(
+    name="lemevit",
+    cls=_Program,
+    help="Deep learning on large georeferenced scenes.",
+    epilog="Start with: lemevit demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+app.command("predict")(predict.predict)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("info")(info.info)
+app.command("import")(import_weights.import_weights)
+app.command("simulate")(simulate.simulate)
+app.command("demo")(demo.demo)
+
+
+@app.callback()
+def _program(version: options.Version = False) -> None:
+    if version:
+        typer.echo(f"lemevit {__version__}")
+        raise typer.Exit
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    # An exception, so that temporary files are removed on the way out.
+    raise SystemExit(_TERMINATED)
+
+
+def main() -> None:
+    """Run the program on ``sys.argv``."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()

@@ -1,0 +1,4 @@
+"""The only users of Typer and Rich: parse, call one pipeline, report.
+
+Nothing heavy is imported on top of these files: every command's help is read from them.
+"""

@@ -1,0 +1,100 @@
+"""What a person sees: progress and remarks on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import typer
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Console:
+    """Draws the progress of a pipeline on stderr.
+
+    A bar where stderr is a terminal, else a plain line now and then, so that log files stay
+    readable. Warnings and notes come once each, unless quiet.
+    """
+
+    def __init__(self, *, quiet: bool = False, show_progress: bool = True) -> None:
+        self._quiet = quiet
+        self._show = show_progress and not quiet
+        self._bar: Any = None
+        self._label, self._unit = "", ""
+        self._total, self._done = 0, 0
+        self._started = self._last_line = 0.0
+        self._said: set[str] = set()
+
+    def start(self, label: str, *, total: int, unit: str) -> None:
+        self._label, self._unit, self._total, self._done = label, unit, total, 0
+        self._started = self._last_line = time.monotonic()
+        if self._show and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, leave=False)
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._done += count
+        if self._bar is not None:
+            if figures:
+                self._bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
+            self._bar.update(count)
+        elif self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._line(figures)
+
+    def _line(self, figures: dict[str, float]) -> None:
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(self._done, 1) * (self._total - self._done)
+        extra = "".join(f", {name} {value:.3g}" for name, value in figures.items())
+        typer.echo(
+            f"{self._label}: {self._done} of {self._total} {self._unit}{extra}, "
+            f"{_duration(left)} left",
+            err=True,
+        )
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def warn(self, message: str) -> None:
+        self._say(f"warning: {message}")
+
+    def note(self, message: str) -> None:
+        self._say(message)
+
+    def _say(self, line: str) -> None:
+        if self._quiet or line in self._said:
+            return
+        self._said.add(line)
+        if self._bar is not None:
+            self._bar.clear()
+        typer.echo(f"lemevit: {line}", err=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_json(value: Any, *, to_stderr: bool = False) -> None:
+    """One JSON object, readable by people too."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False), err=to_stderr)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
+    """A table with the first column to the left and figures to the right."""
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    RichConsole(stderr=to_stderr, highlight=False).print(table)

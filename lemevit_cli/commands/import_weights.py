@@ -1,0 +1,32 @@
+"""``lemevit import``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import print_json
+
+
+def import_weights(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of the LeMeViT authors' code.")
+    ],
+    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make our weights file of a LeMeViT classification checkpoint.
+
+    Prints the path of the file. No pickled code is ever run.
+    """
+    from lemevit_cli.pipelines.importing import import_checkpoint
+
+    report = import_checkpoint(checkpoint, output, overwrite=overwrite)
+    if json:
+        print_json(report)
+    else:
+        typer.echo(output)

@@ -1,0 +1,55 @@
+"""``lemevit info``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import print_json, print_table
+
+
+def info(
+    subject: Annotated[
+        str | None,
+        typer.Argument(metavar="[SUBJECT]", help="A scene, weights, or a model's timm name."),
+    ] = None,
+    size: Annotated[
+        int, typer.Option("--size", min=33, help="Input side for a model's multiply-adds.")
+    ] = 224,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Describe a scene, weights or a model; without a subject, this installation."""
+    from lemevit_cli.pipelines.information import describe
+
+    record = describe(subject, size=size)
+    if json:
+        print_json(record)
+    else:
+        print_table(
+            subject or "lemevit",
+            ["", ""],
+            [[name, text] for name, text in _lines(record)],
+            to_stderr=False,
+        )
+
+
+def _lines(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested record as rows: ``training.steps`` and its value."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            rows += _lines(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(v) for v in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    return "-" if value is None else str(value)

@@ -1,0 +1,255 @@
+"""Options that several commands share, declared once, spelled as rio and gdal spell them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_debug = False
+
+
+def debugging() -> bool:
+    """Whether ``--debug`` was given."""
+    return _debug
+
+
+def _set_debug(value: bool) -> bool:
+    global _debug  # noqa: PLW0603 - one flag of the process, read where errors leave the program
+    _debug = value
+    return value
+
+
+class TaskName(str, Enum):
+    """Tasks that weights can be trained for."""
+
+    seg = "seg"
+
+
+class OutputTypeName(str, Enum):
+    """What a raster result holds."""
+
+    classes = "classes"
+    scores = "scores"
+
+
+class PrecisionName(str, Enum):
+    """Arithmetic of the model."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+_INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of an error.",
+        callback=_set_debug,
+        rich_help_panel=_REPORT,
+    ),
+]
+Task = Annotated[TaskName, typer.Option("--task", help="What to find.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Result: a file, a folder ending in /, or - for stdout.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "-w",
+        "--weights",
+        help="Starter weights by name, or a .safetensors file.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Bidx = Annotated[
+    str | None,
+    typer.Option(
+        "-b",
+        "--bidx",
+        metavar="N,N,...",
+        help="Bands in the model's order, from 1; 1,1,1 feeds a grey scene.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Nodata = Annotated[
+    float | None,
+    typer.Option(
+        "--nodata", help="Value without data, if the file does not say.", rich_help_panel=_INPUT
+    ),
+]
+SrcCrs = Annotated[
+    str | None,
+    typer.Option("--src-crs", help="CRS, if the file lost it.", rich_help_panel=_INPUT),
+]
+Stretch = Annotated[
+    str,
+    typer.Option(
+        "--stretch",
+        metavar="SPEC",
+        help="Values to the weights' range: auto, none, 2,98 (percent) or min=0,max=3000.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Gsd = Annotated[
+    str,
+    typer.Option(
+        "--gsd",
+        metavar="SPEC",
+        help="Pixel size for the model: auto, native, or metres on the ground.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Bounds = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option(
+        "--bounds", metavar="W S E N", help="Only this part, in map units.", rich_help_panel=_INPUT
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="POLYGONS",
+        help="Only inside the polygons of this file.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=32,
+        help="Side of a window in pixels; default: the weights'.",
+        rich_help_panel=_CUTTING,
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        "--overlap",
+        min=0,
+        help="Pixels shared by two windows; default: the weights'.",
+        rich_help_panel=_CUTTING,
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Windows a pass.", rich_help_panel=_CUTTING)
+]
+BlockSize = Annotated[
+    int | None,
+    typer.Option(
+        "--block-size",
+        min=1,
+        rich_help_panel=_CUTTING,
+        help="Side of the output's blocks in pixels; bounds memory on very wide scenes.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_RUNNING),
+]
+Precision = Annotated[
+    PrecisionName, typer.Option("--precision", help="Arithmetic.", rich_help_panel=_RUNNING)
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=_RUNNING)
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="GDAL driver, if not by suffix: COG, GeoJSON, ...", rich_help_panel=_OUTPUT
+    ),
+]
+OutputType = Annotated[
+    OutputTypeName,
+    typer.Option(
+        "--output-type", help="Class ids, or one band of scores a class.", rich_help_panel=_OUTPUT
+    ),
+]
+CreationOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--co",
+        metavar="NAME=VALUE",
+        help="Creation option of the driver; repeatable.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAME,NAME",
+        help="Classes kept in a vector result.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+MinArea = Annotated[
+    float,
+    typer.Option(
+        "--min-area",
+        min=0.0,
+        metavar="M2",
+        help="Smallest polygon, in m2 on the ground.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=_OUTPUT)
+]
+Json = Annotated[bool, typer.Option("--json", help="Report as JSON.", rich_help_panel=_REPORT)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.", rich_help_panel=_REPORT)]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Also a summary.", rich_help_panel=_REPORT)
+]
+NoProgress = Annotated[
+    bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_REPORT)
+]
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """``3,2,1`` as numbers; wrong usage if it is anything else."""
+    if text is None:
+        return None
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = ()
+    if not bands or min(bands) < 1:
+        raise typer.BadParameter(f"{text!r} is not a list of bands such as 3,2,1", param_hint="-b")
+    return bands
+
+
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """``building,water`` as names."""
+    return None if text is None else tuple(part.strip() for part in text.split(","))
+
+
+def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` pairs as a dictionary with upper-case names."""
+    options = {}
+    for pair in pairs or []:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
+        options[name.strip().upper()] = value.strip()
+    return options
+
+
+def is_folder(target: str) -> bool:
+    """Whether an output names a folder: it ends in a slash, or is one."""
+    return target.endswith(("/", "\\")) or Path(target).is_dir()

@@ -1,0 +1,59 @@
+"""``lemevit simulate``."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console, print_json
+
+
+class SimulatedTask(str, Enum):
+    """Layouts that can be written."""
+
+    seg = "seg"
+    det = "det"
+    change = "change"
+
+
+def simulate(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the scenes go.")],
+    task: Annotated[
+        SimulatedTask | None,
+        typer.Option("--task", help="Layout to train from; without it, two dates and all truth."),
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=64, help="Side of a scene, pixels.")] = 1024,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Number of scenes.")] = 4,
+    gsd: Annotated[float, typer.Option("--gsd", min=0.05, max=5.0, help="Metres a pixel.")] = 0.3,
+    crs: Annotated[str, typer.Option("--crs", help="CRS of the scenes.")] = "EPSG:32633",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another town.")] = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw towns with exact truth: simulated scenes to try, test and train with.
+
+    Prints the folder.
+    """
+    from lemevit_cli.pipelines.simulation import simulate_dataset
+
+    report = simulate_dataset(
+        folder,
+        task=task.value if task else None,
+        size=size,
+        scenes=scenes,
+        gsd_m=gsd,
+        crs=crs,
+        seed=seed,
+        overwrite=overwrite,
+        progress=Console(quiet=quiet, show_progress=not no_progress),
+    )
+    if json:
+        print_json(report)
+    else:
+        typer.echo(folder)

@@ -1,0 +1,60 @@
+"""A model that takes a batch of windows and answers scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lemevit_cli.execution.device import choose_device, choose_dtype, use_threads
+from lemevit_cli.settings import RuntimeOptions
+
+
+class Runtime(Protocol):
+    """What block inference needs of a model."""
+
+    def __call__(self, pixels: NDArray[Any]) -> Tensor:
+        """Scores of a batch.
+
+        Args:
+            pixels: ``(N, bands, H, W)``, any real dtype, in the values of the card.
+
+        Returns:
+            ``(N, classes, H, W)`` float32 on the CPU.
+        """
+        ...
+
+
+class TorchRuntime:
+    """Runs a module with torch: one device, one precision, no gradients.
+
+    Args:
+        model: pixels to logits, in eval mode.
+        decode: logits to scores (a task's).
+    """
+
+    def __init__(
+        self, model: nn.Module, decode: Callable[[Tensor], Tensor], options: RuntimeOptions
+    ) -> None:
+        use_threads(options)
+        self.device = choose_device(options.device)
+        self.dtype = choose_dtype(options.precision, self.device)
+        self._decode = decode
+        self._model = model.eval().to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[Any]) -> Tensor:
+        batch = torch.from_numpy(as_torch_dtype(pixels)).to(self.device, non_blocking=True)
+        lowered = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lowered):
+            logits = self._model(batch)
+        return self._decode(logits.float()).cpu()
+
+
+def as_torch_dtype(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The same values in a dtype that torch computes with: uint8 and float32 stay, others widen."""
+    return pixels if pixels.dtype in (np.uint8, np.float32) else pixels.astype(np.float32)

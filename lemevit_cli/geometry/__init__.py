@@ -1,0 +1,1 @@
+"""Pure arithmetic on windows, georeferences, boxes and polygons: no files, no torch."""

@@ -1,0 +1,1 @@
+"""Networks in plain torch and timm; files are known to ``weights.py`` alone."""

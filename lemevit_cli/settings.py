@@ -1,0 +1,102 @@
+"""What a user can choose, as frozen records: commands fill them, pipelines read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Device = str  # "auto", "cpu", "cuda", "cuda:N", "mps"
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+OutputType = Literal["classes", "scores"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """How a scene is opened.
+
+    Args:
+        bidx: bands in the order the model wants them, counted from 1; a band may repeat.
+            None takes all bands that are not alpha.
+        nodata: value that means "no data" where the file does not say so; replaces the file's.
+        src_crs: CRS for a file that lost its own, anything pyproj understands.
+    """
+
+    bidx: tuple[int, ...] | None = None
+    nodata: float | None = None
+    src_crs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How the pixels of a scene are brought to what the weights learned.
+
+    Args:
+        stretch: ``auto`` (percentiles 2 and 98 if the dtype differs from the card's),
+            ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in the scene's values.
+        gsd: ``auto`` (resample only outside the card's range), ``native``, or metres.
+        bounds: ``(west, south, east, north)`` in map units; only whole pixels inside are read.
+        mask: a vector file; pixels outside its polygons are nodata in the result.
+    """
+
+    stretch: str = "auto"
+    gsd: str = "auto"
+    bounds: tuple[float, float, float, float] | None = None
+    mask: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How a scene is cut: windows for the model, blocks for the output.
+
+    Args:
+        window: side of the square window in model pixels; None takes the card's.
+        overlap: pixels shared by two neighbours; None takes the card's.
+        batch_size: windows in one pass through the model.
+        block_size: side of the output's blocks in pixels; None makes one block of the scene.
+    """
+
+    window: int | None = None
+    overlap: int | None = None
+    batch_size: int = 4
+    block_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """Where and how exactly the model runs."""
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """How a result is written.
+
+    Args:
+        format: GDAL driver name (``GTiff``, ``COG``, ``GeoJSON``, ...); None goes by suffix.
+        output_type: ``classes`` (one band of ids) or ``scores`` (a band a class).
+        creation_options: GDAL creation options, upper-case name to value (``--co``).
+        classes: names of the classes kept in a vector result; None keeps all.
+        min_area_m2: polygons smaller than this on the ground are left out.
+        overwrite: replace an existing target.
+    """
+
+    format: str | None = None
+    output_type: OutputType = "classes"
+    creation_options: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    min_area_m2: float = 0.0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """All that ``predict`` and its sisters can be told about a run."""
+
+    scene: SceneOptions = SceneOptions()
+    reading: ReadingOptions = ReadingOptions()
+    tiling: Tiling = Tiling()
+    runtime: RuntimeOptions = RuntimeOptions()
+    output: OutputOptions = field(default_factory=OutputOptions)

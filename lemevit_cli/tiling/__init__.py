@@ -1,0 +1,1 @@
+"""Cutting a grid into windows and putting their scores together again."""
