@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,25 +17,25 @@ def debugging() -> bool:
 
 
 def _set_debug(value: bool) -> bool:
-    global _debug  # noqa: PLW0603 - one flag of the process, read where errors leave the program
+    global _debug
     _debug = value
     return value
 
 
-class TaskName(str, Enum):
+class TaskName(StrEnum):
     """Tasks that weights can be trained for."""
 
     seg = "seg"
 
 
-class OutputTypeName(str, Enum):
+class OutputTypeName(StrEnum):
     """What a raster result holds."""
 
     classes = "classes"
     scores = "scores"
 
 
-class PrecisionName(str, Enum):
+class PrecisionName(StrEnum):
     """Arithmetic of the model."""
 
     auto = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json
 
 
-class SimulatedTask(str, Enum):
+class SimulatedTask(StrEnum):
     """Layouts that can be written."""
 
     seg = "seg"

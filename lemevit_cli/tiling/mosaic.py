@@ -13,6 +13,8 @@ from torch import Tensor
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.tiling.window_grid import WindowGrid
 
+_ROWS_AT_ONCE = 64  # taken together: what is made of them stays in the processor's cache
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -85,18 +87,22 @@ class Mosaic:
         self._valid[place] |= valid[inside]
 
     def rows_above(self, row: int) -> Iterator[Rows]:
-        """Yield, once, the rows above ``row`` that were not yet taken."""
-        while self._top < min(row, self._area.bottom):
-            count = min(row, self._area.bottom) - self._top
-            count = min(count, self._scores.shape[1])
-            window = Window(
-                col_off=self._area.col_off,
-                row_off=self._top,
-                width=self._area.width,
-                height=count,
-            )
-            yield Rows(window, self._scores[:, :count], self._valid[:count])
+        """Yield, once, the rows above ``row`` that were not yet taken, a few at a time."""
+        row = min(row, self._area.bottom)
+        while self._top < row:
+            count = min(row - self._top, self._scores.shape[1])
+            for first in range(0, count, _ROWS_AT_ONCE):
+                yield self._rows(first, min(first + _ROWS_AT_ONCE, count))
             self._drop(count)
+
+    def _rows(self, first: int, stop: int) -> Rows:
+        window = Window(
+            col_off=self._area.col_off,
+            row_off=self._top + first,
+            width=self._area.width,
+            height=stop - first,
+        )
+        return Rows(window, self._scores[:, first:stop], self._valid[first:stop])
 
     def _drop(self, count: int) -> None:
         kept = self._scores.shape[1] - count

@@ -1,0 +1,1 @@
+"""One plain function a command, read from top to bottom."""

@@ -1,0 +1,260 @@
+"""``lemevit predict``: classes or scores of every pixel of a scene, on the scene's own grid."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli import __version__
+from lemevit_cli.errors import LemevitError, WeightsError
+from lemevit_cli.execution.memory import peak_memory_mb
+from lemevit_cli.geometry.ground import pixel_area_m2
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.models.weights import Card
+from lemevit_cli.pipelines.block_inference import (
+    Account,
+    BlockInference,
+    blocks_of,
+    class_ids,
+    masked_scores,
+)
+from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predictor
+from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.pipelines.scene_input import SceneInput, scene_input
+from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.settings import InferenceSettings, OutputOptions, Tiling
+from lemevit_cli.tiling.window_grid import WindowGrid
+from lemevit_cli.writers import WRITERS, RasterSpec, check_target, find_writer, open_sink
+
+
+@dataclass
+class PredictionReport:
+    """What came of several scenes: one record each, and what failed, by scene."""
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, LemevitError] = field(default_factory=dict)
+
+
+def predict(
+    scenes: list[str],
+    target: str | None,
+    *,
+    weights: str | None,
+    task: str,
+    settings: InferenceSettings,
+    progress: Progress,
+) -> PredictionReport:
+    """Predict one scene, or several with weights loaded once.
+
+    Args:
+        scenes: paths, or ``-`` for a raster on stdin.
+        target: a file, ``-`` for stdout, a folder ending in a slash, or None for
+            ``<scene>_<task>.tif`` in the current folder.
+
+    Raises:
+        LemevitError: from a single scene; of several, each failure is kept in the report.
+    """
+    targets = [target_of(scene, target, task, settings) for scene in scenes]
+    _, _, card = check_weights(weights, task)
+    check_classes(card, settings)
+    report = PredictionReport()
+    predictor: Predictor | None = None
+    for path, where in zip(scenes, targets, strict=True):
+        try:
+            check_target(where, settings.output)
+            with open_scene(path, settings.scene) as scene:
+                source = scene_input(scene, card, settings.reading, progress)
+                if predictor is None:
+                    predictor = load_predictor(weights, task, settings.runtime)
+                report.results.append(
+                    predict_scene(scene, source, where, predictor, settings, progress)
+                )
+        except LemevitError as error:
+            if len(scenes) == 1:
+                raise
+            report.failures[path] = error
+            progress.warn(f"failed: {error}")
+    return report
+
+
+def target_of(scene: str, target: str | None, task: str, settings: InferenceSettings) -> str:
+    """Where the result of a scene goes."""
+    if target is not None and not target.endswith(("/", "\\")) and not Path(target).is_dir():
+        return target
+    stem = "stdin" if scene == "-" else Path(scene.split("?")[0].rsplit(":", 1)[-1]).stem
+    name = f"{stem}_{task}{_suffix_of(settings.output)}"
+    return name if target is None else str(Path(target) / name)
+
+
+def _suffix_of(options: OutputOptions) -> str:
+    """The first suffix of the driver that ``--format`` names; a raster's where it names none."""
+    driver = find_writer("result.tif", options).driver
+    return next((suffix for suffix, writer in WRITERS.items() if writer.driver == driver), ".tif")
+
+
+def check_classes(card: Card, settings: InferenceSettings) -> None:
+    """Refuse a class that the weights do not know."""
+    unknown = set(settings.output.classes or ()) - set(card.class_names)
+    if unknown:
+        raise WeightsError(
+            f"--classes {', '.join(sorted(unknown))}: "
+            f"the weights know {', '.join(card.class_names)}"
+        )
+
+
+def predict_scene(
+    scene: Scene,
+    source: SceneInput,
+    target: str,
+    predictor: Predictor,
+    settings: InferenceSettings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Blocks of the output, windows of the model, one band of scores in memory.
+
+    Returns:
+        The record that ``--json`` prints.
+    """
+    started = time.perf_counter()
+    inference = inference_over(source, predictor, settings.tiling, progress)
+    census = Census(scene, predictor.card)
+    spec = raster_spec(scene, source, predictor, inference.grid, settings)
+    blocks = list(blocks_of(source.area, settings.tiling.block_size))
+    total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
+    progress.start(scene.name, total=total, unit="windows")
+    try:
+        with inference.account.timed("total"), open_sink(target, spec, settings.output) as sink:
+            for block in blocks:
+                for rows in inference.rows(block):
+                    with inference.account.timed("write"):
+                        ids = class_ids(rows, NODATA_CLASS)
+                        census.add(rows.window, ids)
+                        as_scores = settings.output.output_type == "scores"
+                        values = masked_scores(rows) if as_scores else ids
+                        sink.write(rows.window.relative_to(source.area), values)
+    finally:
+        progress.finish()
+    if not census.valid_pixels:
+        progress.warn(f"{scene.name}: no valid pixel, the result is all nodata")
+    return {
+        "path": target,
+        "scene": scene.name,
+        "weights": predictor.name,
+        "device": predictor.device,
+        "width": spec.width,
+        "height": spec.height,
+        "gsd_m": scene.gsd_m,
+        "windows": inference.account.windows,
+        "windows_skipped": inference.account.windows_skipped,
+        **census.summary(),
+        "seconds": _phases(inference.account, time.perf_counter() - started),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+
+
+def inference_over(
+    source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
+) -> BlockInference:
+    """The shared loop, set up for a scene: windows and overlap of the card unless told."""
+    size = tiling.window or predictor.card.window
+    overlap = predictor.card.overlap if tiling.overlap is None else tiling.overlap
+    if overlap >= size:
+        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    grid = WindowGrid(
+        width=source.view.width, height=source.view.height, size=size, overlap=overlap
+    )
+    # A scene of few windows is not worth a full batch of zeros.
+    windows = len(grid.col_offs) * len(grid.row_offs)
+    return BlockInference(
+        view=source.view,
+        runtime=predictor.runtime,
+        grid=grid,
+        num_classes=len(predictor.card.classes),
+        batch_size=min(tiling.batch_size, windows),
+        account=Account(),
+        progress=progress,
+    )
+
+
+def raster_spec(
+    scene: Scene,
+    source: SceneInput,
+    predictor: Predictor,
+    grid: WindowGrid,
+    settings: InferenceSettings,
+) -> RasterSpec:
+    """What the writer has to know, with tags that tell how the result came about."""
+    tags = {
+        "software": f"lemevit {__version__}",
+        "task": predictor.card.task,
+        "weights": f"{Path(predictor.name).name} sha256:{predictor.digest}",
+        "window": f"{grid.size}",
+        "overlap": f"{grid.overlap}",
+        "bands": ",".join(map(str, scene.bidx)),
+        "stretch": source.stretch.describe() if source.stretch else "none",
+        "scale": f"{source.view.width / scene.width:.6g}",
+    }
+    return RasterSpec(
+        width=source.area.width,
+        height=source.area.height,
+        georeference=scene.georeference.cropped(source.area),
+        classes=predictor.card.classes,
+        output_type=settings.output.output_type,
+        tags=tags,
+    )
+
+
+class Census:
+    """Counts the pixels of each class, and their area on the ground."""
+
+    def __init__(self, scene: Scene, card: Card) -> None:
+        self._scene = scene
+        self._card = card
+        self._pixels = np.zeros(256, dtype=np.int64)
+        self._area_m2 = np.zeros(256)
+        self._on_ground = scene.gsd_m is not None
+
+    def add(self, window: Window, ids: NDArray[np.uint8]) -> None:
+        """Count rows of class ids; pixels of one call count with the area at its middle."""
+        counts = np.bincount(ids.ravel(), minlength=256)
+        self._pixels += counts
+        if self._on_ground:
+            area = pixel_area_m2(
+                self._scene.georeference,
+                col=window.col_off + window.width / 2,
+                row=window.row_off + window.height / 2,
+            )
+            self._area_m2 += counts * (area or np.nan)
+
+    @property
+    def valid_pixels(self) -> int:
+        return int(self._pixels.sum() - self._pixels[NODATA_CLASS])
+
+    def summary(self) -> dict[str, Any]:
+        """Share of valid pixels, and for every class its pixels, share of these, and area."""
+        total = max(self.valid_pixels, 1)
+        classes = {
+            info.name: {
+                "pixels": int(self._pixels[i]),
+                "share": float(self._pixels[i] / total),
+                "area_m2": float(self._area_m2[i]) if self._on_ground else None,
+            }
+            for i, info in enumerate(self._card.classes)
+        }
+        return {
+            "valid_share": self.valid_pixels / max(int(self._pixels.sum()), 1),
+            "classes": classes,
+        }
+
+
+def _phases(account: Account, total: float) -> dict[str, float]:
+    seconds = {**account.seconds, "total": total}
+    known = sum(seconds.get(phase, 0.0) for phase in ("read", "model", "blend", "write"))
+    seconds["finish"] = max(0.0, account.seconds["total"] - known)
+    return {phase: round(value, 3) for phase, value in seconds.items()}

@@ -1,0 +1,123 @@
+"""From a scene and a card to what the model reads: checks, stretch, pixel size, mask."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import LemevitError, SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.models.weights import Card
+from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.scenes.bands import check_bands
+from lemevit_cli.scenes.bounds import PolygonsMask, polygons_mask, window_of_bounds
+from lemevit_cli.scenes.radiometry import Stretch, choose_stretch
+from lemevit_cli.scenes.scene import Scene
+from lemevit_cli.scenes.view import SceneView
+from lemevit_cli.settings import ReadingOptions
+
+_FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a warning
+
+
+@dataclass(frozen=True)
+class SceneInput:
+    """A scene as the weights want it.
+
+    Args:
+        view: what windows are read from.
+        area: the part of the scene's grid that is wanted.
+        stretch: of its values, None where they are read as they are.
+    """
+
+    view: SceneView
+    area: Window
+    stretch: Stretch | None
+
+
+def scene_input(
+    scene: Scene, card: Card, options: ReadingOptions, progress: Progress
+) -> SceneInput:
+    """Check a scene against a card, and decide how it is read; tell what was decided.
+
+    Raises:
+        SceneError: if bands, bounds, mask or pixel size do not fit.
+    """
+    for warning in scene.warnings:
+        progress.warn(f"{scene.name}: {warning}")
+    check_bands(scene, card.bands)
+    area = window_of_bounds(scene, options.bounds) if options.bounds else scene.window
+    stretch = choose_stretch(
+        scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
+    )
+    if stretch is not None:
+        progress.note(f"{scene.name}: {stretch.describe()}")
+    scale = model_scale(scene, card, options.gsd, progress)
+    source = MaskedScene(scene, polygons_mask(options.mask, scene)) if options.mask else scene
+    view = SceneView(source, scale=scale, stretch=stretch, fill=card.mean)
+    return SceneInput(view, area, stretch)
+
+
+def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> float:
+    """Model pixels per scene pixel: 1 within the card's range, else to its nearest end.
+
+    Raises:
+        LemevitError: if ``spec`` is none of ``auto``, ``native``, metres.
+        SceneError: if metres are asked of a scene that is not tied to the earth.
+    """
+    wanted = _wanted_gsd(scene, card, spec)
+    if wanted is None or scene.gsd_m is None:
+        return 1.0
+    scale = scene.gsd_m / wanted
+    if abs(scale - 1.0) < 1e-3:
+        return 1.0
+    progress.note(f"{scene.name}: pixels of {scene.gsd_m:.3g} m are read at {wanted:.3g} m")
+    if spec == "auto" and scale > _FAR_OUTSIDE:
+        progress.warn(
+            f"{scene.name}: pixels of {scene.gsd_m:.3g} m are far coarser than the weights "
+            f"learned ({card.gsd_m}); expect little of the result"
+        )
+    return scale
+
+
+def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
+    if spec == "native":
+        return None
+    if spec == "auto":
+        if card.gsd_m is None or scene.gsd_m is None:
+            return None
+        return min(max(scene.gsd_m, card.gsd_m[0]), card.gsd_m[1])
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", spec) or float(spec) <= 0:
+        raise LemevitError(f"--gsd {spec}: use auto, native, or metres such as 0.5")
+    if scene.gsd_m is None:
+        raise SceneError(
+            f"{scene.name}: its pixels have no size on the ground, so --gsd {spec} means nothing; "
+            "state its CRS by --src-crs, or use --gsd native"
+        )
+    return float(spec)
+
+
+class MaskedScene:
+    """A scene whose pixels are void outside polygons; reads like a :class:`Scene`."""
+
+    def __init__(self, scene: Scene, mask: PolygonsMask) -> None:
+        self._scene = scene
+        self._mask = mask
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scene, name)
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """As :meth:`Scene.read`; valid inside the polygons only."""
+        inside = self._mask.read(window)
+        if not inside.any():
+            return self._void(window), inside
+        pixels, valid = self._scene.read(window)
+        return pixels, valid & inside
+
+    def _void(self, window: Window) -> NDArray[Any]:
+        shape = (self._scene.num_bands, window.height, window.width)
+        return np.zeros(shape, dtype=self._scene.dtype)
