@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from lemevit_cli import __version__
 from lemevit_cli.commands import (
     demo,
     evaluate,
@@ -56,7 +55,6 @@ class _Program(TyperGroup):
 app = typer.Typer(
     name="lemevit",
     cls=_Program,
-    help="Deep learning on large georeferenced scenes.",
     epilog="Start with: lemevit demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -74,9 +72,7 @@ app.command("demo")(demo.demo)
 
 @app.callback()
 def _program(version: options.Version = False) -> None:
-    if version:
-        typer.echo(f"lemevit {__version__}")
-        raise typer.Exit
+    """Deep learning on large georeferenced scenes."""
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:

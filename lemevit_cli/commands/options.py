@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lemevit_cli import __version__
+
 _debug = False
 
 
@@ -20,6 +22,12 @@ def _set_debug(value: bool) -> bool:
     global _debug
     _debug = value
     return value
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"lemevit {__version__}")
+        raise typer.Exit
 
 
 class TaskName(StrEnum):
@@ -46,7 +54,12 @@ class PrecisionName(StrEnum):
 
 _INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
 
-Version = Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)]
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", help="Print the version.", callback=_print_version, is_eager=True
+    ),
+]
 Debug = Annotated[
     bool,
     typer.Option(

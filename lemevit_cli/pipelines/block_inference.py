@@ -225,6 +225,6 @@ def best_classes(scores: Tensor) -> Tensor:
 
 def masked_scores(rows: Rows) -> NDArray[np.float32]:
     """Scores with NaN where nothing is valid: ``(classes, H, W)``."""
-    scores: Tensor = rows.scores.clone()
-    scores[:, ~torch.from_numpy(rows.valid)] = torch.nan
-    return scores.numpy()
+    scores: NDArray[np.float32] = rows.scores.clone().numpy()
+    scores[:, ~rows.valid] = np.nan
+    return scores

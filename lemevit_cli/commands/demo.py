@@ -1,0 +1,54 @@
+"""``lemevit demo``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.evaluate import print_scores
+from lemevit_cli.settings import RuntimeOptions
+
+
+def demo(
+    folder: Annotated[
+        str, typer.Argument(metavar="[DIR]", help="Where scene, result and picture go.")
+    ] = "lemevit_demo",
+    size: Annotated[int, typer.Option("--size", min=256, help="Side of the scene, pixels.")] = 1024,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another town.")] = 7,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+    debug: options.Debug = False,
+) -> None:
+    """See it work: draw a town, predict its land cover, score it against the truth.
+
+    Needs no data and no network. Figures are of a simulated scene. Prints the path of a picture.
+    """
+    from lemevit_cli.pipelines.demo import run_demo
+
+    record = run_demo(
+        folder,
+        size=size,
+        seed=seed,
+        overwrite=overwrite,
+        runtime=RuntimeOptions(device=device, threads=threads),
+        progress=Console(quiet=quiet, show_progress=not no_progress),
+    )
+    if json:
+        print_json(record)
+        return
+    if not quiet:
+        print_scores("Simulated scene, against its truth", record["scores"], to_stderr=True)
+        typer.echo(
+            f"\nLook at {record['picture']}\n"
+            f"Open in QGIS: {record['scene']} and, over it, {record['result']}\n"
+            f"As polygons: lemevit predict {record['scene']} -o {folder}/landcover.gpkg\n",
+            err=True,
+        )
+    typer.echo(record["picture"])

@@ -1,0 +1,1 @@
+"""Starter checkpoints, ``*.safetensors``; found by name through ``models/weights.py``."""

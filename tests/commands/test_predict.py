@@ -1,0 +1,238 @@
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from pyproj import Geod
+from typer.testing import CliRunner
+
+from lemevit_cli.cli import app
+
+NORTH_UP = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["predict", *map(str, arguments), "--device", "cpu"])
+
+
+def program(*arguments, **how):
+    command = [sys.executable, "-m", "lemevit_cli", "predict", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False, **how)
+
+
+def test_the_result_lies_on_the_scenes_grid_with_names_and_colours(scene, pixels, tiny_weights):
+    run = invoke(scene, "-w", tiny_weights)
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == "scene_seg.tif\n"
+    with rasterio.open("scene_seg.tif") as result, rasterio.open(scene) as source:
+        assert (result.width, result.height, result.count) == (source.width, source.height, 1)
+        assert result.transform == source.transform and result.crs == source.crs
+        assert result.nodata == 255 and result.colormap(1)[1][:3] == (214, 69, 65)
+        ids = result.read(1)
+        assert result.tags()["LEMEVIT_WEIGHTS"].startswith("tiny.safetensors sha256:")
+    np.testing.assert_array_equal(ids == 255, (pixels == 0).all(0))
+    assert ids[ids != 255].max() < 5
+    assert "<Category>vegetation</Category>" in Path("scene_seg.tif.aux.xml").read_text()
+
+
+def test_json_counts_pixels_and_metres_as_the_raster_does(scene, tiny_weights):
+    report = json.loads(invoke(scene, "-w", tiny_weights, "--json").stdout)
+    with rasterio.open(report["path"]) as result:
+        ids, transform, crs = result.read(1), result.transform, result.crs
+    corners = [transform @ c for c in ((0, 0), (64, 0), (64, 48), (0, 48))]
+    (outline,) = geopandas.GeoSeries([shapely.Polygon(corners)], crs=crs).to_crs(4326)
+    scene_m2 = abs(Geod(ellps="WGS84").geometry_area_perimeter(outline)[0])
+    for i, (name, record) in enumerate(report["classes"].items()):
+        count = int((ids == i).sum())
+        assert record["pixels"] == count, name
+        assert record["share"] == pytest.approx(count / (ids != 255).sum())
+        assert record["area_m2"] == pytest.approx(count * scene_m2 / ids.size, rel=1e-4)
+    assert report["windows"] == 1 and report["peak_memory_mb"] > 0
+    assert {"read", "model", "blend", "write", "total"} <= set(report["seconds"])
+
+
+def test_scores_are_one_named_band_a_class_and_sum_to_one(scene, tiny_weights):
+    run = invoke(scene, "-w", tiny_weights, "--output-type", "scores", "-o", "scores.tif")
+    assert run.exit_code == 0, run.stderr
+    with rasterio.open("scores.tif") as result:
+        assert result.descriptions == ("land", "building", "road", "vegetation", "water")
+        scores = result.read(masked=True)
+    np.testing.assert_allclose(scores.sum(0).compressed(), 1.0, atol=1e-5)
+    assert scores.mask[:, :9, :13].all()
+
+
+@pytest.mark.parametrize("suffix", ["shp", "gpkg", "fgb", "geojson"])
+def test_polygons_cover_what_the_raster_shows(scene, tiny_weights, suffix):
+    invoke(scene, "-w", tiny_weights)
+    run = invoke(scene, "-w", tiny_weights, "-o", f"out.{suffix}")
+    assert run.exit_code == 0, run.stderr
+    table = pyogrio.read_dataframe(f"out.{suffix}")
+    assert list(table.columns) == ["class", "class_id", "area_m2", "geometry"]
+    assert table.geometry.is_valid.all()
+    with rasterio.open("scene_seg.tif") as result:
+        ids, transform, crs = result.read(1), result.transform, result.crs
+    burnt = rasterio.features.rasterize(
+        zip(table.to_crs(crs).geometry, table["class_id"], strict=True),
+        ids.shape, fill=255, transform=transform, dtype="uint8",
+    )
+    np.testing.assert_array_equal(burnt, ids)
+
+
+def test_only_some_classes_and_large_polygons_are_kept(scene, tiny_weights):
+    invoke(scene, "-w", tiny_weights, "-o", "all.gpkg")
+    table = pyogrio.read_dataframe("all.gpkg")
+    name = table["class"].value_counts().index[0]
+    run = invoke(scene, "-w", tiny_weights, "-o", "some.gpkg", "--classes", name, "--min-area", 1)
+    assert run.exit_code == 0, run.stderr
+    some = pyogrio.read_dataframe("some.gpkg")
+    expected = table[(table["class"] == name) & (table["area_m2"] >= 1)]
+    assert sorted(some["area_m2"]) == pytest.approx(sorted(expected["area_m2"]))
+
+
+def test_a_pipe_carries_the_scene_in_and_the_raster_out(scene, tiny_weights):
+    invoke(scene, "-w", tiny_weights)
+    run = program("-", "-w", tiny_weights, "-o", "-", "--json", input=Path(scene).read_bytes())
+    assert run.returncode == 0, run.stderr
+    with rasterio.open(io.BytesIO(run.stdout)) as piped, rasterio.open("scene_seg.tif") as written:
+        np.testing.assert_array_equal(piped.read(), written.read())
+        assert piped.transform == written.transform and piped.nodata == 255
+    assert json.loads(run.stderr)["path"] == "-"
+
+
+def test_polygons_on_stdout_are_one_feature_collection_in_wgs84(scene, tiny_weights):
+    run = program(scene, "-w", tiny_weights, "-o", "-", "--format", "GeoJSON", "-q")
+    collection = json.loads(run.stdout)
+    assert collection["type"] == "FeatureCollection" and collection["features"]
+    lon, lat = np.array(collection["features"][0]["geometry"]["coordinates"][0]).T
+    assert 14 < lon.min() < 15 and 50 < lat.min() < 51
+    assert run.stderr == b""
+
+
+def test_a_cog_is_one(scene, tiny_weights):
+    assert invoke(scene, "-w", tiny_weights, "--format", "COG", "-o", "cog.tif").exit_code == 0
+    with rasterio.open("cog.tif") as result:
+        assert result.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+
+
+def test_several_scenes_go_to_a_folder_and_a_bad_one_is_named(write_scene, pixels, tiny_weights):
+    first, second = write_scene(pixels, "a.tif"), write_scene(pixels[:2], "b.tif")
+    third = write_scene(pixels, "c.tif")
+    Path("out").mkdir()
+    run = invoke(first, second, third, "-w", tiny_weights, "-o", "out/")
+    assert run.exit_code == 1
+    assert run.stdout.split() == ["out/a_seg.tif", "out/c_seg.tif"]
+    assert f"failed: {second}" in run.stderr.splitlines()[-1]
+    assert sorted(p.name for p in Path("out").glob("*.tif")) == ["a_seg.tif", "c_seg.tif"]
+
+
+def test_a_grey_scene_is_refused_with_advice_and_taken_by_it(write_scene, pixels, tiny_weights):
+    grey = write_scene(pixels[:1])
+    run = invoke(grey, "-w", tiny_weights)
+    assert run.exit_code == 1 and "-b 1,1,1" in run.stderr and run.stderr.count("\n") == 1
+    assert invoke(grey, "-w", tiny_weights, "-b", "1,1,1").exit_code == 0
+
+
+def test_outside_the_mask_there_is_nodata(write_scene, pixels, tiny_weights):
+    path = write_scene(pixels, transform=NORTH_UP)
+    inside = shapely.box(458_005, 5_547_985, 458_020, 5_547_995)
+    table = geopandas.GeoDataFrame(geometry=[inside], crs=32633).to_crs(4326)
+    table.to_file("mask.geojson")
+    run = invoke(path, "-w", tiny_weights, "--mask", "mask.geojson")
+    assert run.exit_code == 0, run.stderr
+    with rasterio.open("scene_seg.tif") as result:
+        ids = result.read(1)
+    expected = np.zeros((48, 64), dtype=bool)
+    expected[10:30, 10:40] = True
+    np.testing.assert_array_equal(ids != 255, expected)
+
+
+def test_another_dtype_is_stretched_and_told(write_scene, pixels, tiny_weights):
+    wide = write_scene(pixels.astype(np.uint16) * 11, nodata=0)
+    run = invoke(wide, "-w", tiny_weights)
+    assert run.exit_code == 0 and "percentiles" in run.stderr
+    with rasterio.open("scene_seg.tif") as result:
+        assert "percentiles" in result.tags()["LEMEVIT_STRETCH"]
+
+
+def test_coarse_pixels_are_read_finer_and_told(write_scene, pixels, tiny_weights):
+    coarse = write_scene(pixels, transform=rasterio.transform.from_origin(458_000, 5_548_000, 5, 5))
+    run = invoke(coarse, "-w", tiny_weights, "--json")
+    assert "pixels of 5 m are read at 2 m" in run.stderr
+    report = json.loads(run.stdout)
+    assert (report["width"], report["height"]) == (64, 48) and report["windows"] > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{scene}", "-w", "none.safetensors"], "no such weights file; starter weights: "),
+        (["gone.tif", "-w", "{weights}"], "gone.tif"),
+        (["{scene}", "-w", "{weights}", "-o", "no/where.tif"], "folder no does not exist"),
+        (["{scene}", "-w", "{weights}", "-o", "out.xyz"], "'.xyz'"),
+        (["{scene}", "-w", "{weights}", "--gsd", "big"], "--gsd big"),
+        (["{scene}", "-w", "{weights}", "--stretch", "odd"], "odd"),
+        (["{scene}", "-w", "{weights}", "--classes", "lava"], "lava"),
+        (["{scene}", "-w", "{weights}", "--overlap", "64"], "--overlap 64"),
+        (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "2", "2"], "outside"),
+        (["{scene}", "-w", "{weights}", "--device", "cuda:77"], "cuda:77"),
+        (["{scene}", "-w", "{weights}", "--co", "NO_SUCH=1"], "NO_SUCH"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(scene, tiny_weights, arguments, said):
+    arguments = [a.format(scene=scene, weights=tiny_weights) for a in arguments]
+    run = CliRunner().invoke(app, ["predict", *arguments])
+    assert run.exit_code == 1
+    assert said in run.stderr and run.stderr.count("\n") == 1 and run.stdout == ""
+    assert run.stderr.startswith("lemevit: ")
+    assert list(Path().iterdir()) == []
+
+
+def test_an_existing_target_needs_overwrite(scene, tiny_weights):
+    Path("out.tif").write_text("precious")
+    run = invoke(scene, "-w", tiny_weights, "-o", "out.tif")
+    assert run.exit_code == 1 and "--overwrite" in run.stderr
+    assert Path("out.tif").read_text() == "precious"
+    assert invoke(scene, "-w", tiny_weights, "-o", "out.tif", "--overwrite").exit_code == 0
+
+
+def test_debug_shows_the_traceback(scene):
+    run = program(scene, "-w", "none.safetensors", "--debug")
+    assert run.returncode == 1 and b"Traceback" in run.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_leaves_no_file(write_scene, tiny_weights, number, status):
+    large = np.random.default_rng(0).integers(0, 256, (3, 2048, 2048), dtype=np.uint8)
+    command = [sys.executable, "-m", "lemevit_cli", "predict", write_scene(large)]
+    command += ["-w", tiny_weights, "-o", "out.tif", "--batch-size", "1", "--overlap", "48"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 60
+        while not list(Path().glob(".out.tif*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(Path().glob(".out.tif*")), "the run never began to write"
+        running.send_signal(number)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == status, stderr
+    assert list(Path().iterdir()) == []
+    assert b"Traceback" not in stderr
+
+
+def test_a_reader_that_goes_away_ends_the_program_quietly(scene, tiny_weights):
+    command = f"{sys.executable} -m lemevit_cli predict {scene} -w {tiny_weights} -o - | true"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in run.stderr and "Broken" not in run.stderr

@@ -1,0 +1,99 @@
+"""Scenes and weights that tests make for themselves."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from torch import nn
+
+from lemevit_cli.execution.runtime import TorchRuntime
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.pipelines.predictor import Predictor
+from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.tasks import load_task
+
+# About 0.5 m, rotated by 20 degrees, near Prague.
+ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+
+
+@pytest.fixture
+def write_scene(tmp_path):
+    """A function that writes pixels ``(bands, H, W)`` to a GeoTIFF and gives its path."""
+
+    def write(pixels, name="scene.tif", **profile):
+        path = tmp_path / name
+        settings = {
+            "driver": "GTiff",
+            "count": pixels.shape[0],
+            "height": pixels.shape[1],
+            "width": pixels.shape[2],
+            "dtype": pixels.dtype,
+            "crs": "EPSG:32633",
+            "transform": ROTATED,
+        }
+        with rasterio.open(path, "w", **settings | profile) as target:
+            target.write(pixels)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def pixels():
+    """Random bytes of three bands, 64 x 48, with a void corner of zeros."""
+    values = np.random.default_rng(3).integers(1, 256, (3, 48, 64), dtype=np.uint8)
+    values[:, :9, :13] = 0
+    return values
+
+
+@pytest.fixture
+def scene(write_scene, pixels):
+    """Path of a scene of these pixels, nodata 0."""
+    return write_scene(pixels, nodata=0)
+
+
+class Convolution(nn.Module):
+    """Three classes from a neighbourhood of 5 x 5: what it answers depends on the context."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.convolution = nn.Conv2d(3, 3, 5, padding=2)
+
+    def forward(self, pixels):
+        return self.convolution((pixels.float() - 128) / 32)
+
+
+@pytest.fixture
+def predictor():
+    """A predictor of three classes over a single convolution; windows of 32, overlap 12."""
+    card = Card(
+        task="seg",
+        backbone="-",
+        classes=classes_from_names(["land", "building", "water"]),
+        window=32,
+        overlap=12,
+    )
+    runtime = TorchRuntime(Convolution(), lambda x: x.softmax(1), RuntimeOptions(device="cpu"))
+    return Predictor("a convolution", "0" * 16, card, runtime, "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    """Path of a weights file of task ``seg``: five classes, three bytes, never trained."""
+    torch.manual_seed(1)
+    card = Card(
+        task="seg",
+        backbone="test_resnet",
+        head="upernet",
+        head_args={"decoder_channels": 16},
+        classes=classes_from_names(["land", "building", "road", "vegetation", "water"]),
+        window=64,
+        overlap=16,
+        gsd_m=(0.1, 2.0),
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, load_task("seg").build_model(card).state_dict(), card)
+    return str(path)
