@@ -1,0 +1,44 @@
+"""Where a raster's pixels lie: the part of a scene that every result inherits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from affine import Affine
+
+from lemevit_cli.geometry.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Georeference:
+    """A raster's georeference, exactly as its file states it.
+
+    Args:
+        transform: pixel to map, None where the file has none (an identity is none).
+        crs_wkt: the CRS as WKT2, None where the file has none.
+        gcps: ground control points ``(row, col, x, y, z, id, info)`` in pixels and map units.
+        gcps_crs_wkt: CRS of the ground control points.
+        rpcs: GDAL's RPC metadata domain, name to text; empty where there is none.
+        area_or_point: GDAL's ``AREA_OR_POINT`` as found; it never moves a pixel here.
+    """
+
+    transform: Affine | None
+    crs_wkt: str | None
+    gcps: tuple[tuple[Any, ...], ...] = ()
+    gcps_crs_wkt: str | None = None
+    rpcs: Mapping[str, str] = field(default_factory=dict)
+    area_or_point: str | None = None
+
+    def cropped(self, window: Window) -> Georeference:
+        """The georeference of a window of the raster.
+
+        RPCs are dropped: they are written for the whole picture.
+        """
+        if (window.col_off, window.row_off) == (0, 0):
+            return self
+        shift = Affine.translation(window.col_off, window.row_off)
+        gcps = tuple((g[0] - window.row_off, g[1] - window.col_off, *g[2:]) for g in self.gcps)
+        transform = None if self.transform is None else self.transform @ shift
+        return replace(self, transform=transform, gcps=gcps, rpcs={})

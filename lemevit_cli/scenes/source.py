@@ -1,0 +1,168 @@
+"""The file behind a scene: opened by GDAL once a thread, every failure told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from lemevit_cli.errors import SceneError
+
+STDIN = "-"
+
+# Python's filters are shared by all threads: one at a time changes them.
+_warnings_lock = threading.Lock()
+
+
+class Source:
+    """Gives every thread a GDAL handle of its own, since GDAL's handles are not thread safe.
+
+    Handles open when a thread first asks and stay open until :meth:`close`. A pickled source
+    opens the file anew where it is unpickled; only the original removes what stdin was spooled to.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = "stdin" if path == STDIN else path or "''"
+        self._owner_pid = os.getpid()
+        self._remove_spool = None
+        self._file = path
+        if path == STDIN:
+            self._file = _spool_stdin()
+            self._remove_spool = weakref.finalize(self, _remove, self._file, self._owner_pid)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._lock = threading.Lock()
+        self._of_thread = threading.local()
+        self._handles: list[Any] = []
+        self._closed = False
+        self._opened_in = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "name": self.name, "_file": self._file}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._owner_pid, self._remove_spool = 0, None
+        self._prepare()
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folder and suffix, fit for names of results."""
+        return stem_of(self.path)
+
+    def handle(self) -> Any:
+        """The calling thread's rasterio dataset.
+
+        Raises:
+            SceneError: if GDAL cannot open the file.
+            ValueError: after :meth:`close`.
+        """
+        if self._opened_in != os.getpid():
+            # A forked child must not share file offsets with its parent.
+            self._prepare()
+        handle = getattr(self._of_thread, "handle", None)
+        if handle is not None and not self._closed:
+            return handle
+        if self._closed:
+            raise ValueError(f"{self.name} is closed")
+        handle = self._open()
+        with self._lock:
+            self._handles.append(handle)
+        self._of_thread.handle = handle
+        return handle
+
+    def _open(self) -> Any:
+        failures = self.failures("cannot be opened as a raster")
+        with failures, _warnings_lock, warnings.catch_warnings():
+            # A missing georeference is told once, in our words.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(self._file)
+
+    @contextlib.contextmanager
+    def failures(self, what: str) -> Iterator[None]:
+        """Turn an error of GDAL into a :class:`SceneError`: ``<name>: <what> (<cause>)``."""
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError, OSError) as error:
+            raise SceneError(f"{self.name}: {what} ({self._cause(error)})") from error
+
+    def _cause(self, error: BaseException) -> str:
+        """What GDAL said first worth reading, in one line."""
+        if "previous exception" in str(error) and error.__cause__ is not None:
+            error = error.__cause__
+        text = " ".join(str(error).split()).removeprefix(f"{self._file}: ")
+        if text.startswith(": "):
+            text = text[2:]
+        return text.replace(self._file, self.name) if self.path == STDIN else text
+
+    def close(self) -> None:
+        """Close the handles of all threads and remove what stdin was spooled to."""
+        self._closed = True
+        with self._lock:
+            for handle in self._handles:
+                handle.close()
+            self._handles.clear()
+        if self._remove_spool is not None:
+            self._remove_spool()
+
+
+def _spool_stdin() -> str:
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise SceneError("stdin: no raster arrives there; pipe one in or name a file")
+    descriptor, path = tempfile.mkstemp(prefix="lemevit-stdin-")
+    try:
+        with os.fdopen(descriptor, "wb") as spool:
+            shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
+            size = spool.tell()
+        if size == 0:
+            raise SceneError("stdin: is empty, not a raster")
+    except OSError as error:
+        Path(path).unlink(missing_ok=True)
+        raise SceneError(
+            f"stdin: cannot be spooled to {path} ({error.strerror}); TMPDIR names another folder"
+        ) from error
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _remove(path: str, owner_pid: int) -> None:
+    # A forked worker inherits the finalizer; the file is still its parent's.
+    if os.getpid() == owner_pid:
+        Path(path).unlink(missing_ok=True)
+
+
+def stem_of(path: str) -> str:
+    """Name for results of the raster at ``path``: no folder, no suffix, no query.
+
+    ``NETCDF:/data/era5.nc:t2m`` is ``era5_t2m``; ``https://host/a.tif?key=1`` is ``a``.
+    """
+    if path == STDIN:
+        return "stdin"
+    if "://" in path and not Path(path).exists():
+        subdataset = re.fullmatch(r"\w{2,}:(?!//)(.+?):(/*.+)", path)
+        if subdataset is None:
+            return PurePosixPath(urlsplit(path).path).stem or "scene"
+    else:
+        subdataset = None if Path(path).exists() else re.fullmatch(r"\w{2,}:(.+):(.+)", path)
+    if subdataset is None:
+        return Path(path).stem or "scene"
+    file, variable = (part.strip('"') for part in subdataset.groups())
+    return f"{Path(file).stem}_" + re.sub(r"[^\w-]+", "_", variable).strip("_")

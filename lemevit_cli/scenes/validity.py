@@ -1,0 +1,63 @@
+"""Where a window of pixels means something: nodata, NaN, alpha and mask bands in one mask.
+
+A pixel is void where any of these says so:
+
+* nodata: every chosen band that declares a nodata value equals it, on the raw number. White (255)
+  in one band of a picture with nodata 255 is not a hole, white in all three is;
+* a NaN or an infinite value in any chosen band;
+* alpha 0, whatever its range (0/255 in a uint16 file as well);
+* the file's mask band or .msk file, where all chosen bands are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
+    """Where the numbers themselves say that a pixel is valid; None where all do.
+
+    Args:
+        pixels: ``(bands, H, W)``, raw.
+        nodata: a value a band, None for a band that declares none.
+    """
+    valid = _not_nodata(pixels, nodata)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return valid
+    # One sum finds the usual case, a window of finite numbers, without a mask for each band.
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = pixels.sum(dtype=np.float64)
+    if np.isfinite(total):
+        return valid
+    finite = np.isfinite(pixels).all(axis=0)
+    return finite if valid is None else valid & finite
+
+
+def _not_nodata(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
+    declared = [
+        (band, value) for band, value in zip(pixels, nodata, strict=True) if value is not None
+    ]
+    if not declared:
+        return None
+    valid: NDArray[np.bool_] | None = None
+    for band, value in declared:
+        number = as_dtype(value, pixels.dtype)
+        if number is None:  # a value that the band cannot hold voids nothing
+            return None
+        differs = ~np.isnan(band) if np.isnan(number) else band != number
+        valid = differs if valid is None else np.logical_or(valid, differs, out=valid)
+    return valid
+
+
+def as_dtype(value: float, dtype: np.dtype) -> np.generic | None:
+    """``value`` as a number of ``dtype``; None where an integer type cannot hold it."""
+    if np.issubdtype(dtype, np.floating):
+        with np.errstate(over="ignore"):
+            return dtype.type(value)
+    if not np.isfinite(value) or value != int(value):
+        return None
+    limits = np.iinfo(dtype)
+    return dtype.type(int(value)) if limits.min <= int(value) <= limits.max else None

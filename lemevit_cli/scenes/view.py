@@ -1,0 +1,194 @@
+"""The scene as the weights want it: on a grid of the model's pixel size, in the card's values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.scenes.radiometry import Stretch
+from lemevit_cli.scenes.scene import Scene
+
+# Scene pixels held at once while a window is shrunk: bounds memory, whatever the scale.
+_PIXELS_AT_ONCE = 4_000_000
+
+
+class SceneView:
+    """Windows of a scene, resampled, stretched and filled. Any thread may read.
+
+    The model's grid spans the scene exactly: ``width = max(1, round(scene.width * scale))``, the
+    same for heights. Its pixel depends on its place on that grid alone: windows that overlap agree
+    bit for bit.
+
+    Resampled pixels are weighted means under a triangle that is two model pixels wide (two scene
+    pixels when enlarging), as by ``torch.nn.functional.interpolate(mode="bilinear",
+    antialias=True)``, of the valid scene pixels only.
+
+    Args:
+        scale: model pixels per scene pixel; 1 reads straight.
+        stretch: applied to scene pixels, before resampling; None reads values as they are.
+        fill: what void pixels hold, a value a band, in the card's values.
+
+    Raises:
+        ValueError: if ``scale`` is not positive or ``fill`` has another number of bands.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        *,
+        scale: float = 1.0,
+        stretch: Stretch | None = None,
+        fill: tuple[float, ...],
+    ) -> None:
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        if len(fill) != scene.num_bands:
+            raise ValueError(f"fill has {len(fill)} values, the scene {scene.num_bands} bands")
+        self.scene, self.scale, self.stretch, self.fill = scene, scale, stretch, fill
+        self.width = max(1, round(scene.width * scale))
+        self.height = max(1, round(scene.height * scale))
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether the model's grid differs from the scene's."""
+        return (self.width, self.height) != (self.scene.width, self.scene.height)
+
+    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read a window of the model's grid.
+
+        Returns:
+            Pixels ``(bands, H, W)``: uint8 if the scene is and nothing is stretched or resampled,
+            else float32; void pixels hold ``fill``. And where they are valid ``(H, W)``: where any
+            scene pixel under the model's pixel is.
+
+        Raises:
+            SceneError: if the file cannot be read there.
+            ValueError: if the window leaves the grid.
+        """
+        grid = Window(col_off=0, row_off=0, width=self.width, height=self.height)
+        if grid.intersection(window) != window:
+            raise ValueError(f"{window} leaves the grid of {self.width} x {self.height} pixels")
+        if not self.is_resampled:
+            pixels, valid = self._read_scene(window)
+            return _filled(pixels, valid, self.fill), valid
+        cols = _axis_filter(window.col_off, window.right, self.scene.width, self.width)
+        parts = [self._read_rows(*rows, cols) for rows in self._row_groups(window, cols)]
+        pixels = np.concatenate([pixels for pixels, _ in parts], axis=1)
+        valid = np.concatenate([valid for _, valid in parts])
+        return _filled(pixels, valid, self.fill), valid
+
+    def _read_scene(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+        pixels, valid = self.scene.read(window)
+        if self.stretch is not None:
+            return self.stretch.apply(pixels), valid
+        return (pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), valid
+
+    def _row_groups(self, window: Window, cols: _AxisFilter) -> list[tuple[int, int]]:
+        """First and last-but-one row of groups that need few scene pixels at once."""
+        shrink = max(1.0, self.scene.height / self.height)
+        rows = _PIXELS_AT_ONCE / (cols.stop - cols.start) / shrink
+        step = max(1, int(rows) - 2)  # two rows more: the triangle reaches beyond the group
+        starts = range(window.row_off, window.bottom, step)
+        return [(start, min(start + step, window.bottom)) for start in starts]
+
+    def _read_rows(
+        self, first: int, stop: int, cols: _AxisFilter
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        rows = _axis_filter(first, stop, self.scene.height, self.height)
+        source = Window(
+            col_off=cols.start,
+            row_off=rows.start,
+            width=cols.stop - cols.start,
+            height=rows.stop - rows.start,
+        )
+        pixels, valid = self._read_scene(source)
+        pixels = pixels.astype(np.float32, copy=False)
+        if valid.all():
+            return _weighted(pixels, rows, cols), np.ones((stop - first, len(cols.weights)), bool)
+        void = ~valid
+        pixels = np.where(valid, pixels, np.float32(0))
+        missing = _weighted(void.astype(np.float32)[None], rows, cols)[0]
+        weight = _weighted(valid.astype(np.float32)[None], rows, cols)[0]
+        pixels = _weighted(pixels, rows, cols)
+        # Where nothing is missing the weights' sum is 1 but for rounding: not dividing there gives
+        # the same bits as a window that sees no void pixel at all.
+        partial = (missing > 0) & (weight > 0)
+        np.divide(pixels, weight, out=pixels, where=partial)
+        return pixels, _any_under(valid, rows, cols)
+
+
+@dataclass(frozen=True)
+class _AxisFilter:
+    """What each model pixel of a range takes from the scene pixels ``start .. stop`` of one axis.
+
+    ``taps`` and ``weights`` are ``(n, most taps)``: indexes counted from ``start``, and weights
+    that sum to 1 (0 for taps that are only there to fill the row). ``under`` marks the taps that
+    lie under the model pixel itself.
+    """
+
+    start: int
+    stop: int
+    taps: NDArray[np.intp]
+    weights: NDArray[np.float32]
+    under: NDArray[np.bool_]
+
+
+def _axis_filter(first: int, stop: int, scene_size: int, model_size: int) -> _AxisFilter:
+    """Triangle filter for model pixels ``first .. stop`` (exclusive), clipped at the scene's ends.
+
+    Each row is computed from its own index alone, so that it is the same in any range.
+    """
+    shrink = scene_size / model_size
+    reach = max(shrink, 1.0)
+    index = np.arange(first, stop)
+    centre = (index + 0.5) * shrink
+    low = np.maximum(np.floor(centre - reach + 0.5), 0).astype(np.intp)
+    high = np.minimum(np.floor(centre + reach + 0.5), scene_size).astype(np.intp)
+    most = int(np.ceil(2 * reach)) + 1
+    taps = low[:, None] + np.arange(most)
+    distance = np.abs(taps + 0.5 - centre[:, None]) / reach
+    weights = np.where(taps < high[:, None], np.maximum(1 - distance, 0), 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    # The rounding of an exact edge must not put a neighbour under the pixel.
+    under_low = np.floor(index * shrink + 1e-6)[:, None]
+    under_high = np.ceil((index + 1) * shrink - 1e-6)[:, None]
+    under = (taps >= under_low) & (taps < under_high) & (taps < scene_size)
+    start, stop_scene = int(low.min()), int(high.max())
+    taps = np.minimum(taps, stop_scene - 1) - start
+    return _AxisFilter(start, stop_scene, taps, weights.astype(np.float32), under)
+
+
+def _weighted(pixels: NDArray, rows: _AxisFilter, cols: _AxisFilter) -> NDArray[np.float32]:
+    """Weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
+
+    Tap by tap instead of as a matrix product, whose order of summation depends on its shape.
+    """
+    shrunk = np.zeros((pixels.shape[0], len(rows.taps), pixels.shape[2]), np.float32)
+    for taps, weights in zip(rows.taps.T, rows.weights.T, strict=True):
+        shrunk += pixels[:, taps] * weights[:, None]
+    shrunk = np.ascontiguousarray(shrunk.swapaxes(1, 2))  # gathering whole rows is faster
+    out = np.zeros((pixels.shape[0], len(cols.taps), len(rows.taps)), np.float32)
+    for taps, weights in zip(cols.taps.T, cols.weights.T, strict=True):
+        out += shrunk[:, taps] * weights[:, None]
+    return np.ascontiguousarray(out.swapaxes(1, 2))
+
+
+def _any_under(valid: NDArray[np.bool_], rows: _AxisFilter, cols: _AxisFilter) -> NDArray[np.bool_]:
+    tall = np.zeros((len(rows.taps), valid.shape[1]), bool)
+    for taps, under in zip(rows.taps.T, rows.under.T, strict=True):
+        tall |= valid[taps] & under[:, None]
+    out = np.zeros((len(rows.taps), len(cols.taps)), bool)
+    for taps, under in zip(cols.taps.T, cols.under.T, strict=True):
+        out |= tall[:, taps] & under
+    return out
+
+
+def _filled(pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float]) -> NDArray:
+    if valid.all():
+        return pixels
+    values = np.asarray(fill).astype(pixels.dtype)[:, None, None]
+    return np.where(valid, pixels, values)

@@ -1,0 +1,46 @@
+"""Georeferences of parts of a raster against rasterio's window transforms."""
+
+from __future__ import annotations
+
+import pytest
+from affine import Affine
+from rasterio.windows import Window as RasterioWindow
+from rasterio.windows import transform as window_transform
+
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.window import Window
+
+PART = Window(col_off=12, row_off=7, width=20, height=10)
+WHOLE = Window(col_off=0, row_off=0, width=64, height=48)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine(2, 0, 500_000, 0, -2, 5_400_000),
+        Affine(10, 0, 5, 0, 10, 7),
+        Affine(17.3, 5.0, 100.0, 10.0, -8.66, 200.0),
+    ],
+)
+def test_cropping_moves_the_transform_as_rasterio_does(transform):
+    cropped = Georeference(transform=transform, crs_wkt=None).cropped(PART)
+    expected = window_transform(RasterioWindow(12, 7, 20, 10), transform)
+    assert cropped.transform.almost_equals(expected, precision=1e-9)
+
+
+def test_cropping_keeps_points_over_their_pixels():
+    georeference = Georeference(
+        transform=None, crs_wkt=None, gcps=((10.5, 20.25, 7.0, 49.0, 3.0, "a", ""),)
+    )
+    assert georeference.cropped(PART).gcps == ((3.5, 8.25, 7.0, 49.0, 3.0, "a", ""),)
+
+
+def test_cropping_to_the_corner_changes_nothing():
+    georeference = Georeference(transform=None, crs_wkt="x", rpcs={"LINE_OFF": "1"})
+    assert georeference.cropped(WHOLE) is georeference
+
+
+def test_cropping_drops_rpcs_and_keeps_what_is_absent_absent():
+    georeference = Georeference(transform=None, crs_wkt=None, rpcs={"LINE_OFF": "1"})
+    cropped = georeference.cropped(PART)
+    assert cropped.rpcs == {} and cropped.transform is None

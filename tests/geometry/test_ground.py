@@ -1,0 +1,195 @@
+"""Metres on the ground against pyproj's geodesics."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyproj
+import pytest
+import shapely
+import shapely.affinity
+from affine import Affine
+
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import (
+    is_tied_to_earth,
+    lengths_m,
+    pixel_area_m2,
+    polygon_areas_m2,
+)
+
+WGS84 = pyproj.Geod(ellps="WGS84")
+EARTH_M2 = 510_065_621_724_088  # WGS 84's surface
+LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+
+
+def wkt(code):
+    return pyproj.CRS.from_user_input(code).to_wkt()
+
+
+def geodesic_area(polygon):
+    return abs(WGS84.geometry_area_perimeter(shapely.segmentize(polygon, 0.01))[0])
+
+
+def square_at(lon, lat, code, side):
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", code, always_xy=True).transform(lon, lat)
+    return shapely.box(x, y, x + side, y + side)
+
+
+@pytest.mark.parametrize(
+    ("code", "tied"),
+    [
+        ("EPSG:32633", True),
+        ("EPSG:4326", True),
+        ("EPSG:2227", True),
+        ("EPSG:7415", True),
+        (LOCAL, False),
+    ],
+)
+def test_only_geographic_and_projected_crs_are_tied_to_the_earth(code, tied):
+    assert is_tied_to_earth(wkt(code)) is tied
+
+
+def test_no_crs_is_tied_to_nothing():
+    assert is_tied_to_earth(None) is False
+
+
+@pytest.mark.parametrize(
+    ("code", "lon", "lat"),
+    [
+        ("EPSG:32633", 15, 60),
+        ("EPSG:3857", 10, 60),
+        ("EPSG:3035", 20, 40),
+        ("EPSG:2227", -122, 37.5),
+    ],
+)
+def test_areas_of_projected_squares_are_geodesic(code, lon, lat):
+    square = square_at(lon, lat, code, 20_000)
+    back = pyproj.Transformer.from_crs(code, "EPSG:4326", always_xy=True)
+    degrees = shapely.transform(
+        shapely.segmentize(square, 200), lambda xy: np.column_stack(back.transform(*xy.T))
+    )
+    area = polygon_areas_m2([square], wkt(code))[0]
+    assert area == pytest.approx(geodesic_area(degrees), rel=2e-6)
+
+
+def test_web_mercator_at_60_north_is_a_quarter():
+    square = square_at(0, 60, "EPSG:3857", 1)
+    assert polygon_areas_m2([square], wkt("EPSG:3857"))[0] == pytest.approx(0.25, rel=6e-3)
+
+
+def test_areas_in_degrees_are_of_the_ellipsoid():
+    box = shapely.box(7, 48, 8, 49)
+    assert polygon_areas_m2([box], wkt("EPSG:4326"))[0] == pytest.approx(
+        geodesic_area(box), rel=1e-7
+    )
+
+
+def test_area_of_a_pixel_of_ten_centimetres_keeps_its_digits():
+    transform = Affine(0.1, 0, 500_000, 0, -0.1, 5_400_000)
+    georeference = Georeference(transform=transform, crs_wkt=wkt("EPSG:32633"))
+    area = pixel_area_m2(georeference, col=200, row=200)
+    assert area == pytest.approx(0.01 / 0.9996**2, rel=1e-6)  # UTM's scale on its central meridian
+
+
+def test_holes_and_parts_count():
+    outer, hole = shapely.box(0, 0, 300, 300), shapely.box(100, 100, 200, 200)
+
+    def shift(geometry):
+        return shapely.affinity.translate(geometry, 500_000, 5_400_000)
+
+    whole, inner = polygon_areas_m2([shift(outer), shift(hole)], wkt("EPSG:32633"))
+    ring = shift(outer.difference(hole))
+    both = shapely.MultiPolygon([ring, shift(hole)])
+    areas = polygon_areas_m2([ring, both, shapely.Polygon()], wkt("EPSG:32633"))
+    np.testing.assert_allclose(areas, [whole - inner, whole, 0], rtol=1e-8)
+
+
+def test_polygon_across_the_antimeridian_does_not_span_the_globe():
+    here, across = shapely.box(10, 50, 12, 51), shapely.box(179, 50, 181, 51)
+    areas = polygon_areas_m2([here, across], wkt("EPSG:4326"))
+    np.testing.assert_allclose(areas, areas[0], rtol=1e-9)
+
+
+def test_polygon_of_the_whole_globe_has_the_earths_surface():
+    globe = shapely.box(-180, -90, 180, 90)
+    assert polygon_areas_m2([globe], wkt("EPSG:4326"))[0] == pytest.approx(EARTH_M2, rel=1e-9)
+
+
+def test_projected_polygon_across_the_antimeridian_is_as_large_as_elsewhere():
+    square = square_at(179.95, 52, "EPSG:32660", 20_000)
+    assert polygon_areas_m2([square], wkt("EPSG:32660"))[0] == pytest.approx(4e8, rel=5e-3)
+
+
+@pytest.mark.parametrize("code", ["EPSG:3413", "EPSG:3031"])
+def test_polygon_around_a_pole_has_the_area_of_the_cap(code):
+    square = shapely.box(-500_000, -500_000, 500_000, 500_000)
+    quarter = shapely.box(0, 0, 500_000, 500_000)
+    around, part = polygon_areas_m2([square, quarter], wkt(code))
+    assert around == pytest.approx(1e12, rel=0.07)  # true to scale at 70 degrees, not here
+    assert around == pytest.approx(4 * part, rel=1e-4)
+
+
+def test_pixels_of_a_global_grid_add_up_to_the_earth():
+    georeference = Georeference(transform=Affine(30, 0, -180, 0, -30, 90), crs_wkt=wkt("EPSG:4326"))
+    areas = [
+        pixel_area_m2(georeference, col=c + 0.5, row=r + 0.5) for c in range(12) for r in range(6)
+    ]
+    assert sum(areas) == pytest.approx(EARTH_M2, rel=1e-9)
+
+
+def test_what_leaves_the_crs_domain_has_no_metres():
+    beyond = Georeference(transform=Affine(1, 0, 0, 0, -1, 95), crs_wkt=wkt("EPSG:4326"))
+    assert pixel_area_m2(beyond, col=0.5, row=0.5) is None
+    boxes = [shapely.box(0, 88, 1, 92), shapely.box(0, 0, 1, 1)]
+    np.testing.assert_array_equal(
+        np.isnan(polygon_areas_m2(boxes, wkt("EPSG:4326"))), [True, False]
+    )
+    assert np.isnan(lengths_m([[0, 95]], [[0, 10]], wkt("EPSG:4326"))).all()
+
+
+def test_what_has_no_metres_says_so():
+    transform = Affine(1, 0, 0, 0, -1, 0)
+    for georeference in (
+        Georeference(transform=None, crs_wkt=wkt("EPSG:4326")),
+        Georeference(transform=transform, crs_wkt=None),
+        Georeference(transform=transform, crs_wkt=wkt(LOCAL)),
+    ):
+        assert pixel_area_m2(georeference, col=0, row=0) is None
+    with pytest.raises(ValueError, match="tied to the earth"):
+        polygon_areas_m2([shapely.box(0, 0, 1, 1)], wkt(LOCAL))
+    with pytest.raises(ValueError, match="tied to the earth"):
+        lengths_m([[0, 0]], [[1, 1]], None)
+
+
+def test_lengths_are_geodesics_in_any_crs():
+    to_feet = pyproj.Transformer.from_crs("EPSG:4269", "EPSG:2227", always_xy=True)
+    ends = np.array([[-122.1, 37.5], [-122.0, 37.6]])
+    expected = pyproj.Geod(ellps="GRS80").inv(*ends[0], *ends[1])[2]
+    feet = np.column_stack(to_feet.transform(*ends.T))
+    np.testing.assert_allclose(lengths_m(feet[:1], feet[1:], wkt("EPSG:2227")), expected, rtol=1e-8)
+    np.testing.assert_allclose(lengths_m(ends[0], ends[1], wkt("EPSG:4269")), expected, rtol=1e-9)
+
+
+def test_length_across_the_antimeridian_goes_the_short_way():
+    expected = WGS84.inv(179.5, 0, -179.5, 0)[2]
+    np.testing.assert_allclose(lengths_m([[179.5, 0]], [[-179.5, 0]], wkt("EPSG:4326")), expected)
+
+
+def test_degrees_that_are_grads_from_paris_are_understood():
+    paris = wkt("EPSG:4807")  # grads
+    box = shapely.box(0, 50, 1, 51)
+    expected = pyproj.Geod(a=6378249.2, rf=293.4660212936269).geometry_area_perimeter(
+        shapely.segmentize(shapely.box(0, 45, 0.9, 45.9), 0.01)
+    )[0]
+    assert polygon_areas_m2([box], paris)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_many_polygons_take_seconds_not_minutes():
+    corners = np.random.default_rng(0).uniform((5e5, 5.4e6), (5.5e5, 5.45e6), (20_000, 2))
+    boxes = shapely.box(*corners.T, *(corners + 10).T)
+    start = time.perf_counter()
+    areas = polygon_areas_m2(boxes, wkt("EPSG:32633"))
+    assert time.perf_counter() - start < 10
+    np.testing.assert_allclose(areas, 100, rtol=2e-3)
