@@ -1,0 +1,79 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lemevit_cli.errors import OutputError
+
+
+def check_replaceable(target: str | Path, *, overwrite: bool) -> None:
+    """Refuse a target that could not be put in place at the end of the work.
+
+    Raises:
+        OutputError: if its folder is missing or read-only, if it is a folder or a device, or
+            if it exists and may not be overwritten.
+    """
+    target = Path(target)
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"{target}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{target}: the folder {folder} may not be written to")
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} is not an ordinary file; -o - writes to stdout")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists; replace it with --overwrite or name another file")
+
+
+@contextmanager
+def replacing(
+    target: str | Path, *, overwrite: bool, companions: Iterable[str] = ()
+) -> Iterator[Path]:
+    """Yield a path to write to; only a clean end of the block puts it in the target's place.
+
+    The path lies in a hidden folder beside the target (``.NAME.PID.*.part/NAME``), so that the
+    move is a rename and that whatever a driver puts beside its file goes the same way: every
+    file left in that folder moves along, the target last. Any exception, Ctrl-C included,
+    removes the folder; only a killed process leaves it, and never a target.
+
+    Args:
+        companions: names of files in the target's folder that belonged to an older target
+            (``out.tif.ovr``); those that the new one does not bring are removed.
+
+    Raises:
+        OutputError: as ``check_replaceable``; or if the disk is full or the folder refuses.
+    """
+    target = Path(target)
+    check_replaceable(target, overwrite=overwrite)
+    try:
+        prefix = f".{target.name}.{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    try:
+        yield folder / target.name
+        _move_into_place(folder, target, set(companions), overwrite=overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_into_place(folder: Path, target: Path, companions: set[str], *, overwrite: bool) -> None:
+    names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == target.name)
+    # Another program may have written there during hours of work.
+    for name in names:
+        check_replaceable(target.with_name(name), overwrite=overwrite)
+    try:
+        for stale in companions.difference(names):
+            target.with_name(stale).unlink(missing_ok=True)
+        for name in names:
+            (folder / name).replace(target.with_name(name))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be put in place: {error.strerror}") from error
