@@ -130,7 +130,8 @@ def _read(path: str | os.PathLike[str], *, tensors: bool) -> tuple[dict[str, Ten
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_CARD_KEY)
-            state = {k: _as_float32(file.get_tensor(k)) for k in file.keys()} if tensors else {}
+            keys = list(file.keys()) if tensors else []
+            state = {k: _as_float32(file.get_tensor(k)) for k in keys}
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a safetensors file ({error}); "

@@ -1,0 +1,222 @@
+"""The same LeMeViT in fewer and cheaper operations, for inference.
+
+Every step is an identity of real arithmetic, so that results differ by rounding only; each is here
+because benchmarks/model.py shows that it helps on a CPU:
+
+- Batch norms of the downsampling become part of their convolution, and the residual around the
+  position encoding becomes 1 in the middle of its kernel.
+- Where N image tokens meet M meta tokens, the image's projections move to the side of the few. The
+  scores of the image's queries, ``(Wq t) . k``, are ``t . (Wq' k)``: one product of N x C by
+  C x (heads * M) replaces a projection by C x C and the scores. Keys, values and the projection
+  after attention go the same way: no N queries, keys or values are ever made, and with 16 meta
+  tokens and heads of 32 the multiply-adds of these layers are halved.
+- In stages 3 and 4, where both streams go through the same weights, they go as one.
+- oneDNN adds bias and residual and applies GELU while a linear layer writes its result.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lemevit_cli.models.lemevit import (
+    Block,
+    CrossAttention,
+    DualCrossAttention,
+    LeMeViT,
+    SelfAttention,
+    log_ratio,
+    split_heads,
+)
+
+# Private to torch, which compiles to it; without it the three steps run one after the other.
+_HAS_FUSED_LINEAR = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
+
+
+def optimise_for_inference(model: nn.Module) -> nn.Module:
+    """Copy a model with every LeMeViT inside it made faster; other parts stay as they are.
+
+    The copy is in evaluation mode, has no gradients, and its state dict is not that of ``model``:
+    load weights before, save and export the original.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for backbone in [module for module in model.modules() if isinstance(module, LeMeViT)]:
+        for stage in backbone.stages:
+            stage.downsample = _fold_batch_norms(stage.downsample)
+            stage.blocks = nn.ModuleList(FoldedBlock(block) for block in stage.blocks)
+    return model
+
+
+def _fold_batch_norms(downsample: nn.Module) -> nn.Module:
+    layers: list[Any] = []
+    for layer in downsample.children():
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+class FoldedBlock(nn.Module):
+    """Takes the place of a :class:`Block`; its attention adds the residual itself."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.cpe = block.cpe
+        self.cpe.weight[:, :, 1, 1] += 1
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.attn = _FOLDED[type(block.attn)](block.attn)
+
+    def forward(
+        self, x: Tensor, c: Tensor | None, update_meta: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        H, W = x.shape[-2:]
+        t = self.cpe(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
+        if c is not None and isinstance(self.attn, FoldedSelfAttention):
+            both = self._feed_forward(self.attn.of_both(t, c, self.norm1))
+            new_x, c = both.split((t.shape[1], c.shape[1]), dim=1)
+            return new_x.unflatten(1, (H, W)).permute(0, 3, 1, 2), c
+        new_t, new_c = self.attn(t, c, self.norm1, update_meta)
+        if new_c is not None:
+            c = self._feed_forward(new_c)
+        if new_t is None:
+            return x, c
+        return self._feed_forward(new_t).unflatten(1, (H, W)).permute(0, 3, 1, 2), c
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        hidden = _linear(self.mlp.fc1, self.norm2(tokens), gelu=True)
+        return _linear(self.mlp.fc2, hidden, plus=tokens)
+
+
+class FoldedCrossAttention(nn.Module):
+    def __init__(self, attn: CrossAttention) -> None:
+        super().__init__()
+        self.num_heads = attn.num_heads
+        self.q, self.proj = attn.q, attn.proj
+        self.scale = (attn.q.out_features // attn.num_heads) ** -0.5
+        (wk, wv), (_, bv) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
+        self.reader = ImageReader(wk, wv, bv, attn.num_heads)
+
+    def forward(
+        self, t: Tensor, c: Tensor, norm: nn.Module, update_meta: bool
+    ) -> tuple[None, Tensor]:
+        (q,) = split_heads(self.q(norm(c)), 1, self.num_heads)
+        return None, _linear(self.proj, self.reader(q * self.scale, norm(t)), plus=c)
+
+
+class FoldedDualCrossAttention(nn.Module):
+    wq: Tensor
+    bq: Tensor
+    w_proj: Tensor
+    b_proj: Tensor
+
+    def __init__(self, attn: DualCrossAttention) -> None:
+        super().__init__()
+        heads = self.num_heads = attn.num_heads
+        self.scale = attn.scale
+        self.qkv_meta, self.proj_meta = attn.qkv_meta, attn.proj_meta
+        (wq, wk, wv), (bq, _, bv) = attn.qkv_x.weight.chunk(3), attn.qkv_x.bias.chunk(3)
+        self.reader = ImageReader(wk, wv, bv, heads)
+        self.register_buffer("wq", wq.unflatten(0, (heads, -1)).contiguous())  # (h, d, C)
+        self.register_buffer("bq", bq.unflatten(0, (heads, -1, 1)).contiguous())  # (h, d, 1)
+        w_proj = attn.proj_x.weight.t().unflatten(0, (heads, -1))  # (h, d, C)
+        self.register_buffer("w_proj", w_proj.contiguous())
+        # A head's weights sum to one: a share of the bias in every value adds up to the bias.
+        self.register_buffer("b_proj", attn.proj_x.bias / heads)
+
+    def forward(
+        self, t: Tensor, c: Tensor, norm: nn.Module, update_meta: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        normed_t = norm(t)
+        q, k, v = split_heads(self.qkv_meta(norm(c)), 3, self.num_heads)  # (B, h, M, d)
+        k = k * (self.scale * log_ratio(c.shape[1], t.shape[1], like=k))
+        bias = (k @ self.bq).flatten(1)[:, None]  # (B, 1, hM)
+        scores = torch.baddbmm(bias, normed_t, (k @ self.wq).flatten(1, 2).mT)  # (B, N, hM)
+        weights = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)
+        values = (v @ self.w_proj + self.b_proj).flatten(1, 2)  # (B, hM, C)
+        new_t = torch.baddbmm(t, weights, values)
+        if not update_meta:
+            return new_t, None
+        return new_t, _linear(self.proj_meta, self.reader(q * self.scale, normed_t), plus=c)
+
+
+class ImageReader(nn.Module):
+    """Attention of few queries to the image tokens, whose keys and values are never made."""
+
+    wk: Tensor
+    wv: Tensor
+    bv: Tensor
+
+    def __init__(self, wk: Tensor, wv: Tensor, bv: Tensor, num_heads: int) -> None:
+        super().__init__()
+        self.register_buffer("wk", wk.unflatten(0, (num_heads, -1)).contiguous())  # (h, d, C)
+        self.register_buffer("wv", wv.unflatten(0, (num_heads, -1)).mT.contiguous())  # (h, C, d)
+        self.register_buffer("bv", bv.clone())
+
+    def forward(self, q: Tensor, t: Tensor) -> Tensor:
+        """Scaled queries ``(B, h, M, d)`` and tokens ``(B, N, C)`` to ``(B, M, C)``."""
+        # The keys' bias adds the same to all scores of a query: softmax does not see it.
+        weights = ((q @ self.wk).flatten(1, 2) @ t.mT).softmax(-1)  # (B, hM, N)
+        read = (weights @ t).unflatten(1, (q.shape[1], -1)) @ self.wv  # (B, h, M, d)
+        return read.transpose(1, 2).flatten(2) + self.bv
+
+
+class FoldedSelfAttention(nn.Module):
+    def __init__(self, attn: SelfAttention) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = attn.num_heads, attn.qkv, attn.proj
+
+    def forward(
+        self, t: Tensor, c: None, norm: nn.Module, update_meta: bool
+    ) -> tuple[Tensor, None]:
+        q, k, v = split_heads(_linear(self.qkv, norm(t)), 3, self.num_heads)
+        return self._merge(F.scaled_dot_product_attention(q, k, v), t), None
+
+    def of_both(self, t: Tensor, c: Tensor, norm: nn.Module) -> Tensor:
+        """Both streams as one of ``(B, N + M, C)``, because they share their weights."""
+        both, N = torch.cat((t, c), dim=1), t.shape[1]
+        q, k, v = split_heads(_linear(self.qkv, norm(both)), 3, self.num_heads)
+        of_image = F.scaled_dot_product_attention(q[:, :, :N], k[:, :, :N], v[:, :, :N])
+        of_meta = F.scaled_dot_product_attention(q[:, :, N:], k[:, :, N:], v[:, :, N:])
+        return self._merge(torch.cat((of_image, of_meta), dim=2), both)
+
+    def _merge(self, heads: Tensor, tokens: Tensor) -> Tensor:
+        return _linear(self.proj, heads.transpose(1, 2).flatten(2), plus=tokens)
+
+
+_FOLDED: dict[type[nn.Module], Any] = {
+    CrossAttention: FoldedCrossAttention,
+    DualCrossAttention: FoldedDualCrossAttention,
+    SelfAttention: FoldedSelfAttention,
+}
+
+
+def _linear(
+    layer: nn.Linear, x: Tensor, *, gelu: bool = False, plus: Tensor | None = None
+) -> Tensor:
+    """A linear layer, then GELU or a residual, in one pass over the result where possible."""
+    if _HAS_FUSED_LINEAR and _is_plain_float32_on_cpu(x):
+        fused = torch.ops.mkldnn._linear_pointwise
+        if plus is not None:
+            return fused.binary(x, plus, layer.weight, layer.bias, "add")
+        if gelu:
+            return fused(x, layer.weight, layer.bias, "gelu", [], "none")  # none: by erf
+        return fused(x, layer.weight, layer.bias, "none", [], "")
+    y = layer(x)
+    if gelu:
+        y = F.gelu(y)
+    return y if plus is None else plus + y
+
+
+def _is_plain_float32_on_cpu(x: Tensor) -> bool:
+    # The fused operation does not know autocast.
+    return (
+        x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    )

@@ -1,0 +1,139 @@
+"""The authors' LeMeViT checkpoints: which variant one holds, and loading it under our names.
+
+Source: the key lists of ViTAE-Transformer/LeMeViT @1b48783 (tests/fixtures/state_dict_keys_*.json).
+The mappings come from ``weights.load_checkpoint``; nothing is unpickled here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.lemevit import STAGE_KINDS, VARIANTS, LeMeViT
+
+_OFFICIAL_TO_OURS = (
+    (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+    (r"^meta_token_downsample\.(\d)\.", r"stages.\1.meta_mlp."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.pos_embed\.", ".cpe."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+    (r"\.qkv1\.", ".qkv_x."),
+    (r"\.qkv2\.", ".qkv_meta."),
+    (r"\.proj_c\.", ".proj_meta."),
+    (r"^norm_c\.", "norm_meta."),
+)
+
+
+def our_key(official: str) -> str:
+    """Name in this file of a tensor of the authors' state dict."""
+    for pattern, replacement in _OFFICIAL_TO_OURS:
+        official = re.sub(pattern, replacement, official)
+    return official
+
+
+def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """Which variant a checkpoint of the authors holds.
+
+    Returns:
+        timm name, and the arguments in which it may differ from that variant's defaults.
+
+    Raises:
+        WeightsError: if it is none of the three.
+    """
+    state = _official_state(checkpoint)
+    depths: dict[int, int] = {}
+    dims: dict[int, int] = {}
+    for key, tensor in state.items():
+        if match := re.match(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight$", key):
+            stage, block = int(match[1]), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), block + 1)
+            dims[stage] = tensor.shape[0]
+    shape = tuple((dims[i], depths[i]) for i in sorted(dims))
+    for name, args in VARIANTS.items():
+        if shape == tuple(zip(args["embed_dims"], args["depths"], strict=True)):
+            return name, {
+                "num_classes": state["head.bias"].shape[0] if "head.bias" in state else 0,
+                "in_chans": state["stages.0.downsample.0.weight"].shape[1],
+                "num_meta_tokens": state["meta_tokens"].shape[0],
+            }
+    found = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
+    raise WeightsError(
+        f"this checkpoint has blocks (width x number) {found}; it is none of {', '.join(VARIANTS)}"
+    )
+
+
+def load_official_state_dict(model: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Load a checkpoint of the authors, as ``weights.load_checkpoint`` returned it.
+
+    Averaged weights (``state_dict_ema``) are preferred. See :func:`load_backbone` for the rest.
+    """
+    return load_backbone(model, _official_state(checkpoint))
+
+
+def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Load a classifier's tensors, under our names, into a classifier or a dense backbone.
+
+    Args:
+        model: a :class:`LeMeViT`, or what timm made of it with ``features_only``.
+
+    Returns:
+        Names of tensors left out, as this model has no part that uses them: in a dense backbone
+        those that no map depends on; the head where ``num_classes`` is 0.
+
+    Raises:
+        WeightsError: naming the first tensors that are missing, unknown, or of another shape.
+    """
+    backbone = next(m for m in model.modules() if isinstance(m, LeMeViT))
+    expected = backbone.state_dict()
+    left_out = [key for key in state if _is_dropped(backbone, key)]
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} for {tuple(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    _refuse("lack", [key for key in expected if key not in state])
+    _refuse("have unknown", [key for key in state if key not in expected and key not in left_out])
+    _refuse("have other shapes:", reshaped)
+    backbone.load_state_dict({key: state[key] for key in expected})
+    return left_out
+
+
+def _is_dropped(backbone: LeMeViT, key: str) -> bool:
+    """True for a tensor of a part that ``features_only`` or ``num_classes=0`` took away."""
+    if match := re.match(r"stages\.(\d)\.", key):
+        stage = int(match[1])
+        if len(backbone.stages) <= stage < len(STAGE_KINDS):
+            return True
+    module: nn.Module | None = backbone
+    for name in key.split(".")[:-1]:
+        module = getattr(module, name, None)
+        if isinstance(module, nn.Identity):
+            return True
+    return False
+
+
+def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The backbone's tensors under our names, from any of the layouts that the authors write."""
+    layouts = ("state_dict_ema", "state_dict", "model")
+    state = next((checkpoint[name] for name in layouts if checkpoint.get(name)), checkpoint)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if any(key.startswith("backbone.") for key in state):
+        # A dense network: its decoder's tensors stand beside the backbone's.
+        state = {k[len("backbone.") :]: v for k, v in state.items() if k.startswith("backbone.")}
+    # As in the original's detector: norms that are never applied.
+    state = {key: value for key, value in state.items() if not key.startswith("extra_norms.")}
+    return {our_key(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _refuse(what: str, keys: list[str]) -> None:
+    if keys:
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise WeightsError(
+            f"the weights {what} {', '.join(keys[:3])}{more}; this model's variant and number of "
+            "classes must be the checkpoint's"
+        )
