@@ -1,0 +1,1 @@
+"""A town with exact truth, drawn block by block: for tests, the demo and benchmarks."""
