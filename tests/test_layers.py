@@ -48,7 +48,9 @@ def layer_of(module):
     return parts[1] if parts[0] == "lemevit_cli" and len(parts) > 1 and parts[1] in DEPTH else None
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_a_module_imports_only_its_own_layer_and_those_below(path):
     own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if own == "__init__":
@@ -58,7 +60,9 @@ def test_a_module_imports_only_its_own_layer_and_those_below(path):
         other = layer_of(module)
         if other is None or other == own or own == "__main__":
             continue
-        assert DEPTH[other] > DEPTH[own], f"{path} imports {module}, which stands beside or above it"
+        assert DEPTH[other] > DEPTH[own], (
+            f"{path} imports {module}, which stands beside or above it"
+        )
 
 
 @pytest.mark.parametrize("library", OWNERS)

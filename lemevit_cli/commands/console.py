@@ -89,7 +89,6 @@ def print_json(value: Any, *, to_stderr: bool = False) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
     """A table with the first column to the left and figures to the right."""
-    from rich.console import Console as RichConsole
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -97,4 +96,20 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_std
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    RichConsole(stderr=to_stderr, highlight=False).print(table)
+    _print(table, to_stderr=to_stderr)
+
+
+def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> None:
+    """Names and values, side by side."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
+    _print(table, to_stderr=to_stderr)
+
+
+def _print(table: Any, *, to_stderr: bool) -> None:
+    from rich.console import Console as RichConsole
+
+    RichConsole(stderr=to_stderr, highlight=False, markup=False).print(table)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_table
+from lemevit_cli.commands.console import print_json, print_record
 
 
 def info(
@@ -28,12 +28,7 @@ def info(
     if json:
         print_json(record)
     else:
-        print_table(
-            subject or "lemevit",
-            ["", ""],
-            [[name, text] for name, text in _lines(record)],
-            to_stderr=False,
-        )
+        print_record(_lines(record))
 
 
 def _lines(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -48,8 +43,11 @@ def _lines(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(v) for v in value)
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        separator = "\n" if value and isinstance(value[0], dict) else ", "
+        return separator.join(_text(inner) for inner in value) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return "-" if value is None else str(value)

@@ -56,9 +56,7 @@ _INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "O
 
 Version = Annotated[
     bool,
-    typer.Option(
-        "--version", help="Print the version.", callback=_print_version, is_eager=True
-    ),
+    typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
 ]
 Debug = Annotated[
     bool,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_table
+from lemevit_cli.commands.console import Console, print_json, print_record
 
 _MODEL, _SCHEDULE, _DATA = "Model", "Schedule", "Data"
 
@@ -19,9 +19,7 @@ def train(
             metavar="DATA...", help="Folders with {train,val}/{images,masks} and classes.json."
         ),
     ],
-    output: Annotated[
-        str, typer.Option("-o", "--output", help="The .safetensors file to write.")
-    ],
+    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
     task: options.Task = options.TaskName.seg,
     backbone: Annotated[
         str,
@@ -70,12 +68,24 @@ def train(
         int, typer.Option("--seed", help="Of weights and windows.", rich_help_panel=_SCHEDULE)
     ] = 0,
     validate_every: Annotated[
-        int, typer.Option("--validate-every", min=1, metavar="STEPS", rich_help_panel=_SCHEDULE,
-                          help="Steps between two validations.")
+        int,
+        typer.Option(
+            "--validate-every",
+            min=1,
+            metavar="STEPS",
+            rich_help_panel=_SCHEDULE,
+            help="Steps between two validations.",
+        ),
     ] = 200,
     checkpoint_every: Annotated[
-        int, typer.Option("--checkpoint-every", min=1, metavar="STEPS", rich_help_panel=_SCHEDULE,
-                          help="Steps between two checkpoints.")
+        int,
+        typer.Option(
+            "--checkpoint-every",
+            min=1,
+            metavar="STEPS",
+            rich_help_panel=_SCHEDULE,
+            help="Steps between two checkpoints.",
+        ),
     ] = 200,
     resume: Annotated[
         bool,
@@ -86,18 +96,31 @@ def train(
     ] = 256,
     balance: Annotated[
         float,
-        typer.Option("--balance", min=0.0, max=1.0, rich_help_panel=_DATA,
-                     help="0 draws windows evenly over pixels, 1 evenly over classes."),
+        typer.Option(
+            "--balance",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_DATA,
+            help="0 draws windows evenly over pixels, 1 evenly over classes.",
+        ),
     ] = 0.5,
     source_weight: Annotated[
         list[float] | None,
-        typer.Option("--source-weight", min=0.0, rich_help_panel=_DATA,
-                     help="How often each DATA is drawn from; once for each."),
+        typer.Option(
+            "--source-weight",
+            min=0.0,
+            rich_help_panel=_DATA,
+            help="How often each DATA is drawn from; once for each.",
+        ),
     ] = None,
     gsd: Annotated[
         tuple[float, float] | None,
-        typer.Option("--gsd", metavar="FROM TO", rich_help_panel=_DATA,
-                     help="Pixel sizes of the data in metres, where the files do not say."),
+        typer.Option(
+            "--gsd",
+            metavar="FROM TO",
+            rich_help_panel=_DATA,
+            help="Pixel sizes of the data in metres, where the files do not say.",
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_DATA)
@@ -174,13 +197,11 @@ def _summary(record: dict[str, Any]) -> None:
 
     for name, figures in record["best"]["figures"].items():
         print_scores(f"{name}, step {record['best']['step']}", figures, to_stderr=True)
-    print_table(
-        "",
-        ["", ""],
+    print_record(
         [
-            ["steps", f"{record['steps']}"],
-            ["parameters", f"{record['parameters']:,}"],
-            ["minutes", f"{record['seconds'] / 60:.1f}"],
+            ("steps", f"{record['steps']}"),
+            ("parameters", f"{record['parameters']:,}"),
+            ("minutes", f"{record['seconds'] / 60:.1f}"),
         ],
         to_stderr=True,
     )

@@ -44,7 +44,7 @@ class TorchRuntime:
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
         self._decode = decode
-        self._model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[Any]) -> Tensor:

@@ -13,6 +13,7 @@ import timm
 import torch
 
 from lemevit_cli import __version__
+from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.models.cost import cost_of
 from lemevit_cli.models.weights import find_weights, read_card, starter_weights
 from lemevit_cli.scenes.describe import describe as describe_scene
@@ -36,8 +37,16 @@ def describe(subject: str | None, *, size: int) -> dict[str, Any]:
         return {"weights": str(weights), **asdict(read_card(weights))}
     if not Path(subject).exists() and timm.is_model(subject):
         return model(subject, size=size)
-    with open_scene(subject) as scene:
-        return describe_scene(scene)
+    try:
+        with open_scene(subject) as scene:
+            return describe_scene(scene)
+    except SceneError as error:
+        if Path(subject).exists() or "/" in subject or ":" in subject:
+            raise
+        raise LemevitError(
+            f"{subject}: no scene, no weights and no timm model of that name; "
+            "starter weights and versions are listed by `lemevit info`"
+        ) from error
 
 
 def installation() -> dict[str, Any]:

@@ -106,9 +106,7 @@ class MaskedScene:
     def __init__(self, scene: Scene, mask: PolygonsMask) -> None:
         self._scene = scene
         self._mask = mask
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scene, name)
+        self.width, self.height, self.num_bands = scene.width, scene.height, scene.num_bands
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """As :meth:`Scene.read`; valid inside the polygons only."""

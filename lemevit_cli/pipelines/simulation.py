@@ -24,6 +24,7 @@ from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.simulation.world import (
     CHANGE_NAMES,
     CLASS_NAMES,
@@ -35,7 +36,6 @@ from lemevit_cli.simulation.world import (
 )
 
 Task = Literal["seg", "det", "change"]
-Progress = Callable[[int, int], None]  # blocks done, blocks in all
 _BLOCK = 1024
 _DETECTED = tuple(name for name in OBJECT_NAMES if name != "building")  # DOTA knows no buildings
 _CHANGED = 255  # value of a changed pixel in a change label, as in LEVIR-CD
@@ -77,22 +77,20 @@ def simulate_dataset(
         WorldSpec(seed=seed + number, width=size, height=size, gsd_m=gsd_m, crs=crs)
         for number in range(scenes if task else 1)
     ]
-    files = _Files(root, tick=_ticker(progress, specs))
-    if task is None:
-        _refuse_existing([root / name for name in _PAIR_FILES], overwrite)
-        _write_pair(files, specs[0])
-    else:
-        writer, targets = _LAYOUTS[task]
-        splits = _splits(len(specs), val_fraction)
-        places = [(root / split, _name(spec)) for split, spec in zip(splits, specs, strict=True)]
-        _refuse_existing(
-            [root / "classes.json"]
-            + [split / target.format(name) for split, name in places for target in targets],
-            overwrite,
-        )
-        for (split, name), spec in zip(places, specs, strict=True):
-            writer(files, split, name, spec)
-        files.text(root / "classes.json", json.dumps(_class_list(task), indent=1))
+    splits = _splits(len(specs), val_fraction)
+    places = [(root / split, spec) for split, spec in zip(splits, specs, strict=True)]
+    _refuse_existing(_targets(root, task, places), overwrite)
+    progress = progress or Silent()
+    files = _Files(root, tick=progress.advance)
+    blocks = sum(1 for spec in specs for _ in _blocks(spec))
+    progress.start("simulating", total=blocks, unit="blocks")
+    try:
+        if task is None:
+            _write_pair(files, specs[0])
+        else:
+            _write_layout(files, task, places)
+    finally:
+        progress.finish()
     return {
         "folder": str(root),
         "task": task,
@@ -125,6 +123,22 @@ def _refuse_existing(targets: list[Path], overwrite: bool) -> None:
         raise OutputError(
             f"{present[0]} exists; choose another folder or allow it with --overwrite"
         )
+
+
+def _targets(root: Path, task: Task | None, places: list[tuple[Path, WorldSpec]]) -> list[Path]:
+    """All rasters and texts that will be written."""
+    if task is None:
+        return [root / name for name in _PAIR_FILES]
+    _, names = _LAYOUTS[task]
+    files = [split / name.format(_name(spec)) for split, spec in places for name in names]
+    return [root / "classes.json", *files]
+
+
+def _write_layout(files: _Files, task: Task, places: list[tuple[Path, WorldSpec]]) -> None:
+    write, _ = _LAYOUTS[task]
+    for split, spec in places:
+        write(files, split, _name(spec), spec)
+    files.text(files.root / "classes.json", json.dumps(_class_list(task), indent=1))
 
 
 def _splits(scenes: int, val_fraction: float) -> list[str]:
@@ -324,19 +338,6 @@ def _blocks(spec: WorldSpec) -> Iterator[Window]:
                 col_off=col_off, row_off=row_off,
                 width=min(_BLOCK, spec.width - col_off), height=min(_BLOCK, spec.height - row_off),
             )  # fmt: skip
-
-
-def _ticker(progress: Progress | None, specs: list[WorldSpec]) -> Callable[[], None]:
-    total = sum(1 for spec in specs for _ in _blocks(spec))
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
 
 
 def _put(raster: rasterio.io.DatasetWriter, window: Window, values: NDArray[np.uint8]) -> None:

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.radiometry import Stretch
-from lemevit_cli.scenes.scene import Scene
 
 # Scene pixels held at once while a window is shrunk: bounds memory, whatever the scale.
 _PIXELS_AT_ONCE = 4_000_000
+
+
+class ReadableScene(Protocol):
+    """What a view needs of a scene: a :class:`Scene`, or one that is void in places."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def num_bands(self) -> int: ...
+
+    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]: ...
 
 
 class SceneView:
@@ -38,7 +53,7 @@ class SceneView:
 
     def __init__(
         self,
-        scene: Scene,
+        scene: ReadableScene,
         *,
         scale: float = 1.0,
         stretch: Stretch | None = None,

@@ -83,7 +83,7 @@ class RowResampler:
         self._kept_top = 0
 
     def add(self, scores: Tensor, *, top: int) -> Iterator[tuple[int, Tensor]]:
-        """Take model rows ``(C, H, W)`` from ``top`` on; yield a scene row and the rows below it."""
+        """Take model rows ``(C, H, W)`` from ``top`` on; yield tops and scene rows."""
         if self._kept is None:
             self._kept, self._kept_top = scores.clone(), top
         else:

@@ -21,7 +21,9 @@ print("LOADED", loaded)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
 def test_help_loads_nothing_heavy(arguments):
     program = PROGRAM.format(arguments=arguments, heavy=HEAVY)
     run = subprocess.run(
@@ -53,7 +55,12 @@ def test_version_is_the_changelogs_latest():
 def test_completion_names_the_commands():
     run = subprocess.run(
         [sys.executable, "-m", "lemevit_cli"],
-        env={"_LEMEVIT_COMPLETE": "complete_bash", "COMP_WORDS": "lemevit pre", "COMP_CWORD": "1", "PATH": ""},
+        env={
+            "_LEMEVIT_COMPLETE": "complete_bash",
+            "COMP_WORDS": "lemevit pre",
+            "COMP_CWORD": "1",
+            "PATH": "",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -88,7 +88,10 @@ def test_polygons_cover_what_the_raster_shows(scene, tiny_weights, suffix):
         ids, transform, crs = result.read(1), result.transform, result.crs
     burnt = rasterio.features.rasterize(
         zip(table.to_crs(crs).geometry, table["class_id"], strict=True),
-        ids.shape, fill=255, transform=transform, dtype="uint8",
+        ids.shape,
+        fill=255,
+        transform=transform,
+        dtype="uint8",
     )
     np.testing.assert_array_equal(burnt, ids)
 

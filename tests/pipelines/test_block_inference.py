@@ -16,9 +16,13 @@ from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOption
 SCORES = OutputOptions(output_type="scores")
 
 
-def run(path, target, predictor, *, tiling=Tiling(), output=OutputOptions(), **reading):
+def run(path, target, predictor, *, tiling=None, output=None, **reading):
     """Predict a scene to ``target``; what was written, and the report."""
-    settings = InferenceSettings(tiling=tiling, output=output, reading=ReadingOptions(**reading))
+    settings = InferenceSettings(
+        tiling=tiling or Tiling(),
+        output=output or OutputOptions(),
+        reading=ReadingOptions(**reading),
+    )
     with open_scene(path) as scene:
         source = scene_input(scene, predictor.card, settings.reading, Silent())
         report = predict_scene(scene, source, str(target), predictor, settings, Silent())
@@ -109,7 +113,12 @@ def test_void_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_pat
 
 def test_every_batch_has_one_shape(scene, predictor, tmp_path):
     recorder = Recorder()
-    run(scene, tmp_path / "out.tif", replace(predictor, runtime=recorder), tiling=Tiling(batch_size=4))
+    run(
+        scene,
+        tmp_path / "out.tif",
+        replace(predictor, runtime=recorder),
+        tiling=Tiling(batch_size=4),
+    )
     assert {batch.shape for batch in recorder.batches} == {(4, 3, 32, 32)}
 
 
@@ -121,9 +130,7 @@ def test_a_scene_smaller_than_a_window_is_mirrored_and_cropped_back(
     ids, _ = run(write_scene(values), tmp_path / "out.tif", replace(predictor, runtime=recorder))
     assert ids.shape == (1, 5, 4)
     (batch,) = recorder.batches
-    np.testing.assert_array_equal(
-        batch[0, 0, 0, :10], values[0, 0, [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]]
-    )
+    np.testing.assert_array_equal(batch[0, 0, 0, :10], values[0, 0, [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]])
 
 
 def test_an_edge_stays_where_it_is_when_the_model_sees_other_pixels(

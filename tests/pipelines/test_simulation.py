@@ -9,8 +9,19 @@ import rasterio
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.pipelines.progress import Silent
 from lemevit_cli.pipelines.simulation import simulate_dataset
 from lemevit_cli.simulation.world import World, WorldSpec
+
+
+class Counter(Silent):
+    """Counts what it hears."""
+
+    def start(self, label, *, total, unit):
+        self.total, self.done = total, 0
+
+    def advance(self, count=1, **figures):
+        self.done += count
 
 
 def read(path):
@@ -19,10 +30,8 @@ def read(path):
 
 
 def test_segmentation_scenes_are_split_and_equal_the_world(tmp_path):
-    ticks = []
-    report = simulate_dataset(
-        tmp_path, task="seg", size=96, scenes=3, seed=5, progress=lambda *t: ticks.append(t)
-    )
+    counter = Counter()
+    report = simulate_dataset(tmp_path, task="seg", size=96, scenes=3, seed=5, progress=counter)
     names = {split: sorted(p.name for p in (tmp_path / split / "images").iterdir())
              for split in ("train", "val")}  # fmt: skip
     assert names == {"train": ["town_00005.tif", "town_00006.tif"], "val": ["town_00007.tif"]}
@@ -40,7 +49,7 @@ def test_segmentation_scenes_are_split_and_equal_the_world(tmp_path):
     assert classes == {
         "classes": ["land", "building", "road", "vegetation", "water"], "ignore_index": 255,
     }  # fmt: skip
-    assert ticks == [(1, 3), (2, 3), (3, 3)]
+    assert (counter.done, counter.total) == (3, 3)
     assert len(report["files"]) == 7
     assert not list(tmp_path.rglob(".*"))
 
@@ -121,9 +130,10 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, wrong, message):
 
 
 def test_a_failure_in_the_middle_leaves_no_raster_behind(tmp_path):
-    def stop(done, total):
-        raise KeyboardInterrupt
+    class Stop(Silent):
+        def advance(self, count=1, **figures):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate_dataset(tmp_path, task="seg", size=32, scenes=1, progress=stop)
+        simulate_dataset(tmp_path, task="seg", size=32, scenes=1, progress=Stop())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

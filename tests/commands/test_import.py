@@ -1,0 +1,46 @@
+import json
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from lemevit_cli.cli import app
+from lemevit_cli.models.weights import load_weights
+
+KEYS = Path(__file__).parents[1] / "fixtures" / "state_dict_keys_lemevit_tiny.json"
+
+
+def official_checkpoint(path):
+    """A file as the authors' training script writes it, with random tensors."""
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        f"module.{key}": torch.rand(shape, generator=generator).to(getattr(torch, dtype))
+        for key, shape, dtype in json.loads(KEYS.read_text())["state_dict"]
+    }
+    torch.save({"state_dict": state, "epoch": 3, "arch": "lemevit_tiny"}, path)
+    return state
+
+
+def test_a_checkpoint_of_the_authors_becomes_a_weights_file(tmp_path):
+    state = official_checkpoint(tmp_path / "official.pth.tar")
+    target = tmp_path / "weights.safetensors"
+    run = CliRunner().invoke(app, ["import", str(tmp_path / "official.pth.tar"), "-o", str(target)])
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == f"{target}\n"
+    tensors, card = load_weights(target)
+    assert (card.task, card.backbone, len(card.classes)) == ("backbone", "lemevit_tiny", 1000)
+    model = timm.create_model("lemevit_tiny", num_classes=1000)
+    model.load_state_dict(tensors)
+    total = sum(value.double().sum() for value in state.values())
+    ours = sum(value.double().sum() for value in load_file(target).values())
+    torch.testing.assert_close(ours, total)
+
+
+def test_another_checkpoint_is_one_line(tmp_path):
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    target = tmp_path / "weights.safetensors"
+    run = CliRunner().invoke(app, ["import", str(tmp_path / "other.pth"), "-o", str(target)])
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1
+    assert not target.exists()
