@@ -41,7 +41,7 @@ from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, RuntimeOptions
 from lemevit_cli.tiling.window_grid import WindowGrid
 
-WINDOW, OVERLAP, BATCH, NUM_CLASSES = 512, 64, 4, 6
+WINDOW, OVERLAP, BATCH, NUM_CLASSES = 512, 64, 2, 6
 
 
 class OneConvolution(nn.Module):
@@ -61,8 +61,15 @@ def write_scene(path: Path, side: int) -> None:
     random = np.random.default_rng(0)
     hills = torch.from_numpy(random.normal(128, 40, (1, 3, side // 128, side // 128)))
     profile = {
-        "driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8",
-        "tiled": True, "blockxsize": 512, "blockysize": 512, "crs": "EPSG:32633",
+        "driver": "GTiff",
+        "width": side,
+        "height": side,
+        "count": 3,
+        "dtype": "uint8",
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "crs": "EPSG:32633",
         "transform": from_origin(500000, 5600000, 0.3, 0.3),
     }
     smooth = torch.nn.functional.interpolate(hills, size=(side, side), mode="bilinear")[0]

@@ -51,13 +51,13 @@ class Tiling:
     Args:
         window: side of the square window in model pixels; None takes the card's.
         overlap: pixels shared by two neighbours; None takes the card's.
-        batch_size: windows in one pass through the model.
+        batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels; None makes one block of the scene.
     """
 
     window: int | None = None
     overlap: int | None = None
-    batch_size: int = 4
+    batch_size: int | None = None
     block_size: int | None = None
 
 

@@ -24,7 +24,7 @@ def evaluate(
         str, typer.Argument(metavar="DATA", help="A folder with {train,val}/{images,masks}.")
     ],
     split: Annotated[Split, typer.Option("--split", help="Which part.")] = Split.val,
-    batch_size: options.BatchSize = 4,
+    batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,
     threads: options.Threads = None,

@@ -158,7 +158,13 @@ Overlap = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Windows a pass.", rich_help_panel=_CUTTING)
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Windows a pass; default: 2, 16 on a GPU.",
+        rich_help_panel=_CUTTING,
+    ),
 ]
 BlockSize = Annotated[
     int | None,

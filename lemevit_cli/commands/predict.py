@@ -35,7 +35,7 @@ def predict(
     mask: options.Mask = None,
     window: options.Window = None,
     overlap: options.Overlap = None,
-    batch_size: options.BatchSize = 4,
+    batch_size: options.BatchSize = None,
     block_size: options.BlockSize = None,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,

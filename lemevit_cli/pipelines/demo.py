@@ -45,9 +45,7 @@ def run_demo(
     place = Path(folder)
     if place.is_dir():
         check_replaceable(place / "landcover.tif", overwrite=overwrite)
-    simulate_dataset(
-        place, task=None, size=size, seed=seed, overwrite=overwrite, progress=progress
-    )
+    simulate_dataset(place, task=None, size=size, seed=seed, overwrite=overwrite, progress=progress)
     scene, truth = place / "before.tif", place / "before_classes.tif"
     result, picture = place / "landcover.tif", place / "landcover.png"
     settings = InferenceSettings(
@@ -72,9 +70,7 @@ def run_demo(
     }
 
 
-def score_rasters(
-    result: Path, truth: Path, classes: tuple[ClassInfo, ...]
-) -> dict[str, Any]:
+def score_rasters(result: Path, truth: Path, classes: tuple[ClassInfo, ...]) -> dict[str, Any]:
     """Compare two class rasters on one grid, strip by strip."""
     confusion = Confusion(tuple(info.name for info in classes))
     with rasterio.open(result) as predicted, rasterio.open(truth) as true:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli import __version__
 from lemevit_cli.errors import LemevitError, WeightsError
+from lemevit_cli.execution.device import default_batch_size
 from lemevit_cli.execution.memory import peak_memory_mb
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
@@ -171,12 +172,13 @@ def inference_over(
     )
     # A scene of few windows is not worth a full batch of zeros.
     windows = len(grid.col_offs) * len(grid.row_offs)
+    batch_size = tiling.batch_size or default_batch_size(predictor.device)
     return BlockInference(
         view=source.view,
         runtime=predictor.runtime,
         grid=grid,
         num_classes=len(predictor.card.classes),
-        batch_size=min(tiling.batch_size, windows),
+        batch_size=min(batch_size, windows),
         account=Account(),
         progress=progress,
     )

@@ -1,0 +1,1 @@
+"""Data sets, augmentation and the loop; what a task is stands above."""

@@ -1,0 +1,303 @@
+"""Folders of pictures and masks: ``{train,val}/{images,masks}`` with an optional ``classes.json``.
+
+A picture and its mask share their stem and size; both may have any raster format. A mask holds
+class ids; pixels that it declares as nodata are ignored. ``classes.json`` is
+``{"classes": ["land", ...], "ignore_index": 255}``, where ``ignore_index`` may be null; without
+it ids 0..n-1 are called ``class_0`` ... and 255 is ignored. Masks of 0 and 255 alone are refused
+without ``classes.json``: white may mean a class or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
+from lemevit_cli.scenes.scene import Scene, open_scene
+
+CLASSES_FILE = "classes.json"
+_SIDECARS = {
+    ".xml",
+    ".msk",
+    ".ovr",
+    ".tfw",
+    ".jgw",
+    ".pgw",
+    ".wld",
+    ".prj",
+    ".json",
+    ".txt",
+    ".csv",
+}
+_CELL = 128  # pixels: side of the cells whose classes are counted
+_KEPT_BYTES = 1 << 30  # decoded pictures kept by one process
+_LARGEST_KEPT = 64 << 20  # bytes; larger pictures are read by windows
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its mask; ``gsd_m`` is None where it is not tied to the earth."""
+
+    image: Path
+    mask: Path
+    width: int
+    height: int
+    gsd_m: float | None
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """One split of a folder.
+
+    Args:
+        name: the folder's.
+        classes: names, by the ids in the masks.
+        ignore_index: id in the masks that is no class; None where every id is one.
+        bands, dtype: of all pictures.
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    ignore_index: int | None
+    pictures: tuple[Picture, ...]
+    bands: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How often each class occurs in the cells of a source.
+
+    Args:
+        places: ``(N, 5)`` as ``picture, col_off, row_off, width, height``.
+        counts: ``(N, classes)`` pixels.
+    """
+
+    places: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def open_folder(path: str | Path, split: str) -> FolderSource:
+    """Find the pictures of a split and check all that their headers tell.
+
+    Raises:
+        DataError: if folders, masks or classes are missing or do not fit each other.
+    """
+    folder = Path(path)
+    images, masks = (_files(folder, split, kind) for kind in ("images", "masks"))
+    without = sorted(set(images) - set(masks))
+    if without:
+        raise DataError(
+            f"{images[without[0]]} has no mask of the same stem in {folder / split / 'masks'}"
+            + (f" (nor have {len(without) - 1} more)" if len(without) > 1 else "")
+        )
+    classes, ignore_index = _read_classes(folder, [masks[stem] for stem in images])
+    pictures: list[Picture] = []
+    bands, dtype = 0, ""
+    for stem, image in images.items():
+        with _open(image) as scene:
+            if not pictures:
+                bands, dtype = scene.num_bands, scene.dtype
+            if (scene.num_bands, scene.dtype) != (bands, dtype):
+                raise DataError(
+                    f"{image} has {scene.num_bands} bands of {scene.dtype}, {pictures[0].image} "
+                    f"has {bands} of {dtype}; all pictures of a folder need the same"
+                )
+            pictures.append(_picture(scene, image, masks[stem]))
+    return FolderSource(
+        name=folder.resolve().name,
+        split=split,
+        classes=classes,
+        ignore_index=ignore_index,
+        pictures=tuple(pictures),
+        bands=bands,
+        dtype=dtype,
+    )
+
+
+def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
+    place = folder / split / kind
+    if not place.is_dir():
+        raise DataError(f"{place}: no such folder; {folder} needs {{train,val}}/{{images,masks}}")
+    files: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() in _SIDECARS or not path.is_file():
+            continue
+        if path.stem in files:
+            raise DataError(f"{files[path.stem]} and {path} have the same stem; remove one")
+        files[path.stem] = path
+    if not files:
+        raise DataError(f"{place}: empty folder; put the {kind} of the {split} split there")
+    return files
+
+
+def _picture(scene: Scene, image: Path, mask: Path) -> Picture:
+    with _open(mask) as labels:
+        if (labels.width, labels.height) != (scene.width, scene.height):
+            raise DataError(
+                f"{mask} has {labels.width} x {labels.height} pixels, "
+                f"{image} has {scene.width} x {scene.height}; a mask needs its picture's size"
+            )
+        if labels.num_bands != 1 or not np.issubdtype(np.dtype(labels.dtype), np.integer):
+            raise DataError(
+                f"{mask} has {labels.num_bands} bands of {labels.dtype}; "
+                "a mask is one band of integer class ids"
+            )
+    return Picture(image, mask, scene.width, scene.height, scene.gsd_m)
+
+
+def _open(path: Path) -> Scene:
+    try:
+        return open_scene(str(path))
+    except SceneError as error:
+        raise DataError(str(error)) from error
+
+
+def _read_classes(folder: Path, masks: Sequence[Path]) -> tuple[tuple[str, ...], int | None]:
+    path = folder / CLASSES_FILE
+    if not path.is_file():
+        return _classes_of_masks(folder, masks), NODATA_CLASS
+    advice = 'it needs {"classes": ["land", ...], "ignore_index": 255 or null}'
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        names, ignore_index = tuple(raw["classes"]), raw.get("ignore_index")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: cannot be understood; {advice}") from error
+    is_text = all(isinstance(name, str) and name for name in names)
+    if not is_text or not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise DataError(f"{path}: its classes must be 2 to {MAX_CLASSES} different names; {advice}")
+    if not (ignore_index is None or isinstance(ignore_index, int)):
+        raise DataError(f"{path}: ignore_index is {ignore_index!r}; {advice}")
+    return names, ignore_index
+
+
+def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
+    found = set[int]()
+    for path in masks:
+        with _open(path) as scene:
+            found.update(np.unique(scene.read(_whole(scene))[0]).tolist())
+    if found <= {0, 255} and 255 in found:
+        raise DataError(
+            f"the masks of {folder} hold only 0 and 255, which may mean two classes or none; "
+            f"write ids 0 and 1 and a {CLASSES_FILE} such as "
+            '{"classes": ["background", "building"], "ignore_index": null}'
+        )
+    highest = max(found - {NODATA_CLASS})
+    if len(found) < 2 or highest >= MAX_CLASSES or min(found) < 0:
+        raise DataError(
+            f"the masks of {folder} hold the ids {_some(found)}; "
+            f"ids must be 0 to {MAX_CLASSES - 1}, at least two of them"
+        )
+    return tuple(f"class_{i}" for i in range(highest + 1))
+
+
+def _whole(scene: Scene) -> Window:
+    return Window(col_off=0, row_off=0, width=scene.width, height=scene.height)
+
+
+def _some(ids: set[int]) -> str:
+    listed = sorted(ids)
+    return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")
+
+
+class PictureReader:
+    """Reads windows of a source; small pictures stay decoded, as JPEG and PNG know no windows."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._bytes = 0
+
+    def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
+        return PictureReader, ()  # a worker process starts with an empty one
+
+    def read(
+        self, source: FolderSource, picture: Picture, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Pixels ``(bands, H, W)`` and class ids ``(H, W)``, ``NODATA_CLASS`` where unknown."""
+        pixels, valid = self._window(picture.image, window)
+        ids, known = self._window(picture.mask, window)
+        return pixels, clean_ids(ids[0], valid & known, source.ignore_index)
+
+    def read_truth(
+        self, source: FolderSource, picture: Picture, window: Window
+    ) -> NDArray[np.uint8]:
+        """Class ids ``(H, W)`` alone, ``NODATA_CLASS`` where the mask knows none."""
+        return clean_ids(*self.read_ids(picture, window), source.ignore_index)
+
+    def read_ids(self, picture: Picture, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The mask's own ids ``(H, W)``, as stored, and where it has data."""
+        ids, known = self._window(picture.mask, window)
+        return ids[0], known
+
+    def _window(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        if path not in self._kept:
+            with _open(path) as scene:
+                size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
+                if size > _LARGEST_KEPT:
+                    return scene.read(window)
+                self._keep(path, *scene.read(_whole(scene)))
+        self._kept.move_to_end(path)
+        pixels, valid = self._kept[path]
+        rows, cols = window.slices
+        return pixels[:, rows, cols], valid[rows, cols]
+
+    def _keep(self, path: Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
+        kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
+        self._kept[path] = pixels, kept
+        self._bytes += pixels.nbytes
+        while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
+
+
+def clean_ids(
+    ids: NDArray[Any], known: NDArray[np.bool_], ignore_index: int | None
+) -> NDArray[np.uint8]:
+    """Class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
+    usable = known if ignore_index is None else known & (ids != ignore_index)
+    return np.where(usable, ids, NODATA_CLASS).astype(np.uint8)
+
+
+def count_classes(source: FolderSource, reader: PictureReader) -> Cells:
+    """Count the classes in every cell of every mask, which reads all masks once.
+
+    Raises:
+        DataError: if a mask holds an id that is no class.
+    """
+    places, counts = [], []
+    for index, picture in enumerate(source.pictures):
+        whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
+        stored, known = reader.read_ids(picture, whole)
+        _check_ids(source, picture, stored[known])
+        ids = clean_ids(stored, known, source.ignore_index)
+        for row in range(0, picture.height, _CELL):
+            for col in range(0, picture.width, _CELL):
+                cell = ids[row : row + _CELL, col : col + _CELL]
+                counted = np.bincount(cell.ravel(), minlength=NODATA_CLASS + 1)
+                places.append((index, col, row, cell.shape[1], cell.shape[0]))
+                counts.append(counted[: len(source.classes)])
+    return Cells(np.array(places), np.array(counts))
+
+
+def _check_ids(source: FolderSource, picture: Picture, ids: NDArray[Any]) -> None:
+    wrong = set(np.unique(ids).tolist()) - set(range(len(source.classes))) - {source.ignore_index}
+    if wrong:
+        ignored = (
+            "nothing is ignored"
+            if source.ignore_index is None
+            else f"{source.ignore_index} is ignored"
+        )
+        raise DataError(
+            f"{picture.mask} holds the id {_some(wrong)}; known are 0 to {len(source.classes) - 1} "
+            f"({', '.join(source.classes)}), {ignored}"
+        )

@@ -1,0 +1,88 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lemevit_cli.cli import app
+from lemevit_cli.models.weights import read_card
+
+QUICK = ["--backbone", "test_resnet", "--crop", "64", "--batch-size", "4", "--workers", "0"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """A simulated data set of two small scenes."""
+    folder = tmp_path_factory.mktemp("data") / "town"
+    run = invoke("simulate", folder, "--task", "seg", "--size", 192, "--scenes", 2, "-q")
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == f"{folder}\n"
+    return folder
+
+
+def test_what_is_trained_can_be_scored_and_predicted_with(town, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = invoke("train", "--task", "seg", town, "-o", "w.safetensors", "--steps", 4, *QUICK)
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == "w.safetensors\n"
+    assert "building" in run.stderr and "mean IoU" in run.stderr
+    card = read_card("w.safetensors")
+    assert card.class_names == ("land", "building", "road", "vegetation", "water")
+
+    run = invoke("eval", "w.safetensors", town, "--split", "val", "--json", "-q")
+    assert run.exit_code == 0, run.stderr
+    figures = json.loads(run.stdout)
+    assert set(figures["classes"]) == set(card.class_names)
+    assert set(figures["classes"]["road"]) == {"iou", "f1", "precision", "recall"}
+    assert 0 <= figures["miou"] <= 1 and 0 <= figures["accuracy"] <= 1
+
+    scene = next((town / "val" / "images").iterdir())
+    run = invoke("predict", scene, "-w", "w.safetensors", "-o", "out.tif", "-q")
+    assert run.exit_code == 0, run.stderr
+    assert Path("out.tif").is_file()
+
+
+def test_an_existing_target_needs_overwrite(town, tmp_path):
+    target = tmp_path / "w.safetensors"
+    target.write_text("precious")
+    run = invoke("train", "--task", "seg", town, "-o", target, "--steps", 1, *QUICK)
+    assert run.exit_code == 1 and "--overwrite" in run.stderr
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--decoder", "magic"], "no decoder 'magic'"),
+        (["--backbone", "magic"], "no backbone 'magic'"),
+        (["--backbone", "vit_tiny_patch16_224"], "vit_tiny_patch16_224"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--source-weight", "1", "--source-weight", "2"], "2 weights for 1 data sets"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(town, tmp_path, arguments, said):
+    target = tmp_path / "w.safetensors"
+    run = invoke("train", "--task", "seg", town, "-o", target, "--steps", 1, *QUICK, *arguments)
+    assert run.exit_code == 1
+    assert said in run.stderr and run.stderr.count("\n") == 1
+    assert not target.exists()
+
+
+def test_a_picture_without_its_mask_is_named(town, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(town, copy)
+    (image,) = (copy / "train" / "images").iterdir()
+    shutil.copy(image, image.with_name("lonely.tif"))
+    run = invoke("train", "--task", "seg", copy, "-o", tmp_path / "w.safetensors", *QUICK)
+    assert run.exit_code == 1 and "lonely" in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("time", ["1", "m", "0m", "-3h", "2d"])
+def test_a_malformed_time_is_wrong_usage(town, tmp_path, time):
+    run = invoke("train", town, "-o", tmp_path / "w.safetensors", "--time-budget", time)
+    assert run.exit_code == 2

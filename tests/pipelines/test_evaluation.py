@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lemevit_cli.errors import DataError, WeightsError
+from lemevit_cli.models.weights import Card, load_weights, save_weights
+from lemevit_cli.pipelines.evaluation import evaluate
+from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.tasks import load_task
+
+
+def test_evaluation_counts_every_pixel_once(trained):
+    data, report = trained
+    figures = evaluate(report["path"], data, runtime=RuntimeOptions(device="cpu"))
+    assert figures["pixels"] == 2 * 64 * 80
+    assert figures["pictures"] == 2 and 0.5 < figures["miou"] <= figures["accuracy"] <= 1.0
+    assert set(figures["classes"]) == {"land", "building"}
+    assert set(figures["classes"]["land"]) == {"iou", "f1", "precision", "recall"}
+
+
+def test_weights_are_judged_by_the_classes_that_the_data_know(trained, write_data, tmp_path):
+    data = write_data(tmp_path / "buildings", classes=("background", "building"))
+    figures = evaluate(trained[1]["path"], data, split="train")
+    assert set(figures["classes"]) == {"background", "building"}
+    assert figures["classes"]["building"]["iou"] > 0.7
+
+
+def test_figures_are_those_of_an_own_prediction(trained):
+    data, report = trained
+    state, card = load_weights(report["path"])
+    model = load_task("seg").build_model(card).eval()
+    model.load_state_dict(state)
+    hits = either = 0
+    for image in sorted((Path(data) / "val" / "images").iterdir()):
+        truth = np.asarray(Image.open(image.parents[1] / "masks" / image.name)) == 1
+        # One window: predict reflects it to 512 pixels.
+        pixels = np.pad(np.asarray(Image.open(image)), ((0, 448), (0, 432), (0, 0)), mode="reflect")
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(pixels.transpose(2, 0, 1))[None])
+        found = logits[0, :, :64, :80].argmax(dim=0).numpy() == 1
+        hits += (found & truth).sum()
+        either += (found | truth).sum()
+    figures = evaluate(report["path"], data)
+    assert figures["classes"]["building"]["iou"] == pytest.approx(hits / either, abs=1e-3)
+
+
+def test_a_missing_split_and_foreign_classes_are_told(trained, write_data, tmp_path):
+    data, report = trained
+    with pytest.raises(DataError, match="holdout/images: no such folder"):
+        evaluate(report["path"], data, split="holdout")
+    ships = write_data(tmp_path / "ships", classes=("background", "ship"))
+    with pytest.raises(DataError, match="no class is shared"):
+        evaluate(report["path"], ships)
+
+
+def test_weights_of_another_task_are_refused(trained, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_weights(path, {"x": torch.zeros(1)}, Card(task="det", backbone="resnet10t", classes=()))
+    with pytest.raises(WeightsError, match="weights for task det; eval scores those for seg"):
+        evaluate(str(path), trained[0])

@@ -1,0 +1,36 @@
+"""Small folders of pictures for the training's tests."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def write_picture(folder, split, stem, pixels, ids):
+    """Save pixels (H, W, 3) and ids (H, W) as PNG in the layout of a training folder."""
+    for kind, values in (("images", pixels), ("masks", ids)):
+        place = folder / split / kind
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(place / f"{stem}.png")
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """A folder whose bright pixels are class 1, one corner of each mask ignored."""
+
+    def make(name="data", *, classes=("land", "building"), ignore_index=255, size=(48, 64), seed=0):
+        folder = tmp_path / name
+        random = np.random.default_rng(seed)
+        for split, count in (("train", 2), ("val", 1)):
+            for number in range(count):
+                ids = np.zeros(size, dtype=np.uint8)
+                ids[8:24, 16:40] = 1
+                pixels = random.integers(0, 80, (*size, 3)) + 150 * ids[..., None]
+                ids[:4, :4] = 255 if ignore_index == 255 else 0
+                write_picture(folder, split, f"scene{number}", pixels.astype(np.uint8), ids)
+        card = {"classes": list(classes), "ignore_index": ignore_index}
+        (folder / "classes.json").write_text(json.dumps(card))
+        return folder
+
+    return make

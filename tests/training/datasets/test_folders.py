@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.training.datasets.folders import PictureReader, count_classes, open_folder
+
+
+def test_pictures_classes_and_ids_are_read(make_folder):
+    source = open_folder(make_folder(), "train")
+    assert [p.image.stem for p in source.pictures] == ["scene0", "scene1"]
+    assert (source.classes, source.bands, source.dtype) == (("land", "building"), 3, "uint8")
+    window = Window(col_off=0, row_off=2, width=20, height=10)
+    pixels, ids = PictureReader().read(source, source.pictures[0], window)
+    stored = np.asarray(Image.open(source.pictures[0].image))[2:12, :20]
+    np.testing.assert_array_equal(pixels, stored.transpose(2, 0, 1))
+    expected = np.zeros((10, 20), dtype=np.uint8)
+    expected[6:, 16:] = 1
+    expected[:2, :4] = 255
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_counts_of_cells_add_up_to_the_masks(make_folder):
+    source = open_folder(make_folder(size=(200, 300)), "train")
+    cells = count_classes(source, PictureReader())
+    assert cells.places[:, 3:].prod(axis=1).sum() == 2 * 200 * 300
+    np.testing.assert_array_equal(
+        cells.counts.sum(axis=0), [2 * (200 * 300 - 16 * 24 - 16), 2 * 16 * 24]
+    )
+
+
+def test_without_classes_json_ids_get_names_and_255_is_ignored(make_folder):
+    folder = make_folder()
+    (folder / "classes.json").unlink()
+    source = open_folder(folder, "train")
+    assert source.classes == ("class_0", "class_1")
+    assert source.ignore_index == 255
+
+
+def mask_of(folder, stem="scene1"):
+    return folder / "train" / "masks" / f"{stem}.png"
+
+
+def test_a_missing_split_is_named(make_folder):
+    with pytest.raises(DataError, match=r"test/images: no such folder"):
+        open_folder(make_folder(), "test")
+
+
+def test_an_empty_folder_is_named(make_folder):
+    folder = make_folder()
+    for path in (folder / "val" / "images").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"val/images: empty folder"):
+        open_folder(folder, "val")
+
+
+def test_a_picture_without_mask_is_named(make_folder):
+    folder = make_folder()
+    mask_of(folder).unlink()
+    with pytest.raises(DataError, match=r"scene1.png has no mask of the same stem"):
+        open_folder(folder, "train")
+
+
+def test_a_mask_of_another_size_names_both_files(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.zeros((40, 64), dtype=np.uint8)).save(mask_of(folder))
+    with pytest.raises(
+        DataError, match=r"masks/scene1.png has 64 x 40.*images/scene1.png has 64 x 48"
+    ):
+        open_folder(folder, "train")
+
+
+def test_a_coloured_mask_is_refused(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.zeros((48, 64, 3), dtype=np.uint8)).save(mask_of(folder))
+    with pytest.raises(DataError, match=r"scene1.png has 3 bands.*one band of integer class ids"):
+        open_folder(folder, "train")
+
+
+def test_an_unknown_id_names_file_and_id(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.full((48, 64), 7, dtype=np.uint8)).save(mask_of(folder))
+    source = open_folder(folder, "train")
+    with pytest.raises(DataError, match=r"scene1.png holds the id 7; known are 0 to 1"):
+        count_classes(source, PictureReader())
+
+
+def test_masks_of_black_and_white_alone_are_refused(make_folder):
+    folder = make_folder()
+    (folder / "classes.json").unlink()
+    for mask in (folder / "train" / "masks").iterdir():
+        Image.fromarray(np.eye(48, 64, dtype=np.uint8) * 255).save(mask)
+    with pytest.raises(DataError, match="hold only 0 and 255"):
+        open_folder(folder, "train")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"classes": ["one"]}', '{"classes": ["a", "a"]}', '{"classes": [1, 2]}']
+)
+def test_an_unreadable_classes_file_is_named(make_folder, content):
+    folder = make_folder()
+    (folder / "classes.json").write_text(content)
+    with pytest.raises(DataError, match=r"classes.json: "):
+        open_folder(folder, "train")
+
+
+def test_pictures_of_different_bands_are_refused(make_folder):
+    folder = make_folder()
+    Image.fromarray(np.zeros((48, 64), dtype=np.uint8)).save(folder / "train/images/scene1.png")
+    with pytest.raises(DataError, match=r"scene1.png has 1 bands of uint8, .*scene0.png has 3"):
+        open_folder(folder, "train")
+
+
+def test_ignore_index_may_be_null(make_folder):
+    source = open_folder(make_folder(ignore_index=None), "train")
+    assert source.ignore_index is None
+    assert json.loads((source.pictures[0].image.parents[2] / "classes.json").read_text())
+    assert count_classes(source, PictureReader()).counts.sum() == 2 * 48 * 64
