@@ -91,7 +91,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_std
     """A table with the first column to the left and figures to the right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    _print(title, to_stderr=to_stderr)
+    table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
@@ -109,7 +110,7 @@ def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> Non
     _print(table, to_stderr=to_stderr)
 
 
-def _print(table: Any, *, to_stderr: bool) -> None:
+def _print(content: Any, *, to_stderr: bool) -> None:
     from rich.console import Console as RichConsole
 
-    RichConsole(stderr=to_stderr, highlight=False, markup=False).print(table)
+    RichConsole(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True).print(content)

@@ -192,14 +192,14 @@ def parse_time(text: str | None) -> float | None:
 
 
 def _summary(record: dict[str, Any]) -> None:
-    """The best validation, by data set and class, on stderr."""
+    """How the weights score on the validation part of each data set, on stderr."""
     from lemevit_cli.commands.evaluate import print_scores
 
-    for name, figures in record["best"]["figures"].items():
-        print_scores(f"{name}, step {record['best']['step']}", figures, to_stderr=True)
+    for name, figures in record["scores"].items():
+        print_scores(f"{name}, val", figures, to_stderr=True)
     print_record(
         [
-            ("steps", f"{record['steps']}"),
+            ("best step", f"{record['best']['step']:,} of {record['steps']:,}"),
             ("parameters", f"{record['parameters']:,}"),
             ("minutes", f"{record['seconds'] / 60:.1f}"),
         ],

@@ -51,6 +51,12 @@ class Account:
     windows: int = 0
     windows_skipped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the account was opened."""
+        return max(time.perf_counter() - self.started, 1e-6)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -125,7 +131,7 @@ class BlockInference:
                 yield from mosaic.rows_above(window.row_off)
                 with self.account.timed("blend"):
                     mosaic.add(window, share[:, : window.height, : window.width], valid)
-            self.progress.advance(len(batch.windows))
+            self._tell(len(batch.windows))
         yield from mosaic.rows_above(area.bottom)
 
     def _resampled_rows(self, block: Window) -> Iterator[Rows]:
@@ -174,7 +180,7 @@ class BlockInference:
                     self.account.windows += 1
                     if not valid.any():
                         self.account.windows_skipped += 1
-                        self.progress.advance()
+                        self._tell(1)
                         continue
                     found.append((window, pixels, valid))
                     if len(found) == self.batch_size:
@@ -185,6 +191,12 @@ class BlockInference:
             finally:
                 for _, future in queue:
                     future.cancel()
+
+    def _tell(self, windows: int) -> None:
+        """Progress in windows, and in the scene's megapixels that they bring a second."""
+        new_pixels = (self.grid.size - self.grid.overlap) ** 2 / self.view.scale**2
+        rate = self.account.windows * new_pixels / 1e6 / self.account.elapsed_s
+        self.progress.advance(windows, **{"Mpx/s": rate})
 
     def _batch(self, found: list[tuple[Window, NDArray[Any], NDArray[np.bool_]]]) -> Batch:
         first = found[0][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
-from lemevit_cli.errors import LemevitError, WeightsError
+from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.execution.device import default_batch_size
 from lemevit_cli.execution.memory import peak_memory_mb
 from lemevit_cli.geometry.ground import pixel_area_m2
@@ -29,9 +30,10 @@ from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predi
 from lemevit_cli.pipelines.progress import Progress
 from lemevit_cli.pipelines.scene_input import SceneInput, scene_input
 from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.settings import InferenceSettings, OutputOptions, Tiling
+from lemevit_cli.scenes.source import stem_of
+from lemevit_cli.settings import InferenceSettings, Tiling
 from lemevit_cli.tiling.window_grid import WindowGrid
-from lemevit_cli.writers import WRITERS, RasterSpec, check_target, find_writer, open_sink
+from lemevit_cli.writers import RasterSpec, check_classes, check_target, find_writer, open_sink
 
 
 @dataclass
@@ -63,7 +65,8 @@ def predict(
     """
     targets = [target_of(scene, target, task, settings) for scene in scenes]
     _, _, card = check_weights(weights, task)
-    check_classes(card, settings)
+    check_classes(card.classes, settings.output)
+    check_targets(scenes, targets)
     report = PredictionReport()
     predictor: Predictor | None = None
     for path, where in zip(scenes, targets, strict=True):
@@ -88,25 +91,27 @@ def target_of(scene: str, target: str | None, task: str, settings: InferenceSett
     """Where the result of a scene goes."""
     if target is not None and not target.endswith(("/", "\\")) and not Path(target).is_dir():
         return target
-    stem = "stdin" if scene == "-" else Path(scene.split("?")[0].rsplit(":", 1)[-1]).stem
-    name = f"{stem}_{task}{_suffix_of(settings.output)}"
+    stem = stem_of(scene)
+    name = f"{stem}_{task}{find_writer('result.tif', settings.output).suffix}"
     return name if target is None else str(Path(target) / name)
 
 
-def _suffix_of(options: OutputOptions) -> str:
-    """The first suffix of the driver that ``--format`` names; a raster's where it names none."""
-    driver = find_writer("result.tif", options).driver
-    return next((suffix for suffix, writer in WRITERS.items() if writer.driver == driver), ".tif")
+def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse targets that would replace a scene, or each other.
 
-
-def check_classes(card: Card, settings: InferenceSettings) -> None:
-    """Refuse a class that the weights do not know."""
-    unknown = set(settings.output.classes or ()) - set(card.class_names)
-    if unknown:
-        raise WeightsError(
-            f"--classes {', '.join(sorted(unknown))}: "
-            f"the weights know {', '.join(card.class_names)}"
-        )
+    Raises:
+        OutputError: naming both.
+    """
+    taken: dict[str, str] = {}
+    for scene, target in zip(scenes, targets, strict=True):
+        if Path(target).exists() and Path(scene).exists() and Path(target).samefile(scene):
+            raise OutputError(f"{target} is the scene itself; name another file by -o")
+        if target in taken:
+            raise OutputError(
+                f"{taken[target]} and {scene} would both be written to {target}; "
+                "predict them into different folders"
+            )
+        taken[target] = scene
 
 
 def predict_scene(

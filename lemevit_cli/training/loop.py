@@ -240,7 +240,7 @@ def _accelerator(options: TrainingOptions) -> Accelerator:
         raise DeviceError("precision fp16 needs a GPU; on the CPU use fp32 or bf16")
     if device.startswith("cuda:"):
         torch.cuda.set_device(torch.device(device))
-    # Meta tokens of the last stages take no part in dense prediction: no gradient reaches them.
+    # A backbone of timm may carry parts that its maps do not depend on: no gradient reaches them.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[unused])
 

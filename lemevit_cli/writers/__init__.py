@@ -6,11 +6,12 @@ import importlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
+from lemevit_cli.legend import ClassInfo
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.writers.atomic import check_replaceable, replacing
 from lemevit_cli.writers.spec import RasterSpec, Sink, Writer
@@ -89,13 +90,13 @@ def check_target(target: str, options: OutputOptions) -> None:
     importlib.import_module(writer.module).check_options(options, writer)
 
 
-def check_classes(spec: RasterSpec, options: OutputOptions) -> None:
+def check_classes(classes: Sequence[ClassInfo], options: OutputOptions) -> None:
     """Refuse names of classes that the weights do not know.
 
     Raises:
         OutputError: naming those that they know.
     """
-    known = [info.name for info in spec.classes]
+    known = [info.name for info in classes]
     for name in options.classes or ():
         if name not in known:
             raise OutputError(
@@ -133,7 +134,7 @@ def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator
         BrokenPipeError: if stdout's reader has gone.
     """
     writer = find_writer(target, options)
-    check_classes(spec, options)
+    check_classes(spec.classes, options)
     check_disk(target, spec)
     module = importlib.import_module(writer.module)
     if target != STDOUT:

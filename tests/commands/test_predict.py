@@ -205,6 +205,19 @@ def test_a_mistake_is_one_line_and_exit_1(scene, tiny_weights, arguments, said):
     assert list(Path().iterdir()) == []
 
 
+def test_a_scene_is_never_its_own_target(scene, tiny_weights):
+    run = invoke(scene, "-w", tiny_weights, "-o", scene, "--overwrite")
+    assert run.exit_code == 1 and "is the scene itself" in run.stderr
+
+
+def test_two_scenes_never_share_a_target(write_scene, pixels, tiny_weights, tmp_path):
+    (tmp_path / "other").mkdir()
+    first, second = write_scene(pixels), write_scene(pixels, "other/scene.tif")
+    run = invoke(first, second, "-w", tiny_weights, "--overwrite")
+    assert run.exit_code == 1 and "both be written to scene_seg.tif" in run.stderr
+    assert list(Path().iterdir()) == []
+
+
 def test_an_existing_target_needs_overwrite(scene, tiny_weights):
     Path("out.tif").write_text("precious")
     run = invoke(scene, "-w", tiny_weights, "-o", "out.tif")
