@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemevit_cli.execution.runtime import Runtime
+from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.pipelines.progress import Progress
 from lemevit_cli.scenes.view import SceneView
 from lemevit_cli.tiling.mosaic import Mosaic, Rows
-from lemevit_cli.tiling.resample import AxisFilter, RowResampler
+from lemevit_cli.tiling.resample import RowResampler
 from lemevit_cli.tiling.window_grid import WindowGrid
 
 _READERS = 2
@@ -116,10 +117,12 @@ class BlockInference:
         """The part of the model's grid that a block of the scene needs."""
         if not self.view.is_resampled:
             return block
-        cols = self._col_filter(block).source_range
-        rows = self._row_filter(block).source_range
+        rows, cols = self._filters(block)
         return Window(
-            col_off=cols[0], row_off=rows[0], width=cols[1] - cols[0], height=rows[1] - rows[0]
+            col_off=cols.start,
+            row_off=rows.start,
+            width=cols.stop - cols.start,
+            height=rows.stop - rows.start,
         )
 
     def _model_rows(self, area: Window) -> Iterator[Rows]:
@@ -135,30 +138,20 @@ class BlockInference:
         yield from mosaic.rows_above(area.bottom)
 
     def _resampled_rows(self, block: Window) -> Iterator[Rows]:
-        area = self.area_of(block)
-        resampler = RowResampler(
-            source_height=self.view.height,
-            target_height=self.view.scene.height,
-            rows=(block.row_off, block.bottom),
-            cols=self._col_filter(block),
-            left=area.col_off,
-        )
-        for rows in self._model_rows(area):
-            for top, scores in resampler.add(rows.scores, top=rows.window.row_off):
+        resampler = RowResampler(*self._filters(block))
+        for rows in self._model_rows(self.area_of(block)):
+            for top, scores in resampler.add(rows.scores):
                 window = Window(
                     col_off=block.col_off, row_off=top, width=block.width, height=scores.shape[1]
                 )
                 yield Rows(window, scores, self.view.scene.read(window)[1])
 
-    def _col_filter(self, block: Window) -> AxisFilter:
-        return AxisFilter(
-            self.view.width, self.view.scene.width, start=block.col_off, stop=block.right
-        )
-
-    def _row_filter(self, block: Window) -> AxisFilter:
-        return AxisFilter(
-            self.view.height, self.view.scene.height, start=block.row_off, stop=block.bottom
-        )
+    def _filters(self, block: Window) -> tuple[AxisFilter, AxisFilter]:
+        """From the model's grid to the rows and the columns of a block."""
+        view, scene = self.view, self.view.scene
+        rows = triangle_filter(block.row_off, block.bottom, source=view.height, target=scene.height)
+        cols = triangle_filter(block.col_off, block.right, source=view.width, target=scene.width)
+        return rows, cols
 
     def _read_ahead(self, windows: Iterable[Window]) -> Iterator[Batch]:
         """Read windows in threads, a few batches ahead of the model, and keep their order."""

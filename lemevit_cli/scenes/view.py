@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.radiometry import Stretch
 
@@ -90,7 +90,9 @@ class SceneView:
         if not self.is_resampled:
             pixels, valid = self._read_scene(window)
             return _filled(pixels, valid, self.fill), valid
-        cols = _axis_filter(window.col_off, window.right, self.scene.width, self.width)
+        cols = triangle_filter(
+            window.col_off, window.right, source=self.scene.width, target=self.width
+        )
         parts = [self._read_rows(*rows, cols) for rows in self._row_groups(window, cols)]
         pixels = np.concatenate([pixels for pixels, _ in parts], axis=1)
         valid = np.concatenate([valid for _, valid in parts])
@@ -102,7 +104,7 @@ class SceneView:
             return self.stretch.apply(pixels), valid
         return (pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), valid
 
-    def _row_groups(self, window: Window, cols: _AxisFilter) -> list[tuple[int, int]]:
+    def _row_groups(self, window: Window, cols: AxisFilter) -> list[tuple[int, int]]:
         """First and last-but-one row of groups that need few scene pixels at once."""
         shrink = max(1.0, self.scene.height / self.height)
         rows = _PIXELS_AT_ONCE / (cols.stop - cols.start) / shrink
@@ -111,9 +113,9 @@ class SceneView:
         return [(start, min(start + step, window.bottom)) for start in starts]
 
     def _read_rows(
-        self, first: int, stop: int, cols: _AxisFilter
+        self, first: int, stop: int, cols: AxisFilter
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        rows = _axis_filter(first, stop, self.scene.height, self.height)
+        rows = triangle_filter(first, stop, source=self.scene.height, target=self.height)
         source = Window(
             col_off=cols.start,
             row_off=rows.start,
@@ -133,51 +135,10 @@ class SceneView:
         # the same bits as a window that sees no void pixel at all.
         partial = (missing > 0) & (weight > 0)
         np.divide(pixels, weight, out=pixels, where=partial)
-        return pixels, _any_under(valid, rows, cols)
+        return pixels, _any_under(_any_under(valid, rows).T, cols).T
 
 
-@dataclass(frozen=True)
-class _AxisFilter:
-    """What each model pixel of a range takes from the scene pixels ``start .. stop`` of one axis.
-
-    ``taps`` and ``weights`` are ``(n, most taps)``: indexes counted from ``start``, and weights
-    that sum to 1 (0 for taps that are only there to fill the row). ``under`` marks the taps that
-    lie under the model pixel itself.
-    """
-
-    start: int
-    stop: int
-    taps: NDArray[np.intp]
-    weights: NDArray[np.float32]
-    under: NDArray[np.bool_]
-
-
-def _axis_filter(first: int, stop: int, scene_size: int, model_size: int) -> _AxisFilter:
-    """Triangle filter for model pixels ``first .. stop`` (exclusive), clipped at the scene's ends.
-
-    Each row is computed from its own index alone, so that it is the same in any range.
-    """
-    shrink = scene_size / model_size
-    reach = max(shrink, 1.0)
-    index = np.arange(first, stop)
-    centre = (index + 0.5) * shrink
-    low = np.maximum(np.floor(centre - reach + 0.5), 0).astype(np.intp)
-    high = np.minimum(np.floor(centre + reach + 0.5), scene_size).astype(np.intp)
-    most = int(np.ceil(2 * reach)) + 1
-    taps = low[:, None] + np.arange(most)
-    distance = np.abs(taps + 0.5 - centre[:, None]) / reach
-    weights = np.where(taps < high[:, None], np.maximum(1 - distance, 0), 0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    # The rounding of an exact edge must not put a neighbour under the pixel.
-    under_low = np.floor(index * shrink + 1e-6)[:, None]
-    under_high = np.ceil((index + 1) * shrink - 1e-6)[:, None]
-    under = (taps >= under_low) & (taps < under_high) & (taps < scene_size)
-    start, stop_scene = int(low.min()), int(high.max())
-    taps = np.minimum(taps, stop_scene - 1) - start
-    return _AxisFilter(start, stop_scene, taps, weights.astype(np.float32), under)
-
-
-def _weighted(pixels: NDArray, rows: _AxisFilter, cols: _AxisFilter) -> NDArray[np.float32]:
+def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:
     """Weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
 
     Tap by tap instead of as a matrix product, whose order of summation depends on its shape.
@@ -192,14 +153,15 @@ def _weighted(pixels: NDArray, rows: _AxisFilter, cols: _AxisFilter) -> NDArray[
     return np.ascontiguousarray(out.swapaxes(1, 2))
 
 
-def _any_under(valid: NDArray[np.bool_], rows: _AxisFilter, cols: _AxisFilter) -> NDArray[np.bool_]:
-    tall = np.zeros((len(rows.taps), valid.shape[1]), bool)
-    for taps, under in zip(rows.taps.T, rows.under.T, strict=True):
-        tall |= valid[taps] & under[:, None]
-    out = np.zeros((len(rows.taps), len(cols.taps)), bool)
-    for taps, under in zip(cols.taps.T, cols.under.T, strict=True):
-        out |= tall[:, taps] & under
-    return out
+def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
+    """For each model row, where any scene row under it is valid; columns stay as they are."""
+    index = np.arange(rows.first, rows.first + len(rows.taps))
+    # The rounding of an exact edge must not put a neighbour under the pixel.
+    low = np.floor(index * rows.shrink + 1e-6).astype(np.intp) - rows.start
+    high = np.ceil((index + 1) * rows.shrink - 1e-6).astype(np.intp) - rows.start
+    counts = np.zeros((len(valid) + 1, valid.shape[1]), np.int32)
+    np.cumsum(valid, axis=0, out=counts[1:])
+    return counts[high] > counts[low]
 
 
 def _filled(pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float]) -> NDArray:

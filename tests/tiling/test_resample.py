@@ -3,22 +3,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lemevit_cli.tiling.resample import AxisFilter, RowResampler
+from lemevit_cli.geometry.triangle_filter import triangle_filter
+from lemevit_cli.tiling.resample import RowResampler
 
 
 def resampled(scores, *, height, width, chunk, rows=None, cols=None):
     """Feed rows in chunks; the scene's rows put together."""
     rows, cols = rows or (0, height), cols or (0, width)
-    columns = AxisFilter(scores.shape[2], width, start=cols[0], stop=cols[1])
-    left, right = columns.source_range
-    resampler = RowResampler(
-        source_height=scores.shape[1], target_height=height, rows=rows, cols=columns, left=left
-    )
-    need = AxisFilter(scores.shape[1], height, start=rows[0], stop=rows[1]).source_range
+    row_filter = triangle_filter(*rows, source=scores.shape[1], target=height)
+    col_filter = triangle_filter(*cols, source=scores.shape[2], target=width)
+    resampler = RowResampler(row_filter, col_filter)
     parts = []
-    for top in range(need[0], need[1], chunk):
-        stop = min(top + chunk, need[1])
-        parts += list(resampler.add(scores[:, top:stop, left:right], top=top))
+    for top in range(row_filter.start, row_filter.stop, chunk):
+        stop = min(top + chunk, row_filter.stop)
+        parts += list(resampler.add(scores[:, top:stop, col_filter.start : col_filter.stop]))
     assert [top for top, _ in parts] == list(
         np.cumsum([rows[0], *(part.shape[1] for _, part in parts[:-1])])
     )
