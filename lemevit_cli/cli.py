@@ -39,17 +39,27 @@ class _Program(TyperGroup):
         except LemevitError as error:
             if options.debugging():
                 raise
-            typer.echo(f"lemevit: {error}", err=True)
-            raise typer.Exit(1) from error
+            raise _failure(str(error)) from error
         except KeyboardInterrupt as error:
             if options.debugging():
                 raise
-            typer.echo("lemevit: interrupted, nothing half-written is left", err=True)
+            typer.echo("lemevit: interrupted; no half-written result is left", err=True)
             raise typer.Exit(_INTERRUPTED) from error
         except BrokenPipeError as error:
             # The reader has gone; Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(_BROKEN_PIPE) from error
+        except OSError as error:
+            # A full disk, a folder that may not be written to: the system's word is the cause.
+            if options.debugging():
+                raise
+            raise _failure(str(error)) from error
+
+
+def _failure(message: str) -> typer.Exit:
+    """Say what is wrong in one line, whatever a library's message looks like."""
+    typer.echo(f"lemevit: {' '.join(message.split())}", err=True)
+    return typer.Exit(1)
 
 
 app = typer.Typer(

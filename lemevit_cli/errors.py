@@ -2,7 +2,6 @@
 
     LemevitError            one line on stderr, exit 1
     ├── SceneError          a raster that cannot be opened, read or understood
-    │   └── GridMismatchError   two rasters that do not lie on one grid
     ├── WeightsError        weights that are missing, foreign, or do not fit the scene or task
     ├── DataError           training data: layout, masks, classes
     ├── OutputError         a target that exists, a folder that is missing, a full disk
@@ -19,10 +18,6 @@ class LemevitError(Exception):
 
 class SceneError(LemevitError):
     """A raster that cannot be opened, read or understood."""
-
-
-class GridMismatchError(SceneError):
-    """Two rasters that should lie on one grid and do not."""
 
 
 class WeightsError(LemevitError):

@@ -26,9 +26,10 @@ OWNERS = {
     "typer": {"cli", "commands"},
     "rich": {"commands"},
     "tqdm": {"commands"},
-    "pyogrio": {"writers", "pipelines"},
+    "pyogrio": {"writers", "scenes"},
     "matplotlib": {"writers"},
-    "accelerate": {"training", "pipelines"},
+    "accelerate": {"training"},
+    "safetensors": {"models"},
     "segmentation_models_pytorch": {"models"},
 }
 

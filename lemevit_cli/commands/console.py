@@ -84,7 +84,7 @@ def _duration(seconds: float) -> str:
 
 def print_json(value: Any, *, to_stderr: bool = False) -> None:
     """One JSON object, readable by people too."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False), err=to_stderr)
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), err=to_stderr)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:

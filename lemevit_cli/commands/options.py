@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -265,8 +264,3 @@ def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
         options[name.strip().upper()] = value.strip()
     return options
-
-
-def is_folder(target: str) -> bool:
-    """Whether an output names a folder: it ends in a slash, or is one."""
-    return target.endswith(("/", "\\")) or Path(target).is_dir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from lemevit_cli.settings import (
     SceneOptions,
     Tiling,
 )
+
+if TYPE_CHECKING:
+    from lemevit_cli.pipelines.prediction import PredictionReport
 
 
 def predict(
@@ -71,36 +74,41 @@ def predict(
             overwrite=overwrite,
         ),
     )
-    several = len(scenes) > 1
-    if several and output is not None and not options.is_folder(output):
-        raise typer.BadParameter(
-            f"{len(scenes)} scenes need a folder, such as {output}/", param_hint="-o"
-        )
     from lemevit_cli.pipelines import prediction
 
-    console = Console(quiet=quiet, show_progress=not no_progress)
+    several = len(scenes) > 1
+    if several and output is not None and not prediction.is_folder(output):
+        raise typer.BadParameter(
+            f"{len(scenes)} scenes need a folder, such as results/", param_hint="-o"
+        )
     report = prediction.predict(
-        scenes, output, weights=weights, task=task.value, settings=settings, progress=console
+        scenes,
+        output,
+        weights=weights,
+        task=task.value,
+        settings=settings,
+        progress=Console(quiet=quiet, show_progress=not no_progress),
     )
-    _tell(report.results, several=several, as_json=json, verbose=verbose, to_stdout=output == "-")
+    _tell(report, several=several, as_json=json, to_stdout=output == "-")
+    if verbose:
+        for result in report.results:
+            _summary(result)
+    for scene, error in report.failures.items():
+        typer.echo(f"lemevit: failed: {scene}: {error}", err=True)
     if report.failures:
-        for scene in report.failures:
-            typer.echo(f"lemevit: failed: {scene}", err=True)
         raise typer.Exit(1)
 
 
-def _tell(
-    results: list[dict[str, Any]], *, several: bool, as_json: bool, verbose: bool, to_stdout: bool
-) -> None:
-    """Paths or JSON on stdout; on stderr, if the data itself went to stdout."""
-    if as_json:
-        print_json({"results": results} if several else results[0], to_stderr=to_stdout)
+def _tell(report: PredictionReport, *, several: bool, as_json: bool, to_stdout: bool) -> None:
+    """Paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
+    if as_json and several:
+        failures = {scene: str(error) for scene, error in report.failures.items()}
+        print_json({"results": report.results, "failures": failures})
+    elif as_json:
+        print_json(report.results[0], to_stderr=to_stdout)
     elif not to_stdout:
-        for result in results:
+        for result in report.results:
             typer.echo(result["path"])
-    if verbose:
-        for result in results:
-            _summary(result)
 
 
 def _summary(result: dict[str, Any]) -> None:

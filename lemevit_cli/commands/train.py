@@ -172,6 +172,8 @@ def train(
         ),
         Console(quiet=quiet, show_progress=not no_progress),
     )
+    if "scores" not in record:
+        return  # one of several processes; the first one tells
     if json:
         print_json(record)
         return

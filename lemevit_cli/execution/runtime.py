@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lemevit_cli.errors import DeviceError
 from lemevit_cli.execution.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.settings import RuntimeOptions
 
@@ -52,7 +53,13 @@ class TorchRuntime:
         lowered = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=lowered):
             logits = self._model(batch)
-        return self._decode(logits.float()).cpu()
+        scores = self._decode(logits.float()).cpu()
+        if not torch.isfinite(scores.sum()):
+            raise DeviceError(
+                f"the model answers what is no number in {self.dtype} on {self.device}; "
+                "try --precision fp32"
+            )
+        return scores
 
 
 def as_torch_dtype(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Weights with their contract: tensors in safetensors, a JSON card in its metadata.
 
 The one module that reads and writes weight files, and the only caller of ``torch.load``
-(with ``weights_only=True``), to import the authors' checkpoints.
+(with ``weights_only=True``): for checkpoints of a training, and of the authors.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _read(path: str | os.PathLike[str], *, tensors: bool) -> tuple[dict[str, Ten
         )
     try:
         return state, Card.from_json(text)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card cannot be read ({error})") from error
 
 
@@ -158,8 +158,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path}: not a torch checkpoint of plain tensors ({reason})") from error
+        # Not torch's own text: it advises to unpickle without care.
+        raise WeightsError(
+            f"{path}: not a torch checkpoint of plain tensors; pickled code is never loaded"
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{path}: holds a {type(checkpoint).__name__}, not a state dict")
     return checkpoint

@@ -41,7 +41,7 @@ def describe(subject: str | None, *, size: int) -> dict[str, Any]:
         with open_scene(subject) as scene:
             return describe_scene(scene)
     except SceneError as error:
-        if Path(subject).exists() or "/" in subject or ":" in subject:
+        if subject == "-" or Path(subject).exists() or "/" in subject or ":" in subject:
             raise
         raise LemevitError(
             f"{subject}: no scene, no weights and no timm model of that name; "

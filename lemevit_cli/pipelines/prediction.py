@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli import __version__
 from lemevit_cli.errors import LemevitError, OutputError
-from lemevit_cli.execution.device import default_batch_size
+from lemevit_cli.execution.device import choose_device, choose_dtype, default_batch_size
 from lemevit_cli.execution.memory import peak_memory_mb
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
@@ -28,12 +28,15 @@ from lemevit_cli.pipelines.block_inference import (
 )
 from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predictor
 from lemevit_cli.pipelines.progress import Progress
-from lemevit_cli.pipelines.scene_input import SceneInput, scene_input
+from lemevit_cli.pipelines.scene_input import SceneInput, check_gsd, scene_input
+from lemevit_cli.scenes.radiometry import check_stretch
 from lemevit_cli.scenes.scene import Scene, open_scene
 from lemevit_cli.scenes.source import stem_of
 from lemevit_cli.settings import InferenceSettings, Tiling
 from lemevit_cli.tiling.window_grid import WindowGrid
 from lemevit_cli.writers import RasterSpec, check_classes, check_target, find_writer, open_sink
+
+_CENSUS_COLUMNS = 2048  # pixels that are counted with one area on the ground
 
 
 @dataclass
@@ -65,7 +68,7 @@ def predict(
     """
     targets = [target_of(scene, target, task, settings) for scene in scenes]
     _, _, card = check_weights(weights, task)
-    check_classes(card.classes, settings.output)
+    check_settings(card, settings)
     check_targets(scenes, targets)
     report = PredictionReport()
     predictor: Predictor | None = None
@@ -83,17 +86,46 @@ def predict(
             if len(scenes) == 1:
                 raise
             report.failures[path] = error
-            progress.warn(f"failed: {error}")
     return report
 
 
 def target_of(scene: str, target: str | None, task: str, settings: InferenceSettings) -> str:
     """Where the result of a scene goes."""
-    if target is not None and not target.endswith(("/", "\\")) and not Path(target).is_dir():
+    if target is not None and not is_folder(target):
         return target
-    stem = stem_of(scene)
-    name = f"{stem}_{task}{find_writer('result.tif', settings.output).suffix}"
+    name = f"{stem_of(scene)}_{task}{find_writer('result.tif', settings.output).suffix}"
     return name if target is None else str(Path(target) / name)
+
+
+def is_folder(target: str) -> bool:
+    """Whether a target names a folder: it ends in a slash, or is one."""
+    return target.endswith(("/", "\\")) or Path(target).is_dir()
+
+
+def check_settings(card: Card, settings: InferenceSettings) -> None:
+    """Refuse, before any scene is opened, what no scene could be predicted with.
+
+    Raises:
+        LemevitError: for options that are malformed, or do not suit weights or machine.
+    """
+    check_classes(card.classes, settings.output)
+    check_stretch(settings.reading.stretch)
+    check_gsd(settings.reading.gsd)
+    tiling_of(card, settings.tiling)
+    choose_dtype(settings.runtime.precision, choose_device(settings.runtime.device))
+
+
+def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
+    """Window and overlap in pixels: the card's, unless told.
+
+    Raises:
+        LemevitError: if the overlap leaves no step.
+    """
+    size = tiling.window or card.window
+    overlap = card.overlap if tiling.overlap is None else tiling.overlap
+    if overlap >= size:
+        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    return size, overlap
 
 
 def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:
@@ -168,10 +200,7 @@ def inference_over(
     source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
 ) -> BlockInference:
     """The shared loop, set up for a scene: windows and overlap of the card unless told."""
-    size = tiling.window or predictor.card.window
-    overlap = predictor.card.overlap if tiling.overlap is None else tiling.overlap
-    if overlap >= size:
-        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    size, overlap = tiling_of(predictor.card, tiling)
     grid = WindowGrid(
         width=source.view.width, height=source.view.height, size=size, overlap=overlap
     )
@@ -221,43 +250,47 @@ class Census:
     """Counts the pixels of each class, and their area on the ground."""
 
     def __init__(self, scene: Scene, card: Card) -> None:
-        self._scene = scene
+        self._georeference = scene.georeference
         self._card = card
         self._pixels = np.zeros(256, dtype=np.int64)
         self._area_m2 = np.zeros(256)
         self._on_ground = scene.gsd_m is not None
 
     def add(self, window: Window, ids: NDArray[np.uint8]) -> None:
-        """Count rows of class ids; pixels of one call count with the area at its middle."""
-        counts = np.bincount(ids.ravel(), minlength=256)
-        self._pixels += counts
-        if self._on_ground:
-            area = pixel_area_m2(
-                self._scene.georeference,
-                col=window.col_off + window.width / 2,
-                row=window.row_off + window.height / 2,
-            )
-            self._area_m2 += counts * (area or np.nan)
+        """Count rows of class ids; pixels count with the area of those amid them."""
+        for left in range(0, window.width, _CENSUS_COLUMNS):
+            part = ids[:, left : left + _CENSUS_COLUMNS]
+            counts = np.bincount(part.ravel(), minlength=256)
+            self._pixels += counts
+            if self._on_ground:
+                area = pixel_area_m2(
+                    self._georeference,
+                    col=window.col_off + left + part.shape[1] / 2,
+                    row=window.row_off + window.height / 2,
+                )
+                self._area_m2 += np.where(counts > 0, counts * (area or np.nan), 0.0)
 
     @property
     def valid_pixels(self) -> int:
         return int(self._pixels.sum() - self._pixels[NODATA_CLASS])
 
     def summary(self) -> dict[str, Any]:
-        """Share of valid pixels, and for every class its pixels, share of these, and area."""
+        """Share of valid pixels; for every class its pixels, share of these, and area.
+
+        The area is None where it is unknown: without a CRS on the earth, or beyond its domain.
+        """
         total = max(self.valid_pixels, 1)
+        known = self._on_ground & np.isfinite(self._area_m2)
         classes = {
             info.name: {
                 "pixels": int(self._pixels[i]),
                 "share": float(self._pixels[i] / total),
-                "area_m2": float(self._area_m2[i]) if self._on_ground else None,
+                "area_m2": float(self._area_m2[i]) if known[i] else None,
             }
             for i, info in enumerate(self._card.classes)
         }
-        return {
-            "valid_share": self.valid_pixels / max(int(self._pixels.sum()), 1),
-            "classes": classes,
-        }
+        valid_share = self.valid_pixels / max(int(self._pixels.sum()), 1)
+        return {"valid_share": valid_share, "classes": classes}
 
 
 def _phases(account: Account, total: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,7 @@ def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> floa
         LemevitError: if ``spec`` is none of ``auto``, ``native``, metres.
         SceneError: if metres are asked of a scene that is not tied to the earth.
     """
+    check_gsd(spec)
     wanted = _wanted_gsd(scene, card, spec)
     if wanted is None or scene.gsd_m is None:
         return 1.0
@@ -83,6 +85,18 @@ def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> floa
     return scale
 
 
+def check_gsd(spec: str) -> None:
+    """Refuse a malformed ``--gsd``.
+
+    Raises:
+        LemevitError: naming the value and the forms that are understood.
+    """
+    if spec in ("auto", "native"):
+        return
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", spec) or not 0 < float(spec) < math.inf:
+        raise LemevitError(f"--gsd {spec}: use auto, native, or metres such as 0.5")
+
+
 def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
     if spec == "native":
         return None
@@ -90,8 +104,6 @@ def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
         if card.gsd_m is None or scene.gsd_m is None:
             return None
         return min(max(scene.gsd_m, card.gsd_m[0]), card.gsd_m[1])
-    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", spec) or float(spec) <= 0:
-        raise LemevitError(f"--gsd {spec}: use auto, native, or metres such as 0.5")
     if scene.gsd_m is None:
         raise SceneError(
             f"{scene.name}: its pixels have no size on the ground, so --gsd {spec} means nothing; "

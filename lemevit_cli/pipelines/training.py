@@ -18,6 +18,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_task
 from lemevit_cli.training.loop import fit
 from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.writers.atomic import check_replaceable
 
 _BEST_NAME = "best.safetensors"
 
@@ -64,6 +65,8 @@ def train(
         listener=progress,
         save_best=save_best,
     )
+    if not run.is_main:
+        return {"path": output, "steps": run.step}
     scores = {
         path: evaluate(str(folder / _BEST_NAME), path, runtime=_runtime(options), progress=progress)
         for path in data
@@ -94,10 +97,7 @@ def _runtime(options: TrainingOptions) -> RuntimeOptions:
 def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
     if target.suffix != ".safetensors":
         raise OutputError(f"{target}: weights are written as .safetensors; name it so")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target.parent}: no such folder; make it first")
-    if target.exists() and not (options.overwrite or options.resume):
-        raise OutputError(f"{target} exists; replace it by --overwrite")
+    check_replaceable(target, overwrite=options.overwrite or options.resume)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")
 

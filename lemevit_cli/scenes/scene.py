@@ -334,7 +334,7 @@ def _bound_block_cache(dataset: Any, reading: _Reading) -> None:
     """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
 
     Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
-    a row. GDAL asks once a process; a user's own GDAL_CACHEMAX wins.
+    a row. GDAL asks once a process, at its first read; a user's own GDAL_CACHEMAX wins then.
     """
     row_bytes = dataset.width * dataset.count * np.dtype(reading.dtype).itemsize
     is_striped = dataset.block_shapes[0][1] >= dataset.width

@@ -90,6 +90,7 @@ class Run:
     elapsed_s: float = 0.0
     best_score: float = float("-inf")
     best: dict[str, Any] = field(default_factory=dict)  # step and figures of the best validation
+    is_main: bool = True  # of several processes, the one that validates and writes
 
 
 def fit(
@@ -113,7 +114,7 @@ def fit(
     """
     accelerator = _accelerator(options)
     run = _prepare(model, accelerator, options, folder)
-    log = MetricsLog(folder / METRICS_NAME, first_step=run.step)
+    log = MetricsLog(folder / METRICS_NAME, first_step=run.step, silent=not run.is_main)
     clock = time.perf_counter() - run.elapsed_s
     bar = ProgressBar(listener, options)
     done = _progress(run, options) >= 1.0
@@ -134,11 +135,13 @@ def fit(
                 if done or stop.signal or run.step % options.checkpoint_every == 0:
                     _save(run, folder, accelerator, listener)
                 if stop.signal:
+                    listener.note(f"stopped after step {run.step}; go on with --resume")
                     _leave(stop.signal)
                 if done:
                     break
     finally:
         listener.finish()
+    accelerator.wait_for_everyone()
     return run
 
 
@@ -184,7 +187,7 @@ def _step(
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
-    total, count = loss(run.model(batch["pixels"]), batch)
+    total, count = loss(_logits(run.model, batch), batch)
     # Divide by the targets of all processes: processes with few of them must not weigh more.
     # Distributed gradients are averaged, hence the number of processes.
     count = accelerator.reduce(count.float(), reduction="sum").clamp(min=1.0)
@@ -201,6 +204,19 @@ def _step(
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(accelerator.unwrap_model(run.model), step=run.step)
     return value
+
+
+def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    try:
+        logits: Tensor = model(batch["pixels"])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise LemevitError(
+            "a batch norm of the decoder sees a single value in training; use a --batch-size of at "
+            "least 2, or another --decoder"
+        ) from error
+    return logits
 
 
 def _validate(
@@ -255,7 +271,7 @@ def _prepare(
     optimizer = create_optimizer_v2(
         model, opt="adamw", lr=options.lr, weight_decay=options.weight_decay
     )
-    run = Run(model, average, optimizer)
+    run = Run(model, average, optimizer, is_main=accelerator.is_main_process)
     if options.resume:
         _restore(run, folder / CHECKPOINT_NAME)
     run.model, run.optimizer = accelerator.prepare(model, optimizer)
@@ -339,9 +355,11 @@ def _restore(run: Run, path: Path) -> None:
 class MetricsLog:
     """A file of JSON lines; lines of steps that will be done again are dropped."""
 
-    def __init__(self, path: Path, *, first_step: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, first_step: int, silent: bool = False) -> None:
+        self._path, self._silent = path, silent
         self._losses: list[float] = []
+        if silent:
+            return
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         kept = [line for line in lines if first_step and json.loads(line)["step"] <= first_step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
@@ -355,6 +373,8 @@ class MetricsLog:
             self._losses.clear()
 
     def write(self, **figures: Any) -> None:
+        if self._silent:
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
 

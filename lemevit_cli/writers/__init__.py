@@ -104,20 +104,21 @@ def check_classes(classes: Sequence[ClassInfo], options: OutputOptions) -> None:
             )
 
 
-def check_disk(target: str, spec: RasterSpec) -> None:
+def check_disk(target: str, spec: RasterSpec, options: OutputOptions) -> None:
     """Refuse a result that would not fit the disk if nothing of it could be compressed.
 
     Raises:
         OutputError: with both sizes.
     """
     folder = tempfile.gettempdir() if target == STDOUT else str(Path(target).parent)
-    # A third for overviews, and some for tiles at the edges.
-    needed = int(1.4 * spec.width * spec.height * spec.bytes_per_pixel)
+    # A third for overviews, and some for tiles at the edges; a COG is copied from a draft.
+    factor = 2.8 if find_writer(target, options).driver == "COG" else 1.4
+    needed = int(factor * spec.width * spec.height * spec.bytes_per_pixel)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{target}: up to {needed / 1e9:.1f} GB are needed in {folder}, "
-            f"{free / 1e9:.1f} GB are free; free some, or write to another disk"
+            f"{target}: up to {needed / 1e6:,.1f} MB are needed in {folder}, "
+            f"{free / 1e6:,.1f} MB are free; free some, or write to another disk"
         )
 
 
@@ -135,7 +136,7 @@ def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator
     """
     writer = find_writer(target, options)
     check_classes(spec.classes, options)
-    check_disk(target, spec)
+    check_disk(target, spec, options)
     module = importlib.import_module(writer.module)
     if target != STDOUT:
         with module.open_sink(Path(target), spec, options, writer) as sink:

@@ -222,7 +222,8 @@ def _by_gcps(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.
 
 
 def _at_least(outlines: Outlines, min_area: float) -> Outlines:
-    kept = outlines.areas >= min_area
+    # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
+    kept = ~(outlines.areas < min_area)
     return Outlines(
         outlines.polygons[kept],
         outlines.class_ids[kept],

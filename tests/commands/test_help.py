@@ -48,7 +48,8 @@ def test_version_is_the_changelogs_latest():
     from lemevit_cli import __version__
 
     changelog = (Path(__file__).parents[2] / "CHANGELOG.md").read_text()
-    assert f"## [{__version__}]" in changelog
+    latest = next(line for line in changelog.splitlines() if line.startswith("## [0"))
+    assert latest.startswith(f"## [{__version__}] - ")
     assert CliRunner().invoke(app, ["--version"]).stdout == f"lemevit {__version__}\n"
 
 

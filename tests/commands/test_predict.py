@@ -139,8 +139,23 @@ def test_several_scenes_go_to_a_folder_and_a_bad_one_is_named(write_scene, pixel
     run = invoke(first, second, third, "-w", tiny_weights, "-o", "out/")
     assert run.exit_code == 1
     assert run.stdout.split() == ["out/a_seg.tif", "out/c_seg.tif"]
-    assert f"failed: {second}" in run.stderr.splitlines()[-1]
+    assert f"failed: {second}: " in run.stderr and "2 bands" in run.stderr.splitlines()[-1]
     assert sorted(p.name for p in Path("out").glob("*.tif")) == ["a_seg.tif", "c_seg.tif"]
+
+
+def test_quiet_and_json_lose_no_failure(write_scene, pixels, tiny_weights):
+    good = write_scene(pixels, "a.tif")
+    run = invoke(good, "gone.tif", "-w", tiny_weights, "-q", "--json")
+    assert run.exit_code == 1
+    record = json.loads(run.stdout)
+    assert [result["path"] for result in record["results"]] == ["a_seg.tif"]
+    assert "gone.tif" in record["failures"]["gone.tif"]
+    assert run.stderr.count("\n") == 1 and run.stderr.startswith("lemevit: failed: gone.tif: ")
+
+
+def test_several_scenes_need_a_folder(scene, tiny_weights):
+    run = invoke(scene, scene, "-w", tiny_weights, "-o", "one.tif")
+    assert run.exit_code == 2 and "need a folder" in run.stderr
 
 
 def test_a_grey_scene_is_refused_with_advice_and_taken_by_it(write_scene, pixels, tiny_weights):
@@ -188,6 +203,9 @@ def test_coarse_pixels_are_read_finer_and_told(write_scene, pixels, tiny_weights
         (["{scene}", "-w", "{weights}", "-o", "no/where.tif"], "folder no does not exist"),
         (["{scene}", "-w", "{weights}", "-o", "out.xyz"], "'.xyz'"),
         (["{scene}", "-w", "{weights}", "--gsd", "big"], "--gsd big"),
+        (["{scene}", "-w", "{weights}", "--gsd", "1e400"], "--gsd 1e400"),
+        (["{scene}", "-w", "{weights}", "--mask", "gone.gpkg"], "gone.gpkg"),
+        (["{scene}", "-w", "{weights}", "-b", "1,2,7"], "7"),
         (["{scene}", "-w", "{weights}", "--stretch", "odd"], "odd"),
         (["{scene}", "-w", "{weights}", "--classes", "lava"], "lava"),
         (["{scene}", "-w", "{weights}", "--overlap", "64"], "--overlap 64"),
@@ -248,7 +266,18 @@ def test_a_signal_in_the_middle_leaves_no_file(write_scene, tiny_weights, number
     assert b"Traceback" not in stderr
 
 
-def test_a_reader_that_goes_away_ends_the_program_quietly(scene, tiny_weights):
-    command = f"{sys.executable} -m lemevit_cli predict {scene} -w {tiny_weights} -o - | true"
+def test_a_reader_that_goes_away_ends_the_program_quietly(write_scene, tiny_weights):
+    scene = write_scene(np.zeros((3, 600, 600), dtype=np.uint8))
+    ours = f"{sys.executable} -m lemevit_cli predict {scene} -w {tiny_weights}"
+    scores = "-o - --output-type scores --co COMPRESS=NONE -q"  # more than a pipe holds
+    command = f"{ours} {scores} | head -c 10 >/dev/null; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert "Traceback" not in run.stderr and "Broken" not in run.stderr
+    assert (run.returncode, run.stderr) == (141, "")
+
+
+def test_a_full_disk_under_the_report_is_one_line(scene, tiny_weights):
+    ours = f"{sys.executable} -m lemevit_cli predict {scene} -w {tiny_weights}"
+    command = f"{ours} --json -q >/dev/full"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "No space left" in run.stderr and run.stderr.count("\n") == 1

@@ -73,9 +73,9 @@ def test_a_shapefile_needs_a_name_of_its_own(target):
 
 
 def test_a_disk_too_small_is_told_with_both_sizes(make_spec, tmp_path):
-    check_disk(str(tmp_path / "out.tif"), make_spec())
-    with pytest.raises(OutputError, match=r"up to 1400000\.0 GB are needed in .* GB are free"):
-        check_disk(str(tmp_path / "out.tif"), make_spec(width=10**9, height=10**6))
+    check_disk(str(tmp_path / "out.tif"), make_spec(), OutputOptions())
+    with pytest.raises(OutputError, match=r"up to 1,400,000,000.0 MB are needed in .* MB are free"):
+        check_disk(str(tmp_path / "out.tif"), make_spec(width=10**9, height=10**6), OutputOptions())
 
 
 @pytest.mark.parametrize("format_", [None, "COG"])
