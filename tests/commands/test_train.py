@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,17 @@ def test_a_picture_without_its_mask_is_named(town, tmp_path):
 def test_a_malformed_time_is_wrong_usage(town, tmp_path, time):
     run = invoke("train", town, "-o", tmp_path / "w.safetensors", "--time-budget", time)
     assert run.exit_code == 2
+
+
+def test_two_processes_write_one_log_and_one_result(town, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["-m", "lemevit_cli", "train", str(town), "-o", "w.safetensors", "--steps", "2"]
+    command += [*QUICK, "--device", "cpu", "-q"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "w.safetensors\n"
+    lines = (tmp_path / "w_training" / "metrics.jsonl").read_text().splitlines()
+    assert [("loss" in line, "validation" in line) for line in lines] == [
+        (True, False),
+        (False, True),
+    ]

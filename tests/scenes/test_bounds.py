@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 
@@ -165,3 +167,23 @@ def test_extent_of_a_rotated_scene_holds_all_corners(scene_on):
     corners = np.array([ROTATED @ corner for corner in ((0, 0), (64, 0), (64, 48), (0, 48))])
     np.testing.assert_allclose((west, south), corners.min(axis=0))
     np.testing.assert_allclose((east, north), corners.max(axis=0))
+
+
+def test_a_wide_polygon_in_degrees_keeps_its_curved_edges(tmp_path):
+    size, pixel_m = 200, 500.0
+    transform = Affine(pixel_m, 0, 300_000, 0, -pixel_m, 6_700_000)
+    path = tmp_path / "wide.tif"
+    profile = {"driver": "GTiff", "width": size, "height": size, "count": 1, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, crs="EPSG:32633", transform=transform) as target:
+        target.write(np.ones((1, size, size), np.uint8))
+    box = shapely.box(11.6, 59.7, 12.9, 60.3)
+    geopandas.GeoDataFrame(geometry=[box], crs=4326).to_file(tmp_path / "box.gpkg")
+    cols, rows = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+    x, y = transform.c + pixel_m * cols, transform.f - pixel_m * rows
+    to_degrees = pyproj.Transformer.from_crs(32633, 4326, always_xy=True)
+    expected = shapely.contains_xy(box, *to_degrees.transform(x, y))
+    with open_scene(str(path)) as scene:
+        mask = polygons_mask(str(tmp_path / "box.gpkg"), scene)
+        found = mask.read(scene.window)
+    assert 0.2 < expected.mean() < 0.9
+    assert (found != expected).sum() <= 2  # centres within a hair of the edge
