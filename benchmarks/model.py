@@ -1,17 +1,20 @@
 """LeMeViT on this CPU beside a plain formulation of the same arithmetic, in one process.
 
     python benchmarks/model.py --threads 1 --repeats 15
+    python benchmarks/model.py --ablate
 
 The plain formulation runs the same parameters as a paper's reader would write them: maps in NCHW,
 tokens by flatten and transpose, batch norms apart from convolutions, one packed projection of all
 tokens, SDPA, and in dense mode the meta-token MLPs of stages 3 and 4, whose result nothing reads.
 Repeats are interleaved, so that a busy machine slows all; the figures are medians and their ratio.
+`--ablate` leaves out one step of the folded model at a time: what is above 1 is what it saves.
 On a machine with other work, `--threads 1 --clock cpu` counts only the time that we computed.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import statistics
 import time
@@ -20,8 +23,9 @@ from collections.abc import Callable
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lemevit_cli.models import lemevit_inference
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 
@@ -36,9 +40,13 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--ablate", action="store_true", help="one step of the folding at a time")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.ablate:
+        ablate(args)
+        return
     classifier = timm.create_model(args.model).eval()
     dense = timm.create_model(args.model, features_only=True).eval()
     fast_classifier, fast_dense = optimise_for_inference(classifier), optimise_for_inference(dense)
@@ -60,6 +68,91 @@ def main() -> None:
                     f"{plain / model:>6.2f}x {folded:>10.1f} {plain / folded:>6.2f}x",
                     flush=True,
                 )
+
+
+def ablate(args: argparse.Namespace) -> None:
+    """Time of the folded dense model without one of its steps, over the time with all."""
+    model = timm.create_model(args.model, features_only=True).eval()
+    whole = optimise_for_inference(model)
+    without = {name: leave_out(model) for name, leave_out in STEPS.items()}
+    print(f"{args.model}, torch {torch.__version__}, {args.threads} thread(s), dense, {args.clock}")
+    print("size batch  " + "  ".join(f"without {name}" for name in [*STEPS, "fused linear"]))
+    for size in args.sizes:
+        for batch in args.batches:
+            images = torch.randn(batch, 3, size, size)
+            runs = (whole, *without.values(), lambda x: unfused(whole, x))
+            times = medians(runs, images, args.repeats, CLOCKS[args.clock])
+            ratios = "  ".join(f"{time / times[0]:>20.2f}x" for time in times[1:])
+            print(f"{size:>4} {batch:>5}  {ratios}", flush=True)
+
+
+def without_norm_folding(model: nn.Module) -> nn.Module:
+    """All steps but the batch norms, which stay behind their convolutions."""
+    whole = optimise_for_inference(model)
+    for folded, stage in zip(stages_of(whole), stages_of(model), strict=True):
+        folded.downsample = copy.deepcopy(stage.downsample).eval()
+    return whole
+
+
+def without_kernel_residual(model: nn.Module) -> nn.Module:
+    """All steps but the residual in the position encoding's kernel."""
+
+    class Residual(nn.Module):
+        def __init__(self, cpe: nn.Conv2d) -> None:
+            super().__init__()
+            self.cpe = cpe
+            self.cpe.weight[:, :, 1, 1] -= 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.cpe(x)
+
+    whole = optimise_for_inference(model)
+    for stage in stages_of(whole):
+        for block in stage.blocks:
+            block.cpe = Residual(block.cpe)
+    return whole
+
+
+def without_moved_projections(model: nn.Module) -> nn.Module:
+    """All steps but the image's projections on the side of the meta tokens."""
+
+    class Unmoved(nn.Module):
+        def __init__(self, attn: nn.Module) -> None:
+            super().__init__()
+            self.attn = attn
+
+        def forward(self, t: Tensor, c: Tensor, norm: nn.Module, update_meta: bool):
+            x_update, c_update = self.attn(norm(t), norm(c), update_meta)
+            return (
+                None if x_update is None else t + x_update,
+                None if c_update is None else c + c_update,
+            )
+
+    whole = optimise_for_inference(model)
+    for folded, stage in zip(stages_of(whole)[:3], stages_of(model)[:3], strict=True):
+        for fast, block in zip(folded.blocks, stage.blocks, strict=True):
+            fast.attn = Unmoved(copy.deepcopy(block.attn))
+    return whole.requires_grad_(False)
+
+
+def unfused(model: nn.Module, images: Tensor) -> object:
+    """All steps but oneDNN's linear layers with GELU and residual."""
+    lemevit_inference._HAS_FUSED_LINEAR = False
+    try:
+        return model(images)
+    finally:
+        lemevit_inference._HAS_FUSED_LINEAR = True
+
+
+def stages_of(model: nn.Module) -> nn.ModuleList:
+    return next(module for module in model.modules() if isinstance(module, LeMeViT)).stages
+
+
+STEPS = {
+    "norm folding": without_norm_folding,
+    "kernel residual": without_kernel_residual,
+    "moved projections": without_moved_projections,
+}
 
 
 @torch.inference_mode()
