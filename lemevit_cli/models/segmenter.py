@@ -1,8 +1,9 @@
 """A segmentation network: any timm backbone, any decoder of segmentation-models-pytorch.
 
-LeMeViT's features leave the backbone without a normalisation, and their sizes differ by an
-order of magnitude from level to level. UPerNet of segmentation-models-pytorch puts a LayerNorm
-in front of each level, which mends this in the head; it is the default.
+LeMeViT's features leave the backbone without a normalisation: after some training, channels of
+one level differ in size by two orders of magnitude, and a LayerNorm over them, as UPerNet has, lets
+the largest few hide the rest. A batch norm of each level in front of the decoder gives every
+channel the same say.
 """
 
 from __future__ import annotations
@@ -87,6 +88,11 @@ class Segmenter(nn.Module):
                 "a backbone needs features of strides 4 to 32"
             ) from error
         self.encoder, self.decoder = network.encoder, network.decoder
+        # Levels without channels stand for strides that a backbone does not have.
+        self.feature_norms = nn.ModuleList(
+            nn.BatchNorm2d(channels) if channels else nn.Identity()
+            for channels in network.encoder.out_channels[1:]
+        )
         self.segmentation_head = network.segmentation_head
         # Not in the state: the card holds them, and one truth is enough.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -96,7 +102,9 @@ class Segmenter(nn.Module):
         """Logits ``(B, classes, H, W)`` of uint8 or float pixels ``(B, bands, H, W)``, any size."""
         x = (pixels - self.mean) / self.std
         x, (height, width) = _pad_to_stride(x), pixels.shape[-2:]
-        logits: Tensor = self.segmentation_head(self.decoder(self.encoder(x)))
+        picture, *features = self.encoder(x)
+        normed = [norm(f) for norm, f in zip(self.feature_norms, features, strict=True)]
+        logits: Tensor = self.segmentation_head(self.decoder([picture, *normed]))
         return logits[..., :height, :width]
 
 

@@ -72,3 +72,26 @@ def test_light_arguments_are_copies():
     decoder_defaults("upernet")["decoder_channels"] = 1
     assert decoder_defaults("upernet") == {"decoder_channels": 64}
     assert decoder_defaults("unet") == {}
+
+
+def test_every_channel_reaches_the_decoder_at_one_size():
+    model = segmenter("lemevit_tiny").train()
+
+    def enlarge_the_first_channel(_, inputs, features):
+        for level in features[2:]:
+            level[:, 0] *= 1000.0
+        return features
+
+    seen = []
+    model.encoder.register_forward_hook(enlarge_the_first_channel)
+    model.decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
+    with torch.no_grad():
+        model(torch.rand(2, 3, 64, 96) * 255)
+    for level in seen[2:]:
+        assert level.shape[1] >= 64
+        torch.testing.assert_close(
+            level.std(dim=(0, 2, 3), correction=0),
+            torch.ones(level.shape[1]),
+            atol=0.02,
+            rtol=0,
+        )
