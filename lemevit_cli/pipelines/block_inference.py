@@ -187,7 +187,8 @@ class BlockInference:
 
     def _tell(self, windows: int) -> None:
         """Progress in windows, and in the scene's megapixels that they bring a second."""
-        new_pixels = (self.grid.size - self.grid.overlap) ** 2 / self.view.scale**2
+        share = self.view.scene.width * self.view.scene.height / self.view.width / self.view.height
+        new_pixels = (self.grid.size - self.grid.overlap) ** 2 * share
         rate = self.account.windows * new_pixels / 1e6 / self.account.elapsed_s
         self.progress.advance(windows, **{"Mpx/s": rate})
 

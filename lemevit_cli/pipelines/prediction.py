@@ -234,7 +234,7 @@ def raster_spec(
         "overlap": f"{grid.overlap}",
         "bands": ",".join(map(str, scene.bidx)),
         "stretch": source.stretch.describe() if source.stretch else "none",
-        "scale": f"{source.view.width / scene.width:.6g}",
+        "model_grid": f"{source.view.width} x {source.view.height}",
     }
     return RasterSpec(
         width=source.area.width,

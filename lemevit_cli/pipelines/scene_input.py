@@ -21,6 +21,7 @@ from lemevit_cli.scenes.scene import Scene
 from lemevit_cli.scenes.view import SceneView
 from lemevit_cli.settings import ReadingOptions
 
+_NEARLY_SQUARE = 1.1  # sides that differ by less are left alone
 _FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a warning
 
 
@@ -62,8 +63,11 @@ def scene_input(
     return SceneInput(view, area, stretch)
 
 
-def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> float:
-    """Model pixels per scene pixel: 1 within the card's range, else to its nearest end.
+def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
+    """Model pixels per scene pixel, along rows and along columns.
+
+    ``auto``: 1 within the card's range of pixel sizes, else to its nearest end; pixels that are no
+    squares on the ground, as those in degrees, become squares.
 
     Raises:
         LemevitError: if ``spec`` is none of ``auto``, ``native``, metres.
@@ -71,18 +75,22 @@ def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> floa
     """
     check_gsd(spec)
     wanted = _wanted_gsd(scene, card, spec)
-    if wanted is None or scene.gsd_m is None:
-        return 1.0
-    scale = scene.gsd_m / wanted
-    if abs(scale - 1.0) < 1e-3:
-        return 1.0
-    progress.note(f"{scene.name}: pixels of {scene.gsd_m:.3g} m are read at {wanted:.3g} m")
-    if spec == "auto" and scale > _FAR_OUTSIDE:
+    if wanted is None or scene.gsd_m is None or scene.pixel_sides_m is None:
+        return 1.0, 1.0
+    along_row, along_col = scene.pixel_sides_m
+    are_squares = max(along_row, along_col) < _NEARLY_SQUARE * min(along_row, along_col)
+    if are_squares and abs(scene.gsd_m / wanted - 1.0) < 1e-3:
+        return 1.0, 1.0
+    sides = f"{along_row:.3g}" if are_squares else f"{along_row:.3g} x {along_col:.3g}"
+    progress.note(f"{scene.name}: pixels of {sides} m are read at {wanted:.3g} m")
+    if spec == "auto" and scene.gsd_m > _FAR_OUTSIDE * wanted:
         progress.warn(
             f"{scene.name}: pixels of {scene.gsd_m:.3g} m are far coarser than the weights "
             f"learned ({card.gsd_m}); expect little of the result"
         )
-    return scale
+    if are_squares:
+        return scene.gsd_m / wanted, scene.gsd_m / wanted
+    return along_row / wanted, along_col / wanted
 
 
 def check_gsd(spec: str) -> None:

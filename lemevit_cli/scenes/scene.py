@@ -16,7 +16,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
-from lemevit_cli.geometry.ground import is_tied_to_earth, pixel_area_m2
+from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.bands import choose_bands
 from lemevit_cli.scenes.source import Source
@@ -76,6 +76,7 @@ class Scene:
         georeference: exactly as the file states it.
         gsd_m: metres on the ground at the scene's centre, the side of a square pixel of the same
             area; None where the scene is not tied to the earth.
+        pixel_sides_m: metres on the ground along a row and along a column, there; None likewise.
         warnings: what a user should know, a line each.
     """
 
@@ -91,6 +92,7 @@ class Scene:
         self.num_bands = len(choice.bidx)
         self.georeference = _read_georeference(dataset, options.src_crs, name=source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
+        self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self.dtype = _scaled_dtype(self._reading)
@@ -305,6 +307,18 @@ def _wkt(crs: Any) -> str | None:
 def _gsd_at_centre(georeference: Georeference, width: int, height: int) -> float | None:
     area = pixel_area_m2(georeference, col=width / 2, row=height / 2)
     return None if area is None or area == 0 else float(area**0.5)
+
+
+def _pixel_sides(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
+    transform, crs_wkt = georeference.transform, georeference.crs_wkt
+    if transform is None or not is_tied_to_earth(crs_wkt):
+        return None
+    col, row = width / 2, height / 2
+    corner = transform @ (col, row)
+    ends = [transform @ (col + 1, row), transform @ (col, row + 1)]
+    along_row, along_col = lengths_m([corner, corner], ends, crs_wkt)
+    known = along_row > 0 and along_col > 0
+    return (float(along_row), float(along_col)) if known else None
 
 
 def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> list[str]:

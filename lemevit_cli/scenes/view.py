@@ -43,7 +43,8 @@ class SceneView:
     antialias=True)``, of the valid scene pixels only.
 
     Args:
-        scale: model pixels per scene pixel; 1 reads straight.
+        scale: model pixels per scene pixel, along rows and along columns if these differ; 1 reads
+            straight.
         stretch: applied to scene pixels, before resampling; None reads values as they are.
         fill: what void pixels hold, a value a band, in the card's values.
 
@@ -55,17 +56,18 @@ class SceneView:
         self,
         scene: ReadableScene,
         *,
-        scale: float = 1.0,
+        scale: float | tuple[float, float] = 1.0,
         stretch: Stretch | None = None,
         fill: tuple[float, ...],
     ) -> None:
-        if not scale > 0:
+        scale_x, scale_y = scale if isinstance(scale, tuple) else (scale, scale)
+        if not (scale_x > 0 and scale_y > 0):
             raise ValueError(f"scale must be positive, got {scale}")
         if len(fill) != scene.num_bands:
             raise ValueError(f"fill has {len(fill)} values, the scene {scene.num_bands} bands")
-        self.scene, self.scale, self.stretch, self.fill = scene, scale, stretch, fill
-        self.width = max(1, round(scene.width * scale))
-        self.height = max(1, round(scene.height * scale))
+        self.scene, self.stretch, self.fill = scene, stretch, fill
+        self.width = max(1, round(scene.width * scale_x))
+        self.height = max(1, round(scene.height * scale_y))
 
     @property
     def is_resampled(self) -> bool:

@@ -195,6 +195,16 @@ def test_coarse_pixels_are_read_finer_and_told(write_scene, pixels, tiny_weights
     assert (report["width"], report["height"]) == (64, 48) and report["windows"] > 1
 
 
+def test_pixels_in_degrees_are_read_as_squares_on_the_ground(write_scene, pixels, tiny_weights):
+    side = 1e-5  # at 60 degrees north: 1.1 m along a column, 0.56 m along a row
+    degrees = rasterio.transform.from_origin(15, 60, side, side)
+    run = invoke(write_scene(pixels, crs="EPSG:4326", transform=degrees), "-w", tiny_weights)
+    assert run.exit_code == 0 and "pixels of 0.558 x 1.11 m are read at 0.788 m" in run.stderr
+    with rasterio.open("scene_seg.tif") as result:
+        assert result.shape == (48, 64) and result.transform == degrees
+        assert result.tags()["LEMEVIT_MODEL_GRID"] == "45 x 68"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
