@@ -86,33 +86,6 @@ def ablate(args: argparse.Namespace) -> None:
             print(f"{size:>4} {batch:>5}  {ratios}", flush=True)
 
 
-def without_norm_folding(model: nn.Module) -> nn.Module:
-    """All steps but the batch norms, which stay behind their convolutions."""
-    whole = optimise_for_inference(model)
-    for folded, stage in zip(stages_of(whole), stages_of(model), strict=True):
-        folded.downsample = copy.deepcopy(stage.downsample).eval()
-    return whole
-
-
-def without_kernel_residual(model: nn.Module) -> nn.Module:
-    """All steps but the residual in the position encoding's kernel."""
-
-    class Residual(nn.Module):
-        def __init__(self, cpe: nn.Conv2d) -> None:
-            super().__init__()
-            self.cpe = cpe
-            self.cpe.weight[:, :, 1, 1] -= 1
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.cpe(x)
-
-    whole = optimise_for_inference(model)
-    for stage in stages_of(whole):
-        for block in stage.blocks:
-            block.cpe = Residual(block.cpe)
-    return whole
-
-
 def without_moved_projections(model: nn.Module) -> nn.Module:
     """All steps but the image's projections on the side of the meta tokens."""
 
@@ -149,8 +122,6 @@ def stages_of(model: nn.Module) -> nn.ModuleList:
 
 
 STEPS = {
-    "norm folding": without_norm_folding,
-    "kernel residual": without_kernel_residual,
     "moved projections": without_moved_projections,
 }
 

@@ -38,7 +38,7 @@ lemevit train --task seg \
     --source-weight 0.38 --source-weight 0.22 --source-weight 0.13 \
     --source-weight 0.13 --source-weight 0.08 --source-weight 0.06 \
     --source-weight 0.15 \
-    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.6 --lr 8e-4 \
+    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.75 --lr 8e-4 \
     --gsd 0.07 1.0 --time-budget "$time" --precision bf16 --validate-every 250 \
     --checkpoint-every 100 --overwrite $resume -o "$work/landcover.safetensors"
 

@@ -1,17 +1,18 @@
 """The same LeMeViT in fewer and cheaper operations, for inference.
 
 Every step is an identity of real arithmetic, so that results differ by rounding only; each is here
-because benchmarks/model.py shows that it helps on a CPU:
+because benchmarks/model.py (``--ablate``) shows that it helps on a CPU:
 
-- Batch norms of the downsampling become part of their convolution, and the residual around the
-  position encoding becomes 1 in the middle of its kernel.
 - Where N image tokens meet M meta tokens, the image's projections move to the side of the few. The
   scores of the image's queries, ``(Wq t) . k``, are ``t . (Wq' k)``: one product of N x C by
   C x (heads * M) replaces a projection by C x C and the scores. Keys, values and the projection
   after attention go the same way: no N queries, keys or values are ever made, and with 16 meta
   tokens and heads of 32 the multiply-adds of these layers are halved.
-- In stages 3 and 4, where both streams go through the same weights, they go as one.
 - oneDNN adds bias and residual and applies GELU while a linear layer writes its result.
+- Image and meta tokens of the last stages pass through their shared weights as one stream.
+
+Tried and left out, as nothing was gained: batch norms folded into convolutions, and the residual of
+the position encoding folded into its kernel.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lemevit_cli.models.lemevit import (
     Block,
@@ -49,19 +49,8 @@ def optimise_for_inference(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for backbone in [module for module in model.modules() if isinstance(module, LeMeViT)]:
         for stage in backbone.stages:
-            stage.downsample = _fold_batch_norms(stage.downsample)
             stage.blocks = nn.ModuleList(FoldedBlock(block) for block in stage.blocks)
     return model
-
-
-def _fold_batch_norms(downsample: nn.Module) -> nn.Module:
-    layers: list[Any] = []
-    for layer in downsample.children():
-        if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
-        else:
-            layers.append(layer)
-    return nn.Sequential(*layers)
 
 
 class FoldedBlock(nn.Module):
@@ -70,7 +59,6 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.cpe = block.cpe
-        self.cpe.weight[:, :, 1, 1] += 1
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         self.attn = _FOLDED[type(block.attn)](block.attn)
 
@@ -78,7 +66,7 @@ class FoldedBlock(nn.Module):
         self, x: Tensor, c: Tensor | None, update_meta: bool
     ) -> tuple[Tensor, Tensor | None]:
         H, W = x.shape[-2:]
-        t = self.cpe(x).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
+        t = (x + self.cpe(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
         if c is not None and isinstance(self.attn, FoldedSelfAttention):
             both = self._feed_forward(self.attn.of_both(t, c, self.norm1))
             new_x, c = both.split((t.shape[1], c.shape[1]), dim=1)

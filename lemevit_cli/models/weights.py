@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from lemevit_cli.errors import WeightsError
@@ -95,7 +95,9 @@ def save_weights(
     tensors = {k: _storable(v, half=half) for k, v in state.items()}
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, metadata={_CARD_KEY: card.to_json(), "format": "pt"})
+        # Not save_file, whose files nobody but their owner may read.
+        metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
+        temporary.write_bytes(serialise(tensors, metadata=metadata))
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -64,10 +64,10 @@ def test_wrong_targets_are_told_before_any_step(tmp_path, write_data, options_of
     data = write_data(tmp_path / "data")
     with pytest.raises(OutputError, match=r"weights are written as \.safetensors"):
         train("seg", [data], str(tmp_path / "w.pt"), options_of())
-    with pytest.raises(OutputError, match="no such folder"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         train("seg", [data], str(tmp_path / "no" / "w.safetensors"), options_of())
     (tmp_path / "w.safetensors").touch()
-    with pytest.raises(OutputError, match="exists; replace it by --overwrite"):
+    with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
         train("seg", [data], str(tmp_path / "w.safetensors"), options_of())
 
 
