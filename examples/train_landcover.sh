@@ -6,6 +6,9 @@
 # DATA holds the folders named below, each {train,val}/{images,masks} with a classes.json. The four
 # building sets know only "background" and "building": their loss sums the scores of the classes
 # that they cannot tell apart. An interrupted run goes on when the script is started again.
+#
+# The committed file was made in two legs, as its card tells (`lemevit info landcover`): the first without
+# the batch norms in front of the decoder, the second from its weights with them.
 set -eu
 data=${1:?usage: examples/train_landcover.sh DATA [TIME, such as 75m]}
 time=${2:-75m}

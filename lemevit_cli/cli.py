@@ -46,14 +46,22 @@ class _Program(TyperGroup):
             typer.echo("lemevit: interrupted; no half-written result is left", err=True)
             raise typer.Exit(_INTERRUPTED) from error
         except BrokenPipeError as error:
-            # The reader has gone; Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _abandon_stdout()
             raise typer.Exit(_BROKEN_PIPE) from error
         except OSError as error:
             # A full disk, a folder that may not be written to: the system's word is the cause.
             if options.debugging():
                 raise
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _abandon_stdout()
             raise _failure(str(error)) from error
+
+
+def _abandon_stdout() -> None:
+    # It takes no more; Python would complain once again when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failure(message: str) -> typer.Exit:
