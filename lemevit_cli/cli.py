@@ -101,4 +101,12 @@ def _terminate(signum: int, frame: Any) -> NoReturn:
 def main() -> None:
     """Run the program on ``sys.argv``."""
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        app()
+    except SystemExit as leaving:
+        if leaving.code in (_INTERRUPTED, _TERMINATED):
+            # The signal may have struck while GDAL opened a file. All of ours is cleaned up by now;
+            # what GDAL does with a half-open file when the process unloads it is to crash.
+            sys.stderr.flush()
+            os._exit(leaving.code)
+        raise

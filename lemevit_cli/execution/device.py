@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from lemevit_cli.errors import DeviceError
-from lemevit_cli.settings import RuntimeOptions
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -60,7 +59,7 @@ def default_batch_size(device: str) -> int:
     return 2 if device == "cpu" else 16
 
 
-def use_threads(options: RuntimeOptions) -> None:
-    """Let torch use as many CPU threads as asked for; all of them by default."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+def use_threads(threads: int | None) -> None:
+    """Let torch use as many CPU threads as asked for; None leaves all of them."""
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -41,7 +41,7 @@ class TorchRuntime:
     def __init__(
         self, model: nn.Module, decode: Callable[[Tensor], Tensor], options: RuntimeOptions
     ) -> None:
-        use_threads(options)
+        use_threads(options.threads)
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
         self._decode = decode

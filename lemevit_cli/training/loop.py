@@ -31,7 +31,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lemevit_cli.errors import DeviceError, LemevitError, WeightsError
+from lemevit_cli.errors import LemevitError, WeightsError
+from lemevit_cli.execution.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.models.weights import load_checkpoint
 from lemevit_cli.training.crops import StepBatches
 from lemevit_cli.training.options import TrainingOptions
@@ -40,6 +41,7 @@ from lemevit_cli.training.schedule import rate_factor
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
 _LOG_EVERY = 10  # steps
+_MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 Loss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
@@ -244,21 +246,16 @@ def _validate(
 
 
 def _accelerator(options: TrainingOptions) -> Accelerator:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = options.device
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device {device}: torch sees no CUDA device; use --device cpu")
-    on_cpu = device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    automatic = "no" if on_cpu else "bf16"
-    precision = {"auto": automatic, "fp32": "no"}.get(options.precision, options.precision)
-    if on_cpu and precision == "fp16":
-        raise DeviceError("precision fp16 needs a GPU; on the CPU use fp32 or bf16")
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(torch.device(device))
+    use_threads(options.threads)
+    device = choose_device(options.device)
+    precision = _MIXED_PRECISION[choose_dtype(options.precision, device)]
+    if device.index is not None:
+        torch.cuda.set_device(device)
     # A backbone of timm may carry parts that its maps do not depend on: no gradient reaches them.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    return Accelerator(
+        cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[unused]
+    )
 
 
 def _prepare(

@@ -64,6 +64,7 @@ def test_an_existing_target_needs_overwrite(town, tmp_path):
         (["--backbone", "magic"], "no backbone 'magic'"),
         (["--backbone", "vit_tiny_patch16_224"], "vit_tiny_patch16_224"),
         (["--device", "cuda:77"], "cuda:77"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
         (["--batch-size", "1"], "--batch-size"),
         (["--source-weight", "1", "--source-weight", "2"], "2 weights for 1 data sets"),
     ],
