@@ -140,11 +140,15 @@ def train(
     """
     budget = parse_time(time_budget)
     from lemevit_cli.pipelines import training
-    from lemevit_cli.training.options import TrainingOptions
+    from lemevit_cli.training.options import DataOptions, TrainingOptions
 
     record = training.train(
         task.value,
-        data,
+        DataOptions(
+            paths=tuple(data),
+            source_weights=tuple(source_weight) if source_weight else None,
+            seed=seed,
+        ),
         output,
         TrainingOptions(
             backbone=backbone,
@@ -159,7 +163,6 @@ def train(
             weight_decay=weight_decay,
             seed=seed,
             balance=balance,
-            source_weights=tuple(source_weight) if source_weight else None,
             gsd_m=gsd,
             validate_every=validate_every,
             checkpoint_every=checkpoint_every,

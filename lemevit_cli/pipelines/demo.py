@@ -16,7 +16,7 @@ from lemevit_cli.pipelines.simulation import simulate_dataset
 from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
 from lemevit_cli.tasks import STARTERS
-from lemevit_cli.tasks.segmentation import Confusion
+from lemevit_cli.tasks.confusion import Confusion
 from lemevit_cli.writers.atomic import check_replaceable, replacing
 from lemevit_cli.writers.picture import Panel, colorize, displayed, write_panels
 

@@ -15,7 +15,7 @@ from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.pipelines.scene_input import scene_input
 from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
-from lemevit_cli.tasks.segmentation import ClassMatch, Confusion, match_classes
+from lemevit_cli.tasks.confusion import ClassMatch, Confusion, match_classes
 from lemevit_cli.training.datasets.folders import (
     FolderSource,
     Picture,

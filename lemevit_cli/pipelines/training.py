@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_task
 from lemevit_cli.training.loop import fit
-from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.writers.atomic import check_replaceable
 
 _BEST_NAME = "best.safetensors"
@@ -25,7 +25,7 @@ _BEST_NAME = "best.safetensors"
 
 def train(
     task_name: str,
-    data: Sequence[str],
+    data: DataOptions,
     output: str,
     options: TrainingOptions,
     progress: Progress | None = None,
@@ -69,7 +69,7 @@ def train(
         return {"path": output, "steps": run.step}
     scores = {
         path: evaluate(str(folder / _BEST_NAME), path, runtime=_runtime(options), progress=progress)
-        for path in data
+        for path in data.paths
     }
     state, card = load_weights(folder / _BEST_NAME)
     metrics = tuple(

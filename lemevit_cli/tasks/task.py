@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.models.weights import Card
 from lemevit_cli.training.loop import TrainingData
-from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Task(Protocol):
         """Its key in ``TASKS`` and in the card."""
         ...
 
-    def open_data(self, paths: Sequence[str], options: TrainingOptions) -> TaskData:
+    def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Find and check training data before any step.
 
         Raises:
@@ -52,8 +52,8 @@ class Task(Protocol):
         """The same answers, sooner; the model given may be changed."""
         ...
 
-    def loss(self, logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over all targets of a batch, and their number."""
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Let a model answer a batch: sum of the loss over all its targets, and their number."""
         ...
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ METRICS_NAME = "metrics.jsonl"
 _LOG_EVERY = 10  # steps
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-Loss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+Loss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _step(
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.model.train()
-    total, count = loss(_logits(run.model, batch), batch)
+    total, count = _loss(run.model, batch, loss)
     # Divide by the targets of all processes: processes with few of them must not weigh more.
     # Distributed gradients are averaged, hence the number of processes.
     count = accelerator.reduce(count.float(), reduction="sum").clamp(min=1.0)
@@ -208,9 +208,9 @@ def _step(
     return value
 
 
-def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def _loss(model: nn.Module, batch: dict[str, Tensor], loss: Loss) -> tuple[Tensor, Tensor]:
     try:
-        logits: Tensor = model(batch["pixels"])
+        return loss(model, batch)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -218,7 +218,6 @@ def _logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             "a batch norm of the decoder sees a single value in training; use a --batch-size of at "
             "least 2, or another --decoder"
         ) from error
-    return logits
 
 
 def _validate(

@@ -50,6 +50,54 @@ class AugmentationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelledScene:
+    """A scene and the layer or raster that says what it shows.
+
+    Args:
+        scene: anything that GDAL opens.
+        labels: polygons in any CRS, or a raster of class ids.
+        label_field: the field with a polygon's class; None makes all polygons one class.
+        class_name: that one class; None takes the layer's name.
+        layer: of a file that holds several; None takes the only one.
+        where: an OGR filter of the polygons, such as ``"year = 2020"``.
+        background: the class of what no polygon covers, ``ignore`` leaves it out.
+        split: ``train``, ``val``, or None to divide the scene by blocks.
+        weight: how often it is drawn from; None goes by the square root of its labelled pixels.
+    """
+
+    scene: str
+    labels: str
+    label_field: str | None = None
+    class_name: str | None = None
+    layer: str | None = None
+    where: str | None = None
+    background: str = "background"
+    split: str | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What a user trains on.
+
+    Args:
+        paths: folders, or TOML files that list scenes and folders.
+        scenes: scenes with their labels.
+        source_weights: how often each of ``paths`` and then ``scenes`` is drawn from; None goes by
+            the square root of its labelled pixels.
+        val_fraction: part of the labelled pixels of an undivided scene that is held back, by
+            blocks; None holds back a fifth where the labels suffice, 0 nothing.
+        seed: of the blocks.
+    """
+
+    paths: tuple[str, ...] = ()
+    scenes: tuple[LabelledScene, ...] = ()
+    source_weights: tuple[float, ...] | None = None
+    val_fraction: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How a model is made and trained.
 
@@ -57,17 +105,22 @@ class TrainingOptions:
         backbone, backbone_args: a timm name and what it is made with (``drop_path_rate``).
         decoder, decoder_args: the head's name; None takes the task's default and light arguments.
         pretrained: load timm's own weights of the backbone.
+        init: weights of ours, by name or file, whose tensors are copied where they fit.
+        loss: names joined by ``+`` (see ``training/losses.py``), such as ``ce`` or ``ce+dice``.
+        class_weights: ``none``, ``balanced``, or ``name=2,other=0.5``; for the cross-entropy.
         steps: updates of the weights.
-        time_budget_s: seconds of training after which the schedule has ended, whatever the step;
-            time before a resume counts. None trains ``steps``.
+        epochs: instead of ``steps``: passes over as many pixels as are labelled.
+        time_budget_s: instead of ``steps``: seconds that the whole run may take; the first steps
+            are measured and the number of steps is fixed once.
         batch_size, crop: windows a step and process, and their side in pixels.
+        accumulate: batches whose gradients make one update.
         lr, weight_decay, warmup: AdamW at its peak; ``warmup`` is a part of the whole training.
+        backbone_lr: factor of the backbone's learning rate; 0 leaves it as it is.
+        head_first: part of the training in which the backbone rests.
         clip_norm: largest norm of the gradient.
         ema_decay: of the averaged weights, which are validated and saved.
         seed: of weights and windows.
         balance: 0 draws windows evenly over the labelled pixels, 1 evenly over the classes.
-        source_weights: how often each DATA is drawn from; None goes by the square root of its
-            labelled pixels.
         gsd_m: pixel sizes that the data have on the ground, where its files do not say so.
         validate_every, checkpoint_every: in steps.
         validation_windows: windows of each validation set, spread evenly; None takes all.
@@ -80,18 +133,24 @@ class TrainingOptions:
     decoder: str | None = None
     decoder_args: dict[str, Any] | None = None
     pretrained: bool = False
+    init: str | None = None
+    loss: str = "ce"
+    class_weights: str = "none"
     steps: int = 2000
+    epochs: float | None = None
     time_budget_s: float | None = None
     batch_size: int = 8
     crop: int = 256
+    accumulate: int = 1
     lr: float = 6e-4
     weight_decay: float = 0.05
     warmup: float = 0.05
+    backbone_lr: float = 1.0
+    head_first: float = 0.0
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     seed: int = 0
     balance: float = 0.5
-    source_weights: tuple[float, ...] | None = None
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     gsd_m: tuple[float, float] | None = None
     validate_every: int = 200

@@ -9,7 +9,7 @@ from affine import Affine
 from PIL import Image
 
 from lemevit_cli.pipelines.training import train
-from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 
 def _write_data(folder, *, classes=("land", "building"), dtype=np.uint8, splits=("train", "val")):
@@ -72,6 +72,15 @@ def write_data():
     return _write_data
 
 
+def _data_of(*paths, **changes):
+    return DataOptions(paths=paths, **changes)
+
+
+@pytest.fixture
+def data_of():
+    return _data_of
+
+
 @pytest.fixture
 def options_of():
     return _options_of
@@ -82,4 +91,4 @@ def trained(tmp_path_factory):
     """Path of the data, and the report of a training on it."""
     folder = tmp_path_factory.mktemp("trained")
     data = _write_data(folder / "squares")
-    return data, train("seg", [data], str(folder / "w.safetensors"), _options_of())
+    return data, train("seg", _data_of(data), str(folder / "w.safetensors"), _options_of())

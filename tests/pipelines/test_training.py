@@ -25,19 +25,21 @@ def test_the_weights_load_into_the_model_of_their_card(trained):
     assert sum(p.numel() for p in model.parameters()) == trained[1]["parameters"]
 
 
-def test_other_dtypes_are_measured_and_their_pixel_size_is_kept(tmp_path, write_data, options_of):
+def test_other_dtypes_are_measured_and_their_pixel_size_is_kept(
+    tmp_path, write_data, options_of, data_of
+):
     data = write_data(tmp_path / "deep", dtype="uint16")
-    report = train("seg", [data], str(tmp_path / "w.safetensors"), options_of(steps=2))
+    report = train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of(steps=2))
     card = read_card(report["path"])
     assert card.dtype == "uint16"
     assert 0 < card.mean[0] < 210 and card.std[0] > 10
     assert card.gsd_m == pytest.approx((0.5, 0.5), rel=1e-2)
 
 
-def test_sources_that_know_other_classes_train_one_model(tmp_path, write_data, options_of):
+def test_sources_that_know_other_classes_train_one_model(tmp_path, write_data, options_of, data_of):
     full = write_data(tmp_path / "full", classes=("land", "building"))
     some = write_data(tmp_path / "some", classes=("background", "building"))
-    report = train("seg", [full, some], str(tmp_path / "w.safetensors"), options_of(steps=2))
+    report = train("seg", data_of(full, some), str(tmp_path / "w.safetensors"), options_of(steps=2))
     assert report["classes"] == ["land", "building"]
     assert set(report["best"]["figures"]["some"]["classes"]) == {"background", "building"}
 
@@ -47,33 +49,40 @@ def test_sources_that_know_other_classes_train_one_model(tmp_path, write_data, o
     [
         ({"decoder": "deeplab"}, WeightsError, "no decoder 'deeplab'"),
         ({"backbone": "lemevit_huge"}, WeightsError, "no backbone 'lemevit_huge'"),
-        ({"source_weights": (1.0, 2.0)}, DataError, "2 weights for 1 data sets"),
     ],
 )
 def test_wrong_options_are_told_before_any_step(
-    tmp_path, changes, error, message, write_data, options_of
+    tmp_path, changes, error, message, write_data, options_of, data_of
 ):
     data = write_data(tmp_path / "data")
     with pytest.raises(error, match=message) as raised:
-        train("seg", [data], str(tmp_path / "w.safetensors"), options_of(**changes))
+        train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of(**changes))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "w_training").exists()
 
 
-def test_wrong_targets_are_told_before_any_step(tmp_path, write_data, options_of):
+def test_a_weight_too_many_is_told(tmp_path, write_data, options_of, data_of):
+    data = data_of(write_data(tmp_path / "data"), source_weights=(1.0, 2.0))
+    with pytest.raises(DataError, match="2 weights for 1 data sets"):
+        train("seg", data, str(tmp_path / "w.safetensors"), options_of())
+
+
+def test_wrong_targets_are_told_before_any_step(tmp_path, write_data, options_of, data_of):
     data = write_data(tmp_path / "data")
     with pytest.raises(OutputError, match=r"weights are written as \.safetensors"):
-        train("seg", [data], str(tmp_path / "w.pt"), options_of())
+        train("seg", data_of(data), str(tmp_path / "w.pt"), options_of())
     with pytest.raises(OutputError, match="does not exist; create it first"):
-        train("seg", [data], str(tmp_path / "no" / "w.safetensors"), options_of())
+        train("seg", data_of(data), str(tmp_path / "no" / "w.safetensors"), options_of())
     (tmp_path / "w.safetensors").touch()
     with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
-        train("seg", [data], str(tmp_path / "w.safetensors"), options_of())
+        train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of())
 
 
-def test_a_missing_validation_split_and_unknown_data_are_told(tmp_path, write_data, options_of):
+def test_a_missing_validation_split_and_unknown_data_are_told(
+    tmp_path, write_data, options_of, data_of
+):
     data = write_data(tmp_path / "data", splits=("train",))
     with pytest.raises(DataError, match="val/images: no such folder"):
-        train("seg", [data], str(tmp_path / "w.safetensors"), options_of())
+        train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of())
     with pytest.raises(LemevitError, match="no task 'sag'"):
-        train("sag", [data], str(tmp_path / "w.safetensors"), options_of())
+        train("sag", data_of(data), str(tmp_path / "w.safetensors"), options_of())
