@@ -8,9 +8,8 @@ SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and kee
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -20,14 +19,17 @@ from lemevit_cli.commands import (
     evaluate,
     import_weights,
     info,
+    interruption,
     options,
     predict,
+    quicklook,
+    score,
     simulate,
     train,
 )
 from lemevit_cli.errors import LemevitError
 
-_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
+_BROKEN_PIPE = 141
 
 
 class _Program(TyperGroup):
@@ -44,7 +46,7 @@ class _Program(TyperGroup):
             if options.debugging():
                 raise
             typer.echo("lemevit: interrupted; no half-written result is left", err=True)
-            raise typer.Exit(_INTERRUPTED) from error
+            raise typer.Exit(interruption.INTERRUPTED) from error
         except BrokenPipeError as error:
             _abandon_stdout()
             raise typer.Exit(_BROKEN_PIPE) from error
@@ -82,6 +84,8 @@ app = typer.Typer(
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("score")(score.score)
+app.command("quicklook")(quicklook.quicklook)
 app.command("info")(info.info)
 app.command("import")(import_weights.import_weights)
 app.command("simulate")(simulate.simulate)
@@ -93,20 +97,13 @@ def _program(version: options.Version = False) -> None:
     """Deep learning on large georeferenced scenes."""
 
 
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    # An exception, so that temporary files are removed on the way out.
-    raise SystemExit(_TERMINATED)
-
-
 def main() -> None:
     """Run the program on ``sys.argv``."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interruption.install()
     try:
         app()
     except SystemExit as leaving:
-        if leaving.code in (_INTERRUPTED, _TERMINATED):
-            # The signal may have struck while GDAL opened a file. All of ours is cleaned up by now;
-            # what GDAL does with a half-open file when the process unloads it is to crash.
+        if leaving.code in (interruption.INTERRUPTED, interruption.TERMINATED):
             sys.stderr.flush()
-            os._exit(leaving.code)
+            interruption.leave(leaving.code)
         raise

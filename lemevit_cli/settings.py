@@ -63,11 +63,16 @@ class Tiling:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """Where and how exactly the model runs."""
+    """Where and how exactly the model runs.
+
+    Args:
+        tta: answer with the mean over the eight symmetries of every window.
+    """
 
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    tta: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

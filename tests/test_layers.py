@@ -30,7 +30,7 @@ OWNERS = {
     "matplotlib": {"writers"},
     "accelerate": {"training"},
     "safetensors": {"models"},
-    "segmentation_models_pytorch": {"models"},
+    "segmentation_models_pytorch": {"models", "training"},
 }
 
 

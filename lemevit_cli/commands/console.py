@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from lemevit_cli.commands import interruption
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -16,7 +18,8 @@ class Console:
     """Draws the progress of a pipeline on stderr.
 
     A bar where stderr is a terminal, else a plain line now and then, so that log files stay
-    readable. Warnings and notes come once each, unless quiet.
+    readable. Warnings and notes come once each, unless quiet. From start to finish a signal waits
+    for the next advance.
     """
 
     def __init__(self, *, quiet: bool = False, show_progress: bool = True) -> None:
@@ -29,6 +32,7 @@ class Console:
         self._said: set[str] = set()
 
     def start(self, label: str, *, total: int, unit: str) -> None:
+        interruption.hold()
         self._label, self._unit, self._total, self._done = label, unit, total, 0
         self._started = self._last_line = time.monotonic()
         if self._show and sys.stderr.isatty():
@@ -37,6 +41,7 @@ class Console:
             self._bar = tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, leave=False)
 
     def advance(self, count: int = 1, **figures: float) -> None:
+        interruption.check()
         self._done += count
         if self._bar is not None:
             if figures:
@@ -60,6 +65,7 @@ class Console:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        interruption.release()
 
     def warn(self, message: str) -> None:
         self._say(f"warning: {message}")

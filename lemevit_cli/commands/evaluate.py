@@ -28,6 +28,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,
     threads: options.Threads = None,
+    tta: options.Tta = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
@@ -45,7 +46,7 @@ def evaluate(
         weights,
         data,
         split=split.value,
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads),
+        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
         batch_size=batch_size,
         progress=Console(quiet=quiet, show_progress=not no_progress),
     )

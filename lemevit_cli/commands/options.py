@@ -52,6 +52,7 @@ class PrecisionName(StrEnum):
 
 
 _INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
+_LABELS = "Scenes with labels"
 
 Version = Annotated[
     bool,
@@ -138,6 +139,46 @@ Mask = Annotated[
         rich_help_panel=_INPUT,
     ),
 ]
+LabelField = Annotated[
+    str | None,
+    typer.Option(
+        "--label-field",
+        metavar="NAME",
+        help="Field with a polygon's class; without it all polygons are one class.",
+        rich_help_panel=_LABELS,
+    ),
+]
+LabelClass = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="Name of that one class; default: the layer's.",
+        rich_help_panel=_LABELS,
+    ),
+]
+LabelLayer = Annotated[
+    str | None,
+    typer.Option("--layer", help="Layer of the labels' file.", rich_help_panel=_LABELS),
+]
+LabelWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="SQL",
+        help='Only these polygons, such as "year = 2020".',
+        rich_help_panel=_LABELS,
+    ),
+]
+LabelBackground = Annotated[
+    str,
+    typer.Option(
+        "--background",
+        metavar="CLASS",
+        help="Class of what no polygon covers; ignore leaves it out.",
+        rich_help_panel=_LABELS,
+    ),
+]
 Window = Annotated[
     int | None,
     typer.Option(
@@ -183,6 +224,14 @@ Precision = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=_RUNNING)
+]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta",
+        help="Mean over the eight symmetries of each window: better, in eight times the time.",
+        rich_help_panel=_RUNNING,
+    ),
 ]
 Format = Annotated[
     str | None,

@@ -43,6 +43,7 @@ def predict(
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,
     threads: options.Threads = None,
+    tta: options.Tta = False,
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,
@@ -64,7 +65,7 @@ def predict(
         scene=SceneOptions(bidx=options.parse_bands(bidx), nodata=nodata, src_crs=src_crs),
         reading=ReadingOptions(stretch=stretch, gsd=gsd, bounds=bounds, mask=mask),
         tiling=Tiling(window=window, overlap=overlap, batch_size=batch_size, block_size=block_size),
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads),
+        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
         output=OutputOptions(
             format=format,
             output_type=output_type.value,

@@ -2,25 +2,111 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import replace
+from itertools import cycle
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json, print_record
 
-_MODEL, _SCHEDULE, _DATA = "Model", "Schedule", "Data"
+if TYPE_CHECKING:
+    from lemevit_cli.training.options import LabelledScene
+
+_SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "Schedule"
 
 
 def train(
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="DATA...", help="Folders with {train,val}/{images,masks} and classes.json."
+            metavar="DATA",
+            help="Folders with {train,val}/{images,masks}, or .toml lists of scenes.",
         ),
-    ],
-    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="The .safetensors file to write.")
+    ] = None,
     task: options.Task = options.TaskName.seg,
+    scene: Annotated[
+        list[str] | None,
+        typer.Option("--scene", help="A scene to learn from; repeatable.", rich_help_panel=_SCENES),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels",
+            help="Its polygons or raster of ids; one for each scene, or one for all.",
+            rich_help_panel=_SCENES,
+        ),
+    ] = None,
+    label_field: options.LabelField = None,
+    class_name: options.LabelClass = None,
+    layer: options.LabelLayer = None,
+    where: options.LabelWhere = None,
+    background: options.LabelBackground = "background",
+    val_scene: Annotated[
+        list[str] | None,
+        typer.Option("--val-scene", help="A scene to validate on.", rich_help_panel=_SCENES),
+    ] = None,
+    val_labels: Annotated[
+        list[str] | None,
+        typer.Option("--val-labels", help="Its labels.", rich_help_panel=_SCENES),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--val-fraction",
+            min=0.0,
+            max=0.9,
+            rich_help_panel=_SCENES,
+            help="Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
+        ),
+    ] = None,
+    show_samples: Annotated[
+        str | None,
+        typer.Option(
+            "--show-samples",
+            metavar="PNG",
+            rich_help_panel=_DATA,
+            help="Draw augmented windows with their labels first; without -o nothing is trained.",
+        ),
+    ] = None,
+    crop: Annotated[
+        int, typer.Option("--crop", min=32, help="Side of a window.", rich_help_panel=_DATA)
+    ] = 256,
+    balance: Annotated[
+        float,
+        typer.Option(
+            "--balance",
+            min=0.0,
+            max=1.0,
+            rich_help_panel=_DATA,
+            help="0 draws windows evenly over pixels, 1 evenly over classes.",
+        ),
+    ] = 0.5,
+    source_weight: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--source-weight",
+            min=0.0,
+            rich_help_panel=_DATA,
+            help="How often each DATA, then each scene, is drawn from; once for each.",
+        ),
+    ] = None,
+    gsd: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--gsd",
+            metavar="FROM TO",
+            rich_help_panel=_DATA,
+            help="Pixel sizes of the data in metres, where the files do not say.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_DATA)
+    ] = 1,
     backbone: Annotated[
         str,
         typer.Option("--backbone", help="Any timm name with features.", rich_help_panel=_MODEL),
@@ -29,7 +115,8 @@ def train(
         str | None,
         typer.Option(
             "--decoder",
-            help="Of segmentation-models-pytorch; default: a light UPerNet.",
+            help="upernet (light, default), upernet_paper, or another of "
+            "segmentation-models-pytorch.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -37,35 +124,101 @@ def train(
         bool,
         typer.Option("--pretrained", help="timm's own weights.", rich_help_panel=_MODEL),
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="WEIGHTS",
+            help="Start from weights of ours: what fits is taken over.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
     drop_path: Annotated[
         float,
         typer.Option(
             "--drop-path", min=0.0, max=0.9, help="Stochastic depth.", rich_help_panel=_MODEL
         ),
     ] = 0.0,
+    loss: Annotated[
+        str,
+        typer.Option(
+            "--loss",
+            help="ce, dice, lovasz or focal; ce+dice adds two.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "ce",
+    class_weights: Annotated[
+        str,
+        typer.Option(
+            "--class-weights",
+            metavar="SPEC",
+            help="Of the cross-entropy: none, balanced, or road=2,water=0.5.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "none",
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_SCHEDULE)
     ] = 2000,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            min=0.0,
+            help="Instead: passes over as many pixels as are labelled.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None,
     time_budget: Annotated[
         str | None,
         typer.Option(
             "--time-budget",
             metavar="TIME",
-            help="End after this time instead: 90s, 40m, 2h.",
+            help="Instead: as many as fit into 90s, 40m, 2h.",
             rich_help_panel=_SCHEDULE,
         ),
     ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Windows a step.", rich_help_panel=_SCHEDULE)
     ] = 8,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            "--accumulate", min=1, help="Batches in one update.", rich_help_panel=_SCHEDULE
+        ),
+    ] = 1,
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", help="Any timm name.", rich_help_panel=_SCHEDULE)
+    ] = "adamw",
     lr: Annotated[
         float, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=_SCHEDULE)
     ] = 6e-4,
     weight_decay: Annotated[
         float, typer.Option("--weight-decay", help="Of AdamW.", rich_help_panel=_SCHEDULE)
     ] = 0.05,
+    backbone_lr: Annotated[
+        float,
+        typer.Option(
+            "--backbone-lr",
+            min=0.0,
+            metavar="FACTOR",
+            help="Of the backbone's rate; 0 freezes it.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 1.0,
+    head_first: Annotated[
+        float,
+        typer.Option(
+            "--head-first",
+            min=0.0,
+            max=1.0,
+            metavar="PART",
+            help="Part of the training in which the backbone rests.",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = 0.0,
     seed: Annotated[
-        int, typer.Option("--seed", help="Of weights and windows.", rich_help_panel=_SCHEDULE)
+        int,
+        typer.Option("--seed", help="Of weights, windows and blocks.", rich_help_panel=_SCHEDULE),
     ] = 0,
     validate_every: Annotated[
         int,
@@ -91,40 +244,6 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=_SCHEDULE),
     ] = False,
-    crop: Annotated[
-        int, typer.Option("--crop", min=32, help="Side of a window.", rich_help_panel=_DATA)
-    ] = 256,
-    balance: Annotated[
-        float,
-        typer.Option(
-            "--balance",
-            min=0.0,
-            max=1.0,
-            rich_help_panel=_DATA,
-            help="0 draws windows evenly over pixels, 1 evenly over classes.",
-        ),
-    ] = 0.5,
-    source_weight: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--source-weight",
-            min=0.0,
-            rich_help_panel=_DATA,
-            help="How often each DATA is drawn from; once for each.",
-        ),
-    ] = None,
-    gsd: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--gsd",
-            metavar="FROM TO",
-            rich_help_panel=_DATA,
-            help="Pixel sizes of the data in metres, where the files do not say.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_DATA)
-    ] = 1,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,
     threads: options.Threads = None,
@@ -134,47 +253,79 @@ def train(
     no_progress: options.NoProgress = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train weights on labelled pictures; the best by validation is kept.
+    """Train weights on labelled pictures or scenes; the best by validation is kept.
 
-    Prints the path of the weights. A run that was interrupted goes on with --resume.
+    Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
+    NAME_training/. A run that was interrupted goes on with --resume.
     """
     budget = parse_time(time_budget)
     from lemevit_cli.pipelines import training
-    from lemevit_cli.training.options import DataOptions, TrainingOptions
+    from lemevit_cli.training.options import DataOptions, LabelledScene, TrainingOptions
 
-    record = training.train(
-        task.value,
-        DataOptions(
-            paths=tuple(data),
-            source_weights=tuple(source_weight) if source_weight else None,
-            seed=seed,
-        ),
-        output,
-        TrainingOptions(
-            backbone=backbone,
-            backbone_args={"drop_path_rate": drop_path} if drop_path else {},
-            decoder=decoder,
-            pretrained=pretrained,
-            steps=steps,
-            time_budget_s=budget,
-            batch_size=batch_size,
-            crop=crop,
-            lr=lr,
-            weight_decay=weight_decay,
-            seed=seed,
-            balance=balance,
-            gsd_m=gsd,
-            validate_every=validate_every,
-            checkpoint_every=checkpoint_every,
-            workers=workers,
-            device=device,
-            precision=precision.value,
-            threads=threads,
-            resume=resume,
-            overwrite=overwrite,
-        ),
-        Console(quiet=quiet, show_progress=not no_progress),
+    how = LabelledScene(
+        scene="",
+        labels="",
+        label_field=label_field,
+        class_name=class_name,
+        layer=layer,
+        where=where,
+        background=background,
     )
+    split = "train" if val_scene else None
+    found = DataOptions(
+        paths=tuple(data or ()),
+        scenes=(
+            *labelled_scenes(scene, labels, replace(how, split=split), option="--scene"),
+            *labelled_scenes(
+                val_scene, val_labels, replace(how, split="val"), option="--val-scene"
+            ),
+        ),
+        source_weights=tuple(source_weight) if source_weight else None,
+        val_fraction=val_fraction,
+        seed=seed,
+    )
+    if not found.paths and not found.scenes:
+        raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
+    if output is None and show_samples is None:
+        raise typer.BadParameter("name the weights to write", param_hint="-o")
+    recipe = TrainingOptions(
+        backbone=backbone,
+        backbone_args={"drop_path_rate": drop_path} if drop_path else {},
+        decoder=decoder,
+        pretrained=pretrained,
+        init=init,
+        loss=loss,
+        class_weights=class_weights,
+        steps=steps,
+        epochs=epochs,
+        time_budget_s=budget,
+        batch_size=batch_size,
+        crop=crop,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        backbone_lr=backbone_lr,
+        head_first=head_first,
+        seed=seed,
+        balance=balance,
+        gsd_m=gsd,
+        validate_every=validate_every,
+        checkpoint_every=checkpoint_every,
+        workers=workers,
+        device=device,
+        precision=precision.value,
+        threads=threads,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    console = Console(quiet=quiet, show_progress=not no_progress)
+    if show_samples is not None:
+        training.show_samples(task.value, found, recipe, show_samples, console)
+    if output is None:
+        typer.echo(show_samples)
+        return
+    record = training.train(task.value, found, output, recipe, console)
     if "scores" not in record:
         return  # one of several processes; the first one tells
     if json:
@@ -183,6 +334,20 @@ def train(
     if not quiet:
         _summary(record)
     typer.echo(record["path"])
+
+
+def labelled_scenes(
+    scenes: list[str] | None, labels: list[str] | None, how: LabelledScene, *, option: str
+) -> list[LabelledScene]:
+    """Scenes with their labels, as many of each or one file of labels for all."""
+    scenes, labels = scenes or [], labels or []
+    if bool(labels) != bool(scenes) or len(labels) not in (len(scenes), 1, 0):
+        raise typer.BadParameter(
+            f"{len(scenes)} scenes and {len(labels)} labels; each scene needs its labels",
+            param_hint=option,
+        )
+    pairs = zip(scenes, cycle(labels), strict=False)
+    return [replace(how, scene=scene, labels=file) for scene, file in pairs]
 
 
 def parse_time(text: str | None) -> float | None:

@@ -24,6 +24,7 @@ from lemevit_cli.geometry.georeference import Georeference
 # Straight in the map is curved in the equal-area plane; edges shorter than this differ by less
 # than a millionth of the area.
 _MAX_EDGE_M = 2_000.0
+_NORTHWARD_RAD = 1e-6  # 6 m: far above rounding, below any curvature of a meridian
 
 
 def is_tied_to_earth(crs_wkt: str | None) -> bool:
@@ -97,6 +98,49 @@ def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDAr
     return metres
 
 
+def pixel_metric_m2(
+    georeference: Georeference, *, col: float, row: float
+) -> NDArray[np.float64] | None:
+    """The symmetric ``(2, 2)`` G that gives lengths on the ground near a pixel position.
+
+    A step of ``d = (cols, rows)`` is ``sqrt(d G d)`` metres long, whatever the transform and CRS
+    do to pixels. None where :func:`pixel_area_m2` is None.
+    """
+    if georeference.transform is None or not is_tied_to_earth(georeference.crs_wkt):
+        return None
+    start = georeference.transform @ (col, row)
+    ends = [georeference.transform @ (col + x, row + y) for x, y in ((1, 0), (0, 1), (1, 1))]
+    along_row, along_col, across = lengths_m([start] * 3, ends, georeference.crs_wkt) ** 2
+    mixed = (across - along_row - along_col) / 2
+    metric = np.array([[along_row, mixed], [mixed, along_col]])
+    return metric if np.isfinite(metric).all() and np.linalg.det(metric) > 0 else None
+
+
+def north_in_pixels(
+    georeference: Georeference, *, col: float, row: float
+) -> tuple[float, float] | None:
+    """The direction of true north at a pixel position: ``(cols, rows)`` of length 1, rows down.
+
+    None where the raster has no transform, no CRS tied to the earth, or the position is outside
+    its domain.
+    """
+    if georeference.transform is None or not is_tied_to_earth(georeference.crs_wkt):
+        return None
+    crs = _require_horizontal(georeference.crs_wkt)
+    here = np.array([georeference.transform @ (col, row)])
+    lon, lat = _to_lonlat(here, crs)
+    if not np.isfinite(lat).all():
+        return None
+    north = _from_lonlat(lon, lat + _NORTHWARD_RAD, crs)
+    south = _from_lonlat(lon, lat - _NORTHWARD_RAD, crs)
+    to_pixels = ~georeference.transform
+    (col_to, row_to), (col_from, row_from) = (to_pixels @ tuple(p[0]) for p in (north, south))
+    length = float(np.hypot(col_to - col_from, row_to - row_from))
+    if not np.isfinite(length) or length == 0:
+        return None
+    return float(col_to - col_from) / length, float(row_to - row_from) / length
+
+
 @lru_cache(maxsize=32)
 def _horizontal_crs(crs_wkt: str) -> pyproj.CRS | None:
     """The geographic or projected part of a CRS, None if it has none."""
@@ -146,6 +190,15 @@ def _to_lonlat(xy: NDArray, crs: pyproj.CRS) -> tuple[NDArray, NDArray]:
     # 1e-9 rad is 6 mm: a global grid's edge may miss the pole by rounding.
     outside = ~np.isfinite(lon) | ~(np.abs(lat) <= np.pi / 2 + 1e-9)
     return np.where(outside, np.nan, lon), np.where(outside, np.nan, lat)
+
+
+def _from_lonlat(lon: NDArray, lat: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
+    """Positions ``(N, 2)`` in map units, of longitudes and latitudes in radians."""
+    radians_per_unit = _geodetic(crs).axis_info[0].unit_conversion_factor
+    x, y = lon / radians_per_unit, lat / radians_per_unit
+    if not crs.is_geographic:
+        x, y = _inverse_projection(crs.to_wkt()).transform(x, y, direction="INVERSE")
+    return np.column_stack([x, y])
 
 
 @lru_cache(maxsize=32)

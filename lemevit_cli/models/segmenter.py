@@ -1,13 +1,20 @@
-"""A segmentation network: any timm backbone, any decoder of segmentation-models-pytorch.
+"""A segmentation network: any timm backbone, and a library's decoder or the paper's.
 
 LeMeViT's features leave the backbone without a normalisation: after some training, channels of
-one level differ in size by two orders of magnitude, and a LayerNorm over them, as UPerNet has, lets
-the largest few hide the rest. A batch norm of each level in front of the decoder gives every
-channel the same say.
+one level differ in size by two orders of magnitude, and a LayerNorm over them, as the library's
+UPerNet has, lets the largest few hide the rest. A batch norm of each level in front of the decoder
+gives every channel the same say. The paper's own head (``upernet_paper``) reads the raw features.
+For few labels, ``upernet_pixels`` is ``upernet`` with a second opinion from single pixels and
+scores that are smoothed along edges (see ``pixel_view.py``); weights of the one fit the other.
+
+Paper: Jiang et al., "LeMeViT", IJCAI 2024, arXiv 2405.09789; its head is mmsegmentation's UPerHead
+(Xiao et al., ECCV 2018, arXiv 1807.10221) with an auxiliary FCN head, built here from the library's
+UPerNet, which computes the same once its LayerNorms are taken away.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,24 +22,47 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import Tensor, nn
 
 import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.pixel_view import PixelView, smooth_along_edges
 
-DECODERS = ("fpn", "linknet", "manet", "segformer", "unet", "unetplusplus", "upernet")
+PAPER_DECODER = "upernet_paper"
+PIXEL_DECODER = "upernet_pixels"
+DECODERS = (
+    "fpn",
+    "linknet",
+    "manet",
+    "segformer",
+    "unet",
+    "unetplusplus",
+    "upernet",
+    PIXEL_DECODER,
+    PAPER_DECODER,
+)
 DEFAULT_DECODER = "upernet"
-_LIGHT = {  # arguments that keep a decoder below one million parameters, where ours differ
+_ARGUMENTS = {
+    # They keep a decoder below one million parameters.
     "fpn": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64},
     "segformer": {"decoder_segmentation_channels": 128},
     "upernet": {"decoder_channels": 64},
+    PIXEL_DECODER: {"decoder_channels": 64},
+    PAPER_DECODER: {"decoder_channels": 512},
 }
+_LIBRARYS_NAME = {PIXEL_DECODER: "upernet", PAPER_DECODER: "upernet"}
 _STRIDE = 32  # of the coarsest features
+_AUXILIARY_LEVEL = 4  # of [picture, stride 2, 4, 8, 16, 32]: stride 16, as in the paper
+_DETAIL_LEVEL = 2  # likewise: stride 4, the finest that every backbone has
+_AUXILIARY_CHANNELS = 256
+_SAY_OF_PIXELS = 0.5  # share of the pixel view in the scores
+_DROPOUT = 0.1  # of whole channels, in front of the paper's classifiers
 
 
 def decoder_defaults(decoder: str) -> dict[str, Any]:
-    """Arguments of a light decoder of that name; empty where the library's own are taken."""
-    return dict(_LIGHT.get(decoder, {}))
+    """Arguments of a decoder of that name where ours differ from the library's: light ones."""
+    return dict(_ARGUMENTS.get(decoder, {}))
 
 
 class Segmenter(nn.Module):
@@ -71,14 +101,15 @@ class Segmenter(nn.Module):
                 f"no backbone {backbone!r} in timm {timm.__version__}; "
                 "names are listed by timm.list_models(), ours are lemevit_tiny, _small, _base"
             )
+        is_paper = decoder == PAPER_DECODER
         try:
             network = smp.create_model(
-                decoder,
+                _LIBRARYS_NAME.get(decoder, decoder),
                 encoder_name=f"tu-{backbone}",
                 encoder_weights=True if pretrained else None,
                 in_channels=len(mean),
                 classes=num_classes,
-                **(backbone_args or {}),
+                **_any_size(backbone) | dict(backbone_args or {}),
                 **(decoder_defaults(decoder) if decoder_args is None else decoder_args),
             )
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
@@ -88,24 +119,84 @@ class Segmenter(nn.Module):
                 "a backbone needs features of strides 4 to 32"
             ) from error
         self.encoder, self.decoder = network.encoder, network.decoder
-        # Levels without channels stand for strides that a backbone does not have.
-        self.feature_norms = nn.ModuleList(
-            nn.BatchNorm2d(channels) if channels else nn.Identity()
-            for channels in network.encoder.out_channels[1:]
-        )
         self.segmentation_head = network.segmentation_head
+        channels = network.encoder.out_channels[1:]
+        self.feature_norms = nn.ModuleList(
+            # Levels without channels stand for strides that a backbone does not have.
+            nn.BatchNorm2d(width) if width and not is_paper else nn.Identity()
+            for width in channels
+        )
+        self.dropout = nn.Dropout2d(_DROPOUT) if is_paper else nn.Identity()
+        self.auxiliary_head: nn.Module | None = None
+        if is_paper:
+            self.decoder.feature_norms = nn.ModuleList(
+                nn.Identity() for _ in self.decoder.feature_norms
+            )
+            self.auxiliary_head = _fcn_head(network.encoder.out_channels, num_classes)
+        self.pixel_view: PixelView | None = None
+        if decoder == PIXEL_DECODER:
+            self.pixel_view = PixelView(
+                bands=len(mean), detail=channels[_DETAIL_LEVEL - 1], num_classes=num_classes
+            )
         # Not in the state: the card holds them, and one truth is enough.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(B, classes, H, W)`` of uint8 or float pixels ``(B, bands, H, W)``, any size."""
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Names of the layers that have a row for every class."""
+        names = ["segmentation_head.0"]
+        if self.auxiliary_head is not None:
+            names.append("auxiliary_head.2")
+        if self.pixel_view is not None:
+            names.append("pixel_view.classify")
+        return tuple(names)
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits ``(B, classes, H, W)`` of uint8 or float pixels ``(B, bands, H, W)``, any size.
+
+        In training mode, where there is a second head (the paper's auxiliary one, or that of single
+        pixels): the logits of both.
+        """
+        height, width = pixels.shape[-2:]
+        pixels = _pad_to_stride(pixels)
         x = (pixels - self.mean) / self.std
-        x, (height, width) = _pad_to_stride(x), pixels.shape[-2:]
         picture, *features = self.encoder(x)
         normed = [norm(f) for norm, f in zip(self.feature_norms, features, strict=True)]
-        logits: Tensor = self.segmentation_head(self.decoder([picture, *normed]))
+        # A list of its own: the library's UPerNet writes into the one that it is given.
+        logits: Tensor = self.segmentation_head(self.dropout(self.decoder([picture, *normed])))
+        if self.auxiliary_head is not None and self.training:
+            coarse = self.auxiliary_head(normed[_AUXILIARY_LEVEL - 1])
+            auxiliary = F.interpolate(coarse, size=x.shape[-2:], mode="bilinear")
+            return logits[..., :height, :width], auxiliary[..., :height, :width]
+        if self.pixel_view is not None:
+            of_pixels = self.pixel_view(pixels, x, normed[_DETAIL_LEVEL - 1])
+            if self.training:
+                return logits[..., :height, :width], of_pixels[..., :height, :width]
+            scores = torch.lerp(logits.softmax(dim=1), of_pixels.softmax(dim=1), _SAY_OF_PIXELS)
+            smooth = smooth_along_edges(scores, x)
+            logits = smooth.clamp(min=torch.finfo(smooth.dtype).tiny).log()
         return logits[..., :height, :width]
+
+
+def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:
+    """Logits from the features of stride 16 alone: they teach the backbone, nobody else asks."""
+    return nn.Sequential(
+        Conv2dReLU(channels[_AUXILIARY_LEVEL], _AUXILIARY_CHANNELS, kernel_size=3, padding=1),
+        nn.Dropout2d(_DROPOUT),
+        nn.Conv2d(_AUXILIARY_CHANNELS, num_classes, kernel_size=1),
+    )
+
+
+def _any_size(backbone: str) -> dict[str, Any]:
+    """What frees a backbone of the image size that its name was trained at, if timm can do so."""
+    configuration = timm.get_pretrained_cfg(backbone)
+    if configuration is None or not configuration.fixed_input_size:
+        return {}
+    with torch.device("meta"):
+        model = timm.create_model(backbone)
+    takes = inspect.signature(type(model).__init__).parameters
+    return {"strict_img_size": False} if "strict_img_size" in takes else {}
 
 
 def _pad_to_stride(x: Tensor) -> Tensor:

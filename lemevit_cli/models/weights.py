@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo
@@ -167,6 +168,121 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{path}: holds a {type(checkpoint).__name__}, not a state dict")
     return checkpoint
+
+
+@dataclass(frozen=True)
+class Initialised:
+    """What other weights gave to a model.
+
+    Args:
+        copied: tensors, whole or in part.
+        left: what starts afresh, in words for people: parts of the model with their numbers of
+            tensors, and classes.
+    """
+
+    copied: int
+    left: tuple[str, ...]
+
+
+def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
+    """Copy into a model what fits of other weights, of any task.
+
+    Tensors of equal name and shape are copied; where whole parts have other names (a backbone
+    alone, as ``lemevit import`` writes it), the prefix is exchanged under which most tensors fit.
+    Layers with a row for every class (``model.classifiers``) are copied row by row, by the classes'
+    names. The first convolution is fitted to another number of bands: the old bands keep their
+    weights, in their order, and further ones get the mean over the bands; if the model has fewer,
+    all get the mean. All are multiplied by ``old / new``, so that the sum over the bands stays.
+
+    Args:
+        card: the model's own.
+
+    Raises:
+        WeightsError: if the file is no weights file, or nothing of it fits.
+    """
+    target = model.state_dict()
+    loaded, given = load_weights(find_weights(name_or_file))
+    state = _renamed(loaded, target)
+    classifiers = getattr(model, "classifiers", ())
+    fitted: dict[str, Tensor] = {}
+    for key, tensor in target.items():
+        if key not in state:
+            continue
+        if key.rpartition(".")[0] in classifiers:
+            found = _rows_by_name(state[key], tensor, given.class_names, card.class_names)
+        elif state[key].shape == tensor.shape:
+            found = state[key]
+        else:
+            found = _bands_fitted(state[key], tensor, given.bands, card.bands)
+        if found is not None:
+            fitted[key] = found
+    if not fitted:
+        raise WeightsError(
+            f"{name_or_file}: no tensor of {given.backbone} with {given.head or 'no head'} fits "
+            f"{card.backbone} with {card.head or 'no head'}; choose the --backbone of the weights"
+        )
+    model.load_state_dict(fitted, strict=False)
+    left = _parts(target, fitted)
+    if any(key.rpartition(".")[0] in classifiers for key in fitted):
+        new = [name for name in card.class_names if name not in given.class_names]
+        left = (*left, *(f"class {name}" for name in new))
+    return Initialised(len(fitted), left)
+
+
+def _renamed(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors under the prefix, in place of their own, that makes most of them fit."""
+
+    def renamed(old: str, new: str) -> dict[str, Tensor]:
+        return {new + k.removeprefix(old): v for k, v in state.items() if k.startswith(old)}
+
+    def fits(pair: tuple[str, str]) -> int:
+        names = renamed(*pair)
+        return sum(k in target and target[k].shape == v.shape for k, v in names.items())
+
+    pairs = [(old, new) for old in _prefixes(state) for new in _prefixes(target)]
+    best = max(pairs, key=fits)  # of equals the first: names as they are
+    return state if fits(best) == fits(("", "")) else renamed(*best)
+
+
+def _prefixes(keys: Iterable[str]) -> list[str]:
+    """What the names of parts begin with, the empty one first; three levels hold any backbone."""
+    parts = [key.split(".")[:-1] for key in keys]
+    found = (".".join([*part[:depth], ""]) for part in parts for depth in (1, 2, 3)[: len(part)])
+    return ["", *dict.fromkeys(found)]
+
+
+def _rows_by_name(
+    old: Tensor, new: Tensor, old_classes: Sequence[str], new_classes: Sequence[str]
+) -> Tensor | None:
+    """The new rows, those of classes that both know taken from the old."""
+    if old.shape[1:] != new.shape[1:] or len(old) != len(old_classes):
+        return None
+    shared = [name for name in new_classes if name in old_classes]
+    if not shared:
+        return None
+    rows = new.clone()
+    to, of = ([names.index(name) for name in shared] for names in (new_classes, old_classes))
+    rows[to] = old[of].to(rows)
+    return rows
+
+
+def _bands_fitted(old: Tensor, new: Tensor, old_bands: int, new_bands: int) -> Tensor | None:
+    """Weights of a first convolution for another number of bands; None of any other tensor."""
+    if old.ndim != 4 or (old.shape[1], new.shape[1]) != (old_bands, new_bands):
+        return None
+    if (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
+        return None
+    bands = old.mean(dim=1, keepdim=True).repeat(1, new_bands, 1, 1)
+    if new_bands > old_bands:
+        bands[:, :old_bands] = old
+    return bands * (old_bands / new_bands)
+
+
+def _parts(target: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Parts of a model that nothing was copied into: ``decoder (70 of 70 tensors)``."""
+    all_of = Counter(key.partition(".")[0] for key in target)
+    missing = Counter(key.partition(".")[0] for key in target if key not in fitted)
+    return tuple(f"{part} ({n} of {all_of[part]} tensors)" for part, n in missing.items())
 
 
 def starter_weights() -> dict[str, Path]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import find_weights, read_card
-from lemevit_cli.pipelines.block_inference import class_ids
+from lemevit_cli.pipelines.block_inference import BlockInference, class_ids
 from lemevit_cli.pipelines.prediction import inference_over
 from lemevit_cli.pipelines.predictor import Predictor, load_predictor
 from lemevit_cli.pipelines.progress import Progress, Silent
@@ -16,13 +16,8 @@ from lemevit_cli.pipelines.scene_input import scene_input
 from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks.confusion import ClassMatch, Confusion, match_classes
-from lemevit_cli.training.datasets.folders import (
-    FolderSource,
-    Picture,
-    PictureReader,
-    count_classes,
-    open_folder,
-)
+from lemevit_cli.training.datasets.folders import open_folder
+from lemevit_cli.training.datasets.source import Site, Source, joined_areas
 
 
 def evaluate(
@@ -36,56 +31,74 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score weights on a split of a folder, pooled over all its pixels.
 
-    Pictures go through the road of ``predict``: windows and overlap of the card, blended. Classes
-    are matched by name; see :func:`lemevit_cli.tasks.segmentation.match_classes`.
-
     Returns:
-        ``miou``, ``accuracy``, ``classes.<name>.{iou,f1,precision,recall}`` in [0, 1] (None where
-        a class occurs in neither truth nor prediction), ``pictures`` and scored ``pixels``.
+        As :func:`evaluate_source`.
 
     Raises:
         WeightsError, DataError: before any prediction.
     """
-    progress = progress or Silent()
     card = read_card(find_weights(weights))
     if card.task != "seg":
         raise WeightsError(f"{weights}: weights for task {card.task}; eval scores those for seg")
     source = open_folder(data, split)
-    match = match_classes(card.class_names, source.classes)
-    reader = PictureReader()
-    count_classes(source, reader)  # for its checks
+    match_classes(card.class_names, source.classes)  # for its check
+    source.count_classes()  # for its checks
     predictor = load_predictor(weights, "seg", runtime or RuntimeOptions())
+    return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
+
+
+def evaluate_source(
+    predictor: Predictor,
+    source: Source,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score weights on a source of data, pooled over the areas of all its sites.
+
+    Scenes and pictures go through the road of ``predict``: windows and overlap of the card over the
+    whole raster, blended. Classes are matched by name (see :func:`match_classes`).
+
+    Returns:
+        ``miou``, ``f1``, ``accuracy``, ``classes.<name>.{iou,f1,precision,recall}`` in [0, 1] (None
+        where a class occurs in neither truth nor prediction), ``pictures`` and scored ``pixels``.
+
+    Raises:
+        DataError: if no class is shared.
+        SceneError: if a raster cannot be read as the weights ask.
+    """
+    progress = progress or Silent()
+    match = match_classes(predictor.card.class_names, source.classes)
     confusion = Confusion(match.classes)
-    progress.start(f"{source.name}/{split}", total=len(source.pictures), unit="pictures")
+    areas = joined_areas(source.sites)
+    progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
-        for picture in source.pictures:
-            _score_picture(source, picture, reader, predictor, batch_size, match, confusion)
-            progress.advance()
+        for path, sites in groupby(areas, key=lambda site: site.scene):
+            with open_scene(path) as scene:
+                # Silent: what predict says of one scene would drown the progress over all.
+                view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
+                inference = inference_over(view, predictor, Tiling(batch_size=batch_size), Silent())
+                for site in sites:
+                    _score_area(source, site, inference, match, confusion)
+                    progress.advance()
     finally:
         progress.finish()
     return {
         **confusion.figures(),
-        "pictures": len(source.pictures),
+        "pictures": len({site.scene for site in areas}),
         "pixels": int(confusion.counts.sum()),
     }
 
 
-def _score_picture(
-    source: FolderSource,
-    picture: Picture,
-    reader: PictureReader,
-    predictor: Predictor,
-    batch_size: int | None,
+def _score_area(
+    source: Source,
+    site: Site,
+    inference: BlockInference,
     match: ClassMatch,
     confusion: Confusion,
 ) -> None:
-    whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
-    with open_scene(str(picture.image)) as scene:
-        # Silent: what predict says of one scene would drown the progress over all pictures.
-        view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-        inference = inference_over(view, predictor, Tiling(batch_size=batch_size), Silent())
-        for rows in inference.rows(whole):
-            truth = reader.read_truth(source, picture, rows.window)
-            found = class_ids(rows, NODATA_CLASS)
-            truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
-            confusion.add(match.truth(truth), match.prediction(found))
+    for rows in inference.rows(site.area):
+        truth = source.read_truth(site, rows.window)
+        found = class_ids(rows, NODATA_CLASS)
+        truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
+        confusion.add(match.truth(truth), match.prediction(found))

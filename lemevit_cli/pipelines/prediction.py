@@ -22,7 +22,6 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import (
     Account,
     BlockInference,
-    blocks_of,
     class_ids,
     masked_scores,
 )
@@ -33,6 +32,7 @@ from lemevit_cli.scenes.radiometry import check_stretch
 from lemevit_cli.scenes.scene import Scene, open_scene
 from lemevit_cli.scenes.source import stem_of
 from lemevit_cli.settings import InferenceSettings, Tiling
+from lemevit_cli.tiling.blocks import blocks_of
 from lemevit_cli.tiling.window_grid import WindowGrid
 from lemevit_cli.writers import RasterSpec, check_classes, check_target, find_writer, open_sink
 
@@ -235,6 +235,7 @@ def raster_spec(
         "bands": ",".join(map(str, scene.bidx)),
         "stretch": source.stretch.describe() if source.stretch else "none",
         "model_grid": f"{source.view.width} x {source.view.height}",
+        "symmetries": "8" if settings.runtime.tta else "1",
     }
     return RasterSpec(
         width=source.area.width,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.execution.runtime import Runtime, TorchRuntime
+from lemevit_cli.execution.runtime import Runtime, SymmetricRuntime, TorchRuntime
 from lemevit_cli.models.weights import Card, find_weights, load_weights, read_card
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import STARTERS, load_task
@@ -63,6 +63,7 @@ def load_predictor(name_or_file: str | None, task_name: str, options: RuntimeOpt
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{name}: its tensors do not fit its card ({reason})") from error
-    runtime = TorchRuntime(task.for_inference(model), task.scores, options)
+    plain = TorchRuntime(task.for_inference(model), task.scores, options)
+    runtime = SymmetricRuntime(plain) if options.tta else plain
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Predictor(name, digest, card, runtime, str(runtime.device))
+    return Predictor(name, digest, card, runtime, str(plain.device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -178,9 +178,18 @@ class _Files:
 
     @contextmanager
     def raster(
-        self, target: Path, spec: WorldSpec, georeference: Georeference, *, bands: int = 1
+        self,
+        target: Path,
+        spec: WorldSpec,
+        georeference: Georeference,
+        *,
+        bands: int = 1,
+        classes: Sequence[str] = (),
     ) -> Iterator[rasterio.io.DatasetWriter]:
-        """An open GeoTIFF of bytes, tiled and deflated, that takes its name when closed."""
+        """An open GeoTIFF of bytes, tiled and deflated, that takes its name when closed.
+
+        ``classes`` names its ids, in the band's tags as predict does.
+        """
         profile: dict[str, Any] = {
             "driver": "GTiff", "width": spec.width, "height": spec.height, "count": bands,
             "dtype": "uint8", "crs": georeference.crs_wkt, "transform": georeference.transform,
@@ -191,6 +200,7 @@ class _Files:
             profile |= {"photometric": "rgb", "interleave": "pixel"}
         with self._beside(target) as path, rasterio.open(path, "w", **profile) as raster:
             raster.update_tags(SOFTWARE="lemevit simulate", SEED=str(spec.seed))
+            raster.update_tags(1, **{f"CLASS_{i}": name for i, name in enumerate(classes)})
             yield raster
 
     @contextmanager
@@ -210,7 +220,7 @@ def _write_seg(files: _Files, split: Path, name: str, spec: WorldSpec) -> None:
     place = world.georeference
     with (
         files.raster(split / "images" / f"{name}.tif", spec, place, bands=3) as images,
-        files.raster(split / "masks" / f"{name}.tif", spec, place) as masks,
+        files.raster(split / "masks" / f"{name}.tif", spec, place, classes=CLASS_NAMES) as masks,
     ):
         for window in _blocks(spec):
             drawing = world.draw(window)
@@ -270,9 +280,14 @@ def _write_pair(files: _Files, spec: WorldSpec) -> None:
     with ExitStack() as stack:
         rasters = {
             name: stack.enter_context(
-                files.raster(root / name, spec, place, bands=3 if name in _PAIR_FILES[:2] else 1)
+                files.raster(root / name, spec, place, bands=bands, classes=classes)
             )
-            for name in _PAIR_FILES[:5]
+            for name, bands, classes in zip(
+                _PAIR_FILES[:5],
+                (3, 3, 1, 1, 1),
+                ((), (), CLASS_NAMES, CLASS_NAMES, CHANGE_NAMES),
+                strict=True,
+            )
         }
         for window in _blocks(spec):
             was, is_now = (world.draw(window) for world in worlds)

@@ -1,26 +1,33 @@
-"""``lemevit train``: from folders of pictures to one file of weights with its card."""
+"""``lemevit train``: from labelled pictures and scenes to one file of weights with its card."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lemevit_cli.errors import OutputError
-from lemevit_cli.models.weights import Card, load_weights, save_weights
-from lemevit_cli.pipelines.evaluation import evaluate
+from lemevit_cli.models.weights import Card, initialise, load_weights, save_weights
+from lemevit_cli.pipelines.evaluation import evaluate_source
+from lemevit_cli.pipelines.predictor import load_predictor
 from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_task
+from lemevit_cli.tasks.task import Task, TaskData
 from lemevit_cli.training.loop import fit
+from lemevit_cli.training.metrics_log import read_metrics
+from lemevit_cli.training.optimizer import check_optimizer
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.writers.atomic import check_replaceable
+from lemevit_cli.writers.atomic import check_replaceable, replacing
 
 _BEST_NAME = "best.safetensors"
+_REPORT_NAME = "report.png"
+_NOT_OF_THE_RECIPE = {"backbone", "backbone_args", "decoder", "decoder_args", "resume", "overwrite"}
 
 
 def train(
@@ -32,24 +39,29 @@ def train(
 ) -> dict[str, Any]:
     """Train, and write the averaged weights that validated best.
 
-    Checkpoint, metrics and the best weights so far lie in ``<output without suffix>_training/``.
+    Checkpoint, metrics, a picture and the best weights so far lie in
+    ``<output without suffix>_training/``.
 
     Returns:
-        A record: ``path``, ``steps``, ``seconds``, ``parameters``, ``classes``, the ``best``
-        validation with its ``step`` and, by data set, ``figures``; and ``scores`` by data set, of
-        the weights written on the whole of each validation split, as ``lemevit eval`` gives them.
+        A record: ``path``, ``steps``, ``seconds``, ``parameters``, ``classes``, ``report`` (the
+        picture), the ``best`` validation with its ``step`` and, by data set, ``figures``; and
+        ``scores`` by data set, of the weights written on the whole of what was held back, as
+        ``lemevit eval`` gives them. Of several processes all but the first tell path and steps.
 
     Raises:
-        DataError, OutputError: before any step, in one line.
+        LemevitError: for data, options or targets that are wrong, before any step, in one line.
     """
+    began = time.perf_counter()
     progress = progress or Silent()
     target = Path(output)
     folder = target.with_name(f"{target.stem}_training")
     _check_target(target, folder, options)
+    check_optimizer(options.optimizer)
     task = load_task(task_name)
-    found = task.open_data(data, options)
+    found = _open_data(task, data, options, progress)
+    loss = task.make_loss(found, options)
     torch.manual_seed(options.seed)
-    model = task.build_model(found.card, pretrained=options.pretrained)
+    model = _build_model(task, found.card, options, progress)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
 
@@ -58,40 +70,103 @@ def train(
 
     run = fit(
         model,
-        task.loss,
+        loss,
         found.training,
         options,
         folder=folder,
         listener=progress,
         save_best=save_best,
+        spent_s=time.perf_counter() - began,
     )
     if not run.is_main:
         return {"path": output, "steps": run.step}
-    scores = {
-        path: evaluate(str(folder / _BEST_NAME), path, runtime=_runtime(options), progress=progress)
-        for path in data.paths
-    }
+    scores = _score(folder / _BEST_NAME, found, options, progress)
+    task.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
     state, card = load_weights(folder / _BEST_NAME)
-    metrics = tuple(
-        {"miou": figures["miou"], "accuracy": figures["accuracy"], "classes": figures["classes"]}
-        | {"data": Path(path).resolve().name, "command": f"lemevit eval {target.name} {path}"}
-        for path, figures in scores.items()
-    )
-    save_weights(target, state, replace(card, metrics=metrics))
+    save_weights(target, state, replace(card, metrics=_metrics(scores, target, data)))
     return {
         "path": output,
         "steps": run.step,
-        "seconds": round(run.elapsed_s, 1),
+        "seconds": round(time.perf_counter() - began, 1),
         "parameters": parameters,
         "best": run.best,
-        "scores": {Path(path).resolve().name: figures for path, figures in scores.items()},
+        "scores": scores,
         "classes": list(card.class_names),
+        "report": str(folder / _REPORT_NAME),
     }
 
 
-def _runtime(options: TrainingOptions) -> RuntimeOptions:
+def show_samples(
+    task_name: str,
+    data: DataOptions,
+    options: TrainingOptions,
+    output: str,
+    progress: Progress | None = None,
+) -> None:
+    """Draw a sheet of augmented training windows with their labels: the first that a run sees.
+
+    Raises:
+        LemevitError: as :func:`train`.
+    """
+    check_replaceable(output, overwrite=options.overwrite)
+    task = load_task(task_name)
+    found = _open_data(task, data, options, progress or Silent())
+    with replacing(output, overwrite=options.overwrite) as temporary:
+        task.draw_samples(temporary, found)
+
+
+def _open_data(
+    task: Task, data: DataOptions, options: TrainingOptions, progress: Progress
+) -> TaskData:
+    found = task.open_data(data, options)
+    for note in found.notes:
+        progress.note(note)
+    if found.training.validate is None:
+        progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
+    return found
+
+
+def _build_model(
+    task: Task, card: Card, options: TrainingOptions, progress: Progress
+) -> nn.Module:
+    model = task.build_model(card, pretrained=options.pretrained)
+    if options.init is not None and not options.resume:
+        taken = initialise(model, card, options.init)
+        left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
+        progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
+    return model
+
+
+def _score(
+    weights: Path, found: TaskData, options: TrainingOptions, progress: Progress
+) -> dict[str, Any]:
+    """Figures of the best weights by data set, on the whole of what was held back."""
+    if not found.validation:
+        return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
-    return RuntimeOptions(device=options.device, threads=options.threads)
+    runtime = RuntimeOptions(device=options.device, threads=options.threads)
+    predictor = load_predictor(str(weights), found.card.task, runtime)
+    return {
+        source.name: evaluate_source(predictor, source, progress=progress)
+        for source in found.validation
+    }
+
+
+def _metrics(
+    scores: Mapping[str, Any], target: Path, data: DataOptions
+) -> tuple[dict[str, Any], ...]:
+    """The card's record of the scores, each with the command that gives it."""
+    folders = {Path(path).resolve().name: path for path in data.paths}
+    return tuple(
+        {"miou": figures["miou"], "accuracy": figures["accuracy"], "classes": figures["classes"]}
+        | {
+            "data": name,
+            "command": f"lemevit eval {target.name} {folders[name]}"
+            if name in folders
+            else f"lemevit train -o {target.name}, on what it held back",
+        }
+        for name, figures in scores.items()
+    )
 
 
 def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
@@ -107,10 +182,6 @@ def _signed(
 ) -> Card:
     """The card with what was done to get there."""
     recipe = {
-        key: value
-        for key, value in asdict(options).items()
-        if key
-        not in {"backbone", "backbone_args", "decoder", "decoder_args", "resume", "overwrite"}
+        key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE
     }
-    training = {**record, "step": best["step"], "recipe": recipe}
-    return replace(card, training=training)
+    return replace(card, training={**record, "step": best["step"], "recipe": recipe})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,10 @@ class Confusion:
         self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
 
     def figures(self) -> dict[str, Any]:
-        """``miou``, ``accuracy`` and ``classes.<name>.{iou,f1,precision,recall}`` in [0, 1].
+        """``miou``, ``f1``, ``accuracy`` and ``classes.<name>.{iou,f1,precision,recall}``.
 
-        None where neither truth nor prediction has a pixel of the class; such a class does not
-        count in the mean.
+        All in [0, 1]; ``miou`` and ``f1`` are means over the classes. None where neither truth nor
+        prediction has a pixel of the class; such a class does not count in the means.
         """
         hits = np.diagonal(self.counts).astype(float)
         true, found = self.counts.sum(axis=1), self.counts[:, :-1].sum(axis=0)
@@ -57,12 +57,18 @@ class Confusion:
             }
             for i, name in enumerate(self.classes)
         }
-        ious = [c["iou"] for c in classes.values() if c["iou"] is not None]
         return {
-            "miou": float(np.mean(ious)) if ious else None,
+            "miou": mean_known(record["iou"] for record in classes.values()),
+            "f1": mean_known(record["f1"] for record in classes.values()),
             "accuracy": _ratio(hits.sum(), true.sum()),
             "classes": classes,
         }
+
+
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """The mean of what is not None; None if all is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lemevit_cli.errors import DataError
-from lemevit_cli.geometry.window import Window
-from lemevit_cli.legend import NODATA_CLASS, classes_from_names
+from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.segmenter import DEFAULT_DECODER, Segmenter, decoder_defaults
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.confusion import Confusion, match_classes
 from lemevit_cli.tasks.task import TaskData
-from lemevit_cli.tiling.window_grid import WindowGrid
-from lemevit_cli.training.class_groups import union_of_classes
-from lemevit_cli.training.crops import TrainingCrops, source_of_crops
-from lemevit_cli.training.datasets.folders import (
-    FolderSource,
-    Picture,
-    PictureReader,
-    count_classes,
-    open_folder,
-)
-from lemevit_cli.training.loop import TrainingData, Validation
-from lemevit_cli.training.losses import grouped_cross_entropy
+from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
+from lemevit_cli.tasks.window_validation import WindowValidation
+from lemevit_cli.training.crops import TrainingCrops, WindowDraw, source_of_crops
+from lemevit_cli.training.datasets.source import Source
+from lemevit_cli.training.loop import Loss, TrainingData
+from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.sources import Sources, open_sources
+from lemevit_cli.training.statistics import Statistics, statistics_of
 
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)
-_IMAGENET_STD = (58.395, 57.12, 57.375)
 _WINDOW, _OVERLAP = 512, 64
-_MEASURED_PICTURES = 64  # at most, for the statistics of bands that are not 8-bit RGB
 
 
 class Segmentation:
@@ -43,38 +33,40 @@ class Segmentation:
     name = "seg"
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
-        """Open folders with ``{train,val}/{images,masks}``; see ``datasets/folders.py``."""
-        training = [open_folder(path, "train") for path in data.paths]
-        held_back = [open_folder(path, "val") for path in data.paths]
-        _check_alike([*training, *held_back])
-        reader = PictureReader()
-        cells = [count_classes(source, reader) for source in training]
-        for source in held_back:
-            count_classes(source, reader)  # for its checks: before any step, not after the first
-        classes = union_of_classes([source.classes for source in training])
-        card = _card(training, classes, options, reader)
-        weights = data.source_weights or [float(np.sqrt(c.counts.sum())) for c in cells]
-        if len(weights) != len(training) or min(weights) <= 0:
-            raise DataError(
-                f"{len(weights)} weights for {len(training)} data sets; each needs one above zero"
-            )
-        crops = TrainingCrops(
-            [
-                source_of_crops(source, counted, classes, balance=options.balance)
-                for source, counted in zip(training, cells, strict=True)
-            ],
-            weights,
-            options,
-            value_range=card.value_range,
+        """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
+        found = open_sources(data, crop=options.crop)
+        classes = found.classes
+        crops = [
+            source_of_crops(source, cells, classes, balance=options.balance)
+            for source, cells in zip(found.training, found.cells, strict=True)
+        ]
+        draw = WindowDraw(crops, found.weights, options)
+        first = found.training[0]
+        statistics = statistics_of(draw, bands=first.bands, dtype=first.dtype)
+        card = _card(found, statistics, options)
+        samples = TrainingCrops(draw, options, value_range=card.value_range, fill=card.mean)
+        validate = (
+            WindowValidation(found.validation, card, limit=options.validation_windows)
+            if found.validation
+            else None
         )
-        validation = WindowValidation(held_back, card, limit=options.validation_windows)
-        record = {
-            "data": [
-                {"name": s.name, "pictures": len(s.pictures), "classes": list(s.classes)}
-                for s in training
-            ]
-        }
-        return TaskData(card, TrainingData(crops, validation), record)
+        record = _record(found)
+        training = TrainingData(
+            samples,
+            validate,
+            origin=samples.origin,
+            labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
+            final_cost=validate.cost_of_all if validate else 0.0,
+            identity={"classes": list(classes), **record},
+        )
+        return TaskData(
+            card,
+            training,
+            record,
+            validation=found.validation,
+            class_pixels=pixels_of_classes(found, classes),
+            notes=found.notes,
+        )
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Backbone and decoder of a card, with its normalisation inside."""
@@ -92,8 +84,25 @@ class Segmentation:
     def for_inference(self, model: nn.Module) -> nn.Module:
         return optimise_for_inference(model)
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return grouped_cross_entropy(model(batch["pixels"]), batch["ids"], batch["groups"])
+    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+        names = found.card.class_names
+        weights = weigh_classes(options.class_weights, names, found.class_pixels)
+        of_answer = make_loss(options.loss, weights)
+
+        def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return of_answer(model(batch["pixels"]), batch["ids"], batch["groups"])
+
+        return loss
+
+    def draw_samples(self, path: str | Path, found: TaskData) -> None:
+        draw_samples(path, found.training.samples, found.card)
+
+    def draw_report(
+        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
+    ) -> None:
+        validate = found.training.validate
+        validation = validate if isinstance(validate, WindowValidation) else None
+        draw_report(path, validation, found.card, metrics)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax over the classes: ``(B, classes, H, W)``, sums to one in every pixel."""
@@ -103,111 +112,59 @@ class Segmentation:
 SEGMENTATION = Segmentation()
 
 
-class WindowValidation:
-    """Judges a model on windows of the validation pictures, side by side, unblended.
-
-    The score is the mean over the data sets of their mean IoU: a large set must not drown a
-    small one from another place.
-    """
-
-    def __init__(
-        self, sources: Sequence[FolderSource], card: Card, *, limit: int | None = None
-    ) -> None:
-        self._sources = sources
-        self._matches = [match_classes(card.class_names, s.classes) for s in sources]
-        self._windows = [_spread(list(_windows_of(s, card.window)), limit) for s in sources]
-        self._reader = PictureReader()
-
-    def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
-        figures = {}
-        for source, match, windows in zip(self._sources, self._matches, self._windows, strict=True):
-            confusion = Confusion(match.classes)
-            for picture, window in windows:
-                pixels, ids = self._reader.read(source, picture, window)
-                batch = torch.from_numpy(pixels[None].astype(np.float32))
-                found = answer(batch)[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-                confusion.add(match.truth(ids), match.prediction(found))
-            figures[source.name] = confusion.figures()
-        scores = [f["miou"] for f in figures.values() if f["miou"] is not None]
-        return Validation(float(np.mean(scores)) if scores else 0.0, figures)
+def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]:
+    """Labelled training pixels of every class of the model, where a source names it."""
+    totals = dict.fromkeys(classes, 0)
+    for source, cells in zip(found.training, found.cells, strict=True):
+        for name, pixels in zip(source.classes, cells.counts.sum(axis=0), strict=True):
+            if name in totals:
+                totals[name] += int(pixels)
+    return tuple(totals.values())
 
 
-def _windows_of(source: FolderSource, size: int) -> list[tuple[Picture, Window]]:
-    found: list[tuple[Picture, Window]] = []
-    for picture in source.pictures:
-        grid = WindowGrid(width=picture.width, height=picture.height, size=size, overlap=0)
-        whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
-        found.extend((picture, window) for window in grid.windows_over(whole))
-    return found
-
-
-def _spread(
-    windows: list[tuple[Picture, Window]], limit: int | None
-) -> list[tuple[Picture, Window]]:
-    if limit is None or len(windows) <= limit:
-        return windows
-    return [windows[i * len(windows) // limit] for i in range(limit)]
-
-
-def _check_alike(sources: Sequence[FolderSource]) -> None:
-    first = sources[0]
-    for source in sources:
-        if (source.bands, source.dtype) != (first.bands, first.dtype):
-            raise DataError(
-                f"{source.name} has {source.bands} bands of {source.dtype}, {first.name} has "
-                f"{first.bands} of {first.dtype}; data trained together need the same"
+def _record(found: Sources) -> dict[str, list[dict[str, object]]]:
+    """What the card says of the data."""
+    return {
+        "data": [
+            {
+                "name": source.name,
+                "pictures": len({site.scene for site in source.sites}),
+                "labelled_pixels": int(cells.counts.sum()),
+                "weight": round(weight / sum(found.weights), 4),
+                "classes": list(source.classes),
+            }
+            for source, cells, weight in zip(
+                found.training, found.cells, found.weights, strict=True
             )
+        ]
+    }
 
 
-def _card(
-    sources: Sequence[FolderSource],
-    classes: tuple[str, ...],
-    options: TrainingOptions,
-    reader: PictureReader,
-) -> Card:
+def _card(found: Sources, statistics: Statistics, options: TrainingOptions) -> Card:
     decoder = options.decoder or DEFAULT_DECODER
     given = options.decoder_args
-    sizes = [p.gsd_m for s in sources for p in s.pictures]
-    known = [size for size in sizes if size is not None]
+    first = found.training[0]
     return Card(
         task="seg",
         backbone=options.backbone,
         backbone_args=options.backbone_args,
         head=decoder,
         head_args=decoder_defaults(decoder) if given is None else given,
-        classes=classes_from_names(classes),
-        bands=sources[0].bands,
-        dtype=sources[0].dtype,
-        # A range that only some pictures state would shut the others out.
-        gsd_m=options.gsd_m or ((min(known), max(known)) if len(known) == len(sizes) else None),
+        classes=classes_from_names(found.classes),
+        bands=first.bands,
+        dtype=first.dtype,
+        gsd_m=options.gsd_m or _pixel_sizes(found.training),
         window=_WINDOW,
         overlap=_OVERLAP,
-        **_statistics(sources, reader),
+        value_range=statistics.value_range,
+        mean=statistics.mean,
+        std=statistics.std,
     )
 
 
-def _statistics(sources: Sequence[FolderSource], reader: PictureReader) -> dict[str, Any]:
-    """Value range, mean and deviation of the bands: ImageNet's for 8-bit RGB, else measured."""
-    if sources[0].dtype == "uint8" and sources[0].bands == 3:
-        return {"value_range": (0.0, 255.0), "mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
-    pairs = [(source, picture) for source in sources for picture in source.pictures]
-    values = []
-    for source, picture in pairs[:: max(1, len(pairs) // _MEASURED_PICTURES)]:
-        side_x, side_y = min(picture.width, _WINDOW), min(picture.height, _WINDOW)
-        middle = Window(
-            col_off=(picture.width - side_x) // 2,
-            row_off=(picture.height - side_y) // 2,
-            width=side_x,
-            height=side_y,
-        )
-        pixels, ids = reader.read(source, picture, middle)
-        values.append(pixels[:, ids != NODATA_CLASS].astype(np.float64))
-    measured = np.concatenate(values, axis=1)
-    if measured.shape[1] == 0:
-        raise DataError(f"{sources[0].name}: the middles of its pictures have no labelled pixel")
-    low, high = np.percentile(measured, (0.1, 99.9))
-    return {
-        "value_range": (float(low), float(max(high, low + 1e-6))),
-        "mean": tuple(float(v) for v in measured.mean(axis=1)),
-        "std": tuple(float(max(v, 1e-6)) for v in measured.std(axis=1)),
-    }
+def _pixel_sizes(sources: Sequence[Source]) -> tuple[float, float] | None:
+    """Smallest and largest size of a pixel on the ground, in metres."""
+    sizes = [site.gsd_m for source in sources for site in source.sites]
+    known = [size for size in sizes if size is not None]
+    # A range that only some pictures state would shut the others out.
+    return (min(known), max(known)) if len(known) == len(sizes) else None

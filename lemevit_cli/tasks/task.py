@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from lemevit_cli.models.weights import Card
-from lemevit_cli.training.loop import TrainingData
+from lemevit_cli.training.datasets.source import Source
+from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 
@@ -21,11 +23,17 @@ class TaskData:
         card: what the weights will say of themselves, metrics and record left out.
         training: the batches, and how a model is validated.
         record: names and sizes of the data, for the card.
+        validation: what is held back, to be scored in whole; empty where nothing is.
+        class_pixels: labelled training pixels of each class, where the data name it.
+        notes: what a user should know of the data, a line each.
     """
 
     card: Card
     training: TrainingData
     record: dict[str, Any]
+    validation: tuple[Source, ...] = ()
+    class_pixels: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -52,8 +60,22 @@ class Task(Protocol):
         """The same answers, sooner; the model given may be changed."""
         ...
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Let a model answer a batch: sum of the loss over all its targets, and their number."""
+    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+        """What lets a model answer a batch: sum of the loss over its targets, and their number.
+
+        Raises:
+            DataError: if the options name a loss or a class that there is not.
+        """
+        ...
+
+    def draw_samples(self, path: str | Path, found: TaskData) -> None:
+        """A picture of augmented training windows with their labels."""
+        ...
+
+    def draw_report(
+        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """A picture of how a training went, from the lines of its metrics."""
         ...
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def symmetry(values: Tensor, index: int) -> Tensor:
 
 
 def resize_pair(pixels: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Bring pixels ``(bands, H, W)`` and ids ``(H, W)`` to ``size`` x ``size``.
+    """Bring pixels ``(bands, H, W)`` and maps of ids ``(..., H, W)`` to ``size`` x ``size``.
 
     Pixels are interpolated (averaged where they shrink), ids take the nearest.
     """
@@ -51,8 +51,9 @@ def resize_pair(pixels: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]
     resized = F.interpolate(
         pixels[None], size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks
     )[0]
-    nearest = F.interpolate(ids[None, None].float(), size=(size, size), mode="nearest-exact")
-    return resized, nearest[0, 0].to(ids.dtype)
+    stacked = ids.reshape(1, -1, *ids.shape[-2:]).float()
+    nearest = F.interpolate(stacked, size=(size, size), mode="nearest-exact")
+    return resized, nearest.reshape(*ids.shape[:-2], size, size).to(ids.dtype)
 
 
 def vary_geometry(

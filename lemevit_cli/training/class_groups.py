@@ -16,14 +16,21 @@ BACKGROUND = "background"
 NO_GROUP = -1
 
 
-def union_of_classes(class_lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def union_of_classes(
+    class_lists: Sequence[Sequence[str]], are_complete: Sequence[bool] | None = None
+) -> tuple[str, ...]:
     """The classes of a model that learns from several data sets, in order of appearance.
 
-    ``background`` stays a class only if every data set has it: where one names all that there
-    is, another's background is a group of these.
+    ``background`` stays a class only if every complete data set has it: where one names all that
+    there is, another's background is a group of these.
+
+    Args:
+        are_complete: whether each data set gives a class to all that it shows; polygons around
+            which all is ignored do not. None: all do.
     """
     names = dict.fromkeys(name for names in class_lists for name in names)
-    if not all(BACKGROUND in names for names in class_lists):
+    complete = [True] * len(class_lists) if are_complete is None else are_complete
+    if any(c and BACKGROUND not in of for of, c in zip(class_lists, complete, strict=True)):
         names.pop(BACKGROUND, None)
     return tuple(names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.scenes.view import filled
 from lemevit_cli.training.augmentation import (
     draw_zoom,
     resize_pair,
@@ -23,8 +25,10 @@ from lemevit_cli.training.augmentation import (
     vary_pixels,
 )
 from lemevit_cli.training.class_groups import groups_of
-from lemevit_cli.training.datasets.folders import Cells, FolderSource, PictureReader
+from lemevit_cli.training.datasets.source import Cells, Site, Source
 from lemevit_cli.training.options import TrainingOptions
+
+_TRIES = 10  # for a window with labels
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,13 @@ class SourceOfCrops:
     """A source with what is needed to draw from it.
 
     Args:
+        places: of the cells, as in :class:`Cells`.
         groups: the source's class of every class of the model (see ``class_groups``).
         class_shares: cumulated chance of each class, the last is 1.
         cell_counts: ``(classes, cells)``, cumulated pixels of that class over the cells.
     """
 
-    source: FolderSource
+    source: Source
     places: NDArray[np.int64]
     groups: Tensor
     class_shares: NDArray[np.float64]
@@ -45,7 +50,7 @@ class SourceOfCrops:
 
 
 def source_of_crops(
-    source: FolderSource, cells: Cells, model_classes: Sequence[str], *, balance: float
+    source: Source, cells: Cells, model_classes: Sequence[str], *, balance: float
 ) -> SourceOfCrops:
     """Prepare a source.
 
@@ -58,7 +63,7 @@ def source_of_crops(
     """
     totals = cells.counts.sum(axis=0)
     if totals.sum() == 0:
-        raise DataError(f"{source.name}/{source.split}: no pixel of its masks has a class")
+        raise DataError(f"{source.name}/{source.split}: no pixel of its labels has a class")
     chances = np.where(totals > 0, (totals / totals.sum()) ** (1.0 - balance), 0.0)
     shares = np.cumsum(chances) / chances.sum()
     shares[-1] = 1.0
@@ -71,42 +76,117 @@ def source_of_crops(
     )
 
 
-class TrainingCrops(Dataset[dict[str, Tensor]]):
-    """Sample ``i``: augmented pixels ``(bands, crop, crop)`` float32, ids ``(crop, crop)``, groups.
+@dataclass(frozen=True)
+class DrawnWindow:
+    """A window as it was drawn and read, before any variation.
+
+    Args:
+        side: of the square that the window becomes; the window is smaller where its room is.
+        pixels, valid, ids: as :meth:`Source.read` gives them.
+        generator: for what is drawn next.
+    """
+
+    source: SourceOfCrops
+    site: Site
+    window: Window
+    side: int
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+    ids: NDArray[np.uint8]
+    generator: Generator
+
+
+class WindowDraw:
+    """Draws windows with labels; number ``i`` of a seed is always the same.
 
     Args:
         weights: how often each source is drawn from; in any unit.
-        value_range: of the pixels, for the augmentation.
     """
 
     def __init__(
-        self,
-        sources: Sequence[SourceOfCrops],
-        weights: Sequence[float],
-        options: TrainingOptions,
-        *,
-        value_range: tuple[float, float],
+        self, sources: Sequence[SourceOfCrops], weights: Sequence[float], options: TrainingOptions
     ) -> None:
         self._sources = list(sources)
         self._shares = np.cumsum(weights) / np.sum(weights)
         self._options = options
-        self._value_range = value_range
-        self._reader = PictureReader()
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __call__(self, index: int) -> DrawnWindow:
+        """Draw number ``index``; a window without a labelled pixel is drawn again."""
         # A generator of its own for every sample: neither workers nor a resume change the draws.
         generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + index)
         source = self._sources[_pick(self._shares, generator)]
-        side = round(self._options.crop / draw_zoom(self._options.augmentation, generator))
-        picture, window = draw_window(source, side, self._options.crop, generator)
-        read = self._reader.read(source.source, source.source.pictures[picture], window)
-        pixels, ids = _pad_to_square(*read)
-        pixels, ids = resize_pair(pixels, ids, self._options.crop)
-        pixels, ids = vary_geometry(pixels, ids, self._options.augmentation, generator)
-        pixels = vary_pixels(
-            pixels, self._options.augmentation, generator, value_range=self._value_range
+        for _ in range(_TRIES):
+            wanted = round(self._options.crop / draw_zoom(self._options.augmentation, generator))
+            site, window, side = draw_window(source, wanted, self._options.crop, generator)
+            pixels, valid, ids = source.source.read(site, window)
+            if (ids != NODATA_CLASS).any():
+                break
+        return DrawnWindow(source, site, window, side, pixels, valid, ids, generator)
+
+
+class TrainingCrops(Dataset[dict[str, Tensor]]):
+    """Sample ``i``: augmented pixels ``(bands, crop, crop)`` float32, ids ``(crop, crop)``, groups.
+
+    Void pixels hold ``fill``, as where a scene is predicted; no augmentation touches them.
+
+    Args:
+        draw: gives windows by number.
+        value_range: of the pixels, for the augmentation.
+        fill: what void pixels hold, a value a band: the card's mean.
+    """
+
+    def __init__(
+        self,
+        draw: WindowDraw,
+        options: TrainingOptions,
+        *,
+        value_range: tuple[float, float],
+        fill: Sequence[float],
+    ) -> None:
+        self._draw = draw
+        self._options = options
+        self._value_range = value_range
+        self._fill = tuple(fill)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        drawn = self._draw(index)
+        augmentation, generator = self._options.augmentation, drawn.generator
+        pixels, ids, valid = _pad_to_square(
+            model_values(drawn.pixels, drawn.valid, self._fill), drawn.ids, drawn.valid, drawn.side
         )
-        return {"pixels": pixels, "ids": ids.long(), "groups": source.groups}
+        # Validity rides with the ids as a second map: it is turned and resized as they are.
+        maps = torch.stack([ids, valid])
+        pixels, maps = resize_pair(pixels, maps, self._options.crop)
+        pixels, maps = vary_geometry(pixels, maps, augmentation, generator)
+        pixels = vary_pixels(pixels, augmentation, generator, value_range=self._value_range)
+        values = filled(pixels.numpy(), maps[1].numpy() > 0, self._fill_of(drawn.pixels.dtype))
+        return {
+            "pixels": torch.from_numpy(values),
+            "ids": maps[0].long(),
+            "groups": drawn.source.groups,
+        }
+
+    def _fill_of(self, dtype: np.dtype) -> NDArray[np.float32]:
+        """What void pixels of a raster hold: whole numbers in 8 bits."""
+        exact = np.asarray(self._fill, dtype=np.float32)
+        return np.trunc(exact) if dtype == np.uint8 else exact
+
+    def origin(self, index: int) -> str:
+        """Where sample ``index`` is from, for messages."""
+        drawn = self._draw(index)
+        window = drawn.window
+        return (
+            f"{drawn.site.scene}, window {window.col_off},{window.row_off} "
+            f"of {window.width} x {window.height}"
+        )
+
+
+def model_values(
+    pixels: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float]
+) -> NDArray[np.float32]:
+    """Pixels ``(bands, H, W)`` as a :class:`SceneView` gives them to a model, void ones filled."""
+    read = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    return filled(read, valid, fill).astype(np.float32)
 
 
 def _pick(shares: NDArray[np.float64], generator: Generator) -> int:
@@ -116,37 +196,58 @@ def _pick(shares: NDArray[np.float64], generator: Generator) -> int:
 
 def draw_window(
     source: SourceOfCrops, side: int, crop: int, generator: Generator
-) -> tuple[int, Window]:
-    """Draw a picture's index and a window in it, around a pixel of the class that was drawn.
+) -> tuple[Site, Window, int]:
+    """Draw a site and a window in its room, around a pixel of the class that was drawn.
 
-    The window is ``side`` pixels wide, less where the picture is smaller, but never so much less
-    that it would be magnified beyond ``crop``; it lies inside the picture as far as it can.
+    Returns:
+        Site, window, and the side of the square that the window becomes: ``side``, less in a
+        smaller room, but not below ``crop``, so that nothing is magnified for want of room. The
+        window is as wide and high as that, or as the room.
     """
-    cumulated = source.cell_counts[_pick(source.class_shares, generator)]
+    class_id = _pick(source.class_shares, generator)
+    cumulated = source.cell_counts[class_id]
     target = int(uniform(generator, 0.0, 1.0) * cumulated[-1])
-    cell = min(int(np.searchsorted(cumulated, target, side="right")), len(cumulated) - 1)
-    index, col, row, width, height = (int(v) for v in source.places[cell])
-    picture = source.source.pictures[index]
-    side = min(side, max(crop, min(picture.width, picture.height)))
-    x = col + uniform(generator, 0.0, width) - uniform(generator, 0.0, side)
-    y = row + uniform(generator, 0.0, height) - uniform(generator, 0.0, side)
-    width, height = min(side, picture.width), min(side, picture.height)
-    return index, Window(
-        col_off=min(max(round(x), 0), picture.width - width),
-        row_off=min(max(round(y), 0), picture.height - height),
+    number = min(int(np.searchsorted(cumulated, target, side="right")), len(cumulated) - 1)
+    index, left, top, width, height = (int(v) for v in source.places[number])
+    site = source.source.sites[index]
+    cell = Window(col_off=left, row_off=top, width=width, height=height)
+    row, col = _pixel_of_class(source.source.read_truth(site, cell), class_id, generator)
+    room = site.room
+    side = min(side, max(crop, min(room.width, room.height)))
+    x = left + col - int(uniform(generator, 0.0, side))
+    y = top + row - int(uniform(generator, 0.0, side))
+    width, height = min(side, room.width), min(side, room.height)
+    window = Window(
+        col_off=min(max(x, room.col_off), room.right - width),
+        row_off=min(max(y, room.row_off), room.bottom - height),
         width=width,
         height=height,
     )
+    return site, window, side
 
 
-def _pad_to_square(pixels: NDArray[np.generic], ids: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+def _pixel_of_class(ids: NDArray[np.uint8], class_id: int, generator: Generator) -> tuple[int, int]:
+    """Row and column of a pixel of a class that occurs there."""
+    rows, cols = np.nonzero(ids == class_id)
+    chosen = int(uniform(generator, 0.0, 1.0) * len(rows))
+    return int(rows[chosen]), int(cols[chosen])
+
+
+def _pad_to_square(
+    pixels: NDArray[np.float32], ids: NDArray[np.uint8], valid: NDArray[np.bool_], side: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Grow a window to ``side`` pixels: mirrored, and ignored there."""
     height, width = ids.shape
-    side = max(height, width)
     below, right = side - height, side - width
     if below or right:
         pixels = np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="symmetric")
+        valid = np.pad(valid, ((0, below), (0, right)), mode="symmetric")
         ids = np.pad(ids, ((0, below), (0, right)), constant_values=NODATA_CLASS)
-    return torch.from_numpy(pixels.astype(np.float32)), torch.from_numpy(np.ascontiguousarray(ids))
+    return (
+        torch.from_numpy(np.ascontiguousarray(pixels)),
+        torch.from_numpy(np.ascontiguousarray(ids)),
+        torch.from_numpy(np.array(valid, dtype=np.uint8)),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,64 @@
 """The training loop: one file, from top to bottom, for any task.
 
-    batches -> model -> the task's loss -> gradients -> AdamW -> averaged weights (EMA)
+    batches -> model -> the task's loss -> gradients -> optimizer -> averaged weights (EMA)
     now and then: validate the averaged weights, keep the best; write a checkpoint
 
-It runs on whatever Accelerate finds: one process by default, several under ``torchrun``. A
-checkpoint holds tensors and plain values only. What it restores is exact: on a CPU the weights
-after a resume equal those of a run that was never interrupted, bit for bit, unless a time budget
-drives the schedule.
+It runs on whatever Accelerate finds: one process by default, several under ``torchrun``. The loss
+of a step is the mean over the targets of all its batches and processes. A checkpoint holds tensors
+and plain values only, and what it restores is exact: on a CPU the weights after a resume equal
+those of a run that was never interrupted, bit for bit.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from math import isfinite
+from datetime import timedelta
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from timm.optim import create_optimizer_v2
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lemevit_cli.errors import LemevitError, WeightsError
+from lemevit_cli.errors import LemevitError
 from lemevit_cli.execution.device import choose_device, choose_dtype, use_threads
-from lemevit_cli.models.weights import load_checkpoint
+from lemevit_cli.training.checkpoint import (
+    CHECKPOINT_NAME,
+    Run,
+    recipe_of,
+    remove_parts,
+    restore_run,
+    save_run,
+)
 from lemevit_cli.training.crops import StepBatches
+from lemevit_cli.training.loader import load_batches
+from lemevit_cli.training.metrics_log import MetricsLog
+from lemevit_cli.training.optimizer import make_optimizer
 from lemevit_cli.training.options import TrainingOptions
-from lemevit_cli.training.schedule import rate_factor
+from lemevit_cli.training.schedule import (
+    MEASURED_STEPS,
+    FirstSteps,
+    cosine_schedule,
+    steps_of_epochs,
+)
+from lemevit_cli.training.stop_signals import agreed_signal, leave, stop_signals
 
-CHECKPOINT_NAME = "checkpoint.pt"
-METRICS_NAME = "metrics.jsonl"
-_LOG_EVERY = 10  # steps
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_UNMEASURED_STEPS = 1000  # the schedule of a time budget's first steps, until their number is fixed
+_PATIENCE = timedelta(days=2)  # of the processes that wait while the first one validates
+_FAREWELL_S = 3.0
+_NAMED_WINDOWS = 4  # of a step whose loss is no number
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
+SaveBest = Callable[[Mapping[str, Tensor], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +74,22 @@ class TrainingData:
     """What the loop needs of the data.
 
     Args:
-        samples: sample ``i`` is a dict of tensors with ``pixels``; there is no last one.
-        validate: judges a model in eval mode, which takes pixels on any device.
+        samples: sample ``i`` is a dict of tensors with ``pixels``; there is no last one. Worker
+            processes get it pickled.
+        validate: judges a model in eval mode, which takes pixels on any device; None where nothing
+            is held back: then the last averaged weights count as the best.
+        origin: says of sample ``i`` where it is from, for messages.
+        labelled_pixels: of all training data; what an epoch is measured by.
+        final_cost: how many times a validation's time the scoring after the training takes.
+        identity: plain values that a resume must find unchanged.
     """
 
     samples: Dataset[dict[str, Tensor]]
-    validate: Callable[[Callable[[Tensor], Tensor]], Validation]
+    validate: Callable[[Callable[[Tensor], Tensor]], Validation] | None = None
+    origin: Callable[[int], str] | None = None
+    labelled_pixels: int = 0
+    final_cost: float = 1.0
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -81,18 +106,22 @@ class Listener(Protocol):
     def note(self, message: str) -> None: ...
 
 
-@dataclass
-class Run:
-    """The state of a training, all of which a checkpoint holds."""
+@dataclass(frozen=True)
+class Setup:
+    """What a training runs with, and nothing that it changes."""
 
-    model: nn.Module
-    average: ModelEmaV3
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    elapsed_s: float = 0.0
-    best_score: float = float("-inf")
-    best: dict[str, Any] = field(default_factory=dict)  # step and figures of the best validation
-    is_main: bool = True  # of several processes, the one that validates and writes
+    loss: Loss
+    data: TrainingData
+    options: TrainingOptions
+    folder: Path
+    listener: Listener
+    save_best: SaveBest
+    accelerator: Accelerator
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        processes = self.accelerator.num_processes
+        return recipe_of(self.options, processes=processes, data=self.data.identity)
 
 
 def fit(
@@ -103,112 +132,225 @@ def fit(
     *,
     folder: Path,
     listener: Listener,
-    save_best: Callable[[Mapping[str, Tensor], dict[str, Any]], None],
+    save_best: SaveBest,
+    spent_s: float = 0.0,
 ) -> Run:
     """Train a model; the best averaged weights go through ``save_best`` as they are found.
 
     Args:
+        model: its attribute ``encoder``, if there is one, is its backbone.
         folder: for the checkpoint and the metrics, one JSON object a line.
+        spent_s: seconds that the user has waited already; they count for a time budget.
 
     Raises:
-        LemevitError: if the loss is no longer a number.
-        WeightsError: if the checkpoint to resume from is missing or of another model.
+        LemevitError: if the optimizer is unknown, or the loss is no longer a number.
+        WeightsError: if the checkpoint to resume from is missing or of another training.
     """
+    began = time.perf_counter() - spent_s
     accelerator = _accelerator(options)
-    run = _prepare(model, accelerator, options, folder)
-    log = MetricsLog(folder / METRICS_NAME, first_step=run.step, silent=not run.is_main)
-    clock = time.perf_counter() - run.elapsed_s
-    bar = ProgressBar(listener, options)
-    done = _progress(run, options) >= 1.0
-    batches = () if done else _batches(data.samples, accelerator, options, run.step)
+    listener = listener if accelerator.is_main_process else _Nobody()
+    setup = Setup(loss, data, options, folder, listener, save_best, accelerator)
+    run = _prepare(model, setup)
+    began -= run.elapsed_s
+    log = MetricsLog(folder, first_step=run.step, warn=listener.warn) if run.is_main else None
+    schedule = _schedule(run, options)
+    first_steps = FirstSteps(options.time_budget_s or inf, options.head_first)
+    _announce(run, listener)
     try:
-        with _stop_signals() as stop:
-            for batch in batches:
-                rate = options.lr * rate_factor(_progress(run, options), warmup=options.warmup)
-                value = _step(run, batch, loss, accelerator, options, rate)
+        with closing(_batches(run, setup)) as batches, stop_signals() as stop:
+            while not run.is_done:
+                schedule.step_update(run.step)
+                _let_backbone_rest(run, options, first_steps)
+                value = _step(run, batches, setup)
                 run.step += 1
-                run.elapsed_s = time.perf_counter() - clock
-                done = _progress(run, options) >= 1.0
-                log.step(run, loss=value, lr=rate, flush=done)
-                bar.show(run, loss=value)
-                if done or run.step % options.validate_every == 0:
-                    _validate(run, data, accelerator, log, save_best)
-                    run.elapsed_s = time.perf_counter() - clock
-                if done or stop.signal or run.step % options.checkpoint_every == 0:
-                    _save(run, folder, accelerator, listener)
-                if stop.signal:
+                seconds = time.perf_counter() - began - run.elapsed_s
+                run.elapsed_s += seconds
+                listener.advance(1, loss=value, step=run.step)
+                if run.total_steps is None:
+                    first_steps.add(_from_main(seconds, accelerator))
+                    if first_steps.enough:
+                        _fix_steps(run, first_steps, setup, log, began)
+                        schedule = _schedule(run, options)
+                if log is not None:
+                    log.step(run.step, run.elapsed_s, loss=value, lr=_rate(run), last=run.is_done)
+                if run.is_done or run.step % options.validate_every == 0:
+                    _validate(run, setup, log)
+                run.elapsed_s = time.perf_counter() - began
+                stopped_by = agreed_signal(stop, accelerator)
+                if run.is_done or stopped_by or run.step % options.checkpoint_every == 0:
+                    _save(run, setup)
+                if stopped_by:
                     listener.note(f"stopped after step {run.step}; go on with --resume")
-                    _leave(stop.signal)
-                if done:
-                    break
+                    leave(stopped_by)
     finally:
         listener.finish()
+        if log is not None:
+            log.close()
     accelerator.wait_for_everyone()
     return run
 
 
-def _progress(run: Run, options: TrainingOptions) -> float:
+def _accelerator(options: TrainingOptions) -> Accelerator:
+    use_threads(options.threads)
+    device = choose_device(options.device)
+    precision = _MIXED_PRECISION[choose_dtype(options.precision, device)]
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    # A backbone of timm may carry parts that its maps do not depend on, and a backbone may rest:
+    # no gradient reaches them.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=precision,
+        kwargs_handlers=[unused, InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
+
+
+def _prepare(model: nn.Module, setup: Setup) -> Run:
+    """Put a model and its optimizer in place, as new or as a checkpoint left them."""
+    options, accelerator = setup.options, setup.accelerator
+    model = model.to(accelerator.device).to(memory_format=torch.channels_last)
+    backbone = getattr(model, "encoder", None)
+    if backbone is None and (options.backbone_lr != 1.0 or options.head_first > 0.0):
+        raise ValueError("the model has no `encoder` that could learn at a rate of its own")
+    if backbone is not None and options.backbone_lr == 0.0:
+        backbone.requires_grad_(False)
+    # use_warmup: the average forgets the first, random weights quickly.
+    average = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True)
+    optimizer = make_optimizer(model, backbone, options)
+    run = Run(model, backbone, average, optimizer, is_main=accelerator.is_main_process)
+    if run.is_main:
+        remove_parts(setup.folder)
+    # Processes drop other paths; the first one draws what it would draw alone.
+    if accelerator.process_index > 0:
+        torch.manual_seed(options.seed + accelerator.process_index)
+    if options.resume:
+        restore_run(run, setup.folder, accelerator, setup.recipe)
+    _plan_steps(run, setup)
+    run.model, run.optimizer = accelerator.prepare(model, optimizer)
+    return run
+
+
+def _plan_steps(run: Run, setup: Setup) -> None:
+    """Fix the number of steps; a time budget leaves it open until its first steps are measured.
+
+    A resume keeps the number that the checkpoint has, unless the options ask for another.
+    """
+    options, before = setup.options, run.total_steps
+    plan = [options.steps, options.epochs, options.time_budget_s]
+    if run.plan == plan:
+        return
+    run.plan = plan
     if options.time_budget_s is not None:
-        return run.elapsed_s / options.time_budget_s
-    return run.step / options.steps
-
-
-def _leave(number: signal.Signals) -> None:
-    """End as the signal would have ended the program."""
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
-
-
-class ProgressBar:
-    """Shows steps, or the part of a time budget that is used up."""
-
-    def __init__(self, listener: Listener, options: TrainingOptions) -> None:
-        self._listener, self._options = listener, options
-        self._shown = 0
-        by_time = options.time_budget_s is not None
-        self._total = 100 if by_time else options.steps
-        listener.start("train", total=self._total, unit="%" if by_time else "steps")
-
-    def show(self, run: Run, *, loss: float) -> None:
-        """After a resume the first call makes up for what was done before."""
-        reached = min(int(_progress(run, self._options) * self._total + 1e-9), self._total)
-        self._listener.advance(reached - self._shown, loss=loss, step=run.step)
-        self._shown = reached
-
-
-def _step(
-    run: Run,
-    batch: dict[str, Tensor],
-    loss: Loss,
-    accelerator: Accelerator,
-    options: TrainingOptions,
-    rate: float,
-) -> float:
-    """One update of the weights; the mean loss over the targets of all processes."""
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.model.train()
-    total, count = _loss(run.model, batch, loss)
-    # Divide by the targets of all processes: processes with few of them must not weigh more.
-    # Distributed gradients are averaged, hence the number of processes.
-    count = accelerator.reduce(count.float(), reduction="sum").clamp(min=1.0)
-    mean = total * accelerator.num_processes / count
-    value = float(accelerator.reduce(mean.detach(), reduction="mean"))
-    if not isfinite(value):
-        raise LemevitError(
-            f"the loss is {value} at step {run.step}; resume from the last checkpoint with a "
-            f"smaller learning rate than {options.lr:g}, or in fp32"
+        run.total_steps = None
+    elif options.epochs is not None:
+        run.total_steps = max(_steps_of_epochs(options.epochs, setup), run.step)
+    else:
+        run.total_steps = max(options.steps, run.step)
+    if before is not None and run.total_steps not in {None, before}:
+        setup.listener.note(
+            f"goes on at step {run.step} towards step {run.total_steps}, not {before} as before; "
+            "the learning rate follows the new number"
         )
-    accelerator.backward(mean)
-    accelerator.clip_grad_norm_(run.model.parameters(), options.clip_norm)
+
+
+def _steps_of_epochs(epochs: float, setup: Setup) -> int:
+    options, pixels = setup.options, setup.data.labelled_pixels
+    if pixels <= 0:
+        raise ValueError("epochs need the number of labelled pixels")
+    windows = options.batch_size * options.accumulate * setup.accelerator.num_processes
+    return steps_of_epochs(epochs, labelled_pixels=pixels, pixels_a_step=options.crop**2 * windows)
+
+
+def _schedule(run: Run, options: TrainingOptions) -> CosineLRScheduler:
+    steps = run.total_steps or _UNMEASURED_STEPS
+    return cosine_schedule(run.optimizer, lr=options.lr, steps=steps, warmup=options.warmup)
+
+
+def _rate(run: Run) -> float:
+    return max(float(group["lr"]) for group in run.optimizer.param_groups)
+
+
+def _announce(run: Run, listener: Listener) -> None:
+    """Begin a phase: what is left, so that the time left is right after a resume too."""
+    if run.total_steps is None:
+        listener.start("measure", total=MEASURED_STEPS, unit="steps")
+    else:
+        listener.start("train", total=run.total_steps - run.step, unit="steps")
+
+
+def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
+    """This process's batches from the run's next step on, without an end."""
+    options, accelerator = setup.options, setup.accelerator
+    order = StepBatches(
+        batch_size=options.batch_size,
+        first_step=run.step * options.accumulate,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    return load_batches(
+        setup.data.samples, order, workers=options.workers, device=accelerator.device
+    )
+
+
+def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
+    """Set mode and rates of the next step: a backbone that rests is as in use, and fixed.
+
+    While a time budget is measured, every other step computes the gradients of a resting backbone
+    too, to learn what they will cost, but its rate is zero.
+    """
+    run.model.train()
+    if run.backbone is None:
+        return
+    if options.backbone_lr == 0.0:
+        run.backbone.eval()
+        return
+    if options.head_first == 0.0:
+        return
+    total = run.total_steps
+    rests = total is None or run.step < options.head_first * total
+    run.backbone.train(not rests)
+    run.backbone.requires_grad_(not rests or (total is None and not first_steps.next_is_short))
+    if rests:
+        for group in run.optimizer.param_groups:
+            if group["part"] == "backbone":
+                group["lr"] = 0.0
+
+
+def _step(run: Run, batches: Iterator[dict[str, Tensor]], setup: Setup) -> float:
+    """One update of the weights; the mean loss over the targets of all batches and processes."""
+    options, accelerator = setup.options, setup.accelerator
+    sums = torch.zeros(2, device=accelerator.device)  # of the loss, of the targets
+    unit = torch.ones((), device=accelerator.device)
+    for number in range(options.accumulate):
+        is_last = number == options.accumulate - 1
+        with nullcontext() if is_last else accelerator.no_sync(run.model):
+            total, count = _loss(run.model, next(batches), setup.loss)
+            # Processes with few targets must not weigh more: divide by the targets of all.
+            sums += accelerator.reduce(torch.stack([total.detach().float(), count.float()]), "sum")
+            if number == 0:
+                unit = sums[1].clamp(min=1.0)
+            # Gradients are averaged over the processes, hence their number.
+            accelerator.backward(total * accelerator.num_processes / unit)
+    targets = sums[1].clamp(min=1.0)
+    value = float(sums[0] / targets)
+    if not isfinite(value):
+        raise _bad_step(f"the loss is {value}", run, setup)
+    if options.accumulate > 1:  # until now the gradients are per target of the first batch
+        for parameter in run.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(unit / targets)
+    norm = float(accelerator.clip_grad_norm_(run.model.parameters(), options.clip_norm))
+    # With a scaler (fp16) such a gradient is no failure: it leaves out the step.
+    if not isfinite(norm) and accelerator.scaler is None:
+        raise _bad_step(f"the gradient's norm is {norm}", run, setup)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.average.update(accelerator.unwrap_model(run.model), step=run.step)
     return value
 
 
-def _loss(model: nn.Module, batch: dict[str, Tensor], loss: Loss) -> tuple[Tensor, Tensor]:
+def _loss(model: nn.Module, batch: Mapping[str, Tensor], loss: Loss) -> tuple[Tensor, Tensor]:
     try:
         return loss(model, batch)
     except ValueError as error:
@@ -220,187 +362,112 @@ def _loss(model: nn.Module, batch: dict[str, Tensor], loss: Loss) -> tuple[Tenso
         ) from error
 
 
-def _validate(
-    run: Run,
-    data: TrainingData,
-    accelerator: Accelerator,
-    log: MetricsLog,
-    save_best: Callable[[Mapping[str, Tensor], dict[str, Any]], None],
+def _bad_step(what: str, run: Run, setup: Setup) -> LemevitError:
+    """Tell where a training broke and what is left of it; that step has not touched the weights."""
+    if not run.is_main:
+        # The first process tells. torchrun ends it as soon as another one has left: let it finish.
+        time.sleep(_FAREWELL_S)
+        sys.exit(1)
+    options = setup.options
+    windows = options.batch_size * options.accumulate * setup.accelerator.num_processes
+    samples = range(run.step * windows, (run.step + 1) * windows)
+    origin = setup.data.origin or "sample {}".format
+    named = "; ".join(origin(sample) for sample in samples[:_NAMED_WINDOWS])
+    more = f"; and {windows - _NAMED_WINDOWS} more" if windows > _NAMED_WINDOWS else ""
+    path = setup.folder / CHECKPOINT_NAME
+    kept = "no checkpoint was written yet"
+    if run.saved_step is not None:
+        kept = f"the last good checkpoint is {path} of step {run.saved_step}"
+    exact = setup.accelerator.mixed_precision == "no"
+    resume = "" if exact or run.saved_step is None else "resume with --precision fp32, or "
+    return LemevitError(
+        f"{what} at step {run.step} on {windows} windows ({named}{more}); {kept}; "
+        f"{resume}check these windows, or start anew with a smaller --lr than {options.lr:g}"
+    )
+
+
+def _fix_steps(
+    run: Run, first_steps: FirstSteps, setup: Setup, log: MetricsLog | None, began: float
 ) -> None:
-    if not accelerator.is_main_process:
+    """Measure a validation too, then say once how many steps the time budget is enough for."""
+    options, accelerator = setup.options, setup.accelerator
+    before = time.perf_counter()
+    _validate(run, setup, log)
+    now = time.perf_counter()
+    run.total_steps = first_steps.affordable_steps(
+        done=run.step,
+        elapsed_s=_from_main(now - began, accelerator),
+        validation_s=_from_main(now - before, accelerator) if setup.data.validate else 0.0,
+        validate_every=options.validate_every,
+        final_cost=setup.data.final_cost,
+    )
+    setup.listener.finish()
+    setup.listener.note(
+        f"a time budget of {options.time_budget_s:g} s is enough for {run.total_steps} steps"
+    )
+    _announce(run, setup.listener)
+
+
+def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:
+    """Judge the averaged weights and keep them if they are the best; once a step."""
+    accelerator, validate = setup.accelerator, setup.data.validate
+    if run.validated_step == run.step or (validate is None and not run.is_done):
         return
-    averaged = run.average.module.eval()
+    run.validated_step = run.step
+    if log is not None:
+        averaged = run.average.module.eval()
 
-    def answer(pixels: Tensor) -> Tensor:
-        with torch.inference_mode(), accelerator.autocast():
-            logits: Tensor = averaged(pixels.to(accelerator.device))
-            return logits.float()
+        def answer(pixels: Tensor) -> Tensor:
+            with torch.inference_mode(), accelerator.autocast():
+                logits: Tensor = averaged(pixels.to(accelerator.device))
+                return logits.float()
 
-    validation = data.validate(answer)
-    log.write(step=run.step, score=validation.score, validation=validation.figures)
-    if validation.score > run.best_score:
-        run.best_score = validation.score
-        run.best = {"step": run.step, "figures": validation.figures}
-        save_best(averaged.state_dict(), run.best)
-
-
-def _accelerator(options: TrainingOptions) -> Accelerator:
-    use_threads(options.threads)
-    device = choose_device(options.device)
-    precision = _MIXED_PRECISION[choose_dtype(options.precision, device)]
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    # A backbone of timm may carry parts that its maps do not depend on: no gradient reaches them.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(
-        cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[unused]
-    )
+        if validate is None:
+            _keep_best(run, -inf, None, setup)
+        else:
+            found = validate(answer)
+            log.validation(run.step, score=found.score, figures=found.figures)
+            if found.score > run.best_score:
+                _keep_best(run, found.score, found.figures, setup)
+    accelerator.wait_for_everyone()
 
 
-def _prepare(
-    model: nn.Module, accelerator: Accelerator, options: TrainingOptions, folder: Path
-) -> Run:
-    """Put a model and its optimizer in place, as new or as a checkpoint left them."""
-    model = model.to(accelerator.device).to(memory_format=torch.channels_last)
-    # use_warmup: the average forgets the first, random weights quickly.
-    average = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True)
-    optimizer = create_optimizer_v2(
-        model, opt="adamw", lr=options.lr, weight_decay=options.weight_decay
-    )
-    run = Run(model, average, optimizer, is_main=accelerator.is_main_process)
-    if options.resume:
-        _restore(run, folder / CHECKPOINT_NAME)
-    run.model, run.optimizer = accelerator.prepare(model, optimizer)
-    return run
-
-
-def _batches(
-    samples: Dataset[dict[str, Tensor]],
-    accelerator: Accelerator,
-    options: TrainingOptions,
-    first_step: int,
-) -> Iterator[dict[str, Tensor]]:
-    """Batches on the device, from a step on, without an end."""
-    loader = DataLoader(
-        samples,
-        batch_sampler=StepBatches(
-            batch_size=options.batch_size,
-            first_step=first_step,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        ),
-        num_workers=options.workers,
-        worker_init_fn=_start_worker,
-        pin_memory=accelerator.device.type == "cuda",
-        # A generator of its own: the loader must not draw from the one that a resume restores.
-        generator=torch.Generator().manual_seed(options.seed),
-    )
-    for batch in loader:
-        yield {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-
-
-def _start_worker(worker: int) -> None:
-    # Signals reach the whole group of processes; the training process alone answers them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-def _save(run: Run, folder: Path, accelerator: Accelerator, listener: Listener) -> None:
-    """Write the checkpoint beside the old one and rename: a full disk keeps the old."""
-    if not accelerator.is_main_process:
-        return
-    path = folder / CHECKPOINT_NAME
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    state = {
-        "model": accelerator.unwrap_model(run.model).state_dict(),
-        "average": run.average.module.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "random": torch.get_rng_state(),  # drop path draws from it
-        "step": run.step,
-        "elapsed_s": run.elapsed_s,
-        "best_score": run.best_score,
-        "best": run.best,
-    }
+def _keep_best(run: Run, score: float, figures: dict[str, Any] | None, setup: Setup) -> None:
+    best = {"step": run.step, "figures": figures}
     try:
-        torch.save(state, temporary)
-        temporary.replace(path)
+        setup.save_best(run.average.module.state_dict(), best)
+    except OSError as error:
+        setup.listener.warn(f"the best weights of step {run.step} could not be written ({error})")
+        return
+    run.best_score, run.best = score, best
+
+
+def _save(run: Run, setup: Setup) -> None:
+    """Write a checkpoint; without room for it the training goes on, and the old one stays."""
+    try:
+        save_run(run, setup.folder, setup.accelerator, setup.recipe)
     except (OSError, RuntimeError) as error:
-        listener.warn(f"{path}: the checkpoint of step {run.step} could not be written ({error})")
-    finally:
-        temporary.unlink(missing_ok=True)
+        setup.listener.warn(
+            f"{setup.folder / CHECKPOINT_NAME}: the checkpoint of step {run.step} could not be "
+            f"written ({str(error).splitlines()[0]}); the one before, if any, is kept"
+        )
+    setup.accelerator.wait_for_everyone()
 
 
-def _restore(run: Run, path: Path) -> None:
-    state = load_checkpoint(path)
-    try:
-        run.model.load_state_dict(state["model"])
-        run.average.module.load_state_dict(state["average"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.step, run.elapsed_s = state["step"], state["elapsed_s"]
-        run.best_score, run.best = state["best_score"], state["best"]
-        torch.set_rng_state(state["random"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"{path}: not a checkpoint of this training ({reason}); "
-            "resume with the options and data that it was started with"
-        ) from error
+def _from_main(value: float, accelerator: Accelerator) -> float:
+    """The first process's value, so that all decide alike."""
+    return float(accelerator.gather(torch.tensor([value], device=accelerator.device))[0])
 
 
-class MetricsLog:
-    """A file of JSON lines; lines of steps that will be done again are dropped."""
+class _Nobody:
+    """Listens for the processes that do not speak."""
 
-    def __init__(self, path: Path, *, first_step: int, silent: bool = False) -> None:
-        self._path, self._silent = path, silent
-        self._losses: list[float] = []
-        if silent:
-            return
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if first_step and json.loads(line)["step"] <= first_step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    def start(self, label: str, *, total: int, unit: str) -> None: ...
 
-    def step(self, run: Run, *, loss: float, lr: float, flush: bool) -> None:
-        """Note a step; every few steps their mean loss becomes a line."""
-        self._losses.append(loss)
-        if flush or run.step % _LOG_EVERY == 0:
-            mean = sum(self._losses) / len(self._losses)
-            self.write(step=run.step, loss=mean, lr=lr, elapsed_s=round(run.elapsed_s, 2))
-            self._losses.clear()
+    def advance(self, count: int = 1, **figures: float) -> None: ...
 
-    def write(self, **figures: Any) -> None:
-        if self._silent:
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(figures) + "\n")
+    def finish(self) -> None: ...
 
+    def warn(self, message: str) -> None: ...
 
-@dataclass
-class Stop:
-    """The signal that asked the training to end, None so far."""
-
-    signal: signal.Signals | None = None
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Stop]:
-    """Note SIGTERM and Ctrl-C instead of dying of them, so that a checkpoint can be written.
-
-    A second Ctrl-C acts at once.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python takes signals in the main thread alone
-        return
-
-    def note(number: int, frame: object) -> None:
-        if stop.signal is not None:
-            raise KeyboardInterrupt
-        stop.signal = signal.Signals(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def note(self, message: str) -> None: ...

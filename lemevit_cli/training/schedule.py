@@ -1,20 +1,111 @@
-"""The learning rate over a training."""
+"""How long a training is, and its learning rate on the way."""
 
 from __future__ import annotations
 
-from math import cos, pi
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from math import ceil
 
-_LOWEST = 0.01  # of the peak, at the end
+from timm.scheduler import CosineLRScheduler
+from torch.optim import Optimizer
+
+MEASURED_STEPS = 12  # at most, of a run with a time budget, until its number of steps is fixed
+_STARTING_STEPS = 2  # of these, at first: caches are cold and workers start
+_MEASURED_PART = 0.05  # of the time budget, at most
+_MARGIN = 0.05  # of the time budget, kept free: checkpoints, a machine with other work
+_LOWEST = 0.01  # of the peak rate, at both ends
 
 
-def rate_factor(progress: float, *, warmup: float) -> float:
-    """Part of the peak learning rate: a linear warm-up, then half a cosine.
+def steps_of_epochs(epochs: float, *, labelled_pixels: int, pixels_a_step: int) -> int:
+    """Steps whose windows have as many pixels as ``epochs`` times all that are labelled."""
+    return max(1, ceil(epochs * labelled_pixels / pixels_a_step))
+
+
+def cosine_schedule(
+    optimizer: Optimizer, *, lr: float, steps: int, warmup: float
+) -> CosineLRScheduler:
+    """A linear warm-up to ``lr``, then half a cosine; groups follow times their ``lr_scale``.
+
+    Set the rates of step ``n``, counted from 0, by ``step_update(n)``.
 
     Args:
-        progress: 0 at the first step, 1 at the end, in steps or in time.
-        warmup: part of the training that warms up, in [0, 1).
+        warmup: part of the steps that warms up, in [0, 1).
     """
-    if progress < warmup:
-        return max(progress / warmup, _LOWEST)
-    after = min((progress - warmup) / (1.0 - warmup), 1.0)
-    return _LOWEST + (1.0 - _LOWEST) * 0.5 * (1.0 + cos(pi * after))
+    warmup_steps = round(warmup * steps)
+    return CosineLRScheduler(
+        optimizer,
+        # Two at least: of one step timm logs that its cosine has no effect.
+        t_initial=max(steps - warmup_steps, 2),
+        lr_min=_LOWEST * lr,
+        warmup_t=warmup_steps,
+        warmup_lr_init=_LOWEST * lr,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+@dataclass
+class FirstSteps:
+    """Seconds that the first steps of a run took, from which a time budget fixes its length.
+
+    Args:
+        budget_s: for the whole run.
+        head_first: part of the run in which the backbone rests; these steps are shorter.
+    """
+
+    budget_s: float
+    head_first: float = 0.0
+    _seconds: list[float] = field(default_factory=list)
+
+    @property
+    def next_is_short(self) -> bool:
+        """Whether the next step should be of the shorter kind; the two take turns."""
+        return self.head_first > 0 and len(self._seconds) % 2 == 0
+
+    @property
+    def enough(self) -> bool:
+        measured = self._seconds[_STARTING_STEPS:]
+        if len(measured) < 2:  # one of each kind
+            return False
+        return (
+            len(self._seconds) >= MEASURED_STEPS or sum(measured) >= _MEASURED_PART * self.budget_s
+        )
+
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+
+    def affordable_steps(
+        self,
+        *,
+        done: int,
+        elapsed_s: float,
+        validation_s: float,
+        validate_every: int,
+        final_cost: float,
+    ) -> int:
+        """The largest number of steps that ends in time; never fewer than are done.
+
+        Args:
+            done: steps already made, after ``elapsed_s`` seconds of the run.
+            validation_s: seconds of a validation: one comes every ``validate_every`` steps and one
+                at the end, then a scoring that takes ``final_cost`` times as long.
+        """
+        measured = self._seconds[_STARTING_STEPS:]
+        resting, whole = measured[::2], measured[1::2]
+        if self.head_first == 0:
+            resting = whole = measured
+        resting_s, whole_s = sum(resting) / len(resting), sum(whole) / len(whole)
+
+        def end_s(steps: int) -> float:
+            short = max(ceil(self.head_first * steps) - done, 0)
+            validations = ceil(steps / validate_every) - done // validate_every + final_cost
+            return (
+                elapsed_s
+                + short * resting_s
+                + (steps - done - short) * whole_s
+                + validations * validation_s
+            )
+
+        available = (1.0 - _MARGIN) * self.budget_s
+        most = done + int(available / min(resting_s, whole_s)) + 1
+        return done + bisect_right(range(done + 1, most + 1), available, key=end_s)

@@ -61,10 +61,7 @@ def write_panels(
         axes.imshow(panel.rgb)
         axes.set_title(panel.title, fontsize=11)
         axes.set_axis_off()
-    handles = [
-        Patch(facecolor=[c / 255 for c in info.color], edgecolor="0.4", label=info.name)
-        for info in classes
-    ]
+    handles = legend_patches(classes)
     figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False)
     figure.text(0.5, 0.0, caption, ha="center", va="bottom", fontsize=8, color="0.35")
     figure.subplots_adjust(
@@ -75,3 +72,11 @@ def write_panels(
         wspace=0.02,
     )
     figure.savefig(path, format="png")
+
+
+def legend_patches(classes: Sequence[ClassInfo]) -> list[Patch]:
+    """A coloured square with its name for each class."""
+    return [
+        Patch(facecolor=[c / 255 for c in info.color], edgecolor="0.4", label=info.name)
+        for info in classes
+    ]

@@ -76,6 +76,18 @@ def test_scores_are_one_named_band_a_class_and_sum_to_one(scene, tiny_weights):
     assert scores.mask[:, :9, :13].all()
 
 
+def test_tta_is_told_in_the_result_and_changes_it(scene, tiny_weights):
+    scores = []
+    for name, flags in (("plain.tif", []), ("mean.tif", ["--tta"])):
+        run = invoke(scene, "-w", tiny_weights, "--output-type", "scores", "-o", name, *flags)
+        assert run.exit_code == 0, run.stderr
+        with rasterio.open(name) as result:
+            assert result.tags()["LEMEVIT_SYMMETRIES"] == ("8" if flags else "1")
+            scores.append(result.read(masked=True))
+    np.testing.assert_allclose(scores[1].sum(0).compressed(), 1.0, atol=1e-5)
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+
+
 @pytest.mark.parametrize("suffix", ["shp", "gpkg", "fgb", "geojson"])
 def test_polygons_cover_what_the_raster_shows(scene, tiny_weights, suffix):
     invoke(scene, "-w", tiny_weights)

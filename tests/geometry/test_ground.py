@@ -15,7 +15,9 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
     lengths_m,
+    north_in_pixels,
     pixel_area_m2,
+    pixel_metric_m2,
     polygon_areas_m2,
 )
 
@@ -193,3 +195,39 @@ def test_many_polygons_take_seconds_not_minutes():
     areas = polygon_areas_m2(boxes, wkt("EPSG:32633"))
     assert time.perf_counter() - start < 10
     np.testing.assert_allclose(areas, 100, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("lon", "zone_middle"), [(15.0, 15), (17.5, 15), (12.2, 15)])
+@pytest.mark.parametrize("angle", [0, 30, 200])
+@pytest.mark.parametrize("down", [-1, 1])
+def test_north_is_where_a_geodesic_with_azimuth_zero_goes(lon, zone_middle, angle, down):
+    crs = pyproj.CRS(32633)
+    to_map = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
+    x, y = to_map.transform(lon, 50.0)
+    turn = Affine.translation(x, y) @ Affine.rotation(angle) @ Affine.scale(0.5, 0.5 * down)
+    found = north_in_pixels(Georeference(transform=turn, crs_wkt=crs.to_wkt()), col=0, row=0)
+    far = pyproj.Geod(ellps="WGS84").fwd(lon, 50.0, 0.0, 100.0)[:2]
+    cols, rows = ~turn @ to_map.transform(*far)
+    expected = np.array([cols, rows]) / np.hypot(cols, rows)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_north_is_unknown_without_a_place_on_the_earth():
+    assert north_in_pixels(Georeference(transform=None, crs_wkt=None), col=0, row=0) is None
+    degrees = Georeference(
+        transform=Affine(0.1, 0, 10, 0, -0.2, 60), crs_wkt=pyproj.CRS(4326).to_wkt()
+    )
+    assert north_in_pixels(degrees, col=3, row=4) == pytest.approx((0, -1))
+
+
+def test_the_metric_of_a_pixel_gives_geodesic_lengths():
+    crs_wkt = pyproj.CRS(4326).to_wkt()
+    sheared = Affine(1e-5, 4e-6, 15, 2e-6, -2e-5, 60)
+    metric = pixel_metric_m2(Georeference(transform=sheared, crs_wkt=crs_wkt), col=7, row=9)
+    for step in ((1, 0), (3, -2), (-5, 4)):
+        start, end = sheared @ (7, 9), sheared @ (7 + step[0], 9 + step[1])
+        expected = lengths_m([start], [end], crs_wkt)[0]
+        assert np.sqrt(np.array(step) @ metric @ np.array(step)) == pytest.approx(
+            expected, rel=1e-5
+        )
+    assert pixel_metric_m2(Georeference(transform=None, crs_wkt=None), col=0, row=0) is None

@@ -44,6 +44,16 @@ def test_maps_can_be_chosen_and_later_stages_are_not_built(tiny_images):
         assert all(torch.equal(a, b) for a, b in zip(chosen(tiny_images), expected, strict=True))
 
 
+def test_a_fresh_network_keeps_all_channels_in_sight():
+    torch.manual_seed(0)
+    network = timm.create_model("lemevit_tiny", features_only=True).eval()
+    with torch.inference_mode():
+        maps = network(torch.randn(2, 3, 128, 128))
+    for features in maps:
+        deviations = features.std(dim=(0, 2, 3))
+        assert deviations.max() < 10 * deviations.median()
+
+
 @pytest.mark.parametrize("size", [(9, 9), (9, 1), (1, 40), (33, 64), (75, 101)])
 def test_any_size_above_eight_pixels_gives_finite_maps(small_net, size):
     maps = small_net.eval().forward_intermediates(torch.randn(1, 3, *size), intermediates_only=True)

@@ -1,16 +1,20 @@
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.legend import ClassInfo
+from lemevit_cli.legend import ClassInfo, classes_from_names
+from lemevit_cli.models.segmenter import Segmenter
 from lemevit_cli.models.weights import (
     Card,
     find_weights,
+    initialise,
     load_checkpoint,
     load_weights,
     read_card,
@@ -106,3 +110,125 @@ def test_starter_weights_are_found_by_name_and_fit_the_size_limits():
     assert card.class_names == ("land", "building", "road", "vegetation", "water")
     state, _ = load_weights(starters["landcover"])
     assert sum(tensor.numel() for tensor in state.values()) < 9.9e6
+
+
+SMALL = Card(
+    task="seg",
+    backbone="resnet10t",
+    head="upernet",
+    head_args={"decoder_channels": 16},
+    classes=classes_from_names(("land", "building", "road")),
+)
+
+
+def network(card, seed=0):
+    torch.manual_seed(seed)
+    model = Segmenter(
+        backbone=card.backbone,
+        decoder=card.head,
+        decoder_args=card.head_args,
+        num_classes=len(card.classes),
+        mean=(0.0,) * card.bands,
+        std=(1.0,) * card.bands,
+    )
+    torch.nn.init.uniform_(model.segmentation_head[0].bias)
+    return model
+
+
+@pytest.fixture
+def small_weights(tmp_path):
+    model = network(SMALL)
+    save_weights(tmp_path / "small.safetensors", model.state_dict(), SMALL)
+    return tmp_path / "small.safetensors", model.state_dict()
+
+
+def test_a_model_of_the_same_card_gets_every_tensor(small_weights):
+    path, state = small_weights
+    model = network(SMALL, seed=1)
+    found = initialise(model, SMALL, str(path))
+    assert found.copied == len(state) and found.left == ()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+
+
+def test_rows_of_the_classifier_are_found_by_the_names_of_classes(small_weights):
+    path, state = small_weights
+    card = replace(SMALL, classes=classes_from_names(("road", "orchard", "land")))
+    model = network(card, seed=1)
+    fresh = model.segmentation_head[0].weight.detach().clone()
+    found = initialise(model, card, str(path))
+    weight, bias = model.segmentation_head[0].weight, model.segmentation_head[0].bias
+    old = state["segmentation_head.0.weight"]
+    assert torch.equal(weight[0], old[2]) and torch.equal(weight[2], old[0])
+    assert torch.equal(weight[1], fresh[1])
+    assert torch.equal(bias[[0, 2]], state["segmentation_head.0.bias"][[2, 0]])
+    assert found.left == ("class orchard",)
+
+
+def test_classes_without_a_shared_name_start_afresh(small_weights):
+    path, state = small_weights
+    card = replace(SMALL, classes=classes_from_names(("oats", "rye", "wheat")))
+    model = network(card, seed=1)
+    fresh = model.segmentation_head[0].weight.detach().clone()
+    found = initialise(model, card, str(path))
+    assert torch.equal(model.segmentation_head[0].weight, fresh)
+    assert found.left == ("segmentation_head (2 of 2 tensors)",)
+    assert found.copied == len(state) - 2
+
+
+def test_another_decoder_starts_afresh_and_is_listed(small_weights):
+    path, state = small_weights
+    card = replace(SMALL, head="fpn", head_args={})
+    model = network(card, seed=1)
+    found = initialise(model, card, str(path))
+    assert torch.equal(
+        model.state_dict()["encoder.model.conv1.0.weight"], state["encoder.model.conv1.0.weight"]
+    )
+    decoder = [key for key in model.state_dict() if key.startswith("decoder.")]
+    assert f"decoder ({len(decoder)} of {len(decoder)} tensors)" in found.left
+
+
+def test_weights_of_the_light_decoder_fit_the_one_with_colours_but_for_these(small_weights):
+    path, state = small_weights
+    card = replace(SMALL, head="upernet_pixels")
+    model = network(card, seed=1)
+    found = initialise(model, card, str(path))
+    assert found.copied == len(state)
+    assert [part.split()[0] for part in found.left] == ["pixel_view"]
+
+
+@pytest.mark.parametrize("bands", [5, 1])
+def test_the_first_convolution_keeps_its_sum_over_other_numbers_of_bands(small_weights, bands):
+    path, state = small_weights
+    card = replace(SMALL, bands=bands)
+    model = network(card, seed=1)
+    found = initialise(model, card, str(path))
+    old = state["encoder.model.conv1.0.weight"]
+    new = model.state_dict()["encoder.model.conv1.0.weight"]
+    assert new.shape[1] == bands and found.left == ()
+    torch.testing.assert_close(new.sum(dim=1), old.sum(dim=1))
+    torch.testing.assert_close(new[:, -1], old.mean(dim=1) * 3 / bands)
+    if bands > 3:
+        torch.testing.assert_close(new[:, :3], old * 3 / bands)
+
+
+def test_an_imported_backbone_is_found_inside_a_model(tmp_path):
+    classifier = timm.create_model("lemevit_tiny", num_classes=7)
+    card = Card(task="backbone", backbone="lemevit_tiny", classes=())
+    save_weights(tmp_path / "backbone.safetensors", classifier.state_dict(), card)
+    ours = replace(SMALL, backbone="lemevit_tiny")
+    model = network(ours, seed=1)
+    found = initialise(model, ours, str(tmp_path / "backbone.safetensors"))
+    encoder = model.encoder.state_dict()
+    for key, tensor in encoder.items():
+        assert torch.equal(tensor, classifier.state_dict()[key.removeprefix("model.model.")]), key
+    assert found.copied == len(encoder)
+    assert not any(part.startswith("encoder") for part in found.left)
+    assert len(found.left) == 3  # decoder, feature_norms, segmentation_head
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path):
+    card = Card(task="seg", backbone="lemevit_huge", classes=())
+    save_weights(tmp_path / "w.safetensors", {"some.weight": torch.ones(2)}, card)
+    with pytest.raises(WeightsError, match=r"w\.safetensors: no tensor of lemevit_huge .* fits"):
+        initialise(network(SMALL), SMALL, str(tmp_path / "w.safetensors"))

@@ -6,12 +6,13 @@ import rasterio
 import torch
 
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.pipelines.block_inference import best_classes, blocks_of, pad_by_reflection
+from lemevit_cli.pipelines.block_inference import best_classes, pad_by_reflection
 from lemevit_cli.pipelines.prediction import predict_scene
 from lemevit_cli.pipelines.progress import Silent
 from lemevit_cli.pipelines.scene_input import scene_input
 from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, Tiling
+from lemevit_cli.tiling.blocks import blocks_of
 
 SCORES = OutputOptions(output_type="scores")
 

@@ -2,14 +2,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from affine import Affine
 from PIL import Image
 
 from lemevit_cli.errors import DataError, WeightsError
 from lemevit_cli.models.weights import Card, load_weights, save_weights
-from lemevit_cli.pipelines.evaluation import evaluate
-from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.pipelines.block_inference import class_ids
+from lemevit_cli.pipelines.evaluation import evaluate, evaluate_source
+from lemevit_cli.pipelines.prediction import inference_over
+from lemevit_cli.pipelines.progress import Silent
+from lemevit_cli.pipelines.scene_input import scene_input
+from lemevit_cli.scenes.scene import open_scene
+from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import load_task
+from lemevit_cli.tiling.mosaic import Rows
+from lemevit_cli.training.datasets.scenes import open_labelled_scene
+from lemevit_cli.training.options import LabelledScene
 
 
 def test_evaluation_counts_every_pixel_once(trained):
@@ -61,3 +71,37 @@ def test_weights_of_another_task_are_refused(trained, tmp_path):
     save_weights(path, {"x": torch.zeros(1)}, Card(task="det", backbone="resnet10t", classes=()))
     with pytest.raises(WeightsError, match="weights for task det; eval scores those for seg"):
         evaluate(str(path), trained[0])
+
+
+def test_held_back_blocks_are_scored_as_predict_would_answer(predictor, write_scene, tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 250, (3, 150, 210)).astype(np.uint8)
+    pixels[:, :, 60:70] = 0
+    transform = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
+    path = write_scene(pixels, transform=transform, nodata=0)
+    ids = np.random.default_rng(1).integers(0, 3, (1, 150, 210)).astype(np.uint8)
+    labels = write_scene(ids, "ids.tif", transform=transform)
+    with rasterio.open(labels, "r+") as raster:
+        raster.update_tags(1, CLASS_0="land", CLASS_1="building", CLASS_2="water")
+    parts = open_labelled_scene(
+        LabelledScene(scene=path, labels=labels), crop=32, val_fraction=0.3, seed=0
+    )
+    figures = evaluate_source(predictor, parts.validation)
+    with open_scene(path) as scene:
+        view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
+        inference = inference_over(view, predictor, Tiling(), Silent())
+        found = class_ids(_whole(inference, scene.window), 255)
+    held_back = np.zeros((150, 210), dtype=bool)
+    for site in parts.validation.sites:
+        held_back[site.area.slices] = True
+    known = held_back & (pixels != 0).any(axis=0)
+    assert figures["pixels"] == known.sum() > 0.2 * known.size
+    hits = (found == ids[0])[known].mean()
+    assert figures["accuracy"] == pytest.approx(hits, abs=1e-4)
+    assert figures["pictures"] == 1
+
+
+def _whole(inference, window):
+    """All rows of a scene in one piece."""
+    parts = [(rows.scores.clone(), rows.valid.copy()) for rows in inference.rows(window)]
+    scores, valid = zip(*parts, strict=True)
+    return Rows(window, torch.cat(scores, dim=1), np.concatenate(valid))

@@ -137,3 +137,15 @@ def test_a_failure_in_the_middle_leaves_no_raster_behind(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         simulate_dataset(tmp_path, task="seg", size=32, scenes=1, progress=Stop())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_class_rasters_name_their_ids(tmp_path):
+    simulate_dataset(tmp_path / "pair", task=None, size=64)
+    simulate_dataset(tmp_path / "seg", task="seg", size=64)
+    for path in (tmp_path / "pair" / "before_classes.tif", *tmp_path.glob("seg/*/masks/*.tif")):
+        with rasterio.open(path) as raster:
+            assert raster.tags(1)["CLASS_1"] == "building" and raster.tags(1)["CLASS_4"] == "water"
+    with rasterio.open(tmp_path / "pair" / "change.tif") as raster:
+        assert raster.tags(1)["CLASS_2"] == "torn down"
+    with rasterio.open(tmp_path / "pair" / "before.tif") as raster:
+        assert raster.tags(1) == {}

@@ -12,7 +12,8 @@ from affine import Affine
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.scenes.bounds import extent, polygons_mask, window_of_bounds
+from lemevit_cli.scenes.bounds import polygons_mask, window_of_bounds
+from lemevit_cli.scenes.layer import extent
 from lemevit_cli.scenes.scene import open_scene
 
 NORTH_UP = Affine(2, 0, 500_000, 0, -2, 5_400_000)

@@ -31,6 +31,8 @@ def test_figures_equal_counting_pixel_by_pixel():
     assert figures["accuracy"] == pytest.approx(np.mean([t == f for t, f in pairs]))
     ious = [figures["classes"][name]["iou"] for name in ("a", "b", "c")]
     assert figures["miou"] == pytest.approx(np.mean(ious))
+    f1s = [figures["classes"][name]["f1"] for name in ("a", "b", "c")]
+    assert figures["f1"] == pytest.approx(np.mean(f1s))
     assert set(figures["classes"]["never"].values()) == {None}
 
 

@@ -2,8 +2,10 @@
 
 import json
 
+import geopandas
 import numpy as np
 import pytest
+import shapely.affinity
 from PIL import Image
 
 
@@ -34,3 +36,27 @@ def make_folder(tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def write_polygons(tmp_path):
+    """A function that writes polygons with fields to a file and gives its path."""
+
+    def write(geometries, name="labels.gpkg", *, crs="EPSG:32633", layer=None, **fields):
+        path = tmp_path / name
+        table = geopandas.GeoDataFrame(fields, geometry=list(geometries), crs=crs)
+        table.to_file(path, **({"layer": layer} if layer else {}))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def on_map():
+    """A function that brings polygons in pixels to the map of a transform."""
+
+    def move(polygons, transform):
+        a, b, c, d, e, f, *_ = transform
+        return [shapely.affinity.affine_transform(p, (a, b, d, e, c, f)) for p in polygons]
+
+    return move

@@ -9,10 +9,12 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.training.crops import (
     StepBatches,
     TrainingCrops,
+    WindowDraw,
     draw_window,
     source_of_crops,
 )
-from lemevit_cli.training.datasets.folders import Cells, PictureReader, count_classes, open_folder
+from lemevit_cli.training.datasets.folders import open_folder
+from lemevit_cli.training.datasets.source import Cells
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 
 CLASSES = ("land", "building")
@@ -21,12 +23,13 @@ CLASSES = ("land", "building")
 @pytest.fixture
 def source(make_folder):
     found = open_folder(make_folder(), "train")
-    return source_of_crops(found, count_classes(found, PictureReader()), CLASSES, balance=0.5)
+    return source_of_crops(found, found.count_classes(), CLASSES, balance=0.5)
 
 
 def crops_of(source, **changes):
-    options = TrainingOptions(crop=32, seed=3, **changes)
-    return TrainingCrops([source], [1.0], options, value_range=(0.0, 255.0))
+    options = TrainingOptions(**{"crop": 32, "seed": 3, **changes})
+    draw = WindowDraw([source], [1.0], options)
+    return TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=(120.5, 110.0, 100.0))
 
 
 def test_a_sample_does_not_depend_on_workers_or_on_the_samples_before(source):
@@ -56,9 +59,8 @@ def test_a_crop_without_augmentation_is_a_window_of_its_picture(source):
     crops = crops_of(source, augmentation=AugmentationOptions.none())
     sample = crops[0]
     assert sample["pixels"].shape == (3, 32, 32)
-    whole, ids = zip(
-        *(_read_whole(source, picture) for picture in source.source.pictures), strict=True
-    )
+    sites = source.source.sites
+    whole, _, ids = zip(*(source.source.read(site, site.area) for site in sites), strict=True)
     places = [
         (p, row, col)
         for p in range(2)
@@ -71,24 +73,17 @@ def test_a_crop_without_augmentation_is_a_window_of_its_picture(source):
     assert np.array_equal(ids[p][row : row + 32, col : col + 32], sample["ids"])
 
 
-def _read_whole(source, picture):
-    from lemevit_cli.geometry.window import Window
-
-    window = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
-    return PictureReader().read(source.source, picture, window)
-
-
 def test_balance_draws_rare_classes_more_often(source):
     cells = Cells(
-        places=np.array([[0, 0, 0, 24, 48], [1, 40, 0, 24, 48]]),
+        places=np.array([[0, 40, 0, 24, 48], [1, 16, 8, 24, 16]]),
         counts=np.array([[990, 0], [0, 10]]),
     )
     share = {}
     for balance in (0.0, 1.0):
         drawn = source_of_crops(source.source, cells, CLASSES, balance=balance)
         generator = torch.Generator().manual_seed(0)
-        pictures = [draw_window(drawn, 16, 16, generator)[0] for _ in range(500)]
-        share[balance] = sum(pictures) / 500
+        sites = [draw_window(drawn, 16, 16, generator)[0] for _ in range(500)]
+        share[balance] = sites.count(source.source.sites[1]) / 500
     assert share[0.0] < 0.04
     assert 0.4 < share[1.0] < 0.6
 
@@ -96,21 +91,18 @@ def test_balance_draws_rare_classes_more_often(source):
 def test_windows_lie_inside_the_picture_and_small_pictures_are_padded(source):
     generator = torch.Generator().manual_seed(0)
     for side in (20, 48, 64, 100):
-        _, window = draw_window(source, side, 32, generator)
+        _, window, square = draw_window(source, side, 32, generator)
+        assert max(window.width, window.height) <= square
         assert window.col_off >= 0 and window.right <= 64
         assert window.row_off >= 0 and window.bottom <= 48
         assert window.width <= max(48, 32)
-    padded = TrainingCrops(
-        [source],
-        [1.0],
-        TrainingOptions(crop=96, augmentation=AugmentationOptions.none()),
-        value_range=(0.0, 255.0),
-    )[0]
+    padded = crops_of(source, crop=96, augmentation=AugmentationOptions.none())[0]
     assert padded["pixels"].shape == (3, 96, 96)
-    assert (padded["ids"] == 255).float().mean() > 0.2
+    assert (padded["ids"] != 255).sum() <= 64 * 48
+    np.testing.assert_array_equal(padded["pixels"][:, 48:], padded["pixels"][:, :48].flip(1))
 
 
 def test_masks_without_a_class_are_refused(source):
     cells = Cells(places=np.array([[0, 0, 0, 8, 8]]), counts=np.array([[0, 0]]))
-    with pytest.raises(DataError, match="data/train: no pixel of its masks has a class"):
+    with pytest.raises(DataError, match="data/train: no pixel of its labels has a class"):
         source_of_crops(source.source, cells, CLASSES, balance=0.5)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.training.datasets.source import Cells, Site, count_cells
 
 CLASSES_FILE = "classes.json"
 _SIDECARS = {
@@ -54,6 +56,46 @@ class Picture:
     gsd_m: float | None
 
 
+class PictureReader:
+    """Reads windows of rasters; small pictures stay decoded, as JPEG and PNG know no windows."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._bytes = 0
+
+    def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
+        return PictureReader, ()  # a worker process starts with an empty one
+
+    def read(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
+        if path not in self._kept:
+            with _open(path) as scene:
+                size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
+                if size > _LARGEST_KEPT:
+                    return scene.read(window)
+                self._keep(path, *scene.read(_whole(scene)))
+        self._kept.move_to_end(path)
+        pixels, valid = self._kept[path]
+        rows, cols = window.slices
+        return pixels[:, rows, cols], valid[rows, cols]
+
+    def _keep(self, path: Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
+        kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
+        self._kept[path] = pixels, kept
+        self._bytes += pixels.nbytes
+        while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
+
+
+def clean_ids(
+    ids: NDArray[Any], known: NDArray[np.bool_], ignore_index: int | None
+) -> NDArray[np.uint8]:
+    """Class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
+    usable = known if ignore_index is None else known & (ids != ignore_index)
+    return np.where(usable, ids, NODATA_CLASS).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """One split of a folder.
@@ -63,6 +105,7 @@ class FolderSource:
         classes: names, by the ids in the masks.
         ignore_index: id in the masks that is no class; None where every id is one.
         bands, dtype: of all pictures.
+        reader: keeps decoded pictures; may be shared by several folders.
     """
 
     name: str
@@ -72,23 +115,72 @@ class FolderSource:
     pictures: tuple[Picture, ...]
     bands: int
     dtype: str
+    reader: PictureReader = field(repr=False, compare=False)
+
+    @property
+    def is_complete(self) -> bool:
+        return True
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Every picture, whole."""
+        return tuple(_site(picture) for picture in self.pictures)
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        return {str(picture.image): picture.mask for picture in self.pictures}
+
+    def read(
+        self, site: Site, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+        pixels, valid = self.reader.read(Path(site.scene), window)
+        ids, known = self.reader.read(self._masks[site.scene], window)
+        return pixels, valid, clean_ids(ids[0], valid & known, self.ignore_index)
+
+    def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
+        ids, known = self.reader.read(self._masks[site.scene], window)
+        return clean_ids(ids[0], known, self.ignore_index)
+
+    def count_classes(self) -> Cells:
+        """Count the classes in every cell of every mask, which reads all masks once.
+
+        Raises:
+            DataError: if a mask holds an id that is no class.
+        """
+        places, counts = [], []
+        for number, site in enumerate(self.sites):
+            mask = self._masks[site.scene]
+            stored, known = self.reader.read(mask, site.area)
+            self._check_ids(mask, stored[0][known])
+            ids = clean_ids(stored[0], known, self.ignore_index)
+            at, counted = count_cells(ids, side=_CELL, num_classes=len(self.classes))
+            places.append(np.insert(at, 0, number, axis=1))
+            counts.append(counted)
+        return Cells(np.concatenate(places), np.concatenate(counts))
+
+    def _check_ids(self, mask: Path, ids: NDArray[Any]) -> None:
+        known = {*range(len(self.classes)), self.ignore_index}
+        wrong = set(np.unique(ids).tolist()) - known
+        if wrong:
+            ignored = "nothing" if self.ignore_index is None else str(self.ignore_index)
+            raise DataError(
+                f"{mask} holds the id {_some(wrong)}; known are 0 to {len(self.classes) - 1} "
+                f"({', '.join(self.classes)}), {ignored} is ignored"
+            )
 
 
-@dataclass(frozen=True)
-class Cells:
-    """How often each class occurs in the cells of a source.
+def _site(picture: Picture) -> Site:
+    whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
+    return Site(scene=str(picture.image), room=whole, area=whole, gsd_m=picture.gsd_m)
+
+
+def open_folder(
+    path: str | Path, split: str, *, reader: PictureReader | None = None
+) -> FolderSource:
+    """Find the pictures of a split and check all that their headers tell.
 
     Args:
-        places: ``(N, 5)`` as ``picture, col_off, row_off, width, height``.
-        counts: ``(N, classes)`` pixels.
-    """
-
-    places: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-
-def open_folder(path: str | Path, split: str) -> FolderSource:
-    """Find the pictures of a split and check all that their headers tell.
+        reader: to share with other folders; its memory is bounded.
 
     Raises:
         DataError: if folders, masks or classes are missing or do not fit each other.
@@ -122,6 +214,7 @@ def open_folder(path: str | Path, split: str) -> FolderSource:
         pictures=tuple(pictures),
         bands=bands,
         dtype=dtype,
+        reader=reader or PictureReader(),
     )
 
 
@@ -208,96 +301,3 @@ def _whole(scene: Scene) -> Window:
 def _some(ids: set[int]) -> str:
     listed = sorted(ids)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")
-
-
-class PictureReader:
-    """Reads windows of a source; small pictures stay decoded, as JPEG and PNG know no windows."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
-        self._bytes = 0
-
-    def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
-        return PictureReader, ()  # a worker process starts with an empty one
-
-    def read(
-        self, source: FolderSource, picture: Picture, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """Pixels ``(bands, H, W)`` and class ids ``(H, W)``, ``NODATA_CLASS`` where unknown."""
-        pixels, valid = self._window(picture.image, window)
-        ids, known = self._window(picture.mask, window)
-        return pixels, clean_ids(ids[0], valid & known, source.ignore_index)
-
-    def read_truth(
-        self, source: FolderSource, picture: Picture, window: Window
-    ) -> NDArray[np.uint8]:
-        """Class ids ``(H, W)`` alone, ``NODATA_CLASS`` where the mask knows none."""
-        return clean_ids(*self.read_ids(picture, window), source.ignore_index)
-
-    def read_ids(self, picture: Picture, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The mask's own ids ``(H, W)``, as stored, and where it has data."""
-        ids, known = self._window(picture.mask, window)
-        return ids[0], known
-
-    def _window(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if path not in self._kept:
-            with _open(path) as scene:
-                size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
-                if size > _LARGEST_KEPT:
-                    return scene.read(window)
-                self._keep(path, *scene.read(_whole(scene)))
-        self._kept.move_to_end(path)
-        pixels, valid = self._kept[path]
-        rows, cols = window.slices
-        return pixels[:, rows, cols], valid[rows, cols]
-
-    def _keep(self, path: Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
-        # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
-        kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
-        self._kept[path] = pixels, kept
-        self._bytes += pixels.nbytes
-        while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
-
-
-def clean_ids(
-    ids: NDArray[Any], known: NDArray[np.bool_], ignore_index: int | None
-) -> NDArray[np.uint8]:
-    """Class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
-    usable = known if ignore_index is None else known & (ids != ignore_index)
-    return np.where(usable, ids, NODATA_CLASS).astype(np.uint8)
-
-
-def count_classes(source: FolderSource, reader: PictureReader) -> Cells:
-    """Count the classes in every cell of every mask, which reads all masks once.
-
-    Raises:
-        DataError: if a mask holds an id that is no class.
-    """
-    places, counts = [], []
-    for index, picture in enumerate(source.pictures):
-        whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
-        stored, known = reader.read_ids(picture, whole)
-        _check_ids(source, picture, stored[known])
-        ids = clean_ids(stored, known, source.ignore_index)
-        for row in range(0, picture.height, _CELL):
-            for col in range(0, picture.width, _CELL):
-                cell = ids[row : row + _CELL, col : col + _CELL]
-                counted = np.bincount(cell.ravel(), minlength=NODATA_CLASS + 1)
-                places.append((index, col, row, cell.shape[1], cell.shape[0]))
-                counts.append(counted[: len(source.classes)])
-    return Cells(np.array(places), np.array(counts))
-
-
-def _check_ids(source: FolderSource, picture: Picture, ids: NDArray[Any]) -> None:
-    wrong = set(np.unique(ids).tolist()) - set(range(len(source.classes))) - {source.ignore_index}
-    if wrong:
-        ignored = (
-            "nothing is ignored"
-            if source.ignore_index is None
-            else f"{source.ignore_index} is ignored"
-        )
-        raise DataError(
-            f"{picture.mask} holds the id {_some(wrong)}; known are 0 to {len(source.classes) - 1} "
-            f"({', '.join(source.classes)}), {ignored}"
-        )

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from PIL import Image
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.training.datasets.folders import PictureReader, count_classes, open_folder
+from lemevit_cli.training.datasets.folders import open_folder
 
 
 def test_pictures_classes_and_ids_are_read(make_folder):
@@ -14,18 +15,30 @@ def test_pictures_classes_and_ids_are_read(make_folder):
     assert [p.image.stem for p in source.pictures] == ["scene0", "scene1"]
     assert (source.classes, source.bands, source.dtype) == (("land", "building"), 3, "uint8")
     window = Window(col_off=0, row_off=2, width=20, height=10)
-    pixels, ids = PictureReader().read(source, source.pictures[0], window)
+    pixels, valid, ids = source.read(source.sites[0], window)
+    assert valid.all()
     stored = np.asarray(Image.open(source.pictures[0].image))[2:12, :20]
     np.testing.assert_array_equal(pixels, stored.transpose(2, 0, 1))
     expected = np.zeros((10, 20), dtype=np.uint8)
     expected[6:, 16:] = 1
     expected[:2, :4] = 255
     np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(source.read_truth(source.sites[0], window), expected)
+
+
+def test_a_source_is_pickled_without_its_pictures(make_folder):
+    source = open_folder(make_folder(size=(200, 300)), "train")
+    site = source.sites[0]
+    before = source.read(site, site.area)
+    text = pickle.dumps(source)
+    assert len(text) < 200 * 300
+    for ours, theirs in zip(before, pickle.loads(text).read(site, site.area), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_counts_of_cells_add_up_to_the_masks(make_folder):
     source = open_folder(make_folder(size=(200, 300)), "train")
-    cells = count_classes(source, PictureReader())
+    cells = source.count_classes()
     assert cells.places[:, 3:].prod(axis=1).sum() == 2 * 200 * 300
     np.testing.assert_array_equal(
         cells.counts.sum(axis=0), [2 * (200 * 300 - 16 * 24 - 16), 2 * 16 * 24]
@@ -85,7 +98,7 @@ def test_an_unknown_id_names_file_and_id(make_folder):
     Image.fromarray(np.full((48, 64), 7, dtype=np.uint8)).save(mask_of(folder))
     source = open_folder(folder, "train")
     with pytest.raises(DataError, match=r"scene1.png holds the id 7; known are 0 to 1"):
-        count_classes(source, PictureReader())
+        source.count_classes()
 
 
 def test_masks_of_black_and_white_alone_are_refused(make_folder):
@@ -118,4 +131,4 @@ def test_ignore_index_may_be_null(make_folder):
     source = open_folder(make_folder(ignore_index=None), "train")
     assert source.ignore_index is None
     assert json.loads((source.pictures[0].image.parents[2] / "classes.json").read_text())
-    assert count_classes(source, PictureReader()).counts.sum() == 2 * 48 * 64
+    assert source.count_classes().counts.sum() == 2 * 48 * 64

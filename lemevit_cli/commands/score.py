@@ -1,0 +1,109 @@
+"""``lemevit score``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console, print_json, print_table
+
+
+def score(
+    prediction: Annotated[
+        str, typer.Argument(metavar="PREDICTION", help="A raster of classes, or - for stdin.")
+    ],
+    truth: Annotated[
+        str, typer.Argument(metavar="TRUTH", help="A raster of classes, or polygons; any CRS.")
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="NAME,NAME",
+            help="Names of the ids 0, 1, ... of a raster that does not name them.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0.0,
+            metavar="METRES",
+            help="How far a boundary may be off; default: two pixels of the prediction.",
+        ),
+    ] = None,
+    label_field: options.LabelField = None,
+    class_name: options.LabelClass = None,
+    layer: options.LabelLayer = None,
+    where: options.LabelWhere = None,
+    background: options.LabelBackground = "background",
+    png: Annotated[
+        str | None,
+        typer.Option("--png", metavar="FILE", help="Draw maps, errors and the confusion matrix."),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare a result with the truth, where both have data.
+
+    The truth may lie on another grid and in another CRS. Classes are matched by name; figures are
+    pooled over all pixels. Boundary F1 counts outlines that lie within the tolerance.
+    """
+    from lemevit_cli.pipelines.scoring import ScoreOptions
+    from lemevit_cli.pipelines.scoring import score as compare
+    from lemevit_cli.training.options import LabelledScene
+
+    labels = LabelledScene(
+        scene="",
+        labels="",
+        label_field=label_field,
+        class_name=class_name,
+        layer=layer,
+        where=where,
+        background=background,
+    )
+    figures = compare(
+        prediction,
+        truth,
+        ScoreOptions(
+            classes=options.parse_names(classes),
+            tolerance_m=tolerance,
+            labels=labels,
+            picture=png,
+            overwrite=overwrite,
+        ),
+        Console(quiet=quiet, show_progress=not no_progress),
+    )
+    if json:
+        print_json(figures)
+    else:
+        _print(figures)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    columns = ["iou", "f1", "precision", "recall", "boundary_f1"]
+    rows = [
+        [name, *(_figure(record[column]) for column in columns)]
+        for name, record in figures["classes"].items()
+    ]
+    means = [_figure(figures[name]) for name in ("miou", "f1", "boundary_f1")]
+    rows.append(["mean", means[0], means[1], "", "", means[2]])
+    rows.append(["accuracy", _figure(figures["accuracy"]), "", "", "", ""])
+    metres = figures["tolerance_m"]
+    tolerance = "2 pixels" if metres is None else f"{metres:.3g} m"
+    print_table(
+        f"{figures['prediction']} against {figures['truth']}: {figures['pixels']:,} pixels, "
+        f"boundaries within {tolerance}",
+        ["class", "IoU", "F1", "precision", "recall", "boundary F1"],
+        rows,
+        to_stderr=False,
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

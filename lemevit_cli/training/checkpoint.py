@@ -1,0 +1,166 @@
+"""The state of a training on disk: tensors and plain values, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.weights import load_checkpoint
+from lemevit_cli.training.options import TrainingOptions
+
+CHECKPOINT_NAME = "checkpoint.pt"
+# What a resume may choose anew: it changes how long and where a training runs, not what it is.
+_FREE = {
+    "steps",
+    "epochs",
+    "time_budget_s",
+    "device",
+    "precision",
+    "threads",
+    "workers",
+    "validate_every",
+    "validation_windows",
+    "checkpoint_every",
+    "resume",
+    "overwrite",
+}
+
+
+@dataclass
+class Run:
+    """The state of a training; a checkpoint holds it.
+
+    Args:
+        backbone: the part of the model that may rest, or learn at a rate of its own.
+        total_steps: None until a time budget has fixed it.
+        plan: the options that the number of steps comes from.
+        elapsed_s: since the training began, without the time between two sittings.
+        best: step and figures of the best validation so far.
+        validated_step, saved_step: the last of their kind, None before.
+        is_main: of several processes, the one that validates and writes.
+    """
+
+    model: nn.Module
+    backbone: nn.Module | None
+    average: ModelEmaV3
+    optimizer: torch.optim.Optimizer
+    total_steps: int | None = None
+    step: int = 0
+    elapsed_s: float = 0.0
+    best_score: float = -inf
+    best: dict[str, Any] = field(default_factory=dict)
+    plan: list[float | None] = field(default_factory=list)
+    validated_step: int | None = None
+    saved_step: int | None = None
+    is_main: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        return self.total_steps is not None and self.step >= self.total_steps
+
+
+def recipe_of(
+    options: TrainingOptions, *, processes: int, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plain values that a resume must find unchanged, by the names of their options."""
+    named = asdict(options)
+    varied = {f"augmentation.{key}": value for key, value in named.pop("augmentation").items()}
+    chosen = {key: value for key, value in named.items() if key not in _FREE}
+    return {**chosen, **varied, "processes": processes, **data}
+
+
+def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[str, Any]) -> None:
+    """Write a checkpoint; all processes call this, the first one writes.
+
+    Raises:
+        OSError, RuntimeError: if it cannot be written; the one before is untouched.
+    """
+    # Drop path draws from it, in each process its own.
+    random = accelerator.gather(torch.get_rng_state().to(accelerator.device)[None])
+    if not run.is_main:
+        return
+    scaler = accelerator.scaler
+    state = {
+        "recipe": dict(recipe),
+        "plan": run.plan,
+        "total_steps": run.total_steps,
+        "model": accelerator.unwrap_model(run.model).state_dict(),
+        "average": run.average.module.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": {} if scaler is None else scaler.state_dict(),
+        "random": random.cpu(),
+        "step": run.step,
+        "elapsed_s": run.elapsed_s,
+        "best_score": run.best_score,
+        "best": run.best,
+    }
+    _write(folder / CHECKPOINT_NAME, state)
+    run.saved_step = run.step
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write beside the old checkpoint and rename: a full disk keeps the old."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems tell only now that they are full
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote a checkpoint has left."""
+    for part in folder.glob(f".{CHECKPOINT_NAME}.*.part"):
+        part.unlink(missing_ok=True)
+
+
+def restore_run(
+    run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[str, Any]
+) -> None:
+    """Take up a run where its checkpoint left it; before the model is spread over processes.
+
+    Raises:
+        WeightsError: if it is missing, or of another recipe; names the first option that differs.
+    """
+    path = folder / CHECKPOINT_NAME
+    state = load_checkpoint(path)
+    try:
+        _check_recipe(path, state["recipe"], recipe)
+        run.model.load_state_dict(state["model"])
+        run.average.module.load_state_dict(state["average"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None and state["scaler"]:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        run.plan, run.total_steps = state["plan"], state["total_steps"]
+        run.step = run.saved_step = state["step"]
+        run.elapsed_s = state["elapsed_s"]
+        run.best_score, run.best = state["best_score"], state["best"]
+        torch.set_rng_state(state["random"][accelerator.process_index].clone())
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path}: not a checkpoint of this training ({reason}); "
+            "resume with the options and data that it was started with"
+        ) from error
+
+
+def _check_recipe(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name in stored and stored[name] != value:
+            raise WeightsError(
+                f"{path}: made with {name} {stored[name]!r}, but {value!r} is given; resume with "
+                "the options it was started with, or start anew without --resume"
+            )

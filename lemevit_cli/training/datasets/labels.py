@@ -1,0 +1,252 @@
+"""Labels of a scene, read window by window on the scene's grid: polygons, or a raster of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
+from lemevit_cli.scenes.class_raster import ClassRaster, check_class_raster, read_legend
+from lemevit_cli.scenes.layer import ScenePolygons, is_vector, layer_name, polygons_on, read_layer
+from lemevit_cli.scenes.overlap import classes_on_grid_of, part_over, same_grid
+from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.training.options import LabelledScene
+
+IGNORE = "ignore"
+_CHUNK = 2048  # pixels: side of the windows in which ids are looked for
+
+
+class Labels(Protocol):
+    """Class ids on a scene's grid. Can be pickled."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by id."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the scene has a class, as far as the labels know the place."""
+        ...
+
+    @property
+    def num_polygons(self) -> int | None:
+        """Features with a class; None where the labels are a raster."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how they were read."""
+        ...
+
+    def may_have(self, window: Window) -> bool:
+        """Whether a window can hold a labelled pixel; answered without reading any."""
+        ...
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` where there is none."""
+        ...
+
+
+def open_labels(scene: Scene, labelled: LabelledScene) -> Labels:
+    """Open the labels of a scene, polygons or a raster.
+
+    Raises:
+        LemevitError: if they cannot be read, hold no class, or miss the scene.
+    """
+    if is_vector(labelled.labels):
+        return open_polygons(scene, labelled)
+    return open_raster(scene, labelled)
+
+
+@dataclass(frozen=True, eq=False)
+class PolygonLabels:
+    """Polygons with a class each, burnt window by window; where two overlap, the later one wins.
+
+    Args:
+        ids: class of each polygon, ``NODATA_CLASS`` where it is unknown.
+        background: class id of what no polygon covers, ``NODATA_CLASS`` where that is ignored.
+    """
+
+    polygons: ScenePolygons
+    ids: NDArray[np.uint8]
+    background: int
+    classes: tuple[str, ...]
+    num_polygons: int
+    notes: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        return self.background != NODATA_CLASS
+
+    def may_have(self, window: Window) -> bool:
+        return self.is_complete or len(self.polygons.near(window)) > 0
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        return self.polygons.burn(window, self.ids, background=self.background)
+
+
+def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
+    """Read the layer of polygons that a scene is labelled with.
+
+    The classes are the values of ``label_field`` among the polygons that touch the scene, numbers
+    in their order and text by the alphabet, after the background's class. Polygons without a value
+    are ignored, with what they cover.
+
+    Raises:
+        SceneError: if the layer cannot be read or does not touch the scene.
+        DataError: if the field is missing, or no polygon or too many classes are left.
+    """
+    path, field = labelled.labels, labelled.label_field
+    table = read_layer(path, layer=labelled.layer, where=labelled.where)
+    if field is not None and field not in table.columns:
+        fields = [str(name) for name in table.columns if name != table.geometry.name]
+        raise DataError(
+            f"{path}: has no field {field!r}; its fields are {', '.join(fields) or 'none'}"
+        )
+    if len(table) == 0:
+        left = f"is left by the filter {labelled.where!r}" if labelled.where else "is there"
+        raise DataError(f"{path}: no polygon {left}")
+    polygons = polygons_on(scene, table, path)
+    if field is None:
+        name = labelled.class_name or layer_name(path, labelled.layer)[1]
+        names: list[str | None] = [name] * len(table)
+    else:
+        names = class_texts(table[field])
+    of_polygons = [names[row] for row in polygons.rows]
+    found = in_order({name for name in of_polygons if name is not None})
+    if not found:
+        raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
+    has_background = labelled.background != IGNORE
+    classes = tuple(dict.fromkeys(([labelled.background] if has_background else []) + found))
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{path}: {field} has {len(classes)} different values; at most {MAX_CLASSES} can be "
+            "classes"
+        )
+    id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    unknown = len({row for row in polygons.rows if names[row] is None})
+    notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
+    return PolygonLabels(
+        polygons,
+        np.array([id_of.get(name, NODATA_CLASS) for name in of_polygons], dtype=np.uint8),
+        id_of[labelled.background] if has_background else NODATA_CLASS,
+        classes,
+        len(np.unique(polygons.rows)) - unknown,
+        notes,
+    )
+
+
+def class_texts(values: Iterable[Any]) -> list[str | None]:
+    """Values of a field as names of classes, None where empty; 3.0 is called 3."""
+    return [_class_text(value) for value in values]
+
+
+def _class_text(value: Any) -> str | None:
+    if isinstance(value, float):
+        # A column of integers with gaps arrives as floats, its gaps as NaN.
+        return None if np.isnan(value) else f"{value:.15g}"
+    return None if value is None else str(value).strip() or None
+
+
+def in_order(names: set[str]) -> list[str]:
+    """Names sorted as numbers if all are, else by the alphabet."""
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return sorted(names)
+
+
+@dataclass(frozen=True, eq=False)
+class RasterLabels:
+    """A raster of class ids, read on the scene's grid: the pixel under the centre counts.
+
+    Args:
+        raster: the labels.
+        part: of the scene, that the raster may reach.
+        is_on_grid: whether both have the same pixels.
+        ids: stored id of each class.
+    """
+
+    scene: Scene
+    raster: Scene
+    part: Window
+    is_on_grid: bool
+    ids: tuple[int, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    num_polygons: None = None
+    is_complete: bool = True
+
+    def may_have(self, window: Window) -> bool:
+        return self.part.intersection(window) is not None
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        if not self.may_have(window):
+            return np.full((window.height, window.width), NODATA_CLASS, dtype=np.uint8)
+        stored = self._read_stored(window)
+        table = np.full(NODATA_CLASS + 1, NODATA_CLASS, dtype=np.uint8)
+        table[list(self.ids)] = range(len(self.ids))
+        unknown = np.setdiff1d(stored, [*self.ids, NODATA_CLASS])
+        if len(unknown):
+            known = ", ".join(
+                f"{i} ({name})" for i, name in zip(self.ids, self.classes, strict=True)
+            )
+            raise DataError(f"{self.raster.name} holds the id {unknown[0]}; known are {known}")
+        return table[stored]
+
+    def _read_stored(self, window: Window) -> NDArray[np.uint8]:
+        if self.is_on_grid:
+            return ClassRaster(self.raster).read(window)
+        with classes_on_grid_of(self.scene, self.raster) as warped:
+            return warped.read(window)
+
+
+def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
+    """Open the raster of class ids that a scene is labelled with.
+
+    Classes are called as the raster names them, else ``class_<id>`` by the ids found in it. Its
+    nodata and 255 are ignored. Without CRS and transform it has to have the scene's size.
+
+    Raises:
+        SceneError: if it cannot be opened, holds no class ids, or misses the scene.
+        DataError: if it holds a single id without a name, or options for polygons are given.
+    """
+    path = labelled.labels
+    for what, value in (("fields", labelled.label_field), ("filter", labelled.where)):
+        if value is not None:
+            raise DataError(f"{path}: is a raster, {what} such as {value!r} are for polygons")
+    raster = open_scene(path)
+    check_class_raster(raster)
+    is_on_grid = same_grid(scene, raster)
+    part = scene.window if is_on_grid else part_over(scene, raster)
+    names = read_legend(raster).names
+    if not names:
+        names = {i: f"class_{i}" for i in _ids_in(raster)}
+        if len(names) < 2:
+            raise DataError(
+                f"{path}: holds the class ids {', '.join(map(str, names)) or 'none'}, apart from "
+                f"{NODATA_CLASS} and nodata, which are ignored; it takes two"
+            )
+    if len(set(names.values())) < len(names):
+        raise DataError(f"{path}: two of its ids have the same name; rename one")
+    ids = tuple(sorted(names))
+    return RasterLabels(scene, raster, part, is_on_grid, ids, tuple(names[i] for i in ids))
+
+
+def _ids_in(raster: Scene) -> list[int]:
+    """All ids of a raster, ascending."""
+    found = set[int]()
+    for row in range(0, raster.height, _CHUNK):
+        for col in range(0, raster.width, _CHUNK):
+            square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
+            window = square.intersection(raster.window)
+            if window is not None:
+                found.update(np.unique(ClassRaster(raster).read(window)).tolist())
+    return sorted(found - {NODATA_CLASS})

@@ -1,0 +1,162 @@
+"""What training asks of a data set, whatever its layout: sites, pixels, class ids, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A place that windows are drawn from: a picture, or a block of a scene.
+
+    Args:
+        scene: path of the raster.
+        room: windows lie inside, in pixels of the raster.
+        area: what is aimed at, or validated; inside ``room``. Of a picture both are the whole.
+        gsd_m: metres a pixel on the ground, None where the raster is not tied to the earth.
+    """
+
+    scene: str
+    room: Window
+    area: Window
+    gsd_m: float | None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How often each class occurs in the cells of a source.
+
+    Args:
+        places: ``(N, 5)`` as ``site, col_off, row_off, width, height``, pixels of the raster.
+        counts: ``(N, classes)`` pixels.
+    """
+
+    places: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+class Source(Protocol):
+    """One split of one data set, checked. It can be pickled: worker processes read from it."""
+
+    @property
+    def name(self) -> str:
+        """What messages and figures call it."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """``train`` or ``val``."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by id."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what it shows has a class, as far as it is not void; else much is unlabelled."""
+        ...
+
+    @property
+    def bands(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The places with labels."""
+        ...
+
+    def read(
+        self, site: Site, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
+        """Read a window of a site's raster.
+
+        Returns:
+            Pixels ``(bands, H, W)``, where they are valid ``(H, W)``, and class ids ``(H, W)``,
+            ``NODATA_CLASS`` where ignored, unknown or void.
+        """
+        ...
+
+    def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
+        """Class ids ``(H, W)`` alone, ``NODATA_CLASS`` where ignored or unknown."""
+        ...
+
+    def count_classes(self) -> Cells:
+        """The classes of every cell of every site; all labels are read once for it.
+
+        Raises:
+            DataError: if the labels hold an id that is no class.
+        """
+        ...
+
+
+def count_cells(
+    ids: NDArray[np.uint8], *, side: int, num_classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut class ids ``(H, W)`` into square cells, smaller at the right and lower edge, and count.
+
+    Returns:
+        Places ``(N, 4)`` as ``col_off, row_off, width, height``, row by row, and pixels of each
+        class ``(N, num_classes)``.
+    """
+    height, width = ids.shape
+    cols = np.arange(0, width, side)
+    first_bins = np.arange(width) // side * (NODATA_CLASS + 1)
+    places, counts = [], []
+    for row in range(0, height, side):
+        band = ids[row : row + side]
+        counted = np.bincount((first_bins + band).ravel(), minlength=len(cols) * (NODATA_CLASS + 1))
+        counts.append(counted.reshape(len(cols), -1)[:, :num_classes])
+        sizes = np.minimum(side, width - cols)
+        places.append(
+            np.stack([cols, np.full_like(cols, row), sizes, np.full_like(cols, len(band))], axis=1)
+        )
+    return np.concatenate(places), np.concatenate(counts)
+
+
+def joined_areas(sites: Sequence[Site]) -> list[Site]:
+    """The same areas in fewer sites: what touches along a whole side is joined.
+
+    Windows of a model reach over the edge of an area; neighbours would be predicted twice. Areas
+    are joined along rows first, then downward; they stay rectangles that do not overlap.
+    """
+    by_row = sorted(sites, key=lambda s: (s.scene, s.area.row_off, s.area.col_off))
+    along_rows = _joined(by_row, _joined_along_row)
+    by_col = sorted(along_rows, key=lambda s: (s.scene, s.area.col_off, s.area.row_off))
+    return _joined(by_col, _joined_downward)
+
+
+def _joined(sites: Sequence[Site], join: Callable[[Window, Window], Window | None]) -> list[Site]:
+    """Join each site with the one before it where that can be done."""
+    found: list[Site] = []
+    for site in sites:
+        is_same = bool(found) and found[-1].scene == site.scene
+        area = join(found[-1].area, site.area) if is_same else None
+        if area is None:
+            found.append(site)
+        else:
+            found[-1] = replace(site, area=area)
+    return found
+
+
+def _joined_along_row(left: Window, right: Window) -> Window | None:
+    if (left.row_off, left.height, left.right) != (right.row_off, right.height, right.col_off):
+        return None
+    return replace(left, width=left.width + right.width)
+
+
+def _joined_downward(upper: Window, lower: Window) -> Window | None:
+    if (upper.col_off, upper.width, upper.bottom) != (lower.col_off, lower.width, lower.row_off):
+        return None
+    return replace(upper, height=upper.height + lower.height)

@@ -1,0 +1,56 @@
+"""What the values of training windows are: their range, mean and deviation, for the card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.training.crops import WindowDraw
+
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+_WINDOWS = 64
+_PIXELS_OF_WINDOW = 4096  # at most, spread evenly: hyperspectral windows fit into memory too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Of the values as stored, before any normalisation.
+
+    Args:
+        value_range: between which nearly all values lie, of all bands together.
+        mean, std: one a band.
+    """
+
+    value_range: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def statistics_of(draw: WindowDraw, *, bands: int, dtype: str) -> Statistics:
+    """ImageNet's mean and deviation for 8-bit RGB; else measured on training windows.
+
+    The windows are the first of the training itself, so that sources and classes weigh as they
+    will. Void pixels do not count. The range leaves out a thousandth at either end.
+
+    Raises:
+        DataError: if the values have no range, or none is valid.
+    """
+    if dtype == "uint8" and bands == 3:
+        return Statistics(value_range=(0.0, 255.0), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    parts = []
+    for index in range(_WINDOWS):
+        drawn = draw(index)
+        values = drawn.pixels[:, drawn.valid]
+        parts.append(values[:, :: max(1, values.shape[1] // _PIXELS_OF_WINDOW)].astype(np.float64))
+    measured = np.concatenate(parts, axis=1)
+    if measured.shape[1] == 0 or measured.min() == measured.max():
+        raise DataError("the training windows hold a single value, or none that is valid")
+    low, high = np.percentile(measured, (0.1, 99.9))
+    return Statistics(
+        value_range=(float(low), float(max(high, low + 1e-6))),
+        mean=tuple(float(v) for v in measured.mean(axis=1)),
+        std=tuple(float(max(v, 1e-6)) for v in measured.std(axis=1)),
+    )

@@ -1,0 +1,194 @@
+"""Pictures of a training: what the model is shown, how it went, what it finds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+
+from lemevit_cli.legend import ClassInfo
+from lemevit_cli.writers.picture import colorize, legend_patches
+from lemevit_cli.writers.score_picture import draw_confusion
+
+Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # (H, W, 3) as shown, (H, W) class ids
+Example = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # as shown, truth, found
+
+_SAMPLES_A_ROW = 4
+_EXAMPLES_A_ROW = 2
+_LABEL_OPACITY = 0.55
+_TILE = 2.2  # inches
+_GAP = 0.04  # of a tile, between groups
+_LEGEND_ROW = 0.26
+_LEGEND_COLUMNS = 7
+_MANY_CLASSES = 15
+
+
+def write_sample_sheet(
+    path: str | Path, samples: Sequence[Sample], classes: Sequence[ClassInfo]
+) -> None:
+    """Draw training windows, each beside itself with its labels over it, and save a PNG.
+
+    Pixels without a label (``NODATA_CLASS``) are light grey in the labels.
+
+    Raises:
+        ValueError: if there is no sample.
+    """
+    if not samples:
+        raise ValueError("a sheet needs at least one sample")
+    across = min(len(samples), _SAMPLES_A_ROW)
+    down = math.ceil(len(samples) / across)
+    figure, body = _figure(2 * across * _TILE, down * _TILE, classes)
+    groups = _groups(body, down, across, size=2)
+    for axes, (rgb, ids) in zip(groups, samples, strict=False):
+        axes[0].imshow(rgb)
+        axes[1].imshow(_over(rgb, colorize(ids, classes)))
+    figure.savefig(path, format="png")
+
+
+def write_training_report(
+    path: str | Path,
+    metrics: Sequence[Mapping[str, Any]],
+    confusion: NDArray[Any] | None,
+    classes: Sequence[ClassInfo],
+    examples: Sequence[Example],
+) -> None:
+    """Draw how a training went, and save a PNG.
+
+    Args:
+        metrics: lines of the training's log: those with ``step`` and ``loss``, and those with
+            ``step``, ``score`` and ``validation`` (figures by data set, with ``miou``). None and
+            NaN leave a gap.
+        confusion: validation pixels ``(classes, classes)`` by true (rows) and found class; more
+            columns, for what is none of the classes, count in the rows' sums. None leaves the
+            matrix out, as without a validation.
+        classes: of the matrix and of all ids.
+        examples: validation windows with their truth and what the model found.
+    """
+    per_row = min(max(len(examples), 1), _EXAMPLES_A_ROW)
+    rows = math.ceil(len(examples) / per_row)
+    top_height = 3.6 if len(classes) <= _MANY_CLASSES else 5.0
+    figure, body = _figure(13.2, top_height + rows * _TILE * 1.05, classes)
+    heights = [top_height, *([rows * _TILE * 1.05] if rows else [])]
+    parts: Any = body.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    columns = 2 if confusion is None else 3
+    top = parts[0].subplots(1, columns, squeeze=False, width_ratios=[1, 1, 1.15][:columns])[0]
+    parts[0].subplots_adjust(left=0.06, right=0.97, top=0.91, bottom=0.14, wspace=0.32)
+    _draw_loss(top[0], metrics)
+    _draw_scores(top[1], metrics)
+    if confusion is not None:
+        draw_confusion(top[2], np.asarray(confusion), [info.name for info in classes])
+    if rows:
+        _draw_examples(parts[1], examples, classes, rows=rows, per_row=per_row)
+    figure.savefig(path, format="png")
+
+
+def _groups(
+    figure: Figure | SubFigure, rows: int, per_row: int, *, size: int, top: float = 0.995
+) -> NDArray[Any]:
+    """Axes for groups of pictures that belong together: ``(rows * per_row, size)``."""
+    grid = figure.subplots(
+        rows,
+        per_row * (size + 1),
+        squeeze=False,
+        width_ratios=[*[1.0] * size, _GAP] * per_row,
+        gridspec_kw={
+            "left": 0.005,
+            "right": 0.999,
+            "top": top,
+            "bottom": 0.005,
+            "wspace": 0.03,
+            "hspace": 0.03,
+        },
+    )
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return grid.reshape(rows * per_row, size + 1)[:, :size]
+
+
+def _figure(
+    width: float, height: float, classes: Sequence[ClassInfo]
+) -> tuple[Figure, Figure | SubFigure]:
+    """A figure in inches, and its part above the legend."""
+    columns = max(1, min(len(classes), _LEGEND_COLUMNS, int(width / 1.5)))
+    legend = 0.2 + _LEGEND_ROW * math.ceil(len(classes) / columns)
+    figure = Figure(figsize=(width, height + legend), dpi=110)
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[height, legend])
+    body, below = parts
+    below.legend(handles=legend_patches(classes), loc="center", ncols=columns, frameon=False)
+    return figure, body
+
+
+def _over(rgb: NDArray[np.uint8], colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    mixed = (1 - _LABEL_OPACITY) * rgb + _LABEL_OPACITY * colors
+    return mixed.round().astype(np.uint8)
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], value_of: Any) -> tuple[list[float], list[float]]:
+    """Steps and values; what is None or missing becomes NaN, a gap in the curve."""
+    pairs = [(line["step"], value_of(line)) for line in metrics]
+    return [s for s, _ in pairs], [math.nan if v is None else float(v) for _, v in pairs]
+
+
+def _draw_loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    steps, losses = _curve([m for m in metrics if "loss" in m], lambda line: line["loss"])
+    axes.plot(steps, losses, color="tab:blue", linewidth=1.2, marker="." * (len(steps) < 3))
+    axes.set_title("training loss", fontsize=11)
+    _finish_curve(axes)
+
+
+def _draw_scores(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    lines = [m for m in metrics if "score" in m]
+    axes.set_title("validation", fontsize=11)
+    if not lines:
+        axes.text(0.5, 0.5, "no validation", ha="center", transform=axes.transAxes, color="0.5")
+        axes.set_axis_off()
+        return
+    names = list(dict.fromkeys(name for m in lines for name in m.get("validation") or {}))
+    for name in names if len(names) > 1 else []:
+        steps, values = _curve(lines, lambda m, n=name: _miou(m.get("validation") or {}, n))
+        axes.plot(steps, values, linewidth=1, marker=".", label=f"mean IoU, {name}")
+    steps, values = _curve(lines, lambda m: m["score"])
+    label = "score" if len(names) != 1 else f"mean IoU, {names[0]}"
+    axes.plot(steps, values, color="black", linewidth=1.6, marker=".", label=label)
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    _finish_curve(axes)
+
+
+def _miou(validation: Mapping[str, Any], name: str) -> float | None:
+    figures = validation.get(name)
+    return figures.get("miou") if isinstance(figures, Mapping) else None
+
+
+def _finish_curve(axes: Axes) -> None:
+    axes.set_xlabel("step", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_examples(
+    figure: Figure | SubFigure,
+    examples: Sequence[Example],
+    classes: Sequence[ClassInfo],
+    *,
+    rows: int,
+    per_row: int,
+) -> None:
+    groups = _groups(figure, rows, per_row, size=3, top=0.93)
+    for axes in groups[:per_row]:
+        for place, title in zip(axes, ("window", "truth", "result"), strict=True):
+            place.set_title(title, fontsize=10)
+    for axes, (rgb, truth, found) in zip(groups, examples, strict=False):
+        axes[0].imshow(rgb)
+        axes[1].imshow(colorize(truth, classes))
+        axes[2].imshow(colorize(found, classes))

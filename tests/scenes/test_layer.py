@@ -1,0 +1,92 @@
+"""Polygons drawn window by window against rasterio's drawing of the whole."""
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from rasterio.features import rasterize
+
+from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.scenes.layer import is_vector, layer_name, polygons_on, read_layer
+from lemevit_cli.scenes.scene import open_scene
+
+ROTATED = Affine.translation(500_000, 5_400_000) @ Affine.rotation(30) @ Affine.scale(2, -2)
+
+
+def on_map(polygon):
+    a, b, c, d, e, f, *_ = ROTATED
+    return shapely.affinity.affine_transform(polygon, (a, b, d, e, c, f))
+
+
+@pytest.fixture
+def scene(write_scene, rgb):
+    with open_scene(write_scene(rgb, transform=ROTATED)) as opened:
+        yield opened
+
+
+def windows():
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        col, row = int(random.integers(0, 60)), int(random.integers(0, 44))
+        width, height = int(random.integers(1, 65 - col)), int(random.integers(1, 49 - row))
+        yield Window(col_off=col, row_off=row, width=width, height=height)
+
+
+def test_long_outlines_are_drawn_as_the_whole(scene):
+    angle = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    radius = 20 + 6 * np.sin(25 * angle)
+    star = np.column_stack([32.2 + 1.6 * radius * np.cos(angle), 24.1 + radius * np.sin(angle)])
+    hole = shapely.Point(30.3, 20.2).buffer(6, quad_segs=300)
+    shapes = [shapely.Polygon(star).difference(hole), shapely.Point(50.1, 30.2).buffer(7)]
+    table = geopandas.GeoDataFrame(geometry=[on_map(s) for s in shapes], crs="EPSG:32633")
+    polygons = polygons_on(scene, table, "stars")
+    values = np.array([4, 9], dtype=np.uint8)
+    whole = rasterize(zip(shapes, [4, 9], strict=True), out_shape=(48, 64), fill=1)
+    for window in windows():
+        drawn = polygons.burn(window, values, background=1)
+        np.testing.assert_array_equal(drawn, whole[window.slices])
+
+
+def test_parts_of_collections_belong_to_their_row(scene):
+    squares = [shapely.box(5 * i, 5, 5 * i + 3, 9) for i in range(5)]
+    pair = shapely.MultiPolygon(squares[1:3])
+    geometries = [
+        squares[0],
+        None,
+        shapely.GeometryCollection([pair, shapely.Point(3, 3), squares[3]]),
+        shapely.Point(8, 8),
+        squares[4],
+    ]
+    table = geopandas.GeoDataFrame(
+        geometry=[None if g is None else on_map(g) for g in geometries], crs="EPSG:32633"
+    )
+    polygons = polygons_on(scene, table, "parts")
+    assert polygons.rows.tolist() == [0, 2, 2, 2, 4]
+    drawn = polygons.burn(scene.window, np.arange(1, 6, dtype=np.uint8), background=0)
+    assert drawn[7, [1, 6, 11, 16, 21, 26]].tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_polygons_beyond_the_scene_are_left_out(scene):
+    shapes = [shapely.box(900, 900, 910, 910), shapely.box(3, 3, 9, 9)]
+    table = geopandas.GeoDataFrame(geometry=[on_map(s) for s in shapes], crs="EPSG:32633")
+    assert polygons_on(scene, table, "two").rows.tolist() == [1]
+
+
+def test_vectors_are_told_from_rasters(scene, tmp_path):
+    path = tmp_path / "a.gpkg"
+    geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=4326).to_file(path)
+    assert is_vector(str(path)) and is_vector(f"{path}|layername=a")
+    assert not is_vector(scene.path)
+    assert is_vector(str(tmp_path / "missing.gpkg"))
+
+
+def test_a_layer_that_is_not_there_lists_those_that_are(tmp_path):
+    path = tmp_path / "a.gpkg"
+    for layer in ("roofs", "roads"):
+        table = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=4326)
+        table.to_file(path, layer=layer)
+    assert layer_name(f"{path}|layername=roads") == layer_name(str(path), "roads")
+    with pytest.raises(SceneError, match=r"no layer 'lakes'; it holds roofs, roads"):
+        read_layer(str(path), layer="lakes")

@@ -1,0 +1,35 @@
+import numpy as np
+
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.training.datasets.source import Site, count_cells, joined_areas
+
+
+def test_cells_are_counted_as_by_hand():
+    ids = np.random.default_rng(0).choice([0, 1, 2, 255], (50, 71)).astype(np.uint8)
+    places, counts = count_cells(ids, side=16, num_classes=3)
+    covered = np.zeros(ids.shape, dtype=int)
+    for (col, row, width, height), found in zip(places, counts, strict=True):
+        cell = (slice(row, row + height), slice(col, col + width))
+        covered[cell] += 1
+        assert found.tolist() == [(ids[cell] == i).sum() for i in range(3)]
+    assert (covered == 1).all() and len(places) == 4 * 5
+
+
+def test_areas_side_by_side_are_joined_and_none_twice():
+    def site(col, row, width, height, scene="a.tif"):
+        area = Window(col_off=col, row_off=row, width=width, height=height)
+        return Site(scene=scene, room=area, area=area, gsd_m=None)
+
+    squares = [site(10 * c, 10 * r, 10, 10) for r in range(3) for c in range(3)]
+    (joined,) = joined_areas(squares)
+    assert (joined.area.width, joined.area.height) == (30, 30)
+    assert len(joined_areas([*squares, site(30, 0, 10, 10, "b.tif")])) == 2
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        chosen = [s for s in squares if random.random() < 0.6]
+        covered, wanted = np.zeros((30, 30), dtype=int), np.zeros((30, 30), dtype=int)
+        for s in joined_areas(chosen):
+            covered[s.area.slices] += 1
+        for s in chosen:
+            wanted[s.area.slices] += 1
+        np.testing.assert_array_equal(covered, wanted)

@@ -1,0 +1,143 @@
+"""Training windows of scenes: where they lie, what void pixels hold, where they are from."""
+
+import pickle
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from affine import Affine
+
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.scenes.scene import open_scene
+from lemevit_cli.scenes.view import SceneView
+from lemevit_cli.training.crops import TrainingCrops, WindowDraw, draw_window, source_of_crops
+from lemevit_cli.training.datasets.scenes import open_labelled_scene
+from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions
+
+ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+FILL = (100.7, 90.0, 80.0)
+CROP = 32
+
+
+@pytest.fixture
+def parts_of(write_scene, write_polygons, on_map):
+    """A scene of 400 x 300 pixels with a void stripe and small polygons, divided."""
+
+    def make(number=80, *, background="background", val_fraction=0.25, dtype=np.uint8):
+        random = np.random.default_rng(0)
+        pixels = random.integers(1, 250, (3, 300, 400)).astype(dtype)
+        pixels[:, 100:130] = 0
+        scene = write_scene(pixels, transform=ROTATED, nodata=0)
+        corners = zip(random.integers(0, 390, number), random.integers(0, 290, number), strict=True)
+        boxes = [shapely.box(c + 0.1, r + 0.1, c + 5.1, r + 5.1) for c, r in corners]
+        labels = write_polygons(on_map(boxes, ROTATED), kind=["a", "b"] * (number // 2))
+        labelled = LabelledScene(
+            scene=scene, labels=labels, label_field="kind", background=background
+        )
+        return open_labelled_scene(labelled, crop=CROP, val_fraction=val_fraction, seed=0)
+
+    return make
+
+
+def draw_of(source, **changes):
+    options = TrainingOptions(crop=CROP, seed=5, **changes)
+    crops = source_of_crops(source, source.count_classes(), source.classes, balance=0.5)
+    return WindowDraw([crops], [1.0], options), options
+
+
+def test_no_window_of_thousands_holds_a_validation_pixel(parts_of):
+    parts = parts_of()
+    held_back = np.zeros((300, 400), dtype=bool)
+    for site in parts.validation.sites:
+        held_back[site.area.slices] = True
+    assert 0.15 < held_back.mean() < 0.35
+    source = parts.training
+    crops = source_of_crops(source, source.count_classes(), source.classes, balance=0.5)
+    generator = torch.Generator().manual_seed(0)
+    sides = set()
+    for wanted in [16, 32, 45, 64] * 300:
+        site, window, side = draw_window(crops, wanted, CROP, generator)
+        assert not held_back[window.slices].any()
+        assert window.intersection(site.area) is not None
+        sides.add(side)
+    assert min(sides) == 16 and max(sides) == 64
+    draw, _ = draw_of(source)
+    for index in range(150):
+        drawn = draw(index)
+        assert not held_back[drawn.window.slices].any()
+        assert (drawn.ids != 255).any()
+
+
+def test_every_window_of_sparse_labels_has_some(parts_of):
+    source = parts_of(10, background="ignore", val_fraction=0.0).training
+    draw, options = draw_of(source)
+    crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    for index in range(150):
+        assert (draw(index).ids != 255).any()
+        if index < 100:
+            assert (crops[index]["ids"] != 255).any()
+
+
+def test_rare_classes_are_aimed_at_as_balance_says(parts_of):
+    source = parts_of(val_fraction=0.0).training
+    cells = source.count_classes()
+    shares = cells.counts.sum(axis=0) / cells.counts.sum()
+    crops = source_of_crops(source, cells, source.classes, balance=0.5)
+    chances = np.diff(crops.class_shares, prepend=0.0)
+    np.testing.assert_allclose(chances, shares**0.5 / (shares**0.5).sum())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_void_pixels_are_filled_as_predict_fills_them(parts_of, dtype):
+    source = parts_of(val_fraction=0.0, dtype=dtype).training
+    draw, options = draw_of(source, augmentation=AugmentationOptions.none())
+    crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    with open_scene(source.scene.path) as scene:
+        view = SceneView(scene, fill=FILL)
+        seen = 0
+        for index in range(60):
+            expected, valid = view.read(draw(index).window)
+            np.testing.assert_array_equal(crops[index]["pixels"], expected.astype(np.float32))
+            assert (crops[index]["ids"].numpy()[~valid] == 255).all()
+            seen += (~valid).any()
+    assert seen > 5
+
+
+def test_augmentation_leaves_void_pixels_alone(parts_of):
+    source = parts_of(val_fraction=0.0, dtype=np.uint16).training
+    draw, options = draw_of(source)
+    crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    fill = torch.tensor(FILL)[:, None]
+    for index in range(60):
+        sample = crops[index]
+        assert torch.isfinite(sample["pixels"]).all()
+        if not draw(index).valid.all():
+            is_void = (sample["pixels"].flatten(1) == fill).all(dim=0)
+            assert is_void.any()
+            assert (sample["ids"].flatten()[is_void] == 255).all()
+
+
+def test_samples_are_the_same_after_pickling(parts_of):
+    draw, options = draw_of(parts_of().training)
+    crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    copy = pickle.loads(pickle.dumps(crops))
+    for index in (0, 7, 3):
+        for key, value in crops[index].items():
+            assert torch.equal(value, copy[index][key])
+
+
+def test_the_origin_of_a_sample_is_its_window(parts_of):
+    source = parts_of().training
+    draw, options = draw_of(source, augmentation=AugmentationOptions.none())
+    crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    text = crops.origin(11)
+    path, place = text.split(", window ")
+    assert path == source.scene.path
+    at, size = place.split(" of ")
+    col, row = map(int, at.split(","))
+    width, height = map(int, size.split(" x "))
+    window = Window(col_off=col, row_off=row, width=width, height=height)
+    np.testing.assert_array_equal(
+        crops[11]["ids"], source.read(source.sites[0], window)[2].astype(np.int64)
+    )

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.training.crops import WindowDraw, source_of_crops
+from lemevit_cli.training.datasets.scenes import open_labelled_scene
+from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions
+from lemevit_cli.training.statistics import statistics_of
+
+NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
+
+
+@pytest.fixture
+def draw_from(write_scene, write_polygons, on_map):
+    """Windows drawn from a scene of these pixels, the right half of which is a class."""
+
+    def make(pixels, **profile):
+        height, width = pixels.shape[1:]
+        scene = write_scene(pixels, transform=NORTH_UP, **profile)
+        labels = write_polygons(on_map([shapely.box(width / 2, 0, width, height)], NORTH_UP))
+        source = open_labelled_scene(
+            LabelledScene(scene=scene, labels=labels, split="train"),
+            crop=32,
+            val_fraction=None,
+            seed=0,
+        ).training
+        crops = source_of_crops(source, source.count_classes(), source.classes, balance=1.0)
+        options = TrainingOptions(crop=32, augmentation=AugmentationOptions.none())
+        return WindowDraw([crops], [1.0], options)
+
+    return make
+
+
+def test_four_bands_of_16_bits_are_measured(draw_from):
+    random = np.random.default_rng(0)
+    levels = np.array([500, 1000, 4000, 9000])[:, None, None]
+    pixels = random.normal(levels, levels / 10, (4, 96, 128)).astype(np.uint16)
+    found = statistics_of(draw_from(pixels), bands=4, dtype="uint16")
+    np.testing.assert_allclose(found.mean, levels[:, 0, 0], rtol=0.01)
+    np.testing.assert_allclose(found.std, levels[:, 0, 0] / 10, rtol=0.05)
+    assert 300 < found.value_range[0] < 500 and 9000 < found.value_range[1] < 13000
+
+
+def test_void_and_nan_pixels_do_not_count(draw_from):
+    pixels = np.random.default_rng(0).normal(0.3, 0.1, (2, 96, 128)).astype(np.float32)
+    pixels[:, :40] = np.nan
+    found = statistics_of(draw_from(pixels), bands=2, dtype="float32")
+    np.testing.assert_allclose(found.mean, 0.3, atol=0.01)
+    np.testing.assert_allclose(found.std, 0.1, atol=0.01)
+    assert np.isfinite([*found.mean, *found.std, *found.value_range]).all()
+
+
+def test_windows_weigh_as_in_training(draw_from):
+    pixels = np.zeros((1, 96, 128), dtype=np.uint16)
+    pixels[..., 64:] = 1000
+    found = statistics_of(draw_from(pixels), bands=1, dtype="uint16")
+    assert 400 < found.mean[0] < 600
+
+
+def test_8_bit_rgb_keeps_the_customary_numbers(draw_from):
+    pixels = np.random.default_rng(0).integers(0, 9, (3, 96, 128)).astype(np.uint8)
+    found = statistics_of(draw_from(pixels), bands=3, dtype="uint8")
+    assert found.mean == (123.675, 116.28, 103.53)
+    assert found.value_range == (0.0, 255.0)
+
+
+def test_an_empty_scene_is_refused(draw_from):
+    with pytest.raises(DataError, match="a single value"):
+        statistics_of(draw_from(np.full((1, 96, 128), 7, np.uint16)), bands=1, dtype="uint16")
