@@ -6,9 +6,6 @@
 # DATA holds the folders named below, each {train,val}/{images,masks} with a classes.json. The four
 # building sets know only "background" and "building": their loss sums the scores of the classes
 # that they cannot tell apart. An interrupted run goes on when the script is started again.
-#
-# The committed file was made in two legs, as its card tells (`lemevit info landcover`): the first without
-# the batch norms in front of the decoder, the second from its weights with them.
 set -eu
 data=${1:?usage: examples/train_landcover.sh DATA [TIME, such as 75m]}
 time=${2:-75m}
@@ -38,11 +35,12 @@ lemevit train --task seg \
     "$data/czech_orthophoto" "$data/dubai_landcover" "$data/jonkoping_buildings" \
     "$data/buildings_many_places" "$data/massachusetts_buildings" "$data/oam_ramp_buildings" \
     "$work/simulated" \
-    --source-weight 0.38 --source-weight 0.22 --source-weight 0.13 \
-    --source-weight 0.13 --source-weight 0.08 --source-weight 0.06 \
-    --source-weight 0.15 \
-    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.75 --lr 8e-4 \
-    --gsd 0.07 1.0 --time-budget "$time" --precision bf16 --validate-every 250 \
+    --source-weight 0.35 --source-weight 0.22 --source-weight 0.15 \
+    --source-weight 0.12 --source-weight 0.08 --source-weight 0.06 \
+    --source-weight 0.08 \
+    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.75 \
+    --optimizer muon --lr 5e-3 \
+    --gsd 0.07 1.0 --time-budget "$time" --precision bf16 --validate-every 500 \
     --checkpoint-every 100 --overwrite $resume -o "$work/landcover.safetensors"
 
 for set in czech_orthophoto dubai_landcover jonkoping_buildings buildings_many_places \

@@ -91,8 +91,21 @@ class Card:
 def save_weights(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], card: Card, *, half: bool = False
 ) -> None:
-    """Write tensors and card beside ``path`` and rename; ``half`` stores floats as fp16."""
+    """Write tensors and card beside ``path`` and rename; ``half`` stores floats as fp16.
+
+    Tensors with values beyond fp16's 65504 stay as they are: a batch norm's variance easily is, and
+    a channel of infinite variance answers nothing.
+
+    Raises:
+        WeightsError: if a value is no finite number; nothing is written.
+    """
     target = Path(path)
+    wrong = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if wrong:
+        raise WeightsError(
+            f"{target}: {wrong[0]} holds values that are no finite numbers; the training went "
+            "astray: start again with a smaller learning rate"
+        )
     tensors = {k: _storable(v, half=half) for k, v in state.items()}
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -106,7 +119,9 @@ def save_weights(
 
 def _storable(tensor: Tensor, *, half: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if half and tensor.is_floating_point() else tensor.clone()
+    if half and tensor.is_floating_point() and tensor.half().isfinite().all():
+        return tensor.half()
+    return tensor.clone()
 
 
 def read_card(path: str | os.PathLike[str]) -> Card:
@@ -187,12 +202,13 @@ class Initialised:
 def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     """Copy into a model what fits of other weights, of any task.
 
-    Tensors of equal name and shape are copied; where whole parts have other names (a backbone
-    alone, as ``lemevit import`` writes it), the prefix is exchanged under which most tensors fit.
-    Layers with a row for every class (``model.classifiers``) are copied row by row, by the classes'
-    names. The first convolution is fitted to another number of bands: the old bands keep their
-    weights, in their order, and further ones get the mean over the bands; if the model has fewer,
-    all get the mean. All are multiplied by ``old / new``, so that the sum over the bands stays.
+    Tensors of equal name and shape are copied, unless a value in them is infinite or no number.
+    Where whole parts have other names (a backbone alone, as ``lemevit import`` writes it), the
+    prefix is exchanged under which most tensors fit. Layers with a row for every class
+    (``model.classifiers``) are copied row by row, by the classes' names. The first convolution is
+    fitted to another number of bands: the old bands keep their weights, in their order, and further
+    ones get the mean over the bands; if the model has fewer, all get the mean. All are multiplied
+    by ``old / new``, so that the sum over the bands stays.
 
     Args:
         card: the model's own.
@@ -206,7 +222,7 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     classifiers = getattr(model, "classifiers", ())
     fitted: dict[str, Tensor] = {}
     for key, tensor in target.items():
-        if key not in state:
+        if key not in state or not state[key].isfinite().all():
             continue
         if key.rpartition(".")[0] in classifiers:
             found = _rows_by_name(state[key], tensor, given.class_names, card.class_names)

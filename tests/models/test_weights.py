@@ -56,6 +56,21 @@ def test_half_stores_floats_in_two_bytes_and_answers_float32(tmp_path):
     torch.testing.assert_close(state["a.weight"], STATE["a.weight"].half().float())
 
 
+def test_half_keeps_what_is_too_large_for_two_bytes(tmp_path):
+    state = {"norm.running_var": torch.tensor([1.0, 70000.0]), "weight": torch.ones(2)}
+    save_weights(tmp_path / "w.safetensors", state, CARD, half=True)
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
+    assert loaded["norm.running_var"].tolist() == [1.0, 70000.0]
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert file.get_tensor("weight").dtype == torch.float16
+
+
+def test_what_is_no_finite_number_is_not_written(tmp_path):
+    with pytest.raises(WeightsError, match=r"a\.weight holds values that are no finite numbers"):
+        save_weights(tmp_path / "w.safetensors", {"a.weight": torch.ones(2) / 0}, CARD)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_left_beside_the_file(tmp_path):
     save_weights(tmp_path / "w.safetensors", STATE, CARD)
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
@@ -232,3 +247,14 @@ def test_weights_of_which_nothing_fits_are_refused(tmp_path):
     save_weights(tmp_path / "w.safetensors", {"some.weight": torch.ones(2)}, card)
     with pytest.raises(WeightsError, match=r"w\.safetensors: no tensor of lemevit_huge .* fits"):
         initialise(network(SMALL), SMALL, str(tmp_path / "w.safetensors"))
+
+
+def test_values_that_are_no_finite_numbers_are_left_behind(small_weights):
+    path, state = small_weights
+    key = "feature_norms.4.running_var"
+    # As save_weights once wrote it: variances beyond what fp16 holds.
+    save_file({**state, key: state[key] / 0}, path, {"lemevit_card": SMALL.to_json()})
+    model = network(SMALL, seed=1)
+    found = initialise(model, SMALL, str(path))
+    assert found.copied == len(state) - 1
+    assert model.state_dict()[key].isfinite().all()
