@@ -2,10 +2,11 @@
 
 Twenty polygons teach much about colours and little about shapes. A forest of decision trees on the
 pixels' values knows the first, a network that was trained elsewhere brings the second. So a small
-network for single pixels answers beside the large one and is trained for itself; their scores are
-averaged, then smoothed between neighbours of like colour. It sees colours, their mean and deviation
-around the pixel, and the backbone's finest features; not the coarse ones, by whose surroundings it
-would know each polygon and need nothing else. benchmarks/few_polygons.py measures the whole.
+network for single pixels answers beside the large one; it is fitted once, in seconds, to the
+labelled pixels alone, before the large one is trained. The scores of both are averaged, then
+smoothed between neighbours of like colour. It sees colours, their mean and deviation around the
+pixel, and the backbone's finest features; not the coarse ones, by whose surroundings it would know
+each polygon and need nothing else. benchmarks/few_polygons.py measures the whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 _SIDES = (3, 5, 9)  # of the squares of local statistics, pixels
 _HIDDEN = 128
 _DROPOUT = 0.2
+_STEPS, _BATCH, _RATE, _WEIGHT_DECAY = 300, 512, 3e-3, 0.05  # of the fit
 _SMALLEST_DEVIATION = 1e-2  # of normalised bands: below, a square is flat
 _LIKE = 0.25  # standard deviation of the colour differences that smoothing bridges, normalised
 _DILATIONS = (1, 2, 3, 1, 2)  # of the steps of smoothing, each over 5 x 5 neighbours
@@ -46,20 +48,58 @@ class PixelView(nn.Module):
         self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, pixels: Tensor, picture: Tensor, detail: Tensor) -> Tensor:
-        """Logits ``(B, classes, H, W)``; what it learns does not reach the backbone.
+        """Logits ``(B, classes, H, W)``.
 
         Args:
             pixels, picture: ``(B, bands, H, W)``, as they are and normalised.
             detail: ``(B, C, h, w)``.
         """
-        features = [picture, shares_of_bands(pixels), *local_statistics(picture, _SIDES)]
-        colours = self.dropout(self.norm_colours(torch.cat(features, dim=1)))
-        fine = self.dropout(self.norm_detail(detail.detach()))
+        return self.answer(colours_around(pixels, picture), detail)
+
+    def answer(self, colours: Tensor, detail: Tensor) -> Tensor:
+        """Logits ``(B, classes, H, W)`` of colours ``(B, C, H, W)`` and detail, of any size."""
+        colours = self.dropout(self.norm_colours(colours))
+        fine = self.dropout(self.norm_detail(detail))
         # The linear layer before the resizing: they commute, and the fine map is smaller still.
-        fine = F.interpolate(self.of_detail(fine), size=picture.shape[-2:], mode="bilinear")
+        fine = F.interpolate(self.of_detail(fine), size=colours.shape[-2:], mode="bilinear")
         hidden = self.dropout(F.gelu(self.of_colours(colours) + fine))
         logits: Tensor = self.classify(hidden + F.gelu(self.mix(hidden)))
         return logits
+
+
+def colours_around(pixels: Tensor, picture: Tensor) -> Tensor:
+    """What a pixel view knows of colours: ``(B, 2 * bands * (1 + squares), H, W)``."""
+    squares = local_statistics(picture, _SIDES)
+    return torch.cat([picture, shares_of_bands(pixels), *squares], dim=1)
+
+
+def fit_pixel_view(view: PixelView, colours: Tensor, detail: Tensor, ids: Tensor) -> None:
+    """Fit a view to single pixels, by AdamW on small batches; classes weigh alike.
+
+    Draws from torch's global generator.
+
+    Args:
+        colours: ``(N, C)``, as :func:`colours_around` gives them.
+        detail: ``(N, D)``, the fine features there.
+        ids: ``(N,)`` classes.
+    """
+    inputs = [values.float()[:, :, None, None] for values in (colours, detail)]
+    for norm, values in zip((view.norm_colours, view.norm_detail), inputs, strict=True):
+        norm.running_mean = values.mean(dim=(0, 2, 3))
+        norm.running_var = values.var(dim=(0, 2, 3), unbiased=False)
+    view.requires_grad_(True).eval().dropout.train()  # the norms stay as they were just measured
+    counts = torch.bincount(ids, minlength=view.classify.out_channels)
+    weights = counts.sum() / counts.clamp(min=1) / (counts > 0).sum()
+    optimizer = torch.optim.AdamW(view.parameters(), lr=_RATE, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_RATE, total_steps=_STEPS)
+    for _ in range(_STEPS):
+        chosen = torch.randint(len(ids), (_BATCH,))
+        logits = view.answer(*(values[chosen] for values in inputs))[:, :, 0, 0]
+        F.cross_entropy(logits, ids[chosen], weight=weights).backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+    view.requires_grad_(False).eval()
 
 
 def shares_of_bands(pixels: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.pixel_view import PixelView, smooth_along_edges
+from lemevit_cli.models.pixel_view import PixelView, colours_around, smooth_along_edges
 
 PAPER_DECODER = "upernet_paper"
 PIXEL_DECODER = "upernet_pixels"
@@ -137,7 +137,7 @@ class Segmenter(nn.Module):
         if decoder == PIXEL_DECODER:
             self.pixel_view = PixelView(
                 bands=len(mean), detail=channels[_DETAIL_LEVEL - 1], num_classes=num_classes
-            )
+            ).requires_grad_(False)  # fitted by itself, see pixel_inputs
         # Not in the state: the card holds them, and one truth is enough.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -155,8 +155,7 @@ class Segmenter(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Logits ``(B, classes, H, W)`` of uint8 or float pixels ``(B, bands, H, W)``, any size.
 
-        In training mode, where there is a second head (the paper's auxiliary one, or that of single
-        pixels): the logits of both.
+        In training mode, with the paper's auxiliary head: the logits of both.
         """
         height, width = pixels.shape[-2:]
         pixels = _pad_to_stride(pixels)
@@ -169,14 +168,24 @@ class Segmenter(nn.Module):
             coarse = self.auxiliary_head(normed[_AUXILIARY_LEVEL - 1])
             auxiliary = F.interpolate(coarse, size=x.shape[-2:], mode="bilinear")
             return logits[..., :height, :width], auxiliary[..., :height, :width]
-        if self.pixel_view is not None:
-            of_pixels = self.pixel_view(pixels, x, normed[_DETAIL_LEVEL - 1])
-            if self.training:
-                return logits[..., :height, :width], of_pixels[..., :height, :width]
+        if self.pixel_view is not None and not self.training:
+            of_pixels = self.pixel_view(pixels, x, features[_DETAIL_LEVEL - 1])
             scores = torch.lerp(logits.softmax(dim=1), of_pixels.softmax(dim=1), _SAY_OF_PIXELS)
             smooth = smooth_along_edges(scores, x)
             logits = smooth.clamp(min=torch.finfo(smooth.dtype).tiny).log()
         return logits[..., :height, :width]
+
+    def pixel_inputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the pixel view reads: colours ``(B, C, H, W)`` and detail ``(B, D, H, W)``.
+
+        The detail is the backbone's own: norms behind it go on changing while the head is trained.
+        """
+        height, width = pixels.shape[-2:]
+        pixels = _pad_to_stride(pixels)
+        x = (pixels - self.mean) / self.std
+        detail = F.interpolate(self.encoder(x)[_DETAIL_LEVEL], size=x.shape[-2:], mode="bilinear")
+        both = (colours_around(pixels, x), detail)
+        return both[0][..., :height, :width], both[1][..., :height, :width]
 
 
 def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:

@@ -59,9 +59,10 @@ def train(
     check_optimizer(options.optimizer)
     task = load_task(task_name)
     found = _open_data(task, data, options, progress)
+    options = found.options
     loss = task.make_loss(found, options)
     torch.manual_seed(options.seed)
-    model = _build_model(task, found.card, options, progress)
+    model = _build_model(task, found, options, progress)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
 
@@ -127,13 +128,16 @@ def _open_data(
 
 
 def _build_model(
-    task: Task, card: Card, options: TrainingOptions, progress: Progress
+    task: Task, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> nn.Module:
-    model = task.build_model(card, pretrained=options.pretrained)
-    if options.init is not None and not options.resume:
-        taken = initialise(model, card, options.init)
+    model = task.build_model(found.card, pretrained=options.pretrained)
+    if options.resume:
+        return model  # the checkpoint has all of it
+    if options.init is not None:
+        taken = initialise(model, found.card, options.init)
         left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
         progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
+    task.prepare(model, found)
     return model
 
 
@@ -181,7 +185,5 @@ def _signed(
     card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
 ) -> Card:
     """The card with what was done to get there."""
-    recipe = {
-        key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE
-    }
+    recipe = {key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE}
     return replace(card, training={**record, "step": best["step"], "recipe": recipe})

@@ -18,6 +18,7 @@ from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
 from lemevit_cli.tasks.window_validation import WindowValidation
 from lemevit_cli.training.crops import TrainingCrops, WindowDraw, source_of_crops
 from lemevit_cli.training.datasets.source import Source
+from lemevit_cli.training.few_labels import fit_single_pixels, share_of_labels, suit_few_labels
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -35,6 +36,8 @@ class Segmentation:
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
         found = open_sources(data, crop=options.crop)
+        asked, options = options, suit_few_labels(options, found)
+        notes = found.notes if options == asked else (*found.notes, _note_of_few(options, found))
         classes = found.classes
         crops = [
             source_of_crops(source, cells, classes, balance=options.balance)
@@ -63,9 +66,10 @@ class Segmentation:
             card,
             training,
             record,
+            options,
             validation=found.validation,
             class_pixels=pixels_of_classes(found, classes),
-            notes=found.notes,
+            notes=notes,
         )
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
@@ -83,6 +87,10 @@ class Segmentation:
 
     def for_inference(self, model: nn.Module) -> nn.Module:
         return optimise_for_inference(model)
+
+    def prepare(self, model: nn.Module, found: TaskData) -> None:
+        if isinstance(model, Segmenter):
+            fit_single_pixels(model, found.training.samples)
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         names = found.card.class_names
@@ -120,6 +128,14 @@ def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]
             if name in totals:
                 totals[name] += int(pixels)
     return tuple(totals.values())
+
+
+def _note_of_few(options: TrainingOptions, found: Sources) -> str:
+    return (
+        f"{share_of_labels(found):.2%} of the pixels have a label: the recipe for few labels is "
+        f"taken (--decoder {options.decoder}, --backbone-lr {options.backbone_lr:g}, "
+        f"--lr {options.lr:g}), where nothing else was said"
+    )
 
 
 def _record(found: Sources) -> dict[str, list[dict[str, object]]]:

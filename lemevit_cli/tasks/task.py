@@ -23,6 +23,7 @@ class TaskData:
         card: what the weights will say of themselves, metrics and record left out.
         training: the batches, and how a model is validated.
         record: names and sizes of the data, for the card.
+        options: the recipe, where it left something to the data.
         validation: what is held back, to be scored in whole; empty where nothing is.
         class_pixels: labelled training pixels of each class, where the data name it.
         notes: what a user should know of the data, a line each.
@@ -31,6 +32,7 @@ class TaskData:
     card: Card
     training: TrainingData
     record: dict[str, Any]
+    options: TrainingOptions
     validation: tuple[Source, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -58,6 +60,10 @@ class Task(Protocol):
 
     def for_inference(self, model: nn.Module) -> nn.Module:
         """The same answers, sooner; the model given may be changed."""
+        ...
+
+    def prepare(self, model: nn.Module, found: TaskData) -> None:
+        """Fit, before the first step, what is not trained by steps; most networks have nothing."""
         ...
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from lemevit_cli.errors import DataError
+from lemevit_cli.legend import NODATA_CLASS
 
 BACKGROUND = "background"
 NO_GROUP = -1
@@ -50,3 +54,17 @@ def groups_of(model_classes: Sequence[str], data_classes: Sequence[str]) -> tupl
             "no class is shared"
         )
     return groups
+
+
+def own_ids(ids: Tensor, groups: Tensor) -> Tensor:
+    """A source's class ids as the model's; ``NODATA_CLASS`` where they stand for several or none.
+
+    Args:
+        ids: ``(H, W)``, of the source.
+        groups: ``(C,)``, the source's class of every class of the model.
+    """
+    table = torch.full((NODATA_CLASS + 1,), NODATA_CLASS)
+    members, counts = groups.unique(return_counts=True)
+    for member in members[(counts == 1) & (members != NO_GROUP)].tolist():
+        table[member] = int((groups == member).nonzero())
+    return table[ids.long()]

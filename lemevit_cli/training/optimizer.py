@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.training.options import TrainingOptions
 
-_FALLBACK_RATE = 0.2  # with 1.0, feature variances overflowed at a rate that Muon itself learns at
+# What suits Muon's matrices, some five times AdamW's usual rate, is much for norms and biases.
+_ARGUMENTS: dict[str, dict[str, Any]] = {"muon": {"fallback_lr_scale": 0.2}}
 
 
 def check_optimizer(name: str) -> None:
@@ -40,7 +41,7 @@ def make_optimizer(
     """An optimizer of all parameters that require a gradient.
 
     Muon treats matrices and full convolutions, and falls back to AdamW for all else at a fifth of
-    the rate: what suits Muon is too fast for norms and depthwise kernels.
+    the rate.
 
     Args:
         backbone: the part of the model whose rate is ``options.backbone_lr`` times the others'.
@@ -55,7 +56,7 @@ def make_optimizer(
             groups,
             opt=options.optimizer,
             lr=options.lr,
-            **({"fallback_lr_scale": _FALLBACK_RATE} if options.optimizer.lower() == "muon" else {}),
+            **_ARGUMENTS.get(options.optimizer.lower(), {}),
         )
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -210,17 +210,29 @@ def test_pixels_have_half_the_say_before_scores_are_smoothed():
     pixels = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     picture = (pixels - model.mean) / model.std
     with torch.inference_mode():
-        detail = model.feature_norms[1](model.encoder(picture)[2])
+        detail = model.encoder(picture)[2]
         of_pixels = model.pixel_view(pixels, picture, detail)
         scores = (plain(pixels).softmax(dim=1) + of_pixels.softmax(dim=1)) / 2
         expected = smooth_along_edges(scores, picture)
         torch.testing.assert_close(model(pixels).softmax(dim=1), expected)
 
 
-def test_pixels_and_network_are_trained_apart():
+def test_steps_train_the_network_and_not_the_view_of_pixels():
     model = segmenter(decoder=PIXEL_DECODER).train()
-    logits, of_pixels = model(torch.rand(2, 3, 45, 70) * 255)
-    assert logits.shape == of_pixels.shape == (2, 5, 45, 70)
-    of_pixels.sum().backward()
-    assert model.pixel_view.classify.weight.grad is not None
-    assert all(p.grad is None for p in model.encoder.parameters())
+    logits = model(torch.rand(2, 3, 45, 70) * 255)
+    assert logits.shape == (2, 5, 45, 70)
+    logits.sum().backward()
+    assert all(p.grad is None for p in model.pixel_view.parameters())
+    assert any(p.grad is not None for p in model.encoder.parameters())
+
+
+def test_what_the_view_of_pixels_is_fitted_to_is_what_it_reads():
+    model = segmenter(decoder=PIXEL_DECODER)
+    pixels = torch.rand(1, 3, 64, 96) * 255
+    with torch.inference_mode():
+        colours, detail = model.pixel_inputs(pixels)
+        picture = (pixels - model.mean) / model.std
+        expected = model.pixel_view(pixels, picture, model.encoder(picture)[2])
+        torch.testing.assert_close(
+            model.pixel_view.answer(colours, detail), expected, atol=1e-4, rtol=1e-4
+        )

@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.class_groups import NO_GROUP, groups_of, union_of_classes
+from lemevit_cli.training.class_groups import NO_GROUP, groups_of, own_ids, union_of_classes
 
 FIVE = ("land", "building", "road", "vegetation", "water")
 
@@ -23,3 +24,9 @@ def test_all_that_a_source_does_not_name_is_its_background():
 def test_sources_that_share_only_the_background_are_refused():
     with pytest.raises(DataError, match="data know background, ship, the model background, car"):
         groups_of(("background", "car"), ("background", "ship"))
+
+
+def test_ids_that_stand_for_one_class_alone_are_kept():
+    groups = torch.tensor([0, 1, 0, NO_GROUP, 2])
+    ids = torch.tensor([[0, 1, 2, 255]])
+    assert own_ids(ids, groups).tolist() == [[255, 1, 4, 255]]
