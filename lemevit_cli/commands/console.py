@@ -45,7 +45,7 @@ class Console:
         self._done += count
         if self._bar is not None:
             if figures:
-                self._bar.set_postfix({k: f"{v:.3g}" for k, v in figures.items()}, refresh=False)
+                self._bar.set_postfix({k: _figure(v) for k, v in figures.items()}, refresh=False)
             self._bar.update(count)
         elif self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
@@ -54,7 +54,7 @@ class Console:
     def _line(self, figures: dict[str, float]) -> None:
         elapsed = time.monotonic() - self._started
         left = elapsed / max(self._done, 1) * (self._total - self._done)
-        extra = "".join(f", {name} {value:.3g}" for name, value in figures.items())
+        extra = "".join(f", {name} {_figure(value)}" for name, value in figures.items())
         typer.echo(
             f"{self._label}: {self._done} of {self._total} {self._unit}{extra}, "
             f"{_duration(left)} left",
@@ -80,6 +80,10 @@ class Console:
         if self._bar is not None:
             self._bar.clear()
         typer.echo(f"lemevit: {line}", err=True)
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def _duration(seconds: float) -> str:
