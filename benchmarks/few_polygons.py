@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -42,7 +43,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.features import shapes
 from rasterio.transform import from_origin
-from scipy import ndimage
 from shapely.geometry import shape
 
 from lemevit_cli.geometry.window import Window
@@ -113,6 +113,12 @@ def forest_class() -> type:
     return RandomForestClassifier
 
 
+def scipy_images() -> Any:
+    from scipy import ndimage  # comes with scikit-learn
+
+    return ndimage
+
+
 # --- Scenes --------------------------------------------------------------------------------------
 
 
@@ -161,7 +167,7 @@ def example_of(
         for _ in range(20):  # a speck of a few pixels is nothing that anybody would draw
             row, col = places[random.integers(len(places))]
             disc = (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
-            parts, _ = ndimage.label(disc & free)
+            parts, _ = scipy_images().label(disc & free)
             polygon = parts == parts[row, col]
             if polygon.sum() > 0.1 * np.pi * radius**2:
                 break
@@ -190,7 +196,7 @@ def local_forest(example: Example, options: argparse.Namespace) -> tuple[NDArray
     layers = [bands]
     for side in SQUARES:
         mean, of_squares = (
-            ndimage.uniform_filter(values, (side, side, 0), mode="nearest")
+            scipy_images().uniform_filter(values, (side, side, 0), mode="nearest")
             for values in (bands, bands**2)
         )
         layers += [mean, np.sqrt(np.maximum(of_squares - mean**2, 0.0))]

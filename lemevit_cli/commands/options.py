@@ -175,7 +175,8 @@ LabelBackground = Annotated[
     typer.Option(
         "--background",
         metavar="CLASS",
-        help="Class of what no polygon covers; ignore leaves it out.",
+        help="Class of what no polygon covers; ignore leaves it out. For a raster, ignore says that "
+        "what it does not label may be anything.",
         rich_help_panel=_LABELS,
     ),
 ]
@@ -284,6 +285,12 @@ Verbose = Annotated[
 NoProgress = Annotated[
     bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_REPORT)
 ]
+
+
+def given(context: typer.Context) -> tuple[str, ...]:
+    """Names of the parameters that the user wrote down, rather than left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return tuple(n for n, source in sources.items() if source and source.name != "DEFAULT")
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

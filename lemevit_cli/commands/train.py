@@ -18,6 +18,7 @@ _SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "S
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         list[str] | None,
         typer.Argument(
@@ -115,8 +116,8 @@ def train(
         str | None,
         typer.Option(
             "--decoder",
-            help="upernet (light, default), upernet_paper, or another of "
-            "segmentation-models-pytorch.",
+            help="upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
+            "another of segmentation-models-pytorch.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -318,6 +319,7 @@ def train(
         threads=threads,
         resume=resume,
         overwrite=overwrite,
+        chosen=options.given(context),
     )
     console = Console(quiet=quiet, show_progress=not no_progress)
     if show_samples is not None:

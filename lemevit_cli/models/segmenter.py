@@ -65,6 +65,27 @@ def decoder_defaults(decoder: str) -> dict[str, Any]:
     return dict(_ARGUMENTS.get(decoder, {}))
 
 
+def check_architecture(backbone: str, decoder: str, *, pretrained: bool = False) -> None:
+    """Refuse names that there are not, without building anything.
+
+    Raises:
+        WeightsError: if a name is unknown, or ``pretrained`` and timm has no weights of the
+            backbone.
+    """
+    if decoder not in DECODERS:
+        raise WeightsError(f"no decoder {decoder!r}; choose one of {', '.join(DECODERS)}")
+    if not timm.is_model(backbone):
+        raise WeightsError(
+            f"no backbone {backbone!r} in timm {timm.__version__}; "
+            "names are listed by timm.list_models(), ours are lemevit_tiny, _small, _base"
+        )
+    if pretrained and not timm.is_model_pretrained(backbone):
+        raise WeightsError(
+            f"timm {timm.__version__} has no weights of backbone {backbone!r}; "
+            "leave out --pretrained, or begin from weights of ours with --init"
+        )
+
+
 class Segmenter(nn.Module):
     """Pixels in, logits out, at the same size: normalisation and padding happen inside.
 
@@ -94,13 +115,7 @@ class Segmenter(nn.Module):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
-        if decoder not in DECODERS:
-            raise WeightsError(f"no decoder {decoder!r}; choose one of {', '.join(DECODERS)}")
-        if not timm.is_model(backbone):
-            raise WeightsError(
-                f"no backbone {backbone!r} in timm {timm.__version__}; "
-                "names are listed by timm.list_models(), ours are lemevit_tiny, _small, _base"
-            )
+        check_architecture(backbone, decoder, pretrained=pretrained)
         is_paper = decoder == PAPER_DECODER
         try:
             network = smp.create_model(
@@ -158,12 +173,10 @@ class Segmenter(nn.Module):
         In training mode, with the paper's auxiliary head: the logits of both.
         """
         height, width = pixels.shape[-2:]
-        pixels = _pad_to_stride(pixels)
-        x = (pixels - self.mean) / self.std
-        picture, *features = self.encoder(x)
+        pixels, x, features = self._features(pixels)
         normed = [norm(f) for norm, f in zip(self.feature_norms, features, strict=True)]
         # A list of its own: the library's UPerNet writes into the one that it is given.
-        logits: Tensor = self.segmentation_head(self.dropout(self.decoder([picture, *normed])))
+        logits: Tensor = self.segmentation_head(self.dropout(self.decoder([x, *normed])))
         if self.auxiliary_head is not None and self.training:
             coarse = self.auxiliary_head(normed[_AUXILIARY_LEVEL - 1])
             auxiliary = F.interpolate(coarse, size=x.shape[-2:], mode="bilinear")
@@ -181,11 +194,16 @@ class Segmenter(nn.Module):
         The detail is the backbone's own: norms behind it go on changing while the head is trained.
         """
         height, width = pixels.shape[-2:]
+        pixels, x, features = self._features(pixels)
+        detail = F.interpolate(features[_DETAIL_LEVEL - 1], size=x.shape[-2:], mode="bilinear")
+        colours = colours_around(pixels, x)
+        return colours[..., :height, :width], detail[..., :height, :width]
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Pixels, grown to whole strides, as they are and normalised, and the backbone's levels."""
         pixels = _pad_to_stride(pixels)
         x = (pixels - self.mean) / self.std
-        detail = F.interpolate(self.encoder(x)[_DETAIL_LEVEL], size=x.shape[-2:], mode="bilinear")
-        both = (colours_around(pixels, x), detail)
-        return both[0][..., :height, :width], both[1][..., :height, :width]
+        return pixels, x, list(self.encoder(x)[1:])
 
 
 def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:

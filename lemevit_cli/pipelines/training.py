@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,13 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from lemevit_cli.errors import OutputError
-from lemevit_cli.models.weights import Card, initialise, load_weights, save_weights
+from lemevit_cli.models.weights import (
+    Card,
+    find_weights,
+    initialise,
+    load_weights,
+    read_card,
+    save_weights,
+)
 from lemevit_cli.pipelines.evaluation import evaluate_source
 from lemevit_cli.pipelines.predictor import load_predictor
 from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_task
 from lemevit_cli.tasks.task import Task, TaskData
+from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
 from lemevit_cli.training.loop import fit
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
@@ -27,7 +36,15 @@ from lemevit_cli.writers.atomic import check_replaceable, replacing
 
 _BEST_NAME = "best.safetensors"
 _REPORT_NAME = "report.png"
-_NOT_OF_THE_RECIPE = {"backbone", "backbone_args", "decoder", "decoder_args", "resume", "overwrite"}
+_NOT_OF_THE_RECIPE = {
+    "backbone",
+    "backbone_args",
+    "decoder",
+    "decoder_args",
+    "resume",
+    "overwrite",
+    "chosen",
+}
 
 
 def train(
@@ -50,14 +67,15 @@ def train(
 
     Raises:
         LemevitError: for data, options or targets that are wrong, before any step, in one line.
+        OutputError: also after the last step, if no weights could be kept on the way.
     """
     began = time.perf_counter()
-    progress = progress or Silent()
+    progress = _heard(progress)
     target = Path(output)
     folder = target.with_name(f"{target.stem}_training")
     _check_target(target, folder, options)
-    check_optimizer(options.optimizer)
     task = load_task(task_name)
+    _check_options(task, options)
     found = _open_data(task, data, options, progress)
     options = found.options
     loss = task.make_loss(found, options)
@@ -65,6 +83,8 @@ def train(
     model = _build_model(task, found, options, progress)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
+    if _is_first_process() and not options.resume:
+        _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
         save_weights(folder / _BEST_NAME, state, _signed(found.card, found.record, best, options))
@@ -81,6 +101,7 @@ def train(
     )
     if not run.is_main:
         return {"path": output, "steps": run.step}
+    _check_kept(folder / _BEST_NAME, run)
     scores = _score(folder / _BEST_NAME, found, options, progress)
     task.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
     state, card = load_weights(folder / _BEST_NAME)
@@ -106,14 +127,51 @@ def show_samples(
 ) -> None:
     """Draw a sheet of augmented training windows with their labels: the first that a run sees.
 
+    Of several processes the first one draws.
+
     Raises:
         LemevitError: as :func:`train`.
     """
-    check_replaceable(output, overwrite=options.overwrite)
+    if not _is_first_process():
+        return
+    overwrite = options.overwrite or options.resume
+    check_replaceable(output, overwrite=overwrite)
     task = load_task(task_name)
-    found = _open_data(task, data, options, progress or Silent())
-    with replacing(output, overwrite=options.overwrite) as temporary:
+    _check_options(task, options)
+    found = _open_data(task, data, options, _heard(progress))
+    with replacing(output, overwrite=overwrite) as temporary:
         task.draw_samples(temporary, found)
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks and writes: torchrun numbers its processes in ``RANK``."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _heard(progress: Progress | None) -> Progress:
+    return progress if progress is not None and _is_first_process() else Silent()
+
+
+def _check_options(task: Task, options: TrainingOptions) -> None:
+    """Refuse in a second what would fail after minutes of reading data."""
+    check_optimizer(options.optimizer)
+    task.check(options)
+    if options.init is not None and not options.resume:
+        read_card(find_weights(options.init))
+
+
+def _remove_old_run(folder: Path) -> None:
+    """Remove what an earlier run left, which would pass for this one's; metrics begin anew."""
+    for name in (_BEST_NAME, CHECKPOINT_NAME, _REPORT_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_kept(best: Path, run: Run) -> None:
+    if not run.best or not best.is_file():
+        raise OutputError(
+            f"{best}: no weights could be kept in {run.step} steps; make room on the disk, then go "
+            "on with --resume or start anew"
+        )
 
 
 def _open_data(

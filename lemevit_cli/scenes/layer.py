@@ -22,6 +22,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.window import Window
 
 _LONG = 200  # points of an outline that is worth being cut to a window
+_DECIMALS = 6  # of pixels that corners are rounded to
 
 
 class Grid(Protocol):
@@ -58,9 +59,9 @@ class ScenePolygons:
 
     def near(self, window: Window) -> NDArray[np.int64]:
         """Which polygons may touch a window of the scene, in the layer's order."""
-        transform = self._transform_of(window)
-        corners = ((0, 0), (window.width, 0), (window.width, window.height), (0, window.height))
-        found = self.index.query(shapely.Polygon([transform @ corner for corner in corners]))
+        outline = shapely.box(window.col_off, window.row_off, window.right, window.bottom)
+        corners = shapely.get_coordinates(outline)
+        found = self.index.query(shapely.Polygon([self.transform @ xy for xy in corners.tolist()]))
         return np.sort(found)
 
     def burn(
@@ -78,12 +79,9 @@ class ScenePolygons:
         near = self.near(window)
         if len(near) == 0:
             return np.full(shape, background, dtype=np.uint8)
-        # In pixels of the window: GDAL then needs no transform, south-up and rotated alike.
-        inverse = ~self._transform_of(window)
-        matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
-        shift = np.array([inverse.c, inverse.f])
-        local = shapely.transform(self.polygons[near], lambda xy: xy @ matrix.T + shift)
-        parts, origin = _clipped(local, width=window.width, height=window.height)
+        parts, origin = _clipped(
+            self._in_pixels_of(window, near), width=window.width, height=window.height
+        )
         if len(parts) == 0:
             return np.full(shape, background, dtype=np.uint8)
         drawn: NDArray[np.uint8] = rasterize(
@@ -95,8 +93,17 @@ class ScenePolygons:
         )
         return drawn
 
-    def _transform_of(self, window: Window) -> Affine:
-        return self.transform @ Affine.translation(window.col_off, window.row_off)
+    def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
+        """Polygons in pixels of a window: GDAL then needs no transform, south-up or rotated."""
+        inverse = ~self.transform
+        matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
+        shift = (inverse.c, inverse.f)
+        corner = (window.col_off, window.row_off)
+        # Rounded in pixels of the scene, before the window's corner is taken off: an edge through
+        # pixel centres falls on the same side of them in every window.
+        return shapely.transform(
+            self.polygons[near], lambda xy: np.round(xy @ matrix.T + shift, _DECIMALS) - corner
+        )
 
 
 def _clipped(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:

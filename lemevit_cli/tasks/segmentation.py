@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
-from lemevit_cli.models.segmenter import DEFAULT_DECODER, Segmenter, decoder_defaults
+from lemevit_cli.models.segmenter import (
+    DEFAULT_DECODER,
+    Segmenter,
+    check_architecture,
+    decoder_defaults,
+)
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.task import TaskData
 from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
@@ -36,8 +42,9 @@ class Segmentation:
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
         found = open_sources(data, crop=options.crop)
-        asked, options = options, suit_few_labels(options, found)
-        notes = found.notes if options == asked else (*found.notes, _note_of_few(options, found))
+        suited = suit_few_labels(options, found)
+        notes = found.notes if suited == options else (*found.notes, _note_of_few(suited, found))
+        options = replace(suited, chosen=())
         classes = found.classes
         crops = [
             source_of_crops(source, cells, classes, balance=options.balance)
@@ -115,6 +122,12 @@ class Segmentation:
     def scores(self, logits: Tensor) -> Tensor:
         """Softmax over the classes: ``(B, classes, H, W)``, sums to one in every pixel."""
         return torch.softmax(logits, dim=1)
+
+    def check(self, options: TrainingOptions) -> None:
+        """Refuse a loss, a decoder or a backbone that there is not."""
+        decoder = options.decoder or DEFAULT_DECODER
+        check_architecture(options.backbone, decoder, pretrained=options.pretrained)
+        make_loss(options.loss)
 
 
 SEGMENTATION = Segmentation()

@@ -46,6 +46,14 @@ class Task(Protocol):
         """Its key in ``TASKS`` and in the card."""
         ...
 
+    def check(self, options: TrainingOptions) -> None:
+        """Refuse what can be told to be wrong in a second, before the data are opened.
+
+        Raises:
+            LemevitError: if the options name a loss or a part of the network that there is not.
+        """
+        ...
+
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Find and check training data before any step.
 

@@ -33,6 +33,7 @@ _FREE = {
     "checkpoint_every",
     "resume",
     "overwrite",
+    "chosen",
 }
 
 
@@ -103,6 +104,7 @@ def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[s
         "elapsed_s": run.elapsed_s,
         "best_score": run.best_score,
         "best": run.best,
+        "validated_step": run.validated_step,
     }
     _write(folder / CHECKPOINT_NAME, state)
     run.saved_step = run.step
@@ -148,6 +150,8 @@ def restore_run(
         run.step = run.saved_step = state["step"]
         run.elapsed_s = state["elapsed_s"]
         run.best_score, run.best = state["best_score"], state["best"]
+        # Judged, but not kept (a full disk) is to be judged again.
+        run.validated_step = state.get("validated_step") if run.best else None
         torch.set_rng_state(state["random"][accelerator.process_index].clone())
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -227,9 +227,15 @@ def draw_window(
 
 
 def _pixel_of_class(ids: NDArray[np.uint8], class_id: int, generator: Generator) -> tuple[int, int]:
-    """Row and column of a pixel of a class that occurs there."""
+    """Row and column of a pixel of a class; the middle where the class is not found.
+
+    It was counted there, but in a larger window: a pixel whose centre an edge hits may have the
+    class in that one alone. One number is drawn either way.
+    """
     rows, cols = np.nonzero(ids == class_id)
     chosen = int(uniform(generator, 0.0, 1.0) * len(rows))
+    if len(rows) == 0:
+        return ids.shape[0] // 2, ids.shape[1] // 2
     return int(rows[chosen]), int(cols[chosen])
 
 

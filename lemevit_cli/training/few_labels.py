@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lemevit_cli.errors import DataError
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.pixel_view import fit_pixel_view
 from lemevit_cli.models.segmenter import PIXEL_DECODER, Segmenter
+from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.training.class_groups import own_ids
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 from lemevit_cli.training.sources import Sources
@@ -29,34 +31,37 @@ _RECIPE: dict[str, Any] = {
     "augmentation": replace(AugmentationOptions.none(), symmetries=True, brightness=0.1),
 }
 _WINDOWS = 64  # whose labelled pixels the pixel view is fitted to
+_PIXELS_A_WINDOW = 4096  # of these at most
 
 
 def share_of_labels(found: Sources) -> float:
-    """Part of the pixels of all training sites that have a label, in [0, 1]."""
+    """Part of the pixels of all training rasters that have a label, in [0, 1]."""
     labelled = sum(int(cells.counts.sum()) for cells in found.cells)
-    areas = (site.area for source in found.training for site in source.sites)
-    return labelled / max(sum(area.width * area.height for area in areas), 1)
+    return labelled / max(sum(source.num_pixels for source in found.training), 1)
 
 
 def suit_few_labels(options: TrainingOptions, found: Sources) -> TrainingOptions:
-    """The options for few labels, in all that was left at its default; others as they are.
+    """The options for few labels, in all that the user did not choose; others as they are.
 
     Labels are few if no source says what all its pixels are, and less than a twentieth of them has
-    a label. Without weights to start from the backbone knows nothing that would be worth keeping:
-    then nothing is changed.
+    a label. The backbone rests then, so it must know something: without weights of its kind to
+    start from nothing is changed.
     """
-    complete = any(source.is_complete for source in found.training)
-    if complete or options.init is None or share_of_labels(found) >= FEW:
+    if any(source.is_complete for source in found.training) or share_of_labels(found) >= FEW:
         return options
-    usual = TrainingOptions()
-    untouched = {k: v for k, v in _RECIPE.items() if getattr(options, k) == getattr(usual, k)}
-    return replace(options, **untouched)
+    if options.init is None or read_card(find_weights(options.init)).backbone != options.backbone:
+        return options
+    chosen = {*options.chosen, *(["backbone_lr"] if options.head_first > 0 else [])}
+    return replace(options, **{k: v for k, v in _RECIPE.items() if k not in chosen})
 
 
 def fit_single_pixels(model: Segmenter, samples: Dataset[dict[str, Tensor]]) -> None:
-    """Fit the pixel view of a model to the labelled pixels of the first training windows.
+    """Fit the pixel view of a model, if it has one, to labelled pixels of the first windows.
 
     Pixels of classes that their source cannot tell apart are left out.
+
+    Raises:
+        DataError: if all are.
     """
     view = model.pixel_view
     if view is None:
@@ -65,11 +70,17 @@ def fit_single_pixels(model: Segmenter, samples: Dataset[dict[str, Tensor]]) -> 
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for index in range(_WINDOWS):
         sample = samples[index]
-        ids = own_ids(sample["ids"], sample["groups"])
-        known = ids != NODATA_CLASS
+        ids = own_ids(sample["ids"], sample["groups"]).flatten()
+        known = (ids != NODATA_CLASS).nonzero()[:, 0]
+        known = known[torch.randperm(len(known))[:_PIXELS_A_WINDOW]]
         with torch.inference_mode():
-            colours, detail = model.pixel_inputs(sample["pixels"][None])
-        found.append((colours[0][:, known].T, detail[0][:, known].T, ids[known]))
+            inputs = model.pixel_inputs(sample["pixels"][None])
+        colours, detail = (values[0].flatten(1)[:, known].T for values in inputs)
+        found.append((colours, detail, ids[known]))
     colours, detail, ids = (torch.cat(parts).clone() for parts in zip(*found, strict=True))
-    if len(ids):
-        fit_pixel_view(view, colours, detail, ids)
+    if len(ids) == 0:
+        raise DataError(
+            f"--decoder {PIXEL_DECODER} learns from single pixels, and the labels of the first "
+            f"{_WINDOWS} windows stand for several classes each; take --decoder upernet"
+        )
+    fit_pixel_view(view, colours, detail, ids)

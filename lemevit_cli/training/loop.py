@@ -80,6 +80,8 @@ class TrainingData:
             is held back: then the last averaged weights count as the best.
         origin: says of sample ``i`` where it is from, for messages.
         labelled_pixels: of all training data; what an epoch is measured by.
+        labelled_pixels_a_window: measures their mean over training windows, where epochs are
+            asked for; None: windows are labelled throughout.
         final_cost: how many times a validation's time the scoring after the training takes.
         identity: plain values that a resume must find unchanged.
     """
@@ -88,6 +90,7 @@ class TrainingData:
     validate: Callable[[Callable[[Tensor], Tensor]], Validation] | None = None
     origin: Callable[[int], str] | None = None
     labelled_pixels: int = 0
+    labelled_pixels_a_window: Callable[[], float] | None = None
     final_cost: float = 1.0
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -182,6 +185,9 @@ def fit(
                 if stopped_by:
                     listener.note(f"stopped after step {run.step}; go on with --resume")
                     leave(stopped_by)
+            if run.validated_step != run.step:  # a resume that finds no step left to do
+                _validate(run, setup, log)
+                _save(run, setup)
     finally:
         listener.finish()
         if log is not None:
@@ -247,7 +253,9 @@ def _plan_steps(run: Run, setup: Setup) -> None:
         run.total_steps = max(_steps_of_epochs(options.epochs, setup), run.step)
     else:
         run.total_steps = max(options.steps, run.step)
-    if before is not None and run.total_steps not in {None, before}:
+    if before is not None and run.total_steps == run.step:
+        setup.listener.note(f"{run.step} steps are done already; the training ends here")
+    elif before is not None and run.total_steps not in {None, before}:
         setup.listener.note(
             f"goes on at step {run.step} towards step {run.total_steps}, not {before} as before; "
             "the learning rate follows the new number"
@@ -255,11 +263,15 @@ def _plan_steps(run: Run, setup: Setup) -> None:
 
 
 def _steps_of_epochs(epochs: float, setup: Setup) -> int:
-    options, pixels = setup.options, setup.data.labelled_pixels
-    if pixels <= 0:
+    options, data = setup.options, setup.data
+    if data.labelled_pixels <= 0:
         raise ValueError("epochs need the number of labelled pixels")
     windows = options.batch_size * options.accumulate * setup.accelerator.num_processes
-    return steps_of_epochs(epochs, labelled_pixels=pixels, pixels_a_step=options.crop**2 * windows)
+    measure = data.labelled_pixels_a_window
+    a_window = options.crop**2 if measure is None else measure()
+    return steps_of_epochs(
+        epochs, labelled_pixels=data.labelled_pixels, pixels_a_step=windows * a_window
+    )
 
 
 def _schedule(run: Run, options: TrainingOptions) -> CosineLRScheduler:

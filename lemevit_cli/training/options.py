@@ -127,6 +127,8 @@ class TrainingOptions:
         validation_windows: windows of each validation set, spread evenly; None takes all.
         workers: processes that read windows; 0 reads in the training process.
         resume: go on from the checkpoint of an interrupted run.
+        chosen: names of the fields above that the user set; a recipe that suits the data leaves
+            them as they are.
     """
 
     backbone: str = "lemevit_tiny"
@@ -164,3 +166,4 @@ class TrainingOptions:
     threads: int | None = None
     resume: bool = False
     overwrite: bool = False
+    chosen: tuple[str, ...] = ()

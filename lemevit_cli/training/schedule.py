@@ -7,18 +7,33 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from timm.scheduler import CosineLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
+
+from lemevit_cli.legend import NODATA_CLASS
 
 MEASURED_STEPS = 12  # at most, of a run with a time budget, until its number of steps is fixed
 _STARTING_STEPS = 2  # of these, at first: caches are cold and workers start
 _MEASURED_PART = 0.05  # of the time budget, at most
 _MARGIN = 0.05  # of the time budget, kept free: checkpoints, a machine with other work
+_COUNTED_WINDOWS = 16  # they cost seconds, and their mean is right to some tenths
 _LOWEST = 0.01  # of the peak rate, at both ends
 
 
-def steps_of_epochs(epochs: float, *, labelled_pixels: int, pixels_a_step: int) -> int:
-    """Steps whose windows have as many pixels as ``epochs`` times all that are labelled."""
+def steps_of_epochs(epochs: float, *, labelled_pixels: int, pixels_a_step: float) -> int:
+    """Steps that see as many labelled pixels as ``epochs`` times all that there are."""
     return max(1, ceil(epochs * labelled_pixels / pixels_a_step))
+
+
+def mean_labelled_pixels(samples: Dataset[dict[str, Tensor]]) -> float:
+    """Labelled pixels of a training window: the mean over the first few, 1 at least.
+
+    Args:
+        samples: of each, ``ids`` are class ids, ``NODATA_CLASS`` where nothing is labelled.
+    """
+    counts = [int((samples[i]["ids"] != NODATA_CLASS).sum()) for i in range(_COUNTED_WINDOWS)]
+    return max(sum(counts) / len(counts), 1.0)
 
 
 def cosine_schedule(

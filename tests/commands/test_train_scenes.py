@@ -76,5 +76,7 @@ def test_a_few_polygons_take_their_own_recipe(town, tmp_path, monkeypatch):
     assert (card.head, card.class_names) == ("upernet_pixels", ("green", "house"))
 
     invoke("predict", town / "before.tif", "-w", "few.safetensors", "-o", "few.tif", "-q")
-    with rasterio.open("few.tif") as result:
-        assert set(result.read(1).ravel().tolist()) <= {0, 1}
+    with rasterio.open("few.tif") as result, rasterio.open(town / "before_classes.tif") as truth:
+        answers, ids = result.read(1), truth.read(1)
+    right = [(answers[ids == 1] == 1).mean(), (answers[ids == 3] == 0).mean()]
+    assert min(right) > 0.6  # of the buildings and of the green, most of which had no polygon

@@ -1,8 +1,12 @@
+import shutil
+
 import pytest
 
 from lemevit_cli.errors import DataError, LemevitError, OutputError, WeightsError
-from lemevit_cli.models.weights import load_weights, read_card
-from lemevit_cli.pipelines.training import train
+from lemevit_cli.models.weights import load_checkpoint, load_weights, read_card
+from lemevit_cli.pipelines import training
+from lemevit_cli.pipelines.progress import Silent
+from lemevit_cli.pipelines.training import show_samples, train
 from lemevit_cli.tasks import load_task
 
 
@@ -49,16 +53,87 @@ def test_sources_that_know_other_classes_train_one_model(tmp_path, write_data, o
     [
         ({"decoder": "deeplab"}, WeightsError, "no decoder 'deeplab'"),
         ({"backbone": "lemevit_huge"}, WeightsError, "no backbone 'lemevit_huge'"),
+        (
+            {"backbone": "lemevit_tiny", "pretrained": True},
+            WeightsError,
+            "has no weights of backbone 'lemevit_tiny'; leave out --pretrained, or .* --init$",
+        ),
+        ({"optimizer": "adamz"}, LemevitError, "no optimizer 'adamz'"),
+        ({"loss": "ce+dies"}, DataError, "no loss 'dies'"),
+        ({"init": "nothing.safetensors"}, WeightsError, "nothing.safetensors: no such weights"),
     ],
 )
-def test_wrong_options_are_told_before_any_step(
-    tmp_path, changes, error, message, write_data, options_of, data_of
+def test_wrong_options_are_told_before_the_data_are_opened(
+    tmp_path, changes, error, message, options_of, data_of
 ):
-    data = write_data(tmp_path / "data")
-    with pytest.raises(error, match=message) as raised:
-        train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of(**changes))
+    data, options = data_of(str(tmp_path / "no data")), options_of(**changes)
+    for act in (
+        lambda: train("seg", data, str(tmp_path / "w.safetensors"), options),
+        lambda: show_samples("seg", data, options, str(tmp_path / "samples.png")),
+    ):
+        with pytest.raises(error, match=message) as raised:
+            act()
+        assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_an_earlier_run_never_pass_for_those_of_this_one(
+    tmp_path, trained, write_data, options_of, data_of, monkeypatch
+):
+    folder = tmp_path / "w_training"
+    folder.mkdir()
+    shutil.copy(trained[1]["path"], folder / "best.safetensors")
+    for name in ("checkpoint.pt", "report.png", "metrics.jsonl"):
+        (folder / name).write_text('{"step": 1, "score": 1.25}\n')
+    data, target = data_of(write_data(tmp_path / "data")), tmp_path / "w.safetensors"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_weights", full)
+    with pytest.raises(OutputError, match="no weights could be kept in 2 steps") as raised:
+        train("seg", data, str(target), options_of(steps=2, checkpoint_every=9))
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "w_training").exists()
+    assert not target.exists()
+    assert sorted(path.name for path in folder.glob("[!e]*")) == ["checkpoint.pt", "metrics.jsonl"]
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 2
+    assert "1.25" not in (folder / "metrics.jsonl").read_text()
+    monkeypatch.undo()  # there is room again
+    report = train("seg", data, str(target), options_of(steps=2, resume=True))
+    assert report["best"]["step"] == 2 and target.exists()
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [("0", True), ("1", False)])
+def test_one_of_several_processes_speaks_and_draws(
+    tmp_path, trained, options_of, data_of, monkeypatch, rank, speaks
+):
+    notes = []
+
+    class Noted(Silent):
+        def note(self, message):
+            notes.append(message)
+
+    def stop(*_, **__):
+        raise LemevitError("no step is needed")
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(training, "fit", stop)
+    data, options = data_of(trained[0]), options_of(init=trained[1]["path"])
+    with pytest.raises(LemevitError, match="no step"):
+        train("seg", data, str(tmp_path / "w.safetensors"), options, Noted())
+    assert any("taken over from" in note for note in notes) == bool(notes) == speaks
+    show_samples("seg", data, options, str(tmp_path / "samples.png"), Noted())
+    assert (tmp_path / "samples.png").exists() == speaks
+
+
+def test_a_resume_may_draw_its_samples_again(tmp_path, trained, options_of, data_of):
+    picture = tmp_path / "samples.png"
+    picture.write_bytes(b"old")
+    data = data_of(trained[0])
+    with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
+        show_samples("seg", data, options_of(), str(picture))
+    show_samples("seg", data, options_of(resume=True), str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_weight_too_many_is_told(tmp_path, write_data, options_of, data_of):

@@ -49,6 +49,30 @@ def test_long_outlines_are_drawn_as_the_whole(scene):
         np.testing.assert_array_equal(drawn, whole[window.slices])
 
 
+@pytest.mark.parametrize("pixel", [Affine.scale(0.3, -0.3), Affine.scale(0.3, 0.3)])
+def test_edges_through_pixel_centres_are_drawn_alike_in_all_windows(write_scene, pixel):
+    transform = Affine.translation(500_000, 5_600_000) @ pixel
+    a, b, c, d, e, f, *_ = transform
+    random = np.random.default_rng(0)
+    corners = random.integers(0, 240, (200, 2)) + 0.5
+    shapes = [
+        shapely.box(x, y, x + w, y + h)
+        for (x, y), (w, h) in zip(corners, random.integers(1, 12, (200, 2)), strict=True)
+    ]
+    on_ground = [shapely.affinity.affine_transform(s, (a, b, d, e, c, f)) for s in shapes]
+    rgb = np.zeros((3, 256, 256), dtype=np.uint8)
+    with open_scene(write_scene(rgb, transform=transform)) as scene:
+        table = geopandas.GeoDataFrame(geometry=on_ground, crs="EPSG:32633")
+        polygons = polygons_on(scene, table, "boxes")
+        values = np.arange(1, 201, dtype=np.uint8)
+        whole = rasterize(zip(shapes, values.tolist(), strict=True), out_shape=(256, 256))
+        for row in range(0, 256, 16):
+            for col in range(0, 256, 16):
+                window = Window(col_off=col, row_off=row, width=16, height=16)
+                drawn = polygons.burn(window, values, background=0)
+                np.testing.assert_array_equal(drawn, whole[window.slices])
+
+
 def test_parts_of_collections_belong_to_their_row(scene):
     squares = [shapely.box(5 * i, 5, 5 * i + 3, 9) for i in range(5)]
     pair = shapely.MultiPolygon(squares[1:3])

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.window import Window
 from lemevit_cli.training.crops import (
     StepBatches,
     TrainingCrops,
@@ -71,6 +72,19 @@ def test_a_crop_without_augmentation_is_a_window_of_its_picture(source):
     assert len(places) == 1
     p, row, col = places[0]
     assert np.array_equal(ids[p][row : row + 32, col : col + 32], sample["ids"])
+
+
+def test_a_cell_without_the_class_that_it_was_counted_with_is_aimed_at_in_its_middle(source):
+    counts = np.array([[0, 1]])
+    cells = Cells(places=np.array([[0, 0, 32, 16, 16]]), counts=counts)  # has no building
+    crops = source_of_crops(source.source, cells, CLASSES, balance=0.5)
+    site = source.source.sites[0]
+    cell = Window(col_off=0, row_off=32, width=16, height=16)
+    assert not (source.source.read_truth(site, cell) == 1).any()
+    found = [draw_window(crops, 1, 1, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert found[0] == found[1]
+    _, window, side = found[0]
+    assert side == 1 and window == Window(col_off=8, row_off=40, width=1, height=1)
 
 
 def test_balance_draws_rare_classes_more_often(source):

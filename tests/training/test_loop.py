@@ -156,6 +156,39 @@ def test_a_resume_may_change_how_long_and_where(tmp_path):
     assert listener.phases == [("train", 2, "steps")]  # what is left, for the time left
 
 
+def test_a_resume_with_fewer_steps_than_are_done_gives_what_there_is(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, at(4, signal.SIGTERM), validate_every=10)
+    listener = Listener()
+    state, best = run(tmp_path, listener, validate_every=10, steps=2, resume=True)
+    assert (state.step, best, state.best["step"]) == (4, [4], 4)
+    assert listener.notes == ["4 steps are done already; the training ends here"]
+    assert load_checkpoint(tmp_path / CHECKPOINT_NAME)["best"] == state.best
+    _, best = run(tmp_path, validate_every=10, steps=2, resume=True)
+    assert best == []  # judged and kept already
+    assert [line["step"] for line in lines_of(tmp_path) if "score" in line] == [4]
+    state, best = run(tmp_path, data={"validate": None}, steps=3, resume=True)
+    assert (state.step, best) == (4, [])
+
+
+def test_a_run_without_validation_that_is_cut_short_keeps_its_last_weights(tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, at(4, signal.SIGTERM), data={"validate": None})
+    _, best = run(tmp_path, data={"validate": None}, steps=4, resume=True)
+    assert best == [4]
+
+
+def test_every_validated_step_is_validated_once(tmp_path):
+    calls = []
+
+    def watched(answer):
+        calls.append(answer)
+        return noise.validate(answer)
+
+    run(tmp_path, data={"validate": watched})
+    assert len(calls) == 2  # after steps 3 and 6
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="no such checkpoint"):
         run(tmp_path, resume=True)
@@ -207,6 +240,8 @@ def test_best_weights_that_cannot_be_written_do_not_end_the_training(tmp_path):
     )
     assert state.step == 6 and state.best == {}
     assert "the best weights of step 3 could not be written" in listener.warnings[0]
+    _, best = run(tmp_path, resume=True)  # there is room again
+    assert best == [6]
 
 
 def test_metrics_are_json_lines_without_doubles_after_a_resume(tmp_path):
@@ -242,6 +277,10 @@ def test_an_epoch_is_as_many_windows_as_the_labels_fill(tmp_path):
     changes = {"epochs": 2.5, "crop": 8, "accumulate": 2}
     state, _ = run(tmp_path, data={"labelled_pixels": 1000}, **changes)
     assert state.step == 10
+    # Of a window 20 pixels are labelled, of a step 80: 2500 are 32 steps.
+    sparse = {"labelled_pixels": 1000, "labelled_pixels_a_window": lambda: 20.0}
+    state, _ = run(tmp_path, data=sparse, **changes)
+    assert state.step == 32
     with pytest.raises(ValueError, match="labelled pixels"):
         run(tmp_path, **changes)
 

@@ -3,7 +3,12 @@ from math import ceil
 import pytest
 import torch
 
-from lemevit_cli.training.schedule import FirstSteps, cosine_schedule, steps_of_epochs
+from lemevit_cli.training.schedule import (
+    FirstSteps,
+    cosine_schedule,
+    mean_labelled_pixels,
+    steps_of_epochs,
+)
 
 
 def rates(steps, warmup, *, scale=1.0):
@@ -38,6 +43,14 @@ def test_an_epoch_is_as_many_pixels_as_are_labelled():
     assert steps_of_epochs(2.0, labelled_pixels=1000, pixels_a_step=100) == 20
     assert steps_of_epochs(1.0, labelled_pixels=1001, pixels_a_step=100) == 11
     assert steps_of_epochs(0.1, labelled_pixels=5, pixels_a_step=100) == 1
+
+
+def test_labelled_pixels_are_counted_in_the_first_windows():
+    ids = torch.full((16, 4, 4), 255)
+    assert mean_labelled_pixels([{"ids": window} for window in ids]) == 1.0  # not 0: a divisor
+    ids[:8, 0] = 0
+    ids[8:, :2] = 3
+    assert mean_labelled_pixels([{"ids": window} for window in ids]) == 6.0
 
 
 def measure(seconds, **changes):

@@ -121,6 +121,10 @@ class FolderSource:
     def is_complete(self) -> bool:
         return True
 
+    @property
+    def num_pixels(self) -> int:
+        return sum(picture.width * picture.height for picture in self.pictures)
+
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every picture, whole."""

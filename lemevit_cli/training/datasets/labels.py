@@ -167,11 +167,14 @@ def in_order(names: set[str]) -> list[str]:
 class RasterLabels:
     """A raster of class ids, read on the scene's grid: the pixel under the centre counts.
 
+    It says itself what it knows: its nodata and 255 are ignored, whatever the background is.
+
     Args:
         raster: the labels.
         part: of the scene, that the raster may reach.
         is_on_grid: whether both have the same pixels.
         ids: stored id of each class.
+        is_complete: as :class:`Labels` says it; not where the user ignores a background.
     """
 
     scene: Scene
@@ -180,9 +183,9 @@ class RasterLabels:
     is_on_grid: bool
     ids: tuple[int, ...]
     classes: tuple[str, ...]
+    is_complete: bool
     notes: tuple[str, ...] = ()
     num_polygons: None = None
-    is_complete: bool = True
 
     def may_have(self, window: Window) -> bool:
         return self.part.intersection(window) is not None
@@ -212,16 +215,15 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     """Open the raster of class ids that a scene is labelled with.
 
     Classes are called as the raster names them, else ``class_<id>`` by the ids found in it. Its
-    nodata and 255 are ignored. Without CRS and transform it has to have the scene's size.
+    nodata and 255 are ignored; the background ``ignore`` says that much of it is left out so, and
+    is not complete. Without CRS and transform it has to have the scene's size.
 
     Raises:
         SceneError: if it cannot be opened, holds no class ids, or misses the scene.
         DataError: if it holds a single id without a name, or options for polygons are given.
     """
     path = labelled.labels
-    for what, value in (("fields", labelled.label_field), ("filter", labelled.where)):
-        if value is not None:
-            raise DataError(f"{path}: is a raster, {what} such as {value!r} are for polygons")
+    _refuse_options_of_polygons(labelled)
     raster = open_scene(path)
     check_class_raster(raster)
     is_on_grid = same_grid(scene, raster)
@@ -237,7 +239,26 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     if len(set(names.values())) < len(names):
         raise DataError(f"{path}: two of its ids have the same name; rename one")
     ids = tuple(sorted(names))
-    return RasterLabels(scene, raster, part, is_on_grid, ids, tuple(names[i] for i in ids))
+    classes = tuple(names[i] for i in ids)
+    is_complete = labelled.background != IGNORE
+    return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+
+
+def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
+    """A raster names its classes itself, and ignores its nodata: the rest would go unheard."""
+    is_usual = labelled.background in (LabelledScene.background, IGNORE)
+    given = {
+        "a field": labelled.label_field,
+        "a class name": labelled.class_name,
+        "a layer": labelled.layer,
+        "a filter": labelled.where,
+        "a background": None if is_usual else labelled.background,
+    }
+    for what, value in given.items():
+        if value is not None:
+            raise DataError(
+                f"{labelled.labels}: is a raster, {what} such as {value!r} is for polygons"
+            )
 
 
 def _ids_in(raster: Scene) -> list[int]:

@@ -67,6 +67,10 @@ class SceneSource:
     def dtype(self) -> str:
         return self.scene.dtype
 
+    @property
+    def num_pixels(self) -> int:
+        return self.scene.width * self.scene.height
+
     def read(
         self, site: Site, window: Window
     ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:

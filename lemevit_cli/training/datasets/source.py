@@ -73,6 +73,11 @@ class Source(Protocol):
     def dtype(self) -> str: ...
 
     @property
+    def num_pixels(self) -> int:
+        """Of all its rasters, labelled or not."""
+        ...
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """The places with labels."""
         ...

@@ -197,6 +197,17 @@ def test_a_raster_on_the_grid_is_read_as_it_is(scene_on, write_scene):
         np.testing.assert_array_equal(copy.read(window), expected[window.slices])
 
 
+def test_a_raster_is_complete_unless_its_background_is_ignored(scene_on, write_scene):
+    scene = scene_on(NORTH_UP)
+    path = write_scene(IDS[None], "ids.tif", transform=NORTH_UP, nodata=99)
+    whole = open_labels(scene, LabelledScene(scene=scene.path, labels=path))
+    part = open_labels(scene, LabelledScene(scene=scene.path, labels=path, background="ignore"))
+    assert whole.is_complete and not part.is_complete
+    assert part.classes == whole.classes
+    np.testing.assert_array_equal(part.read(scene.window), whole.read(scene.window))
+    np.testing.assert_array_equal(part.read(scene.window) == 255, IDS == 99)
+
+
 def test_a_raster_on_another_grid_is_read_by_the_nearest_pixel(scene_on, write_scene):
     scene = scene_on(ROTATED)
     coarse = Affine.translation(457_990, 5_548_040) @ Affine.scale(1.3, -1.7)
@@ -254,7 +265,11 @@ def test_rasters_that_are_no_labels_are_refused(scene_on, write_scene, pixels):
     cases = [
         (pixels, {}, "has 3 bands"),
         (np.zeros((1, 48, 64), np.uint8), {}, "holds the class ids 0, apart from 255"),
-        (IDS[None], {"label_field": "kind"}, "is a raster, fields such as 'kind' are for polygons"),
+        (IDS[None], {"label_field": "kind"}, "is a raster, a field such as 'kind' is for polygons"),
+        (IDS[None], {"class_name": "roof"}, "is a raster, a class name such as 'roof' is for"),
+        (IDS[None], {"layer": "roofs"}, "is a raster, a layer such as 'roofs' is for polygons"),
+        (IDS[None], {"where": "a = 1"}, "is a raster, a filter such as 'a = 1' is for polygons"),
+        (IDS[None], {"background": "land"}, "is a raster, a background such as 'land' is for"),
         (IDS[None][:, :9, :9], {"crs": None}, "no CRS and transform tell where it lies"),
     ]
     for values, changes, message in cases:
