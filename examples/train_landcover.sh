@@ -27,6 +27,8 @@ if [ ! -d "$work/simulated" ]; then
     mv "$work/merging" "$work/simulated"
 fi
 
+# Weights to start from, such as those of an earlier run: INIT=landcover examples/train_landcover.sh DATA
+init=${INIT:+--init $INIT}
 resume=
 [ -f "$work/landcover_training/checkpoint.pt" ] && resume=--resume
 
@@ -39,9 +41,9 @@ lemevit train --task seg \
     --source-weight 0.12 --source-weight 0.08 --source-weight 0.06 \
     --source-weight 0.08 \
     --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.75 \
-    --optimizer muon --lr 5e-3 \
+    --optimizer muon --lr 4e-3 \
     --gsd 0.07 1.0 --time-budget "$time" --precision bf16 --validate-every 500 \
-    --checkpoint-every 100 --overwrite $resume -o "$work/landcover.safetensors"
+    --checkpoint-every 100 --half --overwrite $resume $init -o "$work/landcover.safetensors"
 
 for set in czech_orthophoto dubai_landcover jonkoping_buildings buildings_many_places \
     massachusetts_buildings oam_ramp_buildings; do

@@ -175,8 +175,8 @@ LabelBackground = Annotated[
     typer.Option(
         "--background",
         metavar="CLASS",
-        help="Class of what no polygon covers; ignore leaves it out. For a raster, ignore says that "
-        "what it does not label may be anything.",
+        help="Class of what no polygon covers; ignore leaves it out. For a raster, ignore says "
+        "that what it does not label may be anything.",
         rich_help_panel=_LABELS,
     ),
 ]

@@ -241,6 +241,10 @@ def train(
             help="Steps between two checkpoints.",
         ),
     ] = 200,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Store the weights in 16 bits.", rich_help_panel=_MODEL),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=_SCHEDULE),
@@ -317,6 +321,7 @@ def train(
         device=device,
         precision=precision.value,
         threads=threads,
+        half=half,
         resume=resume,
         overwrite=overwrite,
         chosen=options.given(context),

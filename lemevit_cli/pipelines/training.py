@@ -41,6 +41,7 @@ _NOT_OF_THE_RECIPE = {
     "backbone_args",
     "decoder",
     "decoder_args",
+    "half",
     "resume",
     "overwrite",
     "chosen",
@@ -105,7 +106,8 @@ def train(
     scores = _score(folder / _BEST_NAME, found, options, progress)
     task.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
     state, card = load_weights(folder / _BEST_NAME)
-    save_weights(target, state, replace(card, metrics=_metrics(scores, target, data)))
+    card = replace(card, metrics=_metrics(scores, target, data))
+    save_weights(target, state, card, half=options.half)
     return {
         "path": output,
         "steps": run.step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lemevit_cli.training.few_labels import fit_single_pixels, share_of_labels, 
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import Sources, open_sources
 from lemevit_cli.training.statistics import Statistics, statistics_of
 
@@ -66,6 +68,7 @@ class Segmentation:
             validate,
             origin=samples.origin,
             labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
+            labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
             final_cost=validate.cost_of_all if validate else 0.0,
             identity={"classes": list(classes), **record},
         )

@@ -31,6 +31,7 @@ _FREE = {
     "validate_every",
     "validation_windows",
     "checkpoint_every",
+    "half",
     "resume",
     "overwrite",
     "chosen",

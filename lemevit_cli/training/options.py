@@ -126,6 +126,7 @@ class TrainingOptions:
         validate_every, checkpoint_every: in steps.
         validation_windows: windows of each validation set, spread evenly; None takes all.
         workers: processes that read windows; 0 reads in the training process.
+        half: store the weights in 16 bits, except what 16 bits cannot hold.
         resume: go on from the checkpoint of an interrupted run.
         chosen: names of the fields above that the user set; a recipe that suits the data leaves
             them as they are.
@@ -164,6 +165,7 @@ class TrainingOptions:
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    half: bool = False
     resume: bool = False
     overwrite: bool = False
     chosen: tuple[str, ...] = ()
