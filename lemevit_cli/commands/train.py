@@ -265,6 +265,7 @@ def train(
     """
     budget = parse_time(time_budget)
     from lemevit_cli.pipelines import training
+    from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, LabelledScene, TrainingOptions
 
     how = LabelledScene(
@@ -332,7 +333,10 @@ def train(
     if output is None:
         typer.echo(show_samples)
         return
-    record = training.train(task.value, found, output, recipe, console)
+    try:
+        record = training.train(task.value, found, output, recipe, console)
+    finally:
+        leave_group()
     if "scores" not in record:
         return  # one of several processes; the first one tells
     if json:

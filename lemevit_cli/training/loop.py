@@ -196,6 +196,15 @@ def fit(
     return run
 
 
+def leave_group() -> None:
+    """End what joins the processes of a training, at the end of each process.
+
+    Threads of the group that outlive the interpreter would abort it.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _accelerator(options: TrainingOptions) -> Accelerator:
     use_threads(options.threads)
     device = choose_device(options.device)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset, StackDataset
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.training.loop import TrainingData, Validation, fit
+from lemevit_cli.training.loop import TrainingData, Validation, fit, leave_group
 from lemevit_cli.training.options import TrainingOptions
 
 IGNORED = -100
@@ -156,6 +156,7 @@ def main():
             end.write_text(str(status.code))
         except LemevitError as error:
             end.write_text(str(error))
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def samples(groups):
 
 
 def test_pixels_that_stand_for_several_classes_teach_the_view_nothing():
+    torch.manual_seed(0)
     model = Model()
     fit_single_pixels(model, samples([0, 1, 0]))  # id 0 may be the first class or the third
-    dark = torch.zeros(1, 24, 1, 1), torch.zeros(1, 3, 1, 1)
-    assert model.pixel_view.answer(*dark).argmax() == 1  # all that it was shown
+    shown = torch.full((1, 24, 1, 1), 5.0), torch.full((1, 3, 1, 1), 5.0)
+    assert model.pixel_view.answer(*shown).argmax() == 1
+    assert model.pixel_view.norm_detail.running_mean.tolist() == [5.0] * 3  # of id 1 alone
     with pytest.raises(DataError, match="stand for several classes each; take --decoder upernet"):
         fit_single_pixels(Model(), samples([0, 0, 0]))

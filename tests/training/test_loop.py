@@ -97,7 +97,8 @@ def test_a_run_killed_in_the_middle_goes_on_bit_for_bit(folders, workers):
     state, _ = run(parts, workers=workers, resume=True)
     assert state.step == 6
     assert_equal_weights(whole, parts)
-    assert sorted(path.name for path in parts.iterdir()) == [CHECKPOINT_NAME, METRICS_NAME]
+    left = {path.name for path in parts.iterdir() if not path.name.startswith("events.")}
+    assert left == {CHECKPOINT_NAME, METRICS_NAME}  # and TensorBoard's events, if installed
 
 
 @pytest.mark.parametrize(
