@@ -17,7 +17,7 @@ def demo(
         str, typer.Argument(metavar="[DIR]", help="Where scene, result and picture go.")
     ] = "lemevit_demo",
     size: Annotated[int, typer.Option("--size", min=256, help="Side of the scene, pixels.")] = 1024,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another town.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another town.")] = 3,
     device: options.Device = "auto",
     threads: options.Threads = None,
     overwrite: options.Overwrite = False,

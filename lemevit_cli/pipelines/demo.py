@@ -27,7 +27,7 @@ def run_demo(
     folder: str,
     *,
     size: int = 1024,
-    seed: int = 1,
+    seed: int = 3,
     overwrite: bool = False,
     runtime: RuntimeOptions | None = None,
     progress: Progress,
