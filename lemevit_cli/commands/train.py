@@ -328,13 +328,12 @@ def train(
         chosen=options.given(context),
     )
     console = Console(quiet=quiet, show_progress=not no_progress)
-    if show_samples is not None:
-        training.show_samples(task.value, found, recipe, show_samples, console)
     if output is None:
+        training.show_samples(task.value, found, recipe, str(show_samples), console)
         typer.echo(show_samples)
         return
     try:
-        record = training.train(task.value, found, output, recipe, console)
+        record = training.train(task.value, found, output, recipe, console, samples=show_samples)
     finally:
         leave_group()
     if "scores" not in record:

@@ -54,11 +54,16 @@ def train(
     output: str,
     options: TrainingOptions,
     progress: Progress | None = None,
+    *,
+    samples: str | None = None,
 ) -> dict[str, Any]:
     """Train, and write the averaged weights that validated best.
 
     Checkpoint, metrics, a picture and the best weights so far lie in
     ``<output without suffix>_training/``.
+
+    Args:
+        samples: a PNG to draw before the first step, as :func:`show_samples` does.
 
     Returns:
         A record: ``path``, ``steps``, ``seconds``, ``parameters``, ``classes``, ``report`` (the
@@ -76,8 +81,7 @@ def train(
     folder = target.with_name(f"{target.stem}_training")
     _check_target(target, folder, options)
     task = load_task(task_name)
-    _check_options(task, options)
-    found = _open_data(task, data, options, progress)
+    found = _open_data(task, data, options, progress, samples)
     options = found.options
     loss = task.make_loss(found, options)
     torch.manual_seed(options.seed)
@@ -129,20 +133,11 @@ def show_samples(
 ) -> None:
     """Draw a sheet of augmented training windows with their labels: the first that a run sees.
 
-    Of several processes the first one draws.
-
     Raises:
         LemevitError: as :func:`train`.
     """
-    if not _is_first_process():
-        return
-    overwrite = options.overwrite or options.resume
-    check_replaceable(output, overwrite=overwrite)
-    task = load_task(task_name)
-    _check_options(task, options)
-    found = _open_data(task, data, options, _heard(progress))
-    with replacing(output, overwrite=overwrite) as temporary:
-        task.draw_samples(temporary, found)
+    if _is_first_process():
+        _open_data(load_task(task_name), data, options, _heard(progress), output)
 
 
 def _is_first_process() -> bool:
@@ -177,13 +172,29 @@ def _check_kept(best: Path, run: Run) -> None:
 
 
 def _open_data(
-    task: Task, data: DataOptions, options: TrainingOptions, progress: Progress
+    task: Task,
+    data: DataOptions,
+    options: TrainingOptions,
+    progress: Progress,
+    samples: str | None,
 ) -> TaskData:
+    """Check what can be checked in a second, open the data, tell of them; draw, if asked to.
+
+    Of several processes the first one draws.
+    """
+    overwrite = options.overwrite or options.resume
+    picture = samples if _is_first_process() else None
+    if picture is not None:
+        check_replaceable(picture, overwrite=overwrite)
+    _check_options(task, options)
     found = task.open_data(data, options)
     for note in found.notes:
         progress.note(note)
     if found.training.validate is None:
         progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
+    if picture is not None:
+        with replacing(picture, overwrite=overwrite) as temporary:
+            task.draw_samples(temporary, found)
     return found
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lemevit_cli.legend import NODATA_CLASS, ClassInfo, classes_from_names
+from lemevit_cli.legend import ClassInfo, classes_from_names
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.window_validation import WindowValidation
-from lemevit_cli.training.class_groups import BACKGROUND, NO_GROUP
+from lemevit_cli.training.class_groups import BACKGROUND, own_ids
 from lemevit_cli.writers.training_picture import write_sample_sheet, write_training_report
 
 _SAMPLES = 16
@@ -76,11 +76,7 @@ def model_ids(ids: Tensor, groups: Tensor) -> NDArray[np.uint8]:
     Args:
         groups: for every class of the model the source's class that it belongs to.
     """
-    table = np.full(NODATA_CLASS + 1, NODATA_CLASS, dtype=np.uint8)
-    for data_id in set(groups.tolist()) - {NO_GROUP}:
-        members = np.flatnonzero(groups.numpy() == data_id)
-        table[data_id] = members[0] if len(members) == 1 else len(groups)
-    return table[ids.numpy()]
+    return own_ids(ids, groups, several=len(groups)).numpy().astype(np.uint8)
 
 
 def _with_background(classes: Sequence[ClassInfo]) -> list[ClassInfo]:

@@ -56,15 +56,18 @@ def groups_of(model_classes: Sequence[str], data_classes: Sequence[str]) -> tupl
     return groups
 
 
-def own_ids(ids: Tensor, groups: Tensor) -> Tensor:
-    """A source's class ids as the model's; ``NODATA_CLASS`` where they stand for several or none.
+def own_ids(ids: Tensor, groups: Tensor, *, several: int = NODATA_CLASS) -> Tensor:
+    """A source's class ids as the model's.
 
     Args:
         ids: ``(H, W)``, of the source.
         groups: ``(C,)``, the source's class of every class of the model.
+        several: given to ids that stand for several classes; those that stand for none, and
+            ``NODATA_CLASS``, become ``NODATA_CLASS``.
     """
     table = torch.full((NODATA_CLASS + 1,), NODATA_CLASS)
     members, counts = groups.unique(return_counts=True)
-    for member in members[(counts == 1) & (members != NO_GROUP)].tolist():
-        table[member] = int((groups == member).nonzero())
+    for member, count in zip(members.tolist(), counts.tolist(), strict=True):
+        if member != NO_GROUP:
+            table[member] = int((groups == member).nonzero()) if count == 1 else several
     return table[ids.long()]

@@ -10,6 +10,7 @@ from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.scenes.layer import ScenePolygons
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
 
@@ -142,8 +143,17 @@ def test_a_stated_split_takes_the_whole_scene(labelled):
 
 def test_an_ignored_background_is_never_read(labelled, monkeypatch):
     scene, _, _ = labelled(1, split="train", background="ignore")
+    read, burn = [], ScenePolygons.burn
+
+    def watched(self, window, values, *, background):
+        read.append(window)
+        return burn(self, window, values, background=background)
+
+    monkeypatch.setattr(ScenePolygons, "burn", watched)
     source = opened(scene).training
     box = random_boxes(1)[0].bounds
+    # Found by what surrounds the polygon: some blocks beside it are read too, most are not.
+    assert 0 < sum(window.width * window.height for window in read) < 0.5 * 420 * 300
     assert 1 <= len(source.sites) <= 4
     for site in source.sites:
         assert shapely.box(*box).intersects(
