@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, steps: int, **changes: Any) -> float:
         weights.append(0.08)
     recipe = TrainingOptions(
         optimizer="muon",
-        lr=5e-3,
+        lr=4e-3,
         balance=0.75,
         gsd_m=(0.07, 1.0),
         precision="bf16",

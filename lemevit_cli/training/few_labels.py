@@ -23,6 +23,7 @@ FEW = 0.05  # of the pixels that could have a label
 # The backbone rests, so that steps are short and many; colours stay what they are on this scene.
 _RECIPE: dict[str, Any] = {
     "decoder": PIXEL_DECODER,
+    "optimizer": "adamw",
     "lr": 3e-3,
     "backbone_lr": 0.0,
     "batch_size": 4,

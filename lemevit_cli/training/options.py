@@ -114,8 +114,9 @@ class TrainingOptions:
             are measured and the number of steps is fixed once.
         batch_size, crop: windows a step and process, and their side in pixels.
         accumulate: batches whose gradients make one update.
-        optimizer: a name of timm, such as ``adamw`` or ``muon``.
-        lr, weight_decay, warmup: ``lr`` at its peak; ``warmup`` is a part of the whole training.
+        optimizer: a name of timm, such as ``muon`` or ``adamw``.
+        lr, weight_decay, warmup: ``lr`` at its peak, Muon's by default (others want less);
+            ``warmup`` is a part of the whole training.
         backbone_lr: factor of the backbone's learning rate; 0 leaves it as it is.
         head_first: part of the training in which the backbone rests.
         clip_norm: largest norm of the gradient.
@@ -146,8 +147,8 @@ class TrainingOptions:
     batch_size: int = 8
     crop: int = 256
     accumulate: int = 1
-    optimizer: str = "adamw"
-    lr: float = 6e-4
+    optimizer: str = "muon"
+    lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
     backbone_lr: float = 1.0

@@ -135,7 +135,7 @@ def test_a_resume_with_other_options_names_them(tmp_path):
     run(tmp_path, data={"identity": {"sources": ("town",)}})
     for changes, said in [
         ({"lr": 0.5}, r"made with lr 0\.01, but 0\.5 is given"),
-        ({"optimizer": "muon"}, "made with optimizer 'adamw', but 'muon' is given"),
+        ({"optimizer": "lion"}, "made with optimizer 'muon', but 'lion' is given"),
         ({"backbone_args": {"a": 1}}, "made with backbone_args {}, but {'a': 1} is given"),
         ({"data": {"identity": {"sources": ("sea",)}}}, "made with sources"),
     ]:
