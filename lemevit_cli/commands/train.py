@@ -200,7 +200,8 @@ def train(
         ),
     ] = None,
     weight_decay: Annotated[
-        float, typer.Option("--weight-decay", help="Of matrices and kernels.", rich_help_panel=_SCHEDULE)
+        float,
+        typer.Option("--weight-decay", help="Of matrices and kernels.", rich_help_panel=_SCHEDULE),
     ] = 0.05,
     backbone_lr: Annotated[
         float,
