@@ -98,6 +98,35 @@ def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDAr
     return metres
 
 
+def local_metres(xy: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
+    """Lay groups of near points out in a plane: metres to the east and north of their first point.
+
+    In a projected CRS the plane is the map, its unit turned to metres. In degrees a point lies as
+    far, and in that azimuth, as the geodesic leads to it from the first one.
+
+    Args:
+        xy: ``(N, K, 2)`` in map units, x first (longitude first in degrees).
+
+    Returns:
+        ``(N, K, 2)``, NaN where a group leaves the CRS's domain.
+
+    Raises:
+        ValueError: if the CRS is not tied to the earth.
+    """
+    crs = _require_horizontal(crs_wkt)
+    xy = np.asarray(xy, float)
+    if not crs.is_geographic:
+        return (xy - xy[:, :1]) * _metres_per_unit(crs)
+    lon, lat = (a.reshape(xy.shape[:2]) for a in _to_lonlat(xy.reshape(-1, 2), crs))
+    inside = np.isfinite(lon + lat).all(axis=1)
+    lon, lat = lon[inside], lat[inside]
+    start = np.broadcast_to(lon[:, :1], lon.shape), np.broadcast_to(lat[:, :1], lat.shape)
+    azimuth, _, metres = _geod(crs).inv(*start, lon, lat, radians=True)
+    plane = np.full(xy.shape, np.nan)
+    plane[inside] = np.stack([metres * np.sin(azimuth), metres * np.cos(azimuth)], axis=-1)
+    return plane
+
+
 def pixel_metric_m2(
     georeference: Georeference, *, col: float, row: float
 ) -> NDArray[np.float64] | None:

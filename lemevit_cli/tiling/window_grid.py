@@ -69,6 +69,17 @@ class WindowGrid:
             for col_off in cols:
                 yield self._window(col_off=col_off, row_off=row_off)
 
+    def windows_from(self, block: Window, *, area: Window) -> Iterator[Window]:
+        """Windows over ``area`` whose first pixel in it lies in ``block``, row by row.
+
+        Blocks that cut the area up share no window, and leave none out.
+        """
+        for window in self.windows_over(block):
+            first_col = max(window.col_off, area.col_off)
+            first_row = max(window.row_off, area.row_off)
+            if first_col >= block.col_off and first_row >= block.row_off:
+                yield window
+
     def count_over(self, area: Window) -> int:
         """How many windows :meth:`windows_over` yields."""
         cols = _touching(self.col_offs, self.size, area.col_off, area.right)

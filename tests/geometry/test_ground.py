@@ -15,6 +15,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
     lengths_m,
+    local_metres,
     north_in_pixels,
     pixel_area_m2,
     pixel_metric_m2,
@@ -231,3 +232,20 @@ def test_the_metric_of_a_pixel_gives_geodesic_lengths():
             expected, rel=1e-5
         )
     assert pixel_metric_m2(Georeference(transform=None, crs_wkt=None), col=0, row=0) is None
+
+
+def test_a_plane_around_a_point_is_the_azimuthal_one():
+    group = np.array([[11.0, 48.0], [11.003, 48.001], [10.998, 47.995]])
+    plane = local_metres([group], wkt("EPSG:4326"))[0]
+    local = pyproj.CRS.from_proj4("+proj=aeqd +lat_0=48 +lon_0=11 +datum=WGS84")
+    to_plane = pyproj.Transformer.from_crs("EPSG:4326", local, always_xy=True)
+    np.testing.assert_allclose(plane, np.column_stack(to_plane.transform(*group.T)), atol=1e-4)
+
+
+def test_the_plane_of_a_projected_crs_is_its_map_in_metres():
+    group = np.array([[[6e6, 2e6], [6e6 + 100, 2e6 - 50]]])
+    feet = 1200 / 3937
+    expected = [[[0, 0], [100 * feet, -50 * feet]]]
+    np.testing.assert_allclose(local_metres(group, wkt("EPSG:2227")), expected)
+    with pytest.raises(ValueError, match="tied to the earth"):
+        local_metres(group, LOCAL)

@@ -1,0 +1,191 @@
+"""Oriented boxes: their corners, their canonical form, their way to the map and to metres.
+
+A box is ``(cx, cy, w, h, angle_rad)``, float64, in pixels of its raster: x to the right, y down,
+the first pixel covers [0, 1) x [0, 1). Corner k is ``c + R (±w/2, ±h/2)`` with
+``R = [[cos a, -sin a], [sin a, cos a]]``: a positive angle turns a box clockwise on screen.
+Canonical boxes have ``w >= h`` and an angle in [-pi/2, pi/2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import ArrayLike, NDArray
+
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth, local_metres
+
+Floats = NDArray[np.float64]
+
+# Top-left, top-right, bottom-right, bottom-left of the unturned box, in halves of its sides.
+_UNIT_CORNERS = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+
+
+def corners_of(boxes: ArrayLike) -> Floats:
+    """Corners ``(N, 4, 2)`` of boxes ``(N, 5)``, clockwise on screen.
+
+    The first is the top-left corner of the box before it is turned.
+    """
+    boxes = _as_boxes(boxes)
+    x, y = (_UNIT_CORNERS[None] * boxes[:, None, 2:4]).transpose(2, 0, 1)  # (N, 4) each
+    cos, sin = np.cos(boxes[:, 4:]), np.sin(boxes[:, 4:])
+    return boxes[:, None, :2] + np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
+
+
+def boxes_of_corners(corners: ArrayLike) -> Floats:
+    """Minimum rectangles ``(N, 5)`` of quadrilaterals ``(N, 4, 2)``, canonical.
+
+    Exact for rectangles. The order of the corners does not count; they may cross, lie on a line or
+    be one point.
+    """
+    corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4, 2)
+    # A side of the smallest rectangle lies on a side of the convex hull, and every side of the
+    # hull of four points joins two of them.
+    first, second = np.triu_indices(4, k=1)
+    return _smallest_rectangles(corners, corners[:, second] - corners[:, first])
+
+
+def box_of_polygon(points: ArrayLike) -> Floats:
+    """The minimum rectangle ``(5,)`` of a polygon's corners ``(K, 2)``, canonical.
+
+    Raises:
+        ValueError: if there is no point.
+    """
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    if len(points) == 0:
+        raise ValueError("a box needs at least one point")
+    hull = shapely.get_coordinates(shapely.convex_hull(shapely.multipoints(points)))
+    sides = np.diff(hull, axis=0, append=hull[:1])
+    return _smallest_rectangles(hull[None], sides[None])[0]
+
+
+def canonical(boxes: ArrayLike) -> Floats:
+    """The same rectangles ``(N, 5)`` with ``w >= h`` and angles in [-pi/2, pi/2)."""
+    cx, cy, w, h, angle = _as_boxes(boxes).T
+    upright = h > w
+    angle = np.where(upright, angle + np.pi / 2, angle)
+    # A remainder of a tiny negative number rounds up to the divisor itself.
+    angle = np.mod(angle + np.pi / 2, np.pi) - np.pi / 2
+    angle = np.where(angle >= np.pi / 2, -np.pi / 2, angle)
+    return np.column_stack([cx, cy, np.where(upright, h, w), np.where(upright, w, h), angle])
+
+
+def circumscribed(boxes: ArrayLike) -> Floats:
+    """The smallest unturned rectangles ``(N, 4)`` around boxes: ``x1, y1, x2, y2``."""
+    cx, cy, w, h, angle = _as_boxes(boxes).T
+    cos, sin = np.abs(np.cos(angle)), np.abs(np.sin(angle))
+    half_x, half_y = (w * cos + h * sin) / 2, (w * sin + h * cos) / 2
+    return np.column_stack([cx - half_x, cy - half_y, cx + half_x, cy + half_y])
+
+
+def mapped(boxes: ArrayLike, transform: Affine) -> Floats:
+    """Boxes in the frame that an affine leads to, canonical there.
+
+    The corners are mapped, then measured: exact where the affine keeps right angles, mirrored or
+    not; elsewhere the smallest rectangle around what has become a parallelogram.
+    """
+    return boxes_of_corners(mapped_points(corners_of(boxes), transform))
+
+
+def mapped_points(points: Floats, transform: Affine) -> Floats:
+    """Points ``(..., 2)`` through an affine."""
+    x, y = points[..., 0], points[..., 1]
+    a, b, c, d, e, f = transform[:6]
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
+
+
+@dataclass(frozen=True)
+class GroundSizes:
+    """Sizes of boxes, ``(N,)`` each; NaN outside the domain of the CRS.
+
+    Args:
+        length_m, width_m: along the longer axis and across it, on the ground.
+        area_m2: ``length_m * width_m``, which is the area of the four corners' polygon.
+        bearing: of the longer axis, degrees clockwise from grid north, in [0, 180).
+        unit: ``px`` where nothing ties the pixels to the earth: then all figures are in pixels,
+            and north is up on screen.
+    """
+
+    length_m: Floats
+    width_m: Floats
+    area_m2: Floats
+    bearing: Floats
+    unit: Literal["m", "px"]
+
+
+def ground_sizes(boxes: ArrayLike, georeference: Georeference) -> GroundSizes:
+    """Measure boxes ``(N, 5)`` of a raster on the ground, or in pixels without a CRS on the earth.
+
+    Ground control points are not read here: map the corners by them, then see
+    :func:`sizes_of_corners`.
+    """
+    corners = corners_of(boxes)
+    if georeference.transform is None or not is_tied_to_earth(georeference.crs_wkt):
+        return sizes_of_corners(corners * (1, -1), None)
+    return sizes_of_corners(mapped_points(corners, georeference.transform), georeference.crs_wkt)
+
+
+def sizes_of_corners(corners: ArrayLike, crs_wkt: str | None) -> GroundSizes:
+    """Measure boxes by their corners on the map, ``(N, 4, 2)`` in the order around the box.
+
+    Metres are those of the map in a projected CRS, and along geodesics in degrees. Where a map
+    shears a box to a parallelogram its length is that of its longer sides, its width the distance
+    between them.
+
+    Args:
+        crs_wkt: None, or a CRS that is not tied to the earth, measures in the corners' own unit.
+    """
+    corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4, 2)
+    tied = is_tied_to_earth(crs_wkt)
+    plane = local_metres(corners, crs_wkt) if tied else corners
+    along = (plane[:, 1] + plane[:, 2] - plane[:, 0] - plane[:, 3]) / 2
+    across = (plane[:, 2] + plane[:, 3] - plane[:, 0] - plane[:, 1]) / 2
+    area = np.abs(along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0])
+    upright = np.hypot(*along.T) < np.hypot(*across.T)
+    east, north = np.where(upright[:, None], across, along).T
+    length = np.hypot(east, north)
+    bearing = np.mod(np.degrees(np.arctan2(east, north)), 180.0)
+    return GroundSizes(
+        length_m=length,
+        width_m=np.divide(area, length, out=np.zeros_like(area), where=length != 0),
+        area_m2=area,
+        bearing=np.where(bearing >= 180.0, 0.0, bearing),
+        unit="m" if tied else "px",
+    )
+
+
+def _as_boxes(boxes: ArrayLike) -> Floats:
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 5)
+
+
+def _smallest_rectangles(points: Floats, directions: Floats) -> Floats:
+    """For each set of points the smallest rectangle that has a side along a direction.
+
+    Args:
+        points: ``(N, K, 2)``.
+        directions: ``(N, D, 2)``, of any length; those of length 0 are left out.
+    """
+    # Map coordinates are large: measured from the middle, no digits are lost.
+    middle = points.mean(axis=1)  # (N, 2)
+    points = points - middle[:, None]
+    lengths = np.hypot(directions[..., 0], directions[..., 1])  # (N, D)
+    nowhere = lengths == 0
+    unit = directions / np.where(nowhere, 1.0, lengths)[..., None]
+    unit[nowhere] = (1.0, 0.0)
+    normal = np.stack([-unit[..., 1], unit[..., 0]], axis=-1)
+    along = np.einsum("ndc,nkc->ndk", unit, points)
+    across = np.einsum("ndc,nkc->ndk", normal, points)
+    areas = np.ptp(along, axis=-1) * np.ptp(across, axis=-1)
+    best = np.argmin(np.where(nowhere, np.inf, areas), axis=1)  # (N,)
+    rows = np.arange(len(points))
+    unit, normal, along, across = (a[rows, best] for a in (unit, normal, along, across))
+    centre_along = (along.max(axis=1) + along.min(axis=1)) / 2
+    centre_across = (across.max(axis=1) + across.min(axis=1)) / 2
+    centre = middle + unit * centre_along[:, None] + normal * centre_across[:, None]
+    angle = np.arctan2(unit[:, 1], unit[:, 0])
+    sides = np.ptp(along, axis=1), np.ptp(across, axis=1)
+    return canonical(np.column_stack([centre, *sides, angle]))
