@@ -14,19 +14,17 @@ UPerNet, which computes the same once its LayerNorms are taken away.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import timm
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import Tensor, nn
 
-import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.backbone import any_size, check_backbone, pad_to_stride
 from lemevit_cli.models.pixel_view import PixelView, colours_around, smooth_along_edges
 
 PAPER_DECODER = "upernet_paper"
@@ -52,7 +50,6 @@ _ARGUMENTS = {
     PAPER_DECODER: {"decoder_channels": 512},
 }
 _LIBRARYS_NAME = {PIXEL_DECODER: "upernet", PAPER_DECODER: "upernet"}
-_STRIDE = 32  # of the coarsest features
 _AUXILIARY_LEVEL = 4  # of [picture, stride 2, 4, 8, 16, 32]: stride 16, as in the paper
 _DETAIL_LEVEL = 2  # likewise: stride 4, the finest that every backbone has
 _AUXILIARY_CHANNELS = 256
@@ -74,16 +71,7 @@ def check_architecture(backbone: str, decoder: str, *, pretrained: bool = False)
     """
     if decoder not in DECODERS:
         raise WeightsError(f"no decoder {decoder!r}; choose one of {', '.join(DECODERS)}")
-    if not timm.is_model(backbone):
-        raise WeightsError(
-            f"no backbone {backbone!r} in timm {timm.__version__}; "
-            "names are listed by timm.list_models(), ours are lemevit_tiny, _small, _base"
-        )
-    if pretrained and not timm.is_model_pretrained(backbone):
-        raise WeightsError(
-            f"timm {timm.__version__} has no weights of backbone {backbone!r}; "
-            "leave out --pretrained, or begin from weights of ours with --init"
-        )
+    check_backbone(backbone, pretrained=pretrained)
 
 
 class Segmenter(nn.Module):
@@ -124,7 +112,7 @@ class Segmenter(nn.Module):
                 encoder_weights=True if pretrained else None,
                 in_channels=len(mean),
                 classes=num_classes,
-                **_any_size(backbone) | dict(backbone_args or {}),
+                **any_size(backbone) | dict(backbone_args or {}),
                 **(decoder_defaults(decoder) if decoder_args is None else decoder_args),
             )
         except (TypeError, ValueError, RuntimeError, KeyError) as error:
@@ -201,7 +189,7 @@ class Segmenter(nn.Module):
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Pixels, grown to whole strides, as they are and normalised, and the backbone's levels."""
-        pixels = _pad_to_stride(pixels)
+        pixels = pad_to_stride(pixels)
         x = (pixels - self.mean) / self.std
         return pixels, x, list(self.encoder(x)[1:])
 
@@ -213,22 +201,3 @@ def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:
         nn.Dropout2d(_DROPOUT),
         nn.Conv2d(_AUXILIARY_CHANNELS, num_classes, kernel_size=1),
     )
-
-
-def _any_size(backbone: str) -> dict[str, Any]:
-    """What frees a backbone of the image size that its name was trained at, if timm can do so."""
-    configuration = timm.get_pretrained_cfg(backbone)
-    if configuration is None or not configuration.fixed_input_size:
-        return {}
-    with torch.device("meta"):
-        model = timm.create_model(backbone)
-    takes = inspect.signature(type(model).__init__).parameters
-    return {"strict_img_size": False} if "strict_img_size" in takes else {}
-
-
-def _pad_to_stride(x: Tensor) -> Tensor:
-    right, bottom = -x.shape[-1] % _STRIDE, -x.shape[-2] % _STRIDE
-    if right == 0 and bottom == 0:
-        return x
-    # Repeated edge pixels: a reflection needs more pixels than a narrow scene has.
-    return F.pad(x, (0, right, 0, bottom), mode="replicate")

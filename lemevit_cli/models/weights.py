@@ -270,8 +270,12 @@ def _prefixes(keys: Iterable[str]) -> list[str]:
 def _rows_by_name(
     old: Tensor, new: Tensor, old_classes: Sequence[str], new_classes: Sequence[str]
 ) -> Tensor | None:
-    """The new rows, those of classes that both know taken from the old."""
-    if old.shape[1:] != new.shape[1:] or len(old) != len(old_classes):
+    """The new rows, those of classes that both know taken from the old.
+
+    Rows behind those of the classes, as a detector has one for background, are taken too.
+    """
+    behind = len(old) - len(old_classes)
+    if old.shape[1:] != new.shape[1:] or behind < 0 or behind != len(new) - len(new_classes):
         return None
     shared = [name for name in new_classes if name in old_classes]
     if not shared:
@@ -279,6 +283,7 @@ def _rows_by_name(
     rows = new.clone()
     to, of = ([names.index(name) for name in shared] for names in (new_classes, old_classes))
     rows[to] = old[of].to(rows)
+    rows[len(new_classes) :] = old[len(old_classes) :].to(rows)
     return rows
 
 

@@ -1,0 +1,86 @@
+"""What every task asks of a backbone of timm: a name that exists, any size of image, whole strides.
+
+Backbones are built through segmentation-models-pytorch's wrapper, which turns the maps of every
+family to ``(B, C, H, W)``. Their tensors have the same names in every task: weights of one task can
+begin the training of another.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
+from lemevit_cli.errors import WeightsError
+
+STRIDE = 32  # of the coarsest features
+
+
+def check_backbone(backbone: str, *, pretrained: bool = False) -> None:
+    """Refuse a name that there is not, without building anything.
+
+    Raises:
+        WeightsError: if timm does not know it, or ``pretrained`` and timm has no weights of it.
+    """
+    if not timm.is_model(backbone):
+        raise WeightsError(
+            f"no backbone {backbone!r} in timm {timm.__version__}; "
+            "names are listed by timm.list_models(), ours are lemevit_tiny, _small, _base"
+        )
+    if pretrained and not timm.is_model_pretrained(backbone):
+        raise WeightsError(
+            f"timm {timm.__version__} has no weights of backbone {backbone!r}; "
+            "leave out --pretrained, or begin from weights of ours with --init"
+        )
+
+
+def make_encoder(
+    backbone: str, backbone_args: Mapping[str, Any] | None, *, bands: int, pretrained: bool
+) -> tuple[nn.Module, list[int]]:
+    """A backbone that answers the picture and its maps, finest first; and the widths of the maps.
+
+    A width of zero stands for a stride that the backbone does not have.
+
+    Raises:
+        WeightsError: if timm or the wrapper refuses; one line with what fits.
+    """
+    try:
+        encoder = get_encoder(
+            f"tu-{backbone}",
+            in_channels=bands,
+            weights=True if pretrained else None,
+            **any_size(backbone) | dict(backbone_args or {}),
+        )
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"backbone {backbone!r}: {reason}; a backbone needs features of strides 4 to 32"
+        ) from error
+    return encoder, list(encoder.out_channels[1:])
+
+
+def any_size(backbone: str) -> dict[str, Any]:
+    """What frees a backbone of the image size that its name was trained at, if timm can do so."""
+    configuration = timm.get_pretrained_cfg(backbone)
+    if configuration is None or not configuration.fixed_input_size:
+        return {}
+    with torch.device("meta"):
+        model = timm.create_model(backbone)
+    takes = inspect.signature(type(model).__init__).parameters
+    return {"strict_img_size": False} if "strict_img_size" in takes else {}
+
+
+def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
+    """Grow pictures ``(B, bands, H, W)`` to the right and below to multiples of ``stride``."""
+    right, bottom = -x.shape[-1] % stride, -x.shape[-2] % stride
+    if right == 0 and bottom == 0:
+        return x
+    # Repeated edge pixels: a reflection needs more pixels than a narrow scene has.
+    return F.pad(x, (0, right, 0, bottom), mode="replicate")

@@ -1,0 +1,105 @@
+"""Which anchor or proposal shall learn which object: truths, matches, samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BACKGROUND, NEITHER = -1, -2  # of a match; an object's index is 0 or more
+EMPTY_SLOT, IGNORED_OBJECT = -1, -2  # of a label; a class id is 0 or more
+_THINNEST_PX = 1.0  # objects thinner than a pixel cannot be learned: they are ignored
+_MOSTLY = 0.5  # share of an anchor or proposal within an ignored object
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The objects of one picture.
+
+    Args:
+        boxes: ``(T, 5)``, pixels.
+        class_ids: ``(T,)``.
+        ignored: ``(I, 5)``, objects that are neither truth nor background.
+        unknown: ``(classes,)`` bool: objects of these classes may be there without a label.
+    """
+
+    boxes: Tensor
+    class_ids: Tensor
+    ignored: Tensor
+    unknown: Tensor
+
+
+def truths_of(
+    boxes: Tensor, labels: Tensor, unknown: Tensor | None, num_classes: int
+) -> list[Truth]:
+    """The objects of a batch.
+
+    Args:
+        boxes: ``(B, K, 5)``.
+        labels: ``(B, K)``: class ids, ``EMPTY_SLOT`` or ``IGNORED_OBJECT``.
+        unknown: ``(B, classes)`` bool, or None: all classes have their labels.
+    """
+    boxes = boxes.float()
+    is_thin = boxes[..., 2:4].amin(dim=-1) < _THINNEST_PX
+    labels = labels.masked_fill((labels >= 0) & is_thin, IGNORED_OBJECT)
+    if unknown is None:
+        unknown = torch.zeros(len(labels), num_classes, dtype=torch.bool, device=labels.device)
+    return [
+        Truth(own[ids >= 0], ids[ids >= 0], own[ids == IGNORED_OBJECT], flags.bool())
+        for own, ids, flags in zip(boxes, labels, unknown, strict=True)
+    ]
+
+
+def match(
+    overlaps: Tensor,
+    within_ignored: Tensor,
+    *,
+    positive: float,
+    negative: float,
+    rescue: float | None = None,
+) -> Tensor:
+    """The object ``(N,)`` that each of N candidates shall learn, ``BACKGROUND`` or ``NEITHER``.
+
+    A candidate that lies mostly within an ignored object is no background; it may still belong to
+    an object of its own, such as a boat in a harbour that the window cuts.
+
+    Args:
+        overlaps: ``(N, T)``, IoU with the objects.
+        within_ignored: ``(N, I)``, shares of the candidates that lie within ignored objects.
+        positive: IoU from which a candidate belongs to its best object.
+        negative: IoU below which it is background.
+        rescue: also give every object the candidates that are its best, from this IoU on.
+    """
+    count, objects = overlaps.shape
+    matches = torch.full((count,), BACKGROUND, dtype=torch.long, device=overlaps.device)
+    if objects and count:
+        best, index = overlaps.max(dim=1)
+        matches[best >= negative] = NEITHER
+        matches = torch.where(best >= positive, index, matches)
+        if rescue is not None:
+            top = overlaps.amax(dim=0)
+            is_top = (overlaps == top) & (top >= rescue)
+            # Of several objects that share their best candidate the last one gets it.
+            last = objects - 1 - is_top.flip(1).int().argmax(dim=1)
+            matches = torch.where(is_top.any(dim=1), last, matches)
+    if within_ignored.shape[1]:
+        hidden = (within_ignored > _MOSTLY).any(dim=1)
+        matches[hidden & (matches == BACKGROUND)] = NEITHER
+    return matches
+
+
+def sample(matches: Tensor, *, number: int, positive_share: float) -> tuple[Tensor, Tensor]:
+    """Indices of random candidates with an object, and of background, together at most ``number``.
+
+    Background fills what objects leave free.
+    """
+    positive = _some(matches >= 0, int(number * positive_share))
+    return positive, _some(matches == BACKGROUND, number - len(positive))
+
+
+def _some(chosen: Tensor, limit: int) -> Tensor:
+    indices = chosen.nonzero().flatten()
+    if len(indices) <= limit:
+        return indices
+    return indices[torch.randperm(len(indices), device=indices.device)[:limit]]

@@ -1,0 +1,131 @@
+"""The second look: what is in each proposal, and how exactly does it lie?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lemevit_cli.models.oriented_rcnn.assignment import Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.boxes import (
+    intersection_over_own_area,
+    intersection_over_union,
+)
+from lemevit_cli.models.oriented_rcnn.coders import encode_rotated
+from lemevit_cli.models.oriented_rcnn.roi_align import BINS, align_rois
+
+_DELTAS = 5
+_POSITIVE_IOU = 0.5
+_POSITIVE_SHARE = 0.25
+_MARGIN = (1.2, 1.4)  # times width and height: what lies around an object tells much of it
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Proposals of a batch that the loss looks at.
+
+    Args:
+        boxes: ``(S, 5)``.
+        pictures: ``(S,)``, index of the picture.
+        class_ids: ``(S,)``; the number of classes stands for background.
+        objects: ``(S, 5)``, the box to learn; meaningless for background.
+        unknown: ``(S, classes)`` bool, of the picture.
+    """
+
+    boxes: Tensor
+    pictures: Tensor
+    class_ids: Tensor
+    objects: Tensor
+    unknown: Tensor
+
+
+class RoiHead(nn.Module):
+    """Two wide layers over a proposal's features, then its class and a better box for any class.
+
+    Args:
+        channels: of the levels.
+        hidden: width of both layers.
+        samples: proposals of a picture that the loss looks at.
+    """
+
+    def __init__(self, channels: int, *, hidden: int, num_classes: int, samples: int) -> None:
+        super().__init__()
+        self.num_classes, self.samples = num_classes, samples
+        self.fc1 = nn.Linear(BINS * BINS * channels, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.classify = nn.Linear(hidden, num_classes + 1)  # the last one is background
+        self.regress = nn.Linear(hidden, _DELTAS)
+        for layer in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(layer.weight)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        nn.init.normal_(self.regress.weight, std=0.001)
+        for layer in (self.fc1, self.fc2, self.classify, self.regress):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(R, classes + 1)`` and deltas ``(R, 5)``, float32, of ``(R, bins, C)``."""
+        hidden = F.relu(self.fc2(F.relu(self.fc1(features.flatten(1)))))
+        return self.classify(hidden).float(), self.regress(hidden).float()
+
+    def look(
+        self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pictures: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and deltas of boxes ``(R, 5)`` in the pictures of a batch."""
+        margin = boxes.new_tensor((1.0, 1.0, *_MARGIN, 1.0))
+        return self(align_rois(maps, strides, boxes * margin, pictures))
+
+    @torch.no_grad()
+    def choose(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
+        """Random proposals and their targets; the objects themselves are proposals too."""
+        chosen = [
+            self._choose_of_picture(torch.cat([truth.boxes, boxes]), truth, number)
+            for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True))
+        ]
+        return Samples(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
+
+    def _choose_of_picture(self, boxes: Tensor, truth: Truth, number: int) -> tuple[Tensor, ...]:
+        matches = match(
+            intersection_over_union(boxes, truth.boxes),
+            intersection_over_own_area(boxes, truth.ignored),
+            positive=_POSITIVE_IOU,
+            negative=_POSITIVE_IOU,
+        )
+        positive, negative = sample(matches, number=self.samples, positive_share=_POSITIVE_SHARE)
+        index = torch.cat([positive, negative])
+        boxes, objects = boxes[index], matches[positive]
+        class_ids = boxes.new_full((len(index),), self.num_classes, dtype=torch.long)
+        class_ids[: len(positive)] = truth.class_ids[objects]
+        targets = boxes.clone()
+        targets[: len(positive)] = truth.boxes[objects]
+        pictures = torch.full_like(class_ids, number)
+        return boxes, pictures, class_ids, targets, truth.unknown.expand(len(index), -1)
+
+    def losses(self, logits: Tensor, deltas: Tensor, samples: Samples) -> dict[str, Tensor]:
+        """Loss of classes and of boxes, each over the number of samples."""
+        count = max(len(samples.boxes), 1)
+        surprise = class_loss(logits, samples.class_ids, samples.unknown)
+        positive = samples.class_ids < self.num_classes
+        target = encode_rotated(samples.boxes[positive], samples.objects[positive])
+        offset = F.smooth_l1_loss(deltas[positive], target, reduction="sum")
+        return {"class": surprise.sum() / count, "box": offset / count}
+
+
+def class_loss(logits: Tensor, class_ids: Tensor, unknown: Tensor) -> Tensor:
+    """Cross-entropy ``(S,)`` where background may also be an object without a label.
+
+    With the set ``U`` of the classes that the picture's data set does not label::
+
+        object of class c:  loss = -log p_c
+        background:         loss = -log (p_background + sum_{u in U} p_u)
+
+    Args:
+        logits: ``(S, classes + 1)``, background last.
+        unknown: ``(S, classes)`` bool.
+    """
+    background = logits.shape[1] - 1
+    fits = F.one_hot(class_ids, background + 1).bool()
+    fits[:, :-1] |= unknown & (class_ids == background)[:, None]
+    return logits.logsumexp(dim=1) - logits.masked_fill(~fits, float("-inf")).logsumexp(dim=1)

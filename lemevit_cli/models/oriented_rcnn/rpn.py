@@ -1,0 +1,152 @@
+"""Oriented region proposals: where could an object be, of whatever class?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
+from lemevit_cli.models.oriented_rcnn.assignment import Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.boxes import (
+    circumscribed,
+    upright_areas,
+    upright_intersections,
+)
+from lemevit_cli.models.oriented_rcnn.coders import decode_midpoints, encode_midpoints
+
+STRIDES = (4, 8, 16, 32, 64)
+_SHAPES = 3  # anchors of a cell
+_DELTAS = 6
+_POSITIVE_IOU, _NEGATIVE_IOU = 0.7, 0.3
+_POSITIVE_SHARE = 0.5
+_NMS_IOU = 0.8
+_BETA = 1 / 9
+# Background of a picture whose data set leaves out labels of some classes is less certain.
+UNSURE_BACKGROUND_WEIGHT = 0.25
+_FARTHEST_PX = 1e5  # of a proposal's centre and size: keeps what overflowed out of the indices
+
+
+class RegionProposals(nn.Module):
+    """Scores and midpoint offsets of the anchors of all levels, by one small network.
+
+    Args:
+        channels: of the levels.
+        samples: anchors of a picture that the loss looks at.
+        proposals: kept before and after suppression: of each level, then of a picture.
+    """
+
+    def __init__(self, channels: int, *, samples: int, proposals: int) -> None:
+        super().__init__()
+        self.samples, self.limit = samples, proposals
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.objectness = nn.Conv2d(channels, _SHAPES, kernel_size=1)
+        self.deltas = nn.Conv2d(channels, _SHAPES * _DELTAS, kernel_size=1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each level: logits ``(B, anchors)`` and deltas ``(B, anchors, 6)``, float32."""
+        logits, deltas = [], []
+        for level in levels:
+            x = F.relu(self.conv(level))
+            logits.append(self.objectness(x).float().permute(0, 2, 3, 1).flatten(1))
+            of_cells = self.deltas(x).float().permute(0, 2, 3, 1)
+            deltas.append(of_cells.unflatten(-1, (_SHAPES, _DELTAS)).flatten(1, 3))
+        return logits, deltas
+
+    def losses(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        truths: Sequence[Truth],
+        size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Loss of the scores and of the offsets, each over the number of samples of the batch.
+
+        Anchors that reach over the picture's edge teach nothing. Background counts
+        ``UNSURE_BACKGROUND_WEIGHT`` in pictures with unknown classes.
+
+        Args:
+            size: rows and columns of the pictures.
+        """
+        all_anchors = torch.cat(list(anchors))
+        inside = _inside(all_anchors, size).nonzero().flatten()
+        candidates = all_anchors[inside]
+        all_logits, all_deltas = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1)
+        score_loss = all_logits.sum() * 0.0
+        offset_loss = all_deltas.sum() * 0.0
+        count = 0
+        for number, truth in enumerate(truths):
+            matches = _match_anchors(candidates, truth)
+            positive, negative = sample(
+                matches, number=self.samples, positive_share=_POSITIVE_SHARE
+            )
+            of_picture = all_logits[number][inside]
+            unsure = torch.where(truth.unknown.any(), UNSURE_BACKGROUND_WEIGHT, 1.0)
+            score_loss = score_loss + F.softplus(-of_picture[positive]).sum()
+            score_loss = score_loss + unsure * F.softplus(of_picture[negative]).sum()
+            target = encode_midpoints(candidates[positive], truth.boxes[matches[positive]])
+            offset_loss = offset_loss + F.smooth_l1_loss(
+                all_deltas[number][inside[positive]], target, beta=_BETA, reduction="sum"
+            )
+            count += len(positive) + len(negative)
+        count = max(count, 1)
+        return {"rpn_score": score_loss / count, "rpn_offset": offset_loss / count}
+
+    @torch.no_grad()
+    def proposals(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The best oriented boxes ``(P, 5)`` of each picture, best first."""
+        scores, boxes, levels = [], [], []
+        for i, (of_level, moves, places) in enumerate(zip(logits, deltas, anchors, strict=True)):
+            best, index = of_level.topk(min(self.limit, of_level.shape[1]), dim=1)
+            moves = moves.gather(1, index[..., None].expand(-1, -1, _DELTAS))
+            boxes.append(decode_midpoints(places[index], moves))
+            scores.append(best)
+            levels.append(torch.full_like(index, i))
+        all_scores, all_levels = torch.cat(scores, dim=1), torch.cat(levels, dim=1)
+        all_boxes = torch.cat(boxes, dim=1).nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
+        upright = circumscribed(all_boxes)
+        return [
+            own[batched_nms(around, score, level, _NMS_IOU)[: self.limit]]
+            for own, around, score, level in zip(
+                all_boxes, upright, all_scores, all_levels, strict=True
+            )
+        ]
+
+
+def anchors_like(levels: Sequence[Tensor]) -> list[Tensor]:
+    """Anchors of maps ``(B, C, H, W)`` of the strides ``STRIDES``."""
+    sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+    return anchors_of(sizes, STRIDES, device=levels[0].device)
+
+
+def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    low, high = anchors.split(2, dim=1)
+    return (low >= 0).all(dim=1) & (high[:, 0] <= width) & (high[:, 1] <= height)
+
+
+def _match_anchors(anchors: Tensor, truth: Truth) -> Tensor:
+    """Matches ``(N,)`` by the upright boxes around the objects."""
+    areas = upright_areas(anchors)[:, None]
+    objects = circumscribed(truth.boxes)
+    shared = upright_intersections(anchors, objects)
+    overlaps = shared / (areas + upright_areas(objects) - shared)
+    within_ignored = upright_intersections(anchors, circumscribed(truth.ignored)) / areas
+    return match(
+        overlaps,
+        within_ignored,
+        positive=_POSITIVE_IOU,
+        negative=_NEGATIVE_IOU,
+        rescue=_NEGATIVE_IOU,
+    )

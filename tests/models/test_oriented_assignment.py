@@ -1,0 +1,69 @@
+import torch
+
+from lemevit_cli.models.oriented_rcnn.assignment import (
+    BACKGROUND,
+    NEITHER,
+    match,
+    sample,
+    truths_of,
+)
+
+NOTHING_IGNORED = torch.zeros(5, 0)
+
+
+def test_candidates_go_to_their_best_object_or_are_background_or_neither():
+    overlaps = torch.tensor([[0.8, 0.1], [0.2, 0.7], [0.5, 0.4], [0.29, 0.0], [0.3, 0.0]])
+    found = match(overlaps, NOTHING_IGNORED, positive=0.7, negative=0.3)
+    assert found.tolist() == [0, 1, NEITHER, BACKGROUND, NEITHER]
+
+
+def test_an_object_without_a_good_candidate_gets_its_best_ones():
+    overlaps = torch.tensor([[0.8, 0.1], [0.2, 0.4], [0.1, 0.4], [0.0, 0.0], [0.35, 0.0]])
+    found = match(overlaps, NOTHING_IGNORED, positive=0.7, negative=0.3, rescue=0.3)
+    assert found.tolist() == [0, 1, 1, BACKGROUND, NEITHER]
+    faint = match(overlaps / 2, NOTHING_IGNORED, positive=0.7, negative=0.3, rescue=0.3)
+    assert faint.tolist() == [0, BACKGROUND, BACKGROUND, BACKGROUND, BACKGROUND]
+
+
+def test_within_an_ignored_object_is_no_background_but_may_be_an_object():
+    overlaps = torch.tensor([[0.8], [0.1], [0.1], [0.4], [0.0]])
+    within = torch.tensor([[1.0, 0.0], [0.6, 0.0], [0.0, 0.6], [0.9, 0.9], [0.5, 0.5]])
+    found = match(overlaps, within, positive=0.5, negative=0.5)
+    assert found.tolist() == [0, NEITHER, NEITHER, NEITHER, BACKGROUND]
+
+
+def test_all_is_background_without_objects():
+    found = match(torch.zeros(5, 0), NOTHING_IGNORED, positive=0.7, negative=0.3, rescue=0.3)
+    assert found.tolist() == [BACKGROUND] * 5
+
+
+def test_samples_have_their_number_and_share_and_differ_from_draw_to_draw():
+    torch.manual_seed(0)
+    matches = torch.cat(
+        [torch.arange(100), torch.full((300,), BACKGROUND), torch.tensor([NEITHER])]
+    )
+    positive, negative = sample(matches, number=64, positive_share=0.25)
+    assert (len(positive), len(negative)) == (16, 48)
+    assert (matches[positive] >= 0).all() and (matches[negative] == BACKGROUND).all()
+    assert len(set(positive.tolist())) == 16
+    again, _ = sample(matches, number=64, positive_share=0.25)
+    assert set(again.tolist()) != set(positive.tolist())
+
+
+def test_background_fills_what_objects_leave():
+    matches = torch.tensor([0, *[BACKGROUND] * 30])
+    positive, negative = sample(matches, number=16, positive_share=0.5)
+    assert (len(positive), len(negative)) == (1, 15)
+    positive, negative = sample(matches[:4], number=16, positive_share=0.5)
+    assert (len(positive), len(negative)) == (1, 3)
+
+
+def test_truths_leave_out_empty_slots_and_set_ignored_and_thin_objects_aside():
+    boxes = torch.arange(25.0).view(1, 5, 5) + 2
+    boxes[0, 4, 3] = 0.4
+    labels = torch.tensor([[2, -1, -2, 0, 1]])
+    (truth,) = truths_of(boxes, labels, None, 3)
+    torch.testing.assert_close(truth.boxes, boxes[0, [0, 3]])
+    assert truth.class_ids.tolist() == [2, 0]
+    torch.testing.assert_close(truth.ignored, boxes[0, [2, 4]])
+    assert truth.unknown.tolist() == [False] * 3
