@@ -93,17 +93,21 @@ class ScenePolygons:
         )
         return drawn
 
-    def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
-        """Polygons in pixels of a window: GDAL then needs no transform, south-up or rotated."""
+    def in_pixels(self, chosen: NDArray[np.int64] | slice = slice(None)) -> NDArray:
+        """Polygons in pixels of the scene, south-up or rotated as it may be."""
         inverse = ~self.transform
         matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
         shift = (inverse.c, inverse.f)
+        return shapely.transform(
+            self.polygons[chosen], lambda xy: np.round(xy @ matrix.T + shift, _DECIMALS)
+        )
+
+    def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
+        """Polygons in pixels of a window: GDAL then needs no transform."""
         corner = (window.col_off, window.row_off)
         # Rounded in pixels of the scene, before the window's corner is taken off: an edge through
         # pixel centres falls on the same side of them in every window.
-        return shapely.transform(
-            self.polygons[near], lambda xy: np.round(xy @ matrix.T + shift, _DECIMALS) - corner
-        )
+        return shapely.transform(self.in_pixels(near), lambda xy: xy - corner)
 
 
 def _clipped(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
@@ -128,6 +132,16 @@ def is_vector(path: str) -> bool:
     except (RuntimeError, OSError, ValueError):
         # Of a missing file the layer's reader tells more than GDAL's rasters do.
         return bool(layer) or (":" not in file and not Path(file).exists())
+
+
+def field_names(path: str) -> tuple[str, ...]:
+    """Names of the fields of a layer, see :func:`layer_name`.
+
+    Raises:
+        SceneError: if the file cannot be read as polygons.
+    """
+    file, name = layer_name(path)
+    return tuple(pyogrio.read_info(file, layer=name)["fields"])
 
 
 def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyproj
@@ -13,16 +11,11 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj.exceptions import CRSError, ProjError
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.scenes.class_raster import as_class_ids
+from lemevit_cli.scenes.class_raster import ClassRaster
 from lemevit_cli.scenes.scene import Scene
 
 _SAME_PX = 1e-3  # grids whose corners lie closer are one
@@ -42,9 +35,9 @@ def same_grid(scene: Scene, other: Scene) -> bool:
     """
     alike = (scene.width, scene.height) == (other.width, other.height)
     if is_placed(scene) and is_placed(other):
-        return alike and _same_crs(scene, other) and _same_transform(scene, other)
+        return alike and _same_crs(scene, other) and same_transform(scene, other)
     known = [s.georeference.transform for s in (scene, other)]
-    if alike and (None in known or _same_transform(scene, other)):
+    if alike and (None in known or same_transform(scene, other)):
         return True
     loose = other if is_placed(scene) else scene
     has_points = bool(loose.georeference.gcps or loose.georeference.rpcs)
@@ -61,7 +54,8 @@ def _same_crs(scene: Scene, other: Scene) -> bool:
     return ours == theirs or CRS.from_wkt(ours) == CRS.from_wkt(theirs)
 
 
-def _same_transform(scene: Scene, other: Scene) -> bool:
+def same_transform(scene: Scene, other: Scene) -> bool:
+    """Whether two rasters of one size map their corners alike, or neither maps them at all."""
     ours, theirs = scene.georeference.transform, other.georeference.transform
     if ours is None or theirs is None:
         return ours is theirs
@@ -144,54 +138,17 @@ def _extent(points: NDArray[np.float64]) -> str:
     return " ".join(f"{value:.10g}" for value in (*finite.min(axis=0), *finite.max(axis=0)))
 
 
-@dataclass(frozen=True)
-class WarpedClasses:
-    """Class ids of a raster, on the grid of another: the pixel under the centre counts."""
-
-    vrt: Any
-    alpha: int
-    name: str
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Ids ``(H, W)`` of a window of the other's grid, ``NODATA_CLASS`` where there is none."""
-        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
-        with _failures(self.name):
-            values, alpha = self.vrt.read((1, self.alpha), window=place)
-        return as_class_ids(values, alpha > 0, name=self.name)
-
-
 @contextlib.contextmanager
-def classes_on_grid_of(scene: Scene, raster: Scene) -> Iterator[WarpedClasses]:
-    """Open the class ids of ``raster`` on the grid of ``scene``; both are placed.
+def classes_on_grid_of(scene: Scene, raster: Scene) -> Iterator[ClassRaster]:
+    """Open the class ids of ``raster`` on the grid of ``scene``: those under its pixels' centres.
+
+    Both are placed.
 
     Raises:
         SceneError: if GDAL cannot warp it.
     """
-    dataset = raster.dataset()
-    own = [i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha]
-    nodata = raster.nodata[0]
-    settings = {
-        "crs": scene.georeference.crs_wkt,
-        "transform": scene.georeference.transform,
-        "width": scene.width,
-        "height": scene.height,
-        "resampling": Resampling.nearest,
-        "tolerance": 1e-6,  # in pixels; GDAL takes no zero
-        "src_nodata": nodata,
-        "nodata": nodata,
-        "add_alpha": not own,
-    }
-    with _failures(raster.name):
-        vrt = WarpedVRT(dataset, **settings)
-    with vrt:
-        yield WarpedClasses(vrt, own[0] if own else vrt.count, raster.name)
-
-
-@contextlib.contextmanager
-def _failures(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError) as error:
-        cause = error.__cause__ if "previous exception" in str(error) else error
-        reason = " ".join(str(cause or error).split())
-        raise SceneError(f"{name}: cannot be read on another grid ({reason})") from error
+    warped = raster.on_grid(
+        scene.georeference, width=scene.width, height=scene.height, resampling="nearest"
+    )
+    with warped:
+        yield ClassRaster(warped)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError
+from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.scene import Scene
 
 _DEFAULT_PERCENTILES = (2.0, 98.0)
@@ -82,7 +83,12 @@ def check_stretch(spec: str) -> None:
 
 
 def choose_stretch(
-    scene: Scene, *, spec: str, dtype: str, value_range: tuple[float, float]
+    scene: Scene,
+    *,
+    spec: str,
+    dtype: str,
+    value_range: tuple[float, float],
+    window: Window | None = None,
 ) -> Stretch | None:
     """Decide how the scene's values become those of the weights; None reads them as they are.
 
@@ -91,8 +97,9 @@ def choose_stretch(
             ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in the scene's values.
         dtype: numpy name of the weights' training pictures.
         value_range: their lowest and highest value.
+        window: the part of the scene that is measured; None measures all of it.
 
-    Percentiles are of each band's valid pixels in one decimated read of the whole scene.
+    Percentiles are of each band's valid pixels in one decimated read.
 
     Raises:
         LemevitError: if ``spec`` is none of these.
@@ -101,10 +108,10 @@ def choose_stretch(
     if spec == "none" or (spec == "auto" and scene.dtype == dtype):
         return None
     if spec == "auto":
-        return _percentile_stretch(scene, _DEFAULT_PERCENTILES, value_range)
+        return _percentile_stretch(scene, window, _DEFAULT_PERCENTILES, value_range)
     kind, low, high = _parse(spec)
     if kind == "percentiles":
-        return _percentile_stretch(scene, (low, high), value_range)
+        return _percentile_stretch(scene, window, (low, high), value_range)
     n = scene.num_bands
     return Stretch((low,) * n, (high,) * n, value_range, origin="given limits")
 
@@ -127,9 +134,12 @@ def _parse(spec: str) -> tuple[str, float, float]:
 
 
 def _percentile_stretch(
-    scene: Scene, percentiles: tuple[float, float], value_range: tuple[float, float]
+    scene: Scene,
+    window: Window | None,
+    percentiles: tuple[float, float],
+    value_range: tuple[float, float],
 ) -> Stretch:
-    pixels = _sample(scene)
+    pixels = _sample(scene, window or scene.window)
     if pixels.shape[1] == 0:
         n = scene.num_bands
         low, high = (value_range[0],) * n, (value_range[1],) * n
@@ -143,10 +153,10 @@ def _percentile_stretch(
     )
 
 
-def _sample(scene: Scene) -> NDArray:
-    """Valid pixels ``(bands, N)`` spread over the whole scene."""
+def _sample(scene: Scene, window: Window) -> NDArray:
+    """Valid pixels ``(bands, N)`` spread over a window of the scene."""
     for side in _OVERVIEW_SIDES:
-        pixels, valid = scene.read_overview(side)
-        if np.count_nonzero(valid) >= _ENOUGH_PIXELS or max(scene.width, scene.height) <= side:
+        pixels, valid = scene.read_overview(side, window=window)
+        if np.count_nonzero(valid) >= _ENOUGH_PIXELS or max(window.width, window.height) <= side:
             break
     return pixels[:, valid]

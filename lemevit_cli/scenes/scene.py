@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
@@ -19,8 +20,8 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.bands import choose_bands
-from lemevit_cli.scenes.source import Source
-from lemevit_cli.scenes.validity import valid_pixels
+from lemevit_cli.scenes.source import Source, Warp, WarpResampling
+from lemevit_cli.scenes.validity import as_dtype, valid_pixels
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
@@ -179,6 +180,32 @@ class Scene:
         if reading.picks != tuple(range(len(reading.bands))):
             pixels = pixels[list(reading.picks)]
         return pixels, valid
+
+    def on_grid(
+        self,
+        georeference: Georeference,
+        *,
+        width: int,
+        height: int,
+        resampling: WarpResampling,
+    ) -> Scene:
+        """The same raster on another grid, through GDAL's warper as windows are read.
+
+        Void pixels give nothing to those around them; a pixel is void where the one under its
+        centre is, or lies beyond the raster. It reads through this scene: close this one last.
+        """
+        nodata = self.nodata[0]
+        can_be = nodata is not None and as_dtype(nodata, np.dtype(self._reading.dtype)) is not None
+        warp = Warp(
+            transform=georeference.transform or Affine.identity(),
+            crs_wkt=georeference.crs_wkt,
+            width=width,
+            height=height,
+            resampling=resampling,
+            src_crs_wkt=self.georeference.crs_wkt,
+            src_nodata=nodata if can_be else None,
+        )
+        return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
 
     def close(self) -> None:
         """Close the file in all threads."""

@@ -12,20 +12,69 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import rasterio
+from affine import Affine
 from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
 
 from lemevit_cli.errors import SceneError
 
 STDIN = "-"
 
+WarpResampling = Literal["average", "cubic", "nearest"]
+# In source pixels; GDAL takes no zero. Its own 0.125 shows in a difference of two dates, an exact
+# one costs a third more. What is nearest has to be exact.
+_WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
+
 # Python's filters are shared by all threads: one at a time changes them.
 _warnings_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How GDAL resamples a file onto another grid, as windows of it are read.
+
+    Args:
+        transform, crs_wkt, width, height: the other grid.
+        resampling: ``average`` over what lies under a pixel, ``cubic`` between pixels, or the
+            ``nearest`` to the centre.
+        src_crs_wkt: CRS of the file, as it states it or as the user does.
+        src_nodata: value that is void in the file, None where no value is.
+    """
+
+    transform: Affine
+    crs_wkt: str | None
+    width: int
+    height: int
+    resampling: WarpResampling
+    src_crs_wkt: str | None
+    src_nodata: float | None
+
+    def over(self, dataset: Any) -> Any:
+        """The warped view of a rasterio dataset: its bands, and in an alpha band what is valid."""
+        has_alpha = ColorInterp.alpha in dataset.colorinterp
+        return WarpedVRT(
+            dataset,
+            src_crs=self.src_crs_wkt,
+            src_nodata=self.src_nodata,
+            crs=self.crs_wkt,
+            transform=self.transform,
+            width=self.width,
+            height=self.height,
+            resampling=Resampling[self.resampling],
+            tolerance=_WARP_TOLERANCE[self.resampling],
+            # Not a nodata value: pixels between two others may come to equal it.
+            nodata=None,
+            add_alpha=not has_alpha,
+        )
 
 
 class Source:
@@ -40,6 +89,7 @@ class Source:
         self.name = "stdin" if path == STDIN else path or "''"
         self._owner_pid = os.getpid()
         self._remove_spool = None
+        self._warp: tuple[Source, Warp] | None = None
         self._file = path
         if path == STDIN:
             self._file = _spool_stdin()
@@ -54,12 +104,18 @@ class Source:
         self._opened_in = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name, "_file": self._file}
+        return {"path": self.path, "name": self.name, "_file": self._file, "_warp": self._warp}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._owner_pid, self._remove_spool = 0, None
         self._prepare()
+
+    def warped(self, warp: Warp) -> Source:
+        """The same file on another grid, through the handles of this source: close it last."""
+        other = copy(self)
+        other._warp = self, warp
+        return other
 
     @property
     def stem(self) -> str:
@@ -88,6 +144,10 @@ class Source:
         return handle
 
     def _open(self) -> Any:
+        if self._warp is not None:
+            source, warp = self._warp
+            with self.failures("cannot be read on another grid"):
+                return warp.over(source.handle())
         failures = self.failures("cannot be opened as a raster")
         with failures, _warnings_lock, warnings.catch_warnings():
             # A missing georeference is told once, in our words.

@@ -116,6 +116,6 @@ def test_half_a_file_is_named(open_ids, write_scene):
     with (
         open_scene(str(path)) as half,
         classes_on_grid_of(scene, half) as warped,
-        pytest.raises(SceneError, match=r"half.tif: cannot be read on another grid \("),
+        pytest.raises(SceneError, match=r"half.tif: cannot read columns .* \("),
     ):
         warped.read(scene.window)

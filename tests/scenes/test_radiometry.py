@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lemevit_cli.errors import LemevitError
+from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.radiometry import Stretch, check_stretch, choose_stretch
 from lemevit_cli.scenes.scene import open_scene
 
@@ -91,3 +92,15 @@ def test_malformed_stretch_is_refused_in_one_line(spec):
 @pytest.mark.parametrize("spec", ["auto", "none", "2,98", "0.5, 99.5", "min=-1e3,max=3000"])
 def test_every_form_of_the_manual_is_understood(spec):
     assert check_stretch(spec) is None
+
+
+def test_percentiles_may_be_of_a_part_alone(write_scene):
+    values = np.zeros((1, 48, 64), np.uint16)
+    values[:, :, 32:] = np.random.default_rng(2).integers(1000, 3000, (48, 32))
+    right = Window(col_off=32, row_off=0, width=32, height=48)
+    with open_scene(write_scene(values)) as scene:
+        stretch = choose_stretch(
+            scene, spec="auto", dtype="uint8", value_range=(0.0, 255.0), window=right
+        )
+    assert stretch.low == pytest.approx(np.percentile(values[:, :, 32:], 2))
+    assert stretch.high == pytest.approx(np.percentile(values[:, :, 32:], 98))
