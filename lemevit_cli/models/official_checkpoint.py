@@ -7,7 +7,7 @@ The mappings come from ``weights.load_checkpoint``; nothing is unpickled here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,12 +28,42 @@ _OFFICIAL_TO_OURS = (
     (r"^norm_c\.", "norm_meta."),
 )
 
+_OFFICIAL_BIT_TO_OURS = (
+    (r"^pos_embedding$", "position"),
+    (r"^conv_pred\.", "project."),
+    (r"^conv_a\.", "tokenize."),
+    (r"^classifier\.3\.", "classify."),
+    (r"^classifier\.", "refine."),
+    (r"^transformer\.layers\.", "encoder."),
+    (r"^transformer_decoder\.layers\.", "decoder."),
+    (r"\.0\.fn\.norm\.", ".norm1."),
+    (r"\.1\.fn\.norm\.", ".norm2."),
+    (r"\.0\.fn\.fn\.to_out\.0\.", ".attn.proj."),
+    (r"\.0\.fn\.fn\.to_(q|k|v|qkv)\.", r".attn.\1."),
+    (r"\.1\.fn\.fn\.net\.0\.", ".mlp.0."),
+    (r"\.1\.fn\.fn\.net\.3\.", ".mlp.2."),
+)
+
 
 def our_key(official: str) -> str:
     """Name in this file of a tensor of the authors' state dict."""
-    for pattern, replacement in _OFFICIAL_TO_OURS:
-        official = re.sub(pattern, replacement, official)
-    return official
+    return _renamed(official, _OFFICIAL_TO_OURS)
+
+
+def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the authors' change head under the names of :class:`BitHead` in ``bit.py``."""
+    state = {_renamed(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
+    for key in [key for key in state if key.endswith(".qkv.weight")]:
+        # The layers that tokens read each other in have one matrix for all three.
+        for part, tensor in zip("qkv", state.pop(key).chunk(3), strict=True):
+            state[key.replace(".qkv.", f".{part}.")] = tensor
+    return state
+
+
+def _renamed(key: str, patterns: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in patterns:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
