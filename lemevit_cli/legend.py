@@ -16,6 +16,8 @@ _KNOWN_COLORS = {
     "road": (128, 128, 140),
     "vegetation": (86, 158, 82),
     "water": (66, 135, 245),
+    "unchanged": (40, 40, 40),
+    "changed": (236, 46, 122),  # seen on roofs, fields and soil
 }
 
 

@@ -76,6 +76,32 @@ def polygon_areas_m2(
     return areas
 
 
+def polygon_perimeters_m(
+    geometries: Sequence[Any] | NDArray, crs_wkt: str | None
+) -> NDArray[np.float64]:
+    """Lengths on the ground of the outlines of shapely polygons, those of holes too.
+
+    Returns:
+        ``(N,)`` in metres, NaN outside the CRS's domain, 0 for what is empty.
+
+    Raises:
+        ValueError: if the CRS is not tied to the earth.
+    """
+    crs = _require_horizontal(crs_wkt)
+    rings, polygon_of = shapely.get_rings(np.asarray(geometries, object), return_index=True)
+    xy, ring_of = shapely.get_coordinates(rings, return_index=True)
+    lon, lat = _to_lonlat(xy, crs)
+    edges = ring_of[1:] == ring_of[:-1]
+    metres = np.full(int(edges.sum()), np.nan)
+    ends = (lon[:-1][edges], lat[:-1][edges], lon[1:][edges], lat[1:][edges])
+    inside = np.isfinite(np.sum(ends, axis=0))
+    lon_from, lat_from, lon_to, lat_to = (end[inside] for end in ends)
+    metres[inside] = _geod(crs).inv(lon_from, lat_from, lon_to, lat_to, radians=True)[2]
+    perimeters = np.zeros(len(geometries))
+    np.add.at(perimeters, polygon_of[ring_of[1:][edges]], metres)
+    return perimeters
+
+
 def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
     """Geodesic distances between pairs of points.
 

@@ -1,10 +1,9 @@
-"""Results become files: rasters and class polygons, by the target's suffix."""
+"""Results become files: rasters, polygons of classes or change, and boxes, by their suffix."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from pathlib import Path
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.writers.atomic import check_replaceable, replacing
+from lemevit_cli.writers.atomic import check_replaceable, replacing, spooled_to_stdout
 from lemevit_cli.writers.spec import RasterSpec, Sink, Writer
 
 __all__ = [
-    "FORMATS",
+    "BOX_WRITERS",
+    "CHANGE_WRITERS",
     "WRITERS",
     "RasterSpec",
     "Sink",
@@ -33,60 +33,87 @@ __all__ = [
 STDOUT = "-"
 _GEOTIFF = "lemevit_cli.writers.geotiff"
 _VECTOR = "lemevit_cli.writers.vector"
+_BOXES = "lemevit_cli.writers.boxes"
+_CHANGES = "lemevit_cli.writers.changes"
+_SUFFIX_OF = {".tiff": ".tif", ".json": ".geojson"}  # that people write instead
 
-_ALL_WRITERS = (
+# Of what covers every pixel. Another of GDAL's vector formats is one more line, here and below.
+# The first writer of a suffix goes by it, the first of all goes to stdout.
+WRITERS = (
     Writer("GTiff", ".tif", "raster", _GEOTIFF),
     Writer("COG", ".tif", "raster", _GEOTIFF),
     Writer("GPKG", ".gpkg", "vector", _VECTOR),
     Writer("FlatGeobuf", ".fgb", "vector", _VECTOR),
     Writer("GeoJSON", ".geojson", "vector", _VECTOR),
     Writer("ESRI Shapefile", ".shp", "vector", _VECTOR),
-    # Another of GDAL's vector formats is one more line.
 )
-FORMATS = {writer.driver.lower(): writer for writer in _ALL_WRITERS}
-# COG has no suffix of its own: --format COG.
-WRITERS = {writer.suffix: writer for writer in _ALL_WRITERS if writer.driver != "COG"}
-WRITERS[".tiff"] = WRITERS[".tif"]
+# Of the boxes that a detector found.
+BOX_WRITERS = (
+    Writer("GeoJSON", ".geojson", "boxes", _BOXES),
+    Writer("ESRI Shapefile", ".shp", "boxes", _BOXES),
+    Writer("GPKG", ".gpkg", "boxes", _BOXES),
+    Writer("FlatGeobuf", ".fgb", "boxes", _BOXES),
+    Writer("CSV", ".csv", "boxes", _BOXES),
+    Writer("Parquet", ".parquet", "boxes", _BOXES),
+    Writer("DOTA", ".txt", "boxes", _BOXES),
+)
+# Of the change between two dates.
+CHANGE_WRITERS = (
+    Writer("GeoJSON", ".geojson", "changes", _CHANGES),
+    Writer("ESRI Shapefile", ".shp", "changes", _CHANGES),
+    Writer("GPKG", ".gpkg", "changes", _CHANGES),
+    Writer("FlatGeobuf", ".fgb", "changes", _CHANGES),
+    *(writer for writer in WRITERS if writer.kind == "raster"),
+)
 
 
-def find_writer(target: str, options: OutputOptions) -> Writer:
-    """Choose by ``options.format``, else by the suffix; stdout is a GeoTIFF unless told.
+def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> Writer:
+    """Choose by ``options.format``, else by the suffix; stdout gets the first unless told.
 
     Raises:
         OutputError: naming the formats or suffixes that are known.
     """
     if options.format is not None:
-        writer = FORMATS.get(options.format.lower())
-        if writer is None:
-            known = ", ".join(writer.driver for writer in _ALL_WRITERS)
-            raise OutputError(f"--format {options.format} is not known; take one of {known}")
-        return writer
+        for writer in writers:
+            if writer.driver.lower() == options.format.lower():
+                return writer
+        known = ", ".join(writer.driver for writer in writers)
+        raise OutputError(f"--format {options.format} is not known; take one of {known}")
     if target == STDOUT:
-        return WRITERS[".tif"]
+        return writers[0]
     suffix = Path(target).suffix.lower()
-    if suffix not in WRITERS:
-        raise OutputError(
-            f"{target}: no format goes by the suffix {suffix!r}; "
-            f"take one of {', '.join(WRITERS)} or name a driver with --format"
-        )
-    return WRITERS[suffix]
+    for writer in writers:
+        if writer.suffix == _SUFFIX_OF.get(suffix, suffix):
+            return writer
+    known = ", ".join(dict.fromkeys(writer.suffix for writer in writers))
+    raise OutputError(
+        f"{target}: no format goes by the suffix {suffix!r}; "
+        f"take one of {known} or name a driver with --format"
+    )
 
 
-def check_target(target: str, options: OutputOptions) -> None:
+def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> None:
     """Refuse, before any work, a target or options that could not be written at its end.
 
     Raises:
         OutputError: for an unknown format, options that the format does not know, a missing
             folder, or a file that exists.
     """
-    writer = find_writer(target, options)
+    writer = find_writer(target, options, writers)
     if target != STDOUT:
         check_replaceable(target, overwrite=options.overwrite)
-    if writer.driver == "ESRI Shapefile" and not target.lower().endswith(".shp"):
-        raise OutputError(
-            f"a shapefile is several files around NAME.shp, which {target} cannot be; "
-            "name it so, or take --format FlatGeobuf or GeoJSON"
-        )
+    if options.style and target == STDOUT:
+        raise OutputError("--style writes a file beside the result; name one by -o")
+    beside = [".qml"] if options.style else []
+    if writer.driver == "ESRI Shapefile":
+        if not target.lower().endswith(".shp"):
+            raise OutputError(
+                f"a shapefile is several files around NAME.shp, which {target} cannot be; "
+                "name it so, or take --format FlatGeobuf or GeoJSON"
+            )
+        beside += [".shx", ".dbf", ".prj", ".cpg"]
+    for suffix in beside:
+        check_replaceable(Path(target).with_suffix(suffix), overwrite=options.overwrite)
     importlib.import_module(writer.module).check_options(options, writer)
 
 
@@ -142,19 +169,8 @@ def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator
         with module.open_sink(Path(target), spec, options, writer) as sink:
             yield sink
         return
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
-        spool = Path(folder) / f"result{writer.suffix}"
-        with module.open_sink(spool, spec, options, writer) as sink:
-            yield sink
-        _send_to_stdout(spool)
-
-
-def _send_to_stdout(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"stdout cannot be written: {error.strerror}") from error
+    with (
+        spooled_to_stdout(writer.suffix) as spool,
+        module.open_sink(spool, spec, options, writer) as sink,
+    ):
+        yield sink

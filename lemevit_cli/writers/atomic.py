@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,27 @@ def replacing(
         _move_into_place(folder, target, set(companions), overwrite=overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def spooled_to_stdout(suffix: str) -> Iterator[Path]:
+    """Yield a path in a temporary folder; a clean end of the block sends its bytes to stdout.
+
+    Raises:
+        OutputError: if stdout cannot be written.
+        BrokenPipeError: if stdout's reader has gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
+        spool = Path(folder) / f"result{suffix}"
+        yield spool
+        try:
+            with spool.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
 
 def _move_into_place(folder: Path, target: Path, companions: set[str], *, overwrite: bool) -> None:

@@ -49,7 +49,7 @@ def write_map(
     path: str | Path,
     rgb: NDArray[np.uint8],
     *,
-    title: str,
+    title: str | Sequence[str],
     legend: Sequence[ClassInfo],
     scale_bar: ScaleBar | None,
     north: tuple[float, float] | None,
@@ -57,9 +57,11 @@ def write_map(
     """Save a PNG whose map shows every pixel of ``rgb`` ``(H, W, 3)`` as one, or as a square.
 
     Args:
+        title: one of the map, or one of each of the panels that it has side by side.
         scale_bar: None draws none; its pixels are those of ``rgb``.
         north: direction ``(cols, rows)`` of length 1, rows down; None draws no arrow.
     """
+    titles = [title] if isinstance(title, str) else title
     zoom = max(1, math.ceil(_SMALLEST_SIDE / max(rgb.shape[:2])))
     shown = rgb.repeat(zoom, axis=0).repeat(zoom, axis=1)
     height, width = shown.shape[:2]
@@ -75,12 +77,14 @@ def write_map(
     axes.set_axis_off()
     axes.patch.set_alpha(0)
     # What is written on a large map is seen from farther away.
-    unit = max(1.0, max(height, width) / _USUAL_SIDE)
+    unit = max(1.0, max(height, width / len(titles)) / _USUAL_SIDE)
     if scale_bar is not None:
         _draw_bar(axes, zoom * scale_bar.length_px, scale_bar.label, height, unit=unit)
     if north is not None:
         _draw_north(axes, north, width, unit=unit)
-    figure.text(6 / width, 1 - TITLE_HEIGHT / 2 / full, title, va="center", fontsize=9)
+    for number, text in enumerate(titles):
+        left = 6 / width + number / len(titles)
+        figure.text(left, 1 - TITLE_HEIGHT / 2 / full, text, va="center", fontsize=9)
     if legend:
         handles = legend_patches(legend)
         figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9)

@@ -29,7 +29,8 @@ class Panel:
 def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
     """Colours of class ids ``(H, W)``; light grey where there is no class."""
     table = np.full((256, 3), _VOID, dtype=np.uint8)
-    table[: len(classes)] = [info.color for info in classes]
+    for class_id, info in enumerate(classes):
+        table[class_id] = info.color
     return table[ids]
 
 

@@ -18,13 +18,13 @@ from lemevit_cli.settings import OutputType
 class Writer:
     """A format: GDAL's driver with its suffix, and the module that serves it.
 
-    ``module`` has ``check_options(options, writer)`` and ``open_sink(target, spec, options,
-    writer)``; it is imported only when the format is asked for.
+    ``module`` has ``check_options(options, writer)``, and ``open_sink(target, spec, options,
+    writer)`` unless it writes boxes or changes; it is imported only when the format is asked for.
     """
 
     driver: str
     suffix: str
-    kind: Literal["raster", "vector"]
+    kind: Literal["raster", "vector", "boxes", "changes"]
     module: str
 
 

@@ -17,10 +17,11 @@ from lemevit_cli.legend import ClassInfo
 from lemevit_cli.writers.picture import colorize, legend_patches
 from lemevit_cli.writers.score_picture import draw_confusion
 
-Sample = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # (H, W, 3) as shown, (H, W) class ids
-Example = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]  # as shown, truth, found
+# Pictures (H, W, 3), one of each date, and class ids (H, W): of an example truth, then found.
+Sample = tuple[NDArray[np.uint8], ...]
+Example = tuple[NDArray[np.uint8], ...]
 
-_SAMPLES_A_ROW = 4
+_PICTURES_A_ROW = 8
 _EXAMPLES_A_ROW = 2
 _LABEL_OPACITY = 0.55
 _TILE = 2.2  # inches
@@ -35,6 +36,8 @@ def write_sample_sheet(
 ) -> None:
     """Draw training windows, each beside itself with its labels over it, and save a PNG.
 
+    Of several dates the labels lie over the last.
+
     Pixels without a label (``NODATA_CLASS``) are light grey in the labels.
 
     Raises:
@@ -42,13 +45,16 @@ def write_sample_sheet(
     """
     if not samples:
         raise ValueError("a sheet needs at least one sample")
-    across = min(len(samples), _SAMPLES_A_ROW)
+    size = len(samples[0])
+    across = min(len(samples), _PICTURES_A_ROW // size)
     down = math.ceil(len(samples) / across)
-    figure, body = _figure(2 * across * _TILE, down * _TILE, classes)
-    groups = _groups(body, down, across, size=2)
-    for axes, (rgb, ids) in zip(groups, samples, strict=False):
-        axes[0].imshow(rgb)
-        axes[1].imshow(_over(rgb, colorize(ids, classes)))
+    figure, body = figure_with_legend(size * across * _TILE, down * _TILE, classes)
+    groups = groups_of_axes(body, down, across, size=size)
+    for axes, (*dates, ids) in zip(groups, samples, strict=False):
+        for place, rgb in zip(
+            axes, [*dates, _over(dates[-1], colorize(ids, classes))], strict=True
+        ):
+            place.imshow(rgb)
     figure.savefig(path, format="png")
 
 
@@ -58,38 +64,42 @@ def write_training_report(
     confusion: NDArray[Any] | None,
     classes: Sequence[ClassInfo],
     examples: Sequence[Example],
+    *,
+    score: tuple[str, str] = ("miou", "mean IoU"),
+    titles: Sequence[str] = ("window", "truth", "result"),
 ) -> None:
     """Draw how a training went, and save a PNG.
 
     Args:
         metrics: lines of the training's log: those with ``step`` and ``loss``, and those with
-            ``step``, ``score`` and ``validation`` (figures by data set, with ``miou``). None and
-            NaN leave a gap.
+            ``step``, ``score`` and ``validation`` (figures by data set). None and NaN leave a gap.
         confusion: validation pixels ``(classes, classes)`` by true (rows) and found class; more
             columns, for what is none of the classes, count in the rows' sums. None leaves the
             matrix out, as without a validation.
         classes: of the matrix and of all ids.
         examples: validation windows with their truth and what the model found.
+        score: key and name of the figure by data set that is drawn.
+        titles: of an example's pictures.
     """
     per_row = min(max(len(examples), 1), _EXAMPLES_A_ROW)
     rows = math.ceil(len(examples) / per_row)
     top_height = 3.6 if len(classes) <= _MANY_CLASSES else 5.0
-    figure, body = _figure(13.2, top_height + rows * _TILE * 1.05, classes)
+    figure, body = figure_with_legend(13.2, top_height + rows * _TILE * 1.05, classes)
     heights = [top_height, *([rows * _TILE * 1.05] if rows else [])]
     parts: Any = body.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     columns = 2 if confusion is None else 3
     top = parts[0].subplots(1, columns, squeeze=False, width_ratios=[1, 1, 1.15][:columns])[0]
     parts[0].subplots_adjust(left=0.06, right=0.97, top=0.91, bottom=0.14, wspace=0.32)
-    _draw_loss(top[0], metrics)
-    _draw_scores(top[1], metrics)
+    draw_loss(top[0], metrics)
+    draw_scores(top[1], metrics, figure=score[0], label=score[1])
     if confusion is not None:
         draw_confusion(top[2], np.asarray(confusion), [info.name for info in classes])
     if rows:
-        _draw_examples(parts[1], examples, classes, rows=rows, per_row=per_row)
+        _draw_examples(parts[1], examples, classes, titles, rows=rows, per_row=per_row)
     figure.savefig(path, format="png")
 
 
-def _groups(
+def groups_of_axes(
     figure: Figure | SubFigure, rows: int, per_row: int, *, size: int, top: float = 0.995
 ) -> NDArray[Any]:
     """Axes for groups of pictures that belong together: ``(rows * per_row, size)``."""
@@ -112,7 +122,7 @@ def _groups(
     return grid.reshape(rows * per_row, size + 1)[:, :size]
 
 
-def _figure(
+def figure_with_legend(
     width: float, height: float, classes: Sequence[ClassInfo]
 ) -> tuple[Figure, Figure | SubFigure]:
     """A figure in inches, and its part above the legend."""
@@ -137,14 +147,22 @@ def _curve(metrics: Sequence[Mapping[str, Any]], value_of: Any) -> tuple[list[fl
     return [s for s, _ in pairs], [math.nan if v is None else float(v) for _, v in pairs]
 
 
-def _draw_loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+def draw_loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """The loss over the steps."""
     steps, losses = _curve([m for m in metrics if "loss" in m], lambda line: line["loss"])
     axes.plot(steps, losses, color="tab:blue", linewidth=1.2, marker="." * (len(steps) < 3))
     axes.set_title("training loss", fontsize=11)
-    _finish_curve(axes)
+    finish_curve(axes)
 
 
-def _draw_scores(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+def draw_scores(
+    axes: Axes,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    figure: str = "miou",
+    label: str = "mean IoU",
+) -> None:
+    """The validations' scores over the steps, and of several data sets each one's figure."""
     lines = [m for m in metrics if "score" in m]
     axes.set_title("validation", fontsize=11)
     if not lines:
@@ -153,23 +171,24 @@ def _draw_scores(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         return
     names = list(dict.fromkeys(name for m in lines for name in m.get("validation") or {}))
     for name in names if len(names) > 1 else []:
-        steps, values = _curve(lines, lambda m, n=name: _miou(m.get("validation") or {}, n))
-        axes.plot(steps, values, linewidth=1, marker=".", label=f"mean IoU, {name}")
+        steps, values = _curve(lines, lambda m, n=name: _of_data(m.get("validation"), n, figure))
+        axes.plot(steps, values, linewidth=1, marker=".", label=f"{label}, {name}")
     steps, values = _curve(lines, lambda m: m["score"])
-    label = "score" if len(names) != 1 else f"mean IoU, {names[0]}"
-    axes.plot(steps, values, color="black", linewidth=1.6, marker=".", label=label)
+    shown = "score" if len(names) != 1 else f"{label}, {names[0]}"
+    axes.plot(steps, values, color="black", linewidth=1.6, marker=".", label=shown)
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8, frameon=False, loc="best")
-    _finish_curve(axes)
+    finish_curve(axes)
 
 
-def _miou(validation: Mapping[str, Any], name: str) -> float | None:
-    figures = validation.get(name)
-    return figures.get("miou") if isinstance(figures, Mapping) else None
+def _of_data(validation: Mapping[str, Any] | None, name: str, figure: str) -> float | None:
+    figures = (validation or {}).get(name)
+    return figures.get(figure) if isinstance(figures, Mapping) else None
 
 
-def _finish_curve(axes: Axes) -> None:
-    axes.set_xlabel("step", fontsize=9)
+def finish_curve(axes: Axes, label: str = "step") -> None:
+    """The looks that all curves share; ``label`` names the axis below."""
+    axes.set_xlabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
@@ -180,15 +199,17 @@ def _draw_examples(
     figure: Figure | SubFigure,
     examples: Sequence[Example],
     classes: Sequence[ClassInfo],
+    titles: Sequence[str],
     *,
     rows: int,
     per_row: int,
 ) -> None:
-    groups = _groups(figure, rows, per_row, size=3, top=0.93)
+    groups = groups_of_axes(figure, rows, per_row, size=len(titles), top=0.93)
     for axes in groups[:per_row]:
-        for place, title in zip(axes, ("window", "truth", "result"), strict=True):
+        for place, title in zip(axes, titles, strict=True):
             place.set_title(title, fontsize=10)
-    for axes, (rgb, truth, found) in zip(groups, examples, strict=False):
-        axes[0].imshow(rgb)
-        axes[1].imshow(colorize(truth, classes))
-        axes[2].imshow(colorize(found, classes))
+    for axes, example in zip(groups, examples, strict=False):
+        *dates, truth, found = example
+        shown = [*dates, colorize(truth, classes), colorize(found, classes)]
+        for place, picture in zip(axes, shown, strict=True):
+            place.imshow(picture)

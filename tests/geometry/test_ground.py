@@ -20,6 +20,7 @@ from lemevit_cli.geometry.ground import (
     pixel_area_m2,
     pixel_metric_m2,
     polygon_areas_m2,
+    polygon_perimeters_m,
 )
 
 WGS84 = pyproj.Geod(ellps="WGS84")
@@ -164,6 +165,25 @@ def test_what_has_no_metres_says_so():
         polygon_areas_m2([shapely.box(0, 0, 1, 1)], wkt(LOCAL))
     with pytest.raises(ValueError, match="tied to the earth"):
         lengths_m([[0, 0]], [[1, 1]], None)
+
+
+@pytest.mark.parametrize("code", ["EPSG:32633", "EPSG:3857", "EPSG:4326", "EPSG:2227"])
+def test_perimeters_are_geodesic_and_count_holes(code):
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", code, always_xy=True)
+    lon, lat = (-121.0, 37.5) if code == "EPSG:2227" else (15.0, 50.0)
+    outline = shapely.box(lon, lat, lon + 2e-3, lat + 1e-3)
+    whole = outline.difference(shapely.box(lon + 5e-4, lat + 2e-4, lon + 7e-4, lat + 6e-4))
+    both = [shapely.transform(p, to_map.transform, interleaved=False) for p in (outline, whole)]
+    expected = [WGS84.geometry_length(p.boundary) for p in (outline, whole)]
+    rtol = 1e-5 if code == "EPSG:2227" else 1e-9  # its datum is another
+    np.testing.assert_allclose(polygon_perimeters_m(both, wkt(code)), expected, rtol=rtol)
+
+
+def test_perimeters_of_nothing_and_of_what_has_no_place():
+    beyond = shapely.box(0, 89.9, 1, 91)
+    perimeters = polygon_perimeters_m([shapely.Polygon(), beyond], wkt("EPSG:4326"))
+    assert perimeters[0] == 0 and np.isnan(perimeters[1])
+    assert len(polygon_perimeters_m([], wkt("EPSG:4326"))) == 0
 
 
 def test_lengths_are_geodesics_in_any_crs():

@@ -14,7 +14,7 @@ from rasterio.features import rasterize
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.writers import check_target, vector
+from lemevit_cli.writers import check_target, layer
 
 ENDINGS = ["gpkg", "fgb", "geojson", "shp"]
 
@@ -190,7 +190,7 @@ def test_parts_of_a_shapefile_are_not_overwritten_unasked(make_spec, class_ids, 
 
 
 def test_a_shapefile_above_2_gb_is_refused(make_spec, class_ids, tmp_path, write, monkeypatch):
-    monkeypatch.setattr(vector, "SHAPEFILE_LIMIT", 5000)
+    monkeypatch.setattr(layer, "SHAPEFILE_LIMIT", 5000)
     with pytest.raises(OutputError, match=r"a shapefile ends at 2 GB; write \.gpkg or \.fgb"):
         write(tmp_path / "out.shp", make_spec(), class_ids)
 
@@ -201,9 +201,9 @@ def test_the_size_of_a_shapefile_is_known_to_the_byte(
     write(tmp_path / "out.shp", make_spec(), class_ids)
     size = (tmp_path / "out.shp").stat().st_size
     again = OutputOptions(overwrite=True)
-    monkeypatch.setattr(vector, "SHAPEFILE_LIMIT", size)
+    monkeypatch.setattr(layer, "SHAPEFILE_LIMIT", size)
     write(tmp_path / "out.shp", make_spec(), class_ids, again)
-    monkeypatch.setattr(vector, "SHAPEFILE_LIMIT", size - 1)
+    monkeypatch.setattr(layer, "SHAPEFILE_LIMIT", size - 1)
     with pytest.raises(OutputError, match="2 GB"):
         write(tmp_path / "out.shp", make_spec(), class_ids, again)
 

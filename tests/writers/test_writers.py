@@ -26,6 +26,7 @@ class Stdout:
 def test_the_suffix_chooses_and_an_unknown_one_is_told_with_the_known():
     assert find_writer("a/OUT.TIFF", OutputOptions()).driver == "GTiff"
     assert find_writer("out.shp", OutputOptions()).driver == "ESRI Shapefile"
+    assert find_writer("out.json", OutputOptions()).driver == "GeoJSON"
     assert find_writer("out.xyz", OutputOptions(format="geojson")).driver == "GeoJSON"
     with pytest.raises(OutputError, match=r"'\.png'; take one of \.tif, \.gpkg"):
         find_writer("out.png", OutputOptions())
