@@ -10,7 +10,11 @@ from lemevit_cli.errors import LemevitError
 if TYPE_CHECKING:
     from lemevit_cli.tasks.task import Task
 
-TASKS = {"seg": "lemevit_cli.tasks.segmentation:SEGMENTATION"}
+TASKS = {
+    "seg": "lemevit_cli.tasks.segmentation:SEGMENTATION",
+    "det": "lemevit_cli.tasks.detection:DETECTION",
+    "change": "lemevit_cli.tasks.change_detection:CHANGE_DETECTION",
+}
 STARTERS = {"seg": "landcover"}  # the weights that are taken when none are named
 
 

@@ -24,7 +24,7 @@ from lemevit_cli.tasks.task import TaskData
 from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
 from lemevit_cli.tasks.window_validation import WindowValidation
 from lemevit_cli.training.crops import TrainingCrops, WindowDraw, source_of_crops
-from lemevit_cli.training.datasets.source import Source
+from lemevit_cli.training.datasets.source import pixel_sizes
 from lemevit_cli.training.few_labels import fit_single_pixels, share_of_labels, suit_few_labels
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.losses import make_loss, weigh_classes
@@ -40,6 +40,7 @@ class Segmentation:
     """The task ``seg``."""
 
     name = "seg"
+    headline = ("miou", "accuracy", "classes")
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
@@ -62,7 +63,7 @@ class Segmentation:
             if found.validation
             else None
         )
-        record = _record(found)
+        record = record_of(found)
         training = TrainingData(
             samples,
             validate,
@@ -154,7 +155,7 @@ def _note_of_few(options: TrainingOptions, found: Sources) -> str:
     )
 
 
-def _record(found: Sources) -> dict[str, list[dict[str, object]]]:
+def record_of(found: Sources) -> dict[str, list[dict[str, object]]]:
     """What the card says of the data."""
     return {
         "data": [
@@ -185,18 +186,10 @@ def _card(found: Sources, statistics: Statistics, options: TrainingOptions) -> C
         classes=classes_from_names(found.classes),
         bands=first.bands,
         dtype=first.dtype,
-        gsd_m=options.gsd_m or _pixel_sizes(found.training),
+        gsd_m=options.gsd_m or pixel_sizes([s for source in found.training for s in source.sites]),
         window=_WINDOW,
         overlap=_OVERLAP,
         value_range=statistics.value_range,
         mean=statistics.mean,
         std=statistics.std,
     )
-
-
-def _pixel_sizes(sources: Sequence[Source]) -> tuple[float, float] | None:
-    """Smallest and largest size of a pixel on the ground, in metres."""
-    sizes = [site.gsd_m for source in sources for site in source.sites]
-    known = [size for size in sizes if size is not None]
-    # A range that only some pictures state would shut the others out.
-    return (min(known), max(known)) if len(known) == len(sizes) else None

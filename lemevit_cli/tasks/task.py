@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from lemevit_cli.models.weights import Card
+from lemevit_cli.training.datasets.box_source import BoxSource
 from lemevit_cli.training.datasets.source import Source
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -33,7 +34,7 @@ class TaskData:
     training: TrainingData
     record: dict[str, Any]
     options: TrainingOptions
-    validation: tuple[Source, ...] = ()
+    validation: tuple[Source | BoxSource, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -44,6 +45,11 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """Its key in ``TASKS`` and in the card."""
+        ...
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the figures that a card keeps of a scoring."""
         ...
 
     def check(self, options: TrainingOptions) -> None:
@@ -63,7 +69,7 @@ class Task(Protocol):
         ...
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
-        """The network of a card: pixels ``(B, bands, H, W)`` to logits."""
+        """The network of a card: pixels ``(B, bands, H, W)`` to logits, or to boxes."""
         ...
 
     def for_inference(self, model: nn.Module) -> nn.Module:
@@ -93,5 +99,5 @@ class Task(Protocol):
         ...
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Scores in [0, 1] that may be blended where windows overlap."""
+        """Scores in [0, 1] that may be blended where windows overlap; boxes as they are."""
         ...

@@ -24,17 +24,16 @@ _SAMPLES = 16
 def draw_samples(path: str | Path, samples: Dataset[dict[str, Tensor]], card: Card) -> None:
     """Draw the first windows of a training, augmented, with their labels.
 
-    A label that stands for several classes of the model is shown as background.
+    A label that stands for several classes of the model is shown as background. Of pairs both dates
+    are drawn.
     """
-    shown = [samples[i] for i in range(_SAMPLES)]
-    write_sample_sheet(
-        path,
-        [
-            (as_rgb(s["pixels"].numpy(), card.value_range), model_ids(s["ids"], s["groups"]))
-            for s in shown
-        ],
-        _with_background(card.classes),
-    )
+    drawn = (samples[i] for i in range(_SAMPLES))
+    shown = [
+        (*dates_as_rgb(s["pixels"].numpy(), card), model_ids(s["ids"], s["groups"])) for s in drawn
+    ]
+    has_background = any((ids == len(card.classes)).any() for *_, ids in shown)
+    classes = _with_background(card.classes) if has_background else card.classes
+    write_sample_sheet(path, shown, classes)
 
 
 def draw_report(
@@ -42,10 +41,17 @@ def draw_report(
     validation: WindowValidation | None,
     card: Card,
     metrics: Sequence[Mapping[str, Any]],
+    *,
+    score: tuple[str, str] = ("miou", "mean IoU"),
+    dates: Sequence[str] = ("window",),
 ) -> None:
     """Draw curves, confusion and validation windows as the last validation left them.
 
     Of sources that are judged by different classes, those of the most usual ones are shown.
+
+    Args:
+        score: key and name of the figure that validations are judged by.
+        dates: titles of a window's pictures.
     """
     confusions = {} if validation is None else validation.confusions
     judged_by = Counter(confusion.classes for confusion in confusions.values())
@@ -58,8 +64,16 @@ def draw_report(
         metrics,
         np.sum(alike, axis=0) if alike else None,
         [colored[name] for name in names],
-        [(as_rgb(e.pixels, card.value_range), e.truth, e.found) for e in examples],
+        [(*dates_as_rgb(e.pixels, card), e.truth, e.found) for e in examples],
+        score=score,
+        titles=(*dates, "truth", "result"),
     )
+
+
+def dates_as_rgb(pixels: NDArray[np.float32], card: Card) -> tuple[NDArray[np.uint8], ...]:
+    """Each date of pixels ``(dates * bands, H, W)`` for the eye, ``(H, W, 3)``."""
+    dates = np.split(pixels, len(pixels) // card.bands)
+    return tuple(as_rgb(date, card.value_range) for date in dates)
 
 
 def as_rgb(pixels: NDArray[np.float32], value_range: tuple[float, float]) -> NDArray[np.uint8]:

@@ -30,7 +30,7 @@ class Example:
     Args:
         source: name.
         classes: of truth and found; ``NODATA_CLASS`` is none of them.
-        pixels: ``(bands, H, W)`` float32, in the card's values.
+        pixels: ``(bands, H, W)`` float32, in the card's values; of pairs those of both dates.
         truth, found: ids ``(H, W)``.
     """
 
@@ -45,11 +45,14 @@ class Example:
 class WindowValidation:
     """Judges a model on windows of the validation sites.
 
-    The score is the mean over the sources of their mean IoU: a large one must not drown a small
-    one from another place.
+    The score is the mean over the sources of their mean IoU, or of another figure: a large one must
+    not drown a small one from another place.
 
     Args:
         limit: windows of each source, spread evenly; None takes all.
+        match: brings classes of the card and of a source together.
+        figures_of: a source's confusion as figures.
+        judged_by: which of the figures is the score.
 
     Attributes:
         confusions: of the last call, by source.
@@ -60,23 +63,24 @@ class WindowValidation:
     sources: Sequence[Source]
     card: Card
     limit: int | None = None
+    match: Callable[[Sequence[str], Sequence[str]], ClassMatch] = match_classes
+    figures_of: Callable[[Confusion], dict[str, Any]] = Confusion.figures
+    judged_by: str = "miou"
     confusions: dict[str, Confusion] = field(init=False, default_factory=dict)
     examples: tuple[Example, ...] = field(init=False, default=())
     cost_of_all: float = field(init=False)
 
     def __post_init__(self) -> None:
         names = self.card.class_names
-        matches = [match_classes(names, source.classes) for source in self.sources]
-        every = [list(windows_of(source, self.card.window)) for source in self.sources]
+        matches = [self.match(names, source.classes) for source in self.sources]
+        every = [list(windows_of(source.sites, self.card.window)) for source in self.sources]
         windows = [spread(found, self.limit) for found in every]
         self._tasks = [
             (source, match, site, window)
             for source, match, found in zip(self.sources, matches, windows, strict=True)
             for site, window in found
         ]
-        # Blended windows overlap, and more of them cover the same area.
-        denser = (self.card.window / (self.card.window - self.card.overlap)) ** 2
-        self.cost_of_all = denser * sum(map(len, every)) / max(len(self._tasks), 1)
+        self.cost_of_all = cost_of_all(self.card, sum(map(len, every)), len(self._tasks))
         self._shown = set(spread(list(range(len(self._tasks))), _EXAMPLES))
 
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
@@ -88,8 +92,8 @@ class WindowValidation:
             if number in self._shown:
                 examples.append(example)
         self.examples = tuple(examples)
-        figures = {name: confusion.figures() for name, confusion in self.confusions.items()}
-        scores = [f["miou"] for f in figures.values() if f["miou"] is not None]
+        figures = {name: self.figures_of(found) for name, found in self.confusions.items()}
+        scores = [f[self.judged_by] for f in figures.values() if f[self.judged_by] is not None]
         return Validation(float(np.mean(scores)) if scores else 0.0, figures)
 
     def _judge(
@@ -101,7 +105,8 @@ class WindowValidation:
         window: Window,
     ) -> Example:
         stored, valid, ids = source.read(site, window)
-        pixels = model_values(stored, valid, self.card.mean)
+        dates = len(stored) // self.card.bands
+        pixels = model_values(stored, valid, self.card.mean * dates)
         found = answer(torch.from_numpy(pixels[None]))[0].argmax(dim=0).to(torch.uint8)
         return Example(
             source.name,
@@ -112,12 +117,19 @@ class WindowValidation:
         )
 
 
-def windows_of(source: Source, size: int) -> Iterator[tuple[Site, Window]]:
-    """Windows that cover the areas of a source's sites once, none wider than ``size``.
+def cost_of_all(card: Card, windows: int, judged: int) -> float:
+    """How many times the work on ``judged`` windows it takes to predict all of them in whole."""
+    # Windows of a prediction overlap, and more of them cover the same area.
+    denser = (card.window / (card.window - card.overlap)) ** 2
+    return denser * windows / max(judged, 1)
+
+
+def windows_of(sites: Sequence[Site], size: int) -> Iterator[tuple[Site, Window]]:
+    """Windows that cover the areas of sites once, none wider than ``size``.
 
     An area that is no multiple of the size is cut into equal parts, not into windows and a sliver.
     """
-    for site in joined_areas(source.sites):
+    for site in joined_areas(sites):
         area = site.area
         cols, rows = _edges(area.width, size), _edges(area.height, size)
         for top, bottom in pairwise(rows):

@@ -1,7 +1,7 @@
 """Variations of a training window; the same draws for any number of workers.
 
 Everything random comes from the generator that is passed in. What changes geometry is applied to
-pixels and class ids in step; what changes pixels never touches the ids.
+pixels and labels in step; what changes pixels never touches the labels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from math import exp, log
 
 import torch
 import torch.nn.functional as F
+from affine import Affine
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as v2
 
@@ -38,6 +39,14 @@ def symmetry(values: Tensor, index: int) -> Tensor:
     """
     mirrored = values.flip(-1) if index >= 4 else values
     return torch.rot90(mirrored, index % 4, dims=(-2, -1))
+
+
+def symmetry_transform(index: int, size: int) -> Affine:
+    """Where :func:`symmetry` brings a point ``(x, y)`` of a square of ``size`` pixels."""
+    transform = Affine(-1, 0, size, 0, 1, 0) if index >= 4 else Affine.identity()
+    for _ in range(index % 4):
+        transform = Affine(0, 1, 0, -1, 0, size) @ transform
+    return transform
 
 
 def resize_pair(pixels: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]:

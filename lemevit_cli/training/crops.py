@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -50,13 +50,21 @@ class SourceOfCrops:
 
 
 def source_of_crops(
-    source: Source, cells: Cells, model_classes: Sequence[str], *, balance: float
+    source: Source,
+    cells: Cells,
+    model_classes: Sequence[str],
+    *,
+    balance: float,
+    groups: Callable[[Sequence[str], Sequence[str]], tuple[int, ...]] = groups_of,
 ) -> SourceOfCrops:
     """Prepare a source.
 
     A class with the share ``f`` of the labelled pixels is aimed at with a chance in proportion to
     ``f ** (1 - balance)``, and its cell by the pixels of the class in it: with 0 windows are drawn
     evenly over the labelled pixels, with 1 evenly over the classes.
+
+    Args:
+        groups: says which class of the source every class of the model belongs to.
 
     Raises:
         DataError: if no pixel is labelled.
@@ -70,7 +78,7 @@ def source_of_crops(
     return SourceOfCrops(
         source=source,
         places=cells.places,
-        groups=torch.tensor(groups_of(model_classes, source.classes)),
+        groups=torch.tensor(groups(model_classes, source.classes)),
         class_shares=shares,
         cell_counts=np.cumsum(cells.counts.T, axis=1),
     )
@@ -114,7 +122,7 @@ class WindowDraw:
         """Draw number ``index``; a window without a labelled pixel is drawn again."""
         # A generator of its own for every sample: neither workers nor a resume change the draws.
         generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + index)
-        source = self._sources[_pick(self._shares, generator)]
+        source = self._sources[pick(self._shares, generator)]
         for _ in range(_TRIES):
             wanted = round(self._options.crop / draw_zoom(self._options.augmentation, generator))
             site, window, side = draw_window(source, wanted, self._options.crop, generator)
@@ -150,35 +158,54 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         drawn = self._draw(index)
-        augmentation, generator = self._options.augmentation, drawn.generator
-        pixels, ids, valid = _pad_to_square(
-            model_values(drawn.pixels, drawn.valid, self._fill), drawn.ids, drawn.valid, drawn.side
+        pixels, maps = square_of(drawn, self._options, self._fill)
+        pixels = vary_pixels(
+            pixels, self._options.augmentation, drawn.generator, value_range=self._value_range
         )
-        # Validity rides with the ids as a second map: it is turned and resized as they are.
-        maps = torch.stack([ids, valid])
-        pixels, maps = resize_pair(pixels, maps, self._options.crop)
-        pixels, maps = vary_geometry(pixels, maps, augmentation, generator)
-        pixels = vary_pixels(pixels, augmentation, generator, value_range=self._value_range)
-        values = filled(pixels.numpy(), maps[1].numpy() > 0, self._fill_of(drawn.pixels.dtype))
-        return {
-            "pixels": torch.from_numpy(values),
-            "ids": maps[0].long(),
-            "groups": drawn.source.groups,
-        }
-
-    def _fill_of(self, dtype: np.dtype) -> NDArray[np.float32]:
-        """What void pixels of a raster hold: whole numbers in 8 bits."""
-        exact = np.asarray(self._fill, dtype=np.float32)
-        return np.trunc(exact) if dtype == np.uint8 else exact
+        return finished_sample(pixels, maps, drawn, self._fill)
 
     def origin(self, index: int) -> str:
         """Where sample ``index`` is from, for messages."""
-        drawn = self._draw(index)
-        window = drawn.window
-        return (
-            f"{drawn.site.scene}, window {window.col_off},{window.row_off} "
-            f"of {window.width} x {window.height}"
-        )
+        return place_of(self._draw(index))
+
+
+def square_of(
+    drawn: DrawnWindow, options: TrainingOptions, fill: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """A drawn window as a square of ``crop`` pixels, turned or mirrored as may be.
+
+    Returns:
+        Pixels ``(bands, crop, crop)`` float32; and ``(2, crop, crop)`` uint8, class ids and where
+        the pixels are valid.
+    """
+    pixels, ids, valid = _pad_to_square(
+        model_values(drawn.pixels, drawn.valid, fill), drawn.ids, drawn.valid, drawn.side
+    )
+    # Validity rides with the ids as a second map: it is turned and resized as they are.
+    pixels, maps = resize_pair(pixels, torch.stack([ids, valid]), options.crop)
+    return vary_geometry(pixels, maps, options.augmentation, drawn.generator)
+
+
+def finished_sample(
+    pixels: Tensor, maps: Tensor, drawn: DrawnWindow, fill: Sequence[float]
+) -> dict[str, Tensor]:
+    """What the loss is given, from the maps of :func:`square_of`; void pixels filled again."""
+    void = void_values(fill, drawn.pixels.dtype)
+    values = filled(pixels.numpy(), maps[1].numpy() > 0, void)
+    return {
+        "pixels": torch.from_numpy(values),
+        "ids": maps[0].long(),
+        "groups": drawn.source.groups,
+    }
+
+
+def place_of(drawn: DrawnWindow) -> str:
+    """Where a window is from, for messages."""
+    window = drawn.window
+    return (
+        f"{drawn.site.scene}, window {window.col_off},{window.row_off} "
+        f"of {window.width} x {window.height}"
+    )
 
 
 def model_values(
@@ -189,7 +216,14 @@ def model_values(
     return filled(read, valid, fill).astype(np.float32)
 
 
-def _pick(shares: NDArray[np.float64], generator: Generator) -> int:
+def void_values(fill: Sequence[float], dtype: np.dtype) -> NDArray[np.float32]:
+    """What void pixels of a raster hold, a value a band: whole numbers in 8 bits."""
+    exact = np.asarray(fill, dtype=np.float32)
+    return np.trunc(exact) if dtype == np.uint8 else exact
+
+
+def pick(shares: NDArray[np.float64], generator: Generator) -> int:
+    """A number from 0 on, by the cumulated chances of all."""
     drawn = np.searchsorted(shares, uniform(generator, 0.0, 1.0), side="right")
     return min(int(drawn), len(shares) - 1)
 
@@ -204,7 +238,7 @@ def draw_window(
         smaller room, but not below ``crop``, so that nothing is magnified for want of room. The
         window is as wide and high as that, or as the room.
     """
-    class_id = _pick(source.class_shares, generator)
+    class_id = pick(source.class_shares, generator)
     cumulated = source.cell_counts[class_id]
     target = int(uniform(generator, 0.0, 1.0) * cumulated[-1])
     number = min(int(np.searchsorted(cumulated, target, side="right")), len(cumulated) - 1)

@@ -14,14 +14,18 @@ class AugmentationOptions:
 
     Args:
         symmetries: one of the eight symmetries of the square.
+        turns: probability of a turn by any angle; None takes the task's. Segmentation has none.
         zoom: range of the magnification, drawn evenly in its logarithm.
         brightness, contrast, saturation: factors between ``1 - x`` and ``1 + x``.
         hue: shift of at most this part of the colour circle, either way.
         gain: factors of single bands between ``1 - x`` and ``1 + x`` (a cast of colour).
         haze, blur, noise: probabilities.
+        shift_px: of two dates one is moved against the other by at most this, along each axis.
+        swap: of two dates the later may become the earlier, and what was built torn down.
     """
 
     symmetries: bool = True
+    turns: float | None = None
     zoom: tuple[float, float] = (0.5, 2.0)
     brightness: float = 0.3
     contrast: float = 0.3
@@ -31,12 +35,15 @@ class AugmentationOptions:
     haze: float = 0.1
     blur: float = 0.15
     noise: float = 0.15
+    shift_px: float = 2.0
+    swap: bool = True
 
     @classmethod
     def none(cls) -> AugmentationOptions:
         """Windows as they are."""
         return cls(
             symmetries=False,
+            turns=0.0,
             zoom=(1.0, 1.0),
             brightness=0.0,
             contrast=0.0,
@@ -46,6 +53,8 @@ class AugmentationOptions:
             haze=0.0,
             blur=0.0,
             noise=0.0,
+            shift_px=0.0,
+            swap=False,
         )
 
 
@@ -55,6 +64,7 @@ class LabelledScene:
 
     Args:
         scene: anything that GDAL opens.
+        after: the same place at a later date; ``labels`` then say what has changed.
         labels: polygons in any CRS, or a raster of class ids.
         label_field: the field with a polygon's class; None makes all polygons one class.
         class_name: that one class; None takes the layer's name.
@@ -67,6 +77,7 @@ class LabelledScene:
 
     scene: str
     labels: str
+    after: str | None = None
     label_field: str | None = None
     class_name: str | None = None
     layer: str | None = None

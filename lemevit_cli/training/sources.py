@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.training.class_groups import union_of_classes
+from lemevit_cli.training.datasets.box_labels import Naming
+from lemevit_cli.training.datasets.box_source import BoxSource
 from lemevit_cli.training.datasets.folders import FolderSource, PictureReader, open_folder
 from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
-from lemevit_cli.training.datasets.scenes import SceneSource, open_labelled_scene
+from lemevit_cli.training.datasets.pair_folders import PairFolderSource, open_pair_folder
+from lemevit_cli.training.datasets.pair_scenes import open_labelled_pair
+from lemevit_cli.training.datasets.scenes import SceneParts, SceneSource, open_labelled_scene
 from lemevit_cli.training.datasets.source import Cells, Source
 from lemevit_cli.training.options import DataOptions, LabelledScene
 
-AnySource = FolderSource | SceneSource
+AnySource = FolderSource | PairFolderSource | SceneSource
+NamedSource = TypeVar("NamedSource", AnySource, BoxSource)
+
+
+@dataclass(frozen=True)
+class Openers:
+    """How folders, by split, and scenes with their labels are opened."""
+
+    folder: Callable[[str, str, PictureReader], AnySource]
+    scene: Callable[..., SceneParts]
+
+
+PICTURES = Openers(open_folder, open_labelled_scene)
+PAIRS = Openers(open_pair_folder, open_labelled_pair)
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class _Found:
     notes: list[str] = field(default_factory=list)
 
 
-def open_sources(data: DataOptions, *, crop: int) -> Sources:
+def open_sources(data: DataOptions, *, crop: int, openers: Openers = PICTURES) -> Sources:
     """Open all data of a training; every label is read once, for its checks and its counts.
 
     Weights go by the square root of the labelled pixels: a large source counts for more, but does
@@ -67,24 +85,25 @@ def open_sources(data: DataOptions, *, crop: int) -> Sources:
 
     Args:
         crop: side of the training windows; blocks of undivided scenes follow from it.
+        openers: of ``PICTURES`` with masks, or of ``PAIRS`` of dates.
 
     Raises:
         DataError: if something is missing, wrong, or does not fit the rest.
     """
     reader = PictureReader()
-    found = [_open_item(item, data, crop, reader) for item in _items(data)]
+    found = [_open_item(item, data, crop, reader, openers) for item in items_of(data)]
     if data.source_weights is not None:
-        _share_out(data.source_weights, [f for f in found if f.training or not f.validation])
+        share_out(data.source_weights, [f for f in found if f.training or not f.validation])
     training = [source for each in found for source in each.training]
     validation = [source for each in found for source in each.validation]
     if not training:
         raise DataError("nothing to train on: name a folder, or a scene with its labels")
     check_alike([*training, *validation])
     sources = Sources(
-        training=tuple(_with_own_names(training)),
+        training=tuple(with_own_names(training)),
         cells=tuple(cells for each in found for cells in each.cells),
         weights=tuple(weight for each in found for weight in each.weights),
-        validation=tuple(_with_own_names(validation)),
+        validation=tuple(with_own_names(validation)),
         notes=tuple(note for each in found for note in each.notes),
     )
     if len(sources.classes) < 2:
@@ -95,7 +114,7 @@ def open_sources(data: DataOptions, *, crop: int) -> Sources:
     return sources
 
 
-def _items(data: DataOptions) -> Iterator[Sequence[LabelledFolder | LabelledScene]]:
+def items_of(data: DataOptions) -> Iterator[Sequence[LabelledFolder | LabelledScene]]:
     """What each path, and then each scene, stands for."""
     for path in data.paths:
         is_listing = Path(path).suffix.lower() == SUFFIX
@@ -109,18 +128,19 @@ def _open_item(
     data: DataOptions,
     crop: int,
     reader: PictureReader,
+    openers: Openers,
 ) -> _Found:
     found = _Found()
     for entry in item:
         training: AnySource | None
         validation: AnySource | None
         if isinstance(entry, LabelledFolder):
-            training = open_folder(entry.path, "train", reader=reader)
-            validation = open_folder(entry.path, "val", reader=reader)
+            if entry.naming != Naming():
+                raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
+            training = openers.folder(entry.path, "train", reader)
+            validation = openers.folder(entry.path, "val", reader)
         else:
-            parts = open_labelled_scene(
-                entry, crop=crop, val_fraction=data.val_fraction, seed=data.seed
-            )
+            parts = openers.scene(entry, crop=crop, val_fraction=data.val_fraction, seed=data.seed)
             training, validation = parts.training, parts.validation
             found.notes.extend(parts.notes)
         if training is not None:
@@ -141,7 +161,18 @@ def _counted(source: AnySource) -> Cells:
     return cells
 
 
-def _share_out(weights: Sequence[float], found: Sequence[_Found]) -> None:
+class Weighted(Protocol):
+    """What has a weight for each of its parts."""
+
+    weights: list[float]
+
+
+def share_out(weights: Sequence[float], found: Sequence[Weighted]) -> None:
+    """Replace weights of sources: one for each item, which its parts share as before.
+
+    Raises:
+        DataError: if their numbers differ, or one is not above zero.
+    """
     if len(weights) != len(found) or min(weights) <= 0:
         raise DataError(
             f"{len(weights)} weights for {len(found)} data sets; each needs one above zero"
@@ -151,7 +182,20 @@ def _share_out(weights: Sequence[float], found: Sequence[_Found]) -> None:
         each.weights = [weight * own / total for own in each.weights]
 
 
-def check_alike(sources: Sequence[Source]) -> None:
+class Alike(Protocol):
+    """What a model reads from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bands(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+def check_alike(sources: Sequence[Alike]) -> None:
     """Refuse sources that one model cannot read.
 
     Raises:
@@ -166,7 +210,7 @@ def check_alike(sources: Sequence[Source]) -> None:
             )
 
 
-def _with_own_names(sources: Sequence[AnySource]) -> Iterator[AnySource]:
+def with_own_names(sources: Sequence[NamedSource]) -> Iterator[NamedSource]:
     """Number sources of one name: figures are kept by name."""
     seen = Counter[str]()
     for source in sources:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.crops import WindowDraw
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -29,7 +31,17 @@ class Statistics:
     std: tuple[float, ...]
 
 
-def statistics_of(draw: WindowDraw, *, bands: int, dtype: str) -> Statistics:
+class Drawn(Protocol):
+    """A training window as it was read: pixels ``(bands, H, W)``, valid ``(H, W)``."""
+
+    @property
+    def pixels(self) -> NDArray[Any]: ...
+
+    @property
+    def valid(self) -> NDArray[np.bool_]: ...
+
+
+def statistics_of(draw: Callable[[int], Drawn], *, bands: int, dtype: str) -> Statistics:
     """ImageNet's mean and deviation for 8-bit RGB; else measured on training windows.
 
     The windows are the first of the training itself, so that sources and classes weigh as they

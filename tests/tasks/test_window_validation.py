@@ -116,7 +116,7 @@ def test_windows_cover_the_areas_once(opened):
     make, _, _ = opened
     source = make().validation
     covered, wanted = np.zeros(SHAPE, dtype=int), np.zeros(SHAPE, dtype=int)
-    for site, window in windows_of(source, 64):
+    for site, window in windows_of(source.sites, 64):
         covered[window.slices] += 1
         assert max(window.width, window.height) <= 64
         assert site.area.intersection(window) == window

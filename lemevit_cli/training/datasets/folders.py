@@ -24,7 +24,7 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.training.datasets.source import Cells, Site, count_cells
+from lemevit_cli.training.datasets.source import Cells, Site, count_sites
 
 CLASSES_FILE = "classes.json"
 _SIDECARS = {
@@ -40,7 +40,6 @@ _SIDECARS = {
     ".txt",
     ".csv",
 }
-_CELL = 128  # pixels: side of the cells whose classes are counted
 _KEPT_BYTES = 1 << 30  # decoded pictures kept by one process
 _LARGEST_KEPT = 64 << 20  # bytes; larger pictures are read by windows
 
@@ -69,11 +68,11 @@ class PictureReader:
     def read(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
         if path not in self._kept:
-            with _open(path) as scene:
+            with open_picture(path) as scene:
                 size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
                 if size > _LARGEST_KEPT:
                     return scene.read(window)
-                self._keep(path, *scene.read(_whole(scene)))
+                self._keep(path, *scene.read(scene.window))
         self._kept.move_to_end(path)
         pixels, valid = self._kept[path]
         rows, cols = window.slices
@@ -128,7 +127,7 @@ class FolderSource:
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every picture, whole."""
-        return tuple(_site(picture) for picture in self.pictures)
+        return tuple(Site.whole(str(p.image), p.width, p.height, p.gsd_m) for p in self.pictures)
 
     @cached_property
     def _masks(self) -> dict[str, Path]:
@@ -151,16 +150,13 @@ class FolderSource:
         Raises:
             DataError: if a mask holds an id that is no class.
         """
-        places, counts = [], []
-        for number, site in enumerate(self.sites):
-            mask = self._masks[site.scene]
-            stored, known = self.reader.read(mask, site.area)
-            self._check_ids(mask, stored[0][known])
-            ids = clean_ids(stored[0], known, self.ignore_index)
-            at, counted = count_cells(ids, side=_CELL, num_classes=len(self.classes))
-            places.append(np.insert(at, 0, number, axis=1))
-            counts.append(counted)
-        return Cells(np.concatenate(places), np.concatenate(counts))
+        return count_sites(self.sites, self._checked_ids, num_classes=len(self.classes))
+
+    def _checked_ids(self, site: Site) -> NDArray[np.uint8]:
+        mask = self._masks[site.scene]
+        stored, known = self.reader.read(mask, site.area)
+        self._check_ids(mask, stored[0][known])
+        return clean_ids(stored[0], known, self.ignore_index)
 
     def _check_ids(self, mask: Path, ids: NDArray[Any]) -> None:
         known = {*range(len(self.classes)), self.ignore_index}
@@ -168,19 +164,12 @@ class FolderSource:
         if wrong:
             ignored = "nothing" if self.ignore_index is None else str(self.ignore_index)
             raise DataError(
-                f"{mask} holds the id {_some(wrong)}; known are 0 to {len(self.classes) - 1} "
+                f"{mask} holds the id {some_of(wrong)}; known are 0 to {len(self.classes) - 1} "
                 f"({', '.join(self.classes)}), {ignored} is ignored"
             )
 
 
-def _site(picture: Picture) -> Site:
-    whole = Window(col_off=0, row_off=0, width=picture.width, height=picture.height)
-    return Site(scene=str(picture.image), room=whole, area=whole, gsd_m=picture.gsd_m)
-
-
-def open_folder(
-    path: str | Path, split: str, *, reader: PictureReader | None = None
-) -> FolderSource:
+def open_folder(path: str | Path, split: str, reader: PictureReader | None = None) -> FolderSource:
     """Find the pictures of a split and check all that their headers tell.
 
     Args:
@@ -201,7 +190,7 @@ def open_folder(
     pictures: list[Picture] = []
     bands, dtype = 0, ""
     for stem, image in images.items():
-        with _open(image) as scene:
+        with open_picture(image) as scene:
             if not pictures:
                 bands, dtype = scene.num_bands, scene.dtype
             if (scene.num_bands, scene.dtype) != (bands, dtype):
@@ -226,6 +215,18 @@ def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
     place = folder / split / kind
     if not place.is_dir():
         raise DataError(f"{place}: no such folder; {folder} needs {{train,val}}/{{images,masks}}")
+    files = rasters_in(place)
+    if not files:
+        raise DataError(f"{place}: empty folder; put the {kind} of the {split} split there")
+    return files
+
+
+def rasters_in(place: Path) -> dict[str, Path]:
+    """Files of a folder by their stems, in their order, without what only goes with a raster.
+
+    Raises:
+        DataError: if two have the same stem.
+    """
     files: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() in _SIDECARS or not path.is_file():
@@ -233,13 +234,11 @@ def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
         if path.stem in files:
             raise DataError(f"{files[path.stem]} and {path} have the same stem; remove one")
         files[path.stem] = path
-    if not files:
-        raise DataError(f"{place}: empty folder; put the {kind} of the {split} split there")
     return files
 
 
 def _picture(scene: Scene, image: Path, mask: Path) -> Picture:
-    with _open(mask) as labels:
+    with open_picture(mask) as labels:
         if (labels.width, labels.height) != (scene.width, scene.height):
             raise DataError(
                 f"{mask} has {labels.width} x {labels.height} pixels, "
@@ -253,7 +252,12 @@ def _picture(scene: Scene, image: Path, mask: Path) -> Picture:
     return Picture(image, mask, scene.width, scene.height, scene.gsd_m)
 
 
-def _open(path: Path) -> Scene:
+def open_picture(path: Path) -> Scene:
+    """Open a file of a data set.
+
+    Raises:
+        DataError: if it cannot be opened.
+    """
     try:
         return open_scene(str(path))
     except SceneError as error:
@@ -264,6 +268,15 @@ def _read_classes(folder: Path, masks: Sequence[Path]) -> tuple[tuple[str, ...],
     path = folder / CLASSES_FILE
     if not path.is_file():
         return _classes_of_masks(folder, masks), NODATA_CLASS
+    return read_class_list(path)
+
+
+def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
+    """Names of classes by id, and the id in masks that is none of them, of a ``classes.json``.
+
+    Raises:
+        DataError: if it cannot be understood.
+    """
     advice = 'it needs {"classes": ["land", ...], "ignore_index": 255 or null}'
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -281,8 +294,8 @@ def _read_classes(folder: Path, masks: Sequence[Path]) -> tuple[tuple[str, ...],
 def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
     found = set[int]()
     for path in masks:
-        with _open(path) as scene:
-            found.update(np.unique(scene.read(_whole(scene))[0]).tolist())
+        with open_picture(path) as scene:
+            found.update(np.unique(scene.read(scene.window)[0]).tolist())
     if found <= {0, 255} and 255 in found:
         raise DataError(
             f"the masks of {folder} hold only 0 and 255, which may mean two classes or none; "
@@ -292,16 +305,13 @@ def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
     highest = max(found - {NODATA_CLASS})
     if len(found) < 2 or highest >= MAX_CLASSES or min(found) < 0:
         raise DataError(
-            f"the masks of {folder} hold the ids {_some(found)}; "
+            f"the masks of {folder} hold the ids {some_of(found)}; "
             f"ids must be 0 to {MAX_CLASSES - 1}, at least two of them"
         )
     return tuple(f"class_{i}" for i in range(highest + 1))
 
 
-def _whole(scene: Scene) -> Window:
-    return Window(col_off=0, row_off=0, width=scene.width, height=scene.height)
-
-
-def _some(ids: set[int]) -> str:
+def some_of(ids: set[int]) -> str:
+    """Ids for a message: eight of them at most."""
     listed = sorted(ids)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")

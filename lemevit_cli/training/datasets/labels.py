@@ -16,10 +16,32 @@ from lemevit_cli.scenes.class_raster import ClassRaster, check_class_raster, rea
 from lemevit_cli.scenes.layer import ScenePolygons, is_vector, layer_name, polygons_on, read_layer
 from lemevit_cli.scenes.overlap import classes_on_grid_of, part_over, same_grid
 from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.scenes.source import STDIN
 from lemevit_cli.training.options import LabelledScene
 
 IGNORE = "ignore"
 _CHUNK = 2048  # pixels: side of the windows in which ids are looked for
+
+
+def check_labelled(labelled: LabelledScene, *, dates: int) -> None:
+    """Refuse what can be told to be wrong without opening anything: dates, split, and stdin.
+
+    Raises:
+        DataError: in one line.
+    """
+    if labelled.after is not None and dates == 1:
+        raise DataError(
+            f"{labelled.scene} and {labelled.after}: are two dates; only --task change learns "
+            "from such"
+        )
+    if labelled.after is None and dates > 1:
+        raise DataError(
+            f"{labelled.scene}: is one date; change is learned from two, --before and --after"
+        )
+    if labelled.split not in (None, "train", "val"):
+        raise DataError(f"{labelled.scene}: split {labelled.split!r}; it is train, val, or not set")
+    if STDIN in (labelled.scene, labelled.after):
+        raise DataError("stdin: a scene to train on is read again and again; give a file")
 
 
 class Labels(Protocol):
@@ -54,7 +76,7 @@ class Labels(Protocol):
         ...
 
 
-def open_labels(scene: Scene, labelled: LabelledScene) -> Labels:
+def open_labels(scene: Scene, labelled: LabelledScene) -> PolygonLabels | RasterLabels:
     """Open the labels of a scene, polygons or a raster.
 
     Raises:
@@ -95,13 +117,55 @@ class PolygonLabels:
 def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
     """Read the layer of polygons that a scene is labelled with.
 
-    The classes are the values of ``label_field`` among the polygons that touch the scene, numbers
-    in their order and text by the alphabet, after the background's class. Polygons without a value
-    are ignored, with what they cover.
+    The classes are those of :func:`read_named_polygons`, after the background's class. Polygons
+    without a name are ignored, with what they cover.
+
+    Raises:
+        SceneError, DataError: as :func:`read_named_polygons`.
+    """
+    found = read_named_polygons(scene, labelled)
+    has_background = labelled.background != IGNORE
+    first = [labelled.background] if has_background else []
+    classes = tuple(dict.fromkeys([*first, *found.classes]))
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{labelled.labels}: {labelled.label_field} has {len(classes)} different values; at "
+            f"most {MAX_CLASSES} can be classes"
+        )
+    id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    return PolygonLabels(
+        found.polygons,
+        np.array([id_of.get(name, NODATA_CLASS) for name in found.names], dtype=np.uint8),
+        id_of[labelled.background] if has_background else NODATA_CLASS,
+        classes,
+        found.num_features,
+        found.notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NamedPolygons:
+    """Polygons that touch a scene.
+
+    Args:
+        names: the class of each; None where the table does not say.
+        classes: the different names, numbers in their order and text by the alphabet.
+        num_features: rows of the table that have a class and touch the scene.
+    """
+
+    polygons: ScenePolygons
+    names: list[str | None]
+    classes: tuple[str, ...]
+    num_features: int
+    notes: tuple[str, ...]
+
+
+def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
+    """Read a layer of polygons; their names are the values of ``label_field``, or one for all.
 
     Raises:
         SceneError: if the layer cannot be read or does not touch the scene.
-        DataError: if the field is missing, or no polygon or too many classes are left.
+        DataError: if the field is missing, or no polygon with a name is left.
     """
     path, field = labelled.labels, labelled.label_field
     table = read_layer(path, layer=labelled.layer, where=labelled.where)
@@ -123,24 +187,10 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
     found = in_order({name for name in of_polygons if name is not None})
     if not found:
         raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
-    has_background = labelled.background != IGNORE
-    classes = tuple(dict.fromkeys(([labelled.background] if has_background else []) + found))
-    if len(classes) > MAX_CLASSES:
-        raise DataError(
-            f"{path}: {field} has {len(classes)} different values; at most {MAX_CLASSES} can be "
-            "classes"
-        )
-    id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
-    return PolygonLabels(
-        polygons,
-        np.array([id_of.get(name, NODATA_CLASS) for name in of_polygons], dtype=np.uint8),
-        id_of[labelled.background] if has_background else NODATA_CLASS,
-        classes,
-        len(np.unique(polygons.rows)) - unknown,
-        notes,
-    )
+    num_features = len(np.unique(polygons.rows)) - unknown
+    return NamedPolygons(polygons, of_polygons, tuple(found), num_features, notes)
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:

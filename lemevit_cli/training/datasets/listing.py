@@ -8,7 +8,18 @@
     weight = 0.5               # how often it is drawn from; left out, by its labelled pixels
 
     [[source]]
-    folder = "towns"           # {train,val}/{images,masks}
+    before = "2015.tif"        # two dates of one place, and what has changed between them;
+    after = "2023.tif"         # the rest as for a scene
+    labels = "changes.gpkg"
+
+    [[source]]
+    folder = "towns"           # {train,val}/{images,masks}, or pairs, {train,val}/{A,B,label}
+
+    [[source]]
+    folder = "dota"            # oriented boxes; their classes as they are to be called:
+    rename = { small-vehicle = "vehicle", large-vehicle = "vehicle" }
+    drop = ["helicopter"]      # ignored: neither a class nor background
+    classes = ["vehicle", "plane"]  # the only ones; objects of others are ignored
 
 Paths are relative to the file.
 """
@@ -16,11 +27,12 @@ Paths are relative to the file.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.training.datasets.box_labels import Naming
 from lemevit_cli.training.options import LabelledScene
 
 SUFFIX = ".toml"
@@ -35,16 +47,25 @@ _SCENE_KEYS = {
     "split": "split",
     "weight": "weight",
 }
+_PAIR_KEYS = {"before": "scene", "after": "after"} | {
+    key: name for key, name in _SCENE_KEYS.items() if key != "scene"
+}
 _FOLDER_KEYS = {"folder": "path", "weight": "weight"}
-_PATHS = ("scene", "labels", "folder")
+_NAMING_KEYS = ("rename", "drop", "classes")
+_PATHS = ("scene", "before", "after", "labels", "folder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFolder:
-    """A folder of pictures and masks; ``weight`` as of a :class:`LabelledScene`."""
+    """A folder of pictures with masks or boxes; ``weight`` as of a :class:`LabelledScene`.
+
+    Args:
+        naming: what its classes are called; for boxes.
+    """
 
     path: str
     weight: float | None = None
+    naming: Naming = field(default_factory=Naming)
 
 
 def read_listing(path: str | Path) -> tuple[LabelledFolder | LabelledScene, ...]:
@@ -68,24 +89,56 @@ def read_listing(path: str | Path) -> tuple[LabelledFolder | LabelledScene, ...]
 
 def _entry(file: Path, number: int, entry: Any) -> LabelledFolder | LabelledScene:
     where = f"{file}: source {number}"
-    if not isinstance(entry, dict) or ("scene" in entry) == ("folder" in entry):
-        raise DataError(f"{where} needs either scene and labels, or folder")
-    keys = _FOLDER_KEYS if "folder" in entry else _SCENE_KEYS
+    kinds = ("scene", "before", "folder")
+    if not isinstance(entry, dict) or sum(kind in entry for kind in kinds) != 1:
+        raise DataError(
+            f"{where} needs either scene and labels; before, after and labels; or folder"
+        )
+    if "folder" in entry:
+        naming = {key: entry[key] for key in _NAMING_KEYS if key in entry}
+        rest = {key: value for key, value in entry.items() if key not in naming}
+        values = _values(file, where, rest, _FOLDER_KEYS, further=_NAMING_KEYS)
+        return LabelledFolder(**values, naming=_naming(where, naming))
+    values = _values(file, where, entry, _PAIR_KEYS if "before" in entry else _SCENE_KEYS)
+    if "before" in entry and "after" not in entry:
+        raise DataError(f"{where} has no after; name the later date")
+    if "labels" not in entry:
+        raise DataError(f"{where} has no labels; name a file of polygons or a raster of class ids")
+    return LabelledScene(**values)
+
+
+def _values(
+    file: Path,
+    where: str,
+    entry: dict[str, Any],
+    keys: dict[str, str],
+    *,
+    further: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The values of a table by the names of their fields; ``further`` keys are known elsewhere."""
     for key, value in entry.items():
         if key not in keys:
-            raise DataError(f"{where} has the unknown key {key!r}; known are {', '.join(keys)}")
+            known = ", ".join([*keys, *further])
+            raise DataError(f"{where} has the unknown key {key!r}; known are {known}")
         if key == "weight":
             _check_weight(where, value)
         elif not isinstance(value, str) or not value:
             raise DataError(f"{where}: {key} is {value!r}; it takes a text")
-    values: dict[str, Any] = {
+    return {
         keys[key]: _beside(file, value) if key in _PATHS else value for key, value in entry.items()
     }
-    if "folder" in entry:
-        return LabelledFolder(**values)
-    if "labels" not in entry:
-        raise DataError(f"{where} has no labels; name a file of polygons or a raster of class ids")
-    return LabelledScene(**values)
+
+
+def _naming(where: str, entry: dict[str, Any]) -> Naming:
+    rename, drop = entry.get("rename", {}), entry.get("drop", [])
+    if not isinstance(rename, dict) or not all(isinstance(n, str) and n for n in rename.values()):
+        raise DataError(f'{where}: rename is {rename!r}; it takes {{ old = "new", ... }}')
+    for key, names in (("drop", drop), ("classes", entry.get("classes", ["any"]))):
+        is_list = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
+        if not is_list or (key == "classes" and not names):
+            raise DataError(f'{where}: {key} is {names!r}; it takes ["name", ...]')
+    classes = tuple(dict.fromkeys(entry["classes"])) if "classes" in entry else None
+    return Naming(rename=rename, drop=tuple(drop), classes=classes)
 
 
 def _check_weight(where: str, value: Any) -> None:

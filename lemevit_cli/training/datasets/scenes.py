@@ -17,36 +17,32 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.scenes.source import STDIN
-from lemevit_cli.training.datasets.blocks import (
-    BlockGrid,
-    block_grid,
-    choose_held_back,
-    room_of,
-)
-from lemevit_cli.training.datasets.labels import Labels, open_labels
+from lemevit_cli.scenes.scene_pair import ScenePair
+from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, room_of
+from lemevit_cli.training.datasets.holding_back import hold_back
+from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels
 from lemevit_cli.training.datasets.source import Cells, Site, count_cells
 from lemevit_cli.training.options import LabelledScene
 
 _CELL_SIDES = (16, 32, 64, 128)  # pixels
 _MOST_CELLS = 100_000
-_DEFAULT_FRACTION = 0.2
-_ENOUGH_POLYGONS = 30
-_ENOUGH_BLOCKS = 5  # with pixels of a class
 
 
 @dataclass(frozen=True, eq=False)
 class SceneSource:
-    """One split of a labelled scene.
+    """One split of a labelled scene, or of two dates of it.
 
     Args:
+        scene: or two dates of it, read as one.
+        bands: of one date.
         sites: blocks of the scene that have labels.
         cells: the classes in them.
     """
 
     name: str
     split: str
-    scene: Scene
+    scene: Scene | ScenePair
+    bands: int
     labels: Labels
     sites: tuple[Site, ...]
     cells: Cells
@@ -58,10 +54,6 @@ class SceneSource:
     @property
     def is_complete(self) -> bool:
         return self.labels.is_complete
-
-    @property
-    def bands(self) -> int:
-        return self.scene.num_bands
 
     @property
     def dtype(self) -> str:
@@ -112,29 +104,70 @@ def open_labelled_scene(
     Raises:
         DataError: if scene or labels cannot be read, do not meet, or nothing can be held back.
     """
-    if labelled.split not in (None, "train", "val"):
-        raise DataError(f"{labelled.scene}: split {labelled.split!r}; it is train, val, or not set")
-    if labelled.scene == STDIN:
-        raise DataError("stdin: a scene to train on is read again and again; give a file")
+    check_labelled(labelled, dates=1)
     try:
         scene = open_scene(labelled.scene)
         labels = open_labels(scene, labelled)
     except SceneError as error:
         raise DataError(str(error)) from error
+    ground = Ground(scene, scene.num_bands, labels, can_be_void=scene.mask_kind != "none")
+    notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
+    return parts_of(ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """A scene, or two dates of it, with labels.
+
+    Args:
+        bands: of one date.
+        can_be_void: whether pixels may have to be read to know which are valid.
+        after: path of the later date.
+    """
+
+    scene: Scene | ScenePair
+    bands: int
+    labels: Labels
+    can_be_void: bool
+    after: str | None = None
+
+
+def parts_of(
+    ground: Ground,
+    labelled: LabelledScene,
+    *,
+    crop: int,
+    val_fraction: float | None,
+    seed: int,
+    notes: tuple[str, ...],
+) -> SceneParts:
+    """Count the classes of a labelled scene, and divide it, as :func:`open_labelled_scene` does.
+
+    Raises:
+        DataError: if nothing is labelled, or nothing can be held back.
+    """
+    scene, labels = ground.scene, ground.labels
     grid = block_grid(scene.width, scene.height, crop=crop)
-    blocks = _count_blocks(scene, labels, grid)
+    blocks = _count_blocks(ground, grid)
     if not blocks:
         raise DataError(
             f"{scene.name}: no pixel has a label of {labelled.labels}; its polygons are smaller "
             "than a pixel, or lie where the scene has no data"
         )
-    notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
     if labelled.split is not None:
-        source = _source(scene, labels, labelled.split, blocks)
+        source = _source(ground, labelled.split, blocks)
         is_training = labelled.split == "train"
         return SceneParts(source if is_training else None, None if is_training else source, notes)
-    held, note = _hold_back(scene, labels, blocks, val_fraction, seed)
-    return _divided(scene, labels, grid, blocks, held, (*notes, note))
+    held, note = hold_back(
+        np.stack([block.counts.sum(axis=0) for block in blocks]),
+        [(block.row, block.col) for block in blocks],
+        val_fraction,
+        name=scene.name,
+        classes=labels.classes,
+        num_polygons=labels.num_polygons,
+        seed=seed,
+    )
+    return _divided(ground, grid, blocks, held, (*notes, note))
 
 
 @dataclass(frozen=True)
@@ -148,7 +181,8 @@ class _Block:
     counts: NDArray[np.int64]  # (N, classes)
 
 
-def _count_blocks(scene: Scene, labels: Labels, grid: BlockGrid) -> list[_Block]:
+def _count_blocks(ground: Ground, grid: BlockGrid) -> list[_Block]:
+    scene, labels = ground.scene, ground.labels
     windows = {
         (row, col): grid.block(row, col)
         for row in range(grid.shape[0])
@@ -156,11 +190,10 @@ def _count_blocks(scene: Scene, labels: Labels, grid: BlockGrid) -> list[_Block]
     }
     candidates = {place: window for place, window in windows.items() if labels.may_have(window)}
     side = _cell_side(sum(w.width * w.height for w in candidates.values()))
-    can_be_void = scene.mask_kind != "none"
     blocks = []
     for (row, col), window in candidates.items():
         ids = labels.read(window)
-        if can_be_void and (ids != NODATA_CLASS).any():
+        if ground.can_be_void and (ids != NODATA_CLASS).any():
             ids[~scene.read(window)[1]] = NODATA_CLASS
         places, counts = count_cells(ids, side=side, num_classes=len(labels.classes))
         places[:, 0] += window.col_off
@@ -177,53 +210,8 @@ def _cell_side(pixels: int) -> int:
     return next(few_enough, _CELL_SIDES[-1])
 
 
-def _hold_back(
-    scene: Scene, labels: Labels, blocks: list[_Block], fraction: float | None, seed: int
-) -> tuple[NDArray[np.bool_], str]:
-    """Which blocks are for validation, and a line on it."""
-    counts = np.stack([block.counts.sum(axis=0) for block in blocks])
-    nothing = np.zeros(len(blocks), dtype=bool)
-    if fraction == 0.0:
-        return nothing, f"{scene.name}: nothing is held back for validation"
-    lack = _lack_of_labels(labels, counts) if fraction is None else None
-    if lack is not None:
-        return nothing, (
-            f"{scene.name}: too few labels to hold some back for validation unasked ({lack})"
-        )
-    places = [(block.row, block.col) for block in blocks]
-    wanted = _DEFAULT_FRACTION if fraction is None else fraction
-    held = choose_held_back(counts, places, wanted, seed=seed)
-    if not held.any():
-        raise DataError(
-            f"{scene.name}: {wanted:.0%} of its labels cannot be held back, they lie in "
-            f"{len(blocks)} blocks; name a validation scene, or hold back nothing"
-        )
-    share = counts[held].sum() / counts.sum()
-    return held, (
-        f"{scene.name}: {held.sum()} of {len(held)} blocks are held back for validation, "
-        f"{share:.0%} of the labelled pixels"
-    )
-
-
-def _lack_of_labels(labels: Labels, counts: NDArray[np.int64]) -> str | None:
-    """What is missing for a part to be held back unasked; None if nothing is.
-
-    Args:
-        counts: ``(blocks, classes)`` pixels.
-    """
-    if labels.num_polygons is not None and labels.num_polygons < _ENOUGH_POLYGONS:
-        return f"{labels.num_polygons} polygons, it takes {_ENOUGH_POLYGONS}"
-    blocks = (counts > 0).sum(axis=0)
-    fewest = int(blocks[blocks > 0].min())
-    if fewest < _ENOUGH_BLOCKS:
-        rarest = labels.classes[int(np.flatnonzero(blocks == fewest)[0])]
-        return f"{rarest} lies in {fewest} blocks, it takes {_ENOUGH_BLOCKS}"
-    return None
-
-
 def _divided(
-    scene: Scene,
-    labels: Labels,
+    ground: Ground,
     grid: BlockGrid,
     blocks: list[_Block],
     held: NDArray[np.bool_],
@@ -232,31 +220,26 @@ def _divided(
     training = [block for block, is_held in zip(blocks, held, strict=True) if not is_held]
     validation = [block for block, is_held in zip(blocks, held, strict=True) if is_held]
     if not validation:
-        return SceneParts(_source(scene, labels, "train", training), None, notes)
+        return SceneParts(_source(ground, "train", training), None, notes)
     held_back = np.zeros(grid.shape, dtype=bool)
     for block in validation:
         held_back[block.row, block.col] = True
     rooms = [room_of(block.row, block.col, grid, held_back) for block in training]
     return SceneParts(
-        _source(scene, labels, "train", training, rooms),
-        _source(scene, labels, "val", validation),
-        notes,
+        _source(ground, "train", training, rooms), _source(ground, "val", validation), notes
     )
 
 
 def _source(
-    scene: Scene,
-    labels: Labels,
-    split: str,
-    blocks: list[_Block],
-    rooms: list[Window] | None = None,
+    ground: Ground, split: str, blocks: list[_Block], rooms: list[Window] | None = None
 ) -> SceneSource:
     """A source of blocks; without rooms windows may lie anywhere in the scene."""
+    scene = ground.scene
     sites = tuple(
-        Site(scene=scene.path, room=room, area=block.window, gsd_m=scene.gsd_m)
+        Site(scene=scene.path, after=ground.after, room=room, area=block.window, gsd_m=scene.gsd_m)
         for block, room in zip(blocks, rooms or [scene.window] * len(blocks), strict=True)
     )
     numbers = np.repeat(np.arange(len(blocks)), [len(block.places) for block in blocks])
     places = np.column_stack([numbers, np.concatenate([block.places for block in blocks])])
     cells = Cells(places, np.concatenate([block.counts for block in blocks]))
-    return SceneSource(scene.stem, split, scene, labels, sites, cells)
+    return SceneSource(scene.stem, split, scene, ground.bands, ground.labels, sites, cells)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 
+_CELL = 128  # pixels: side of the cells of pictures whose classes are counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -22,12 +24,29 @@ class Site:
         room: windows lie inside, in pixels of the raster.
         area: what is aimed at, or validated; inside ``room``. Of a picture both are the whole.
         gsd_m: metres a pixel on the ground, None where the raster is not tied to the earth.
+        after: path of the later date, where ``scene`` is the earlier one of two.
     """
 
     scene: str
     room: Window
     area: Window
     gsd_m: float | None
+    after: str | None = None
+
+    @classmethod
+    def whole(
+        cls, picture: str, width: int, height: int, gsd_m: float | None, after: str | None = None
+    ) -> Site:
+        """A picture from edge to edge."""
+        window = Window(col_off=0, row_off=0, width=width, height=height)
+        return cls(scene=picture, room=window, area=window, gsd_m=gsd_m, after=after)
+
+
+def pixel_sizes(sites: Sequence[Site]) -> tuple[float, float] | None:
+    """Smallest and largest size of a pixel on the ground, in metres."""
+    known = [site.gsd_m for site in sites if site.gsd_m is not None]
+    # A range that only some pictures state would shut the others out.
+    return (min(known), max(known)) if len(known) == len(sites) else None
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,9 @@ class Source(Protocol):
         ...
 
     @property
-    def bands(self) -> int: ...
+    def bands(self) -> int:
+        """Of one date, where it shows two."""
+        ...
 
     @property
     def dtype(self) -> str: ...
@@ -88,8 +109,9 @@ class Source(Protocol):
         """Read a window of a site's raster.
 
         Returns:
-            Pixels ``(bands, H, W)``, where they are valid ``(H, W)``, and class ids ``(H, W)``,
-            ``NODATA_CLASS`` where ignored, unknown or void.
+            Pixels ``(bands, H, W)``, of a pair ``(2 * bands, H, W)`` with the earlier date first;
+            where they are valid ``(H, W)``; and class ids ``(H, W)``, ``NODATA_CLASS`` where
+            ignored, unknown or void.
         """
         ...
 
@@ -104,6 +126,18 @@ class Source(Protocol):
             DataError: if the labels hold an id that is no class.
         """
         ...
+
+
+def count_sites(
+    sites: Sequence[Site], ids_of: Callable[[Site], NDArray[np.uint8]], *, num_classes: int
+) -> Cells:
+    """Count the classes in every cell of pictures, whose ids ``(H, W)`` are asked for in turn."""
+    places, counts = [], []
+    for number, site in enumerate(sites):
+        at, counted = count_cells(ids_of(site), side=_CELL, num_classes=num_classes)
+        places.append(np.insert(at, 0, number, axis=1))
+        counts.append(counted)
+    return Cells(np.concatenate(places), np.concatenate(counts))
 
 
 def count_cells(

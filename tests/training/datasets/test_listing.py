@@ -60,7 +60,10 @@ def test_scenes_and_folders_are_listed_beside_the_file(listing, tmp_path):
             "source 1 has the unknown key 'label'; known are scene, labels, label-field, class",
         ),
         ("[[source]]\nfolder = 'a'\nsplit = 'val'", "source 1 has the unknown key 'split'"),
-        ("[[source]]\nlabels = 'a'", "source 1 needs either scene and labels, or folder"),
+        (
+            "[[source]]\nlabels = 'a'",
+            "source 1 needs either scene and labels; before, after and labels; or folder",
+        ),
         ("[[source]]\nscene = 'a'", "source 1 has no labels"),
         ("[[source]]\nfolder = 'a'\n[[source]]\nfolder = 3", "source 2: folder is 3; it takes"),
         ("[[source]]\nfolder = 'a'\nweight = -1", "source 1: weight is -1; it takes a number"),
@@ -77,3 +80,34 @@ def test_mistakes_are_told_with_file_and_number(listing, text, message):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match=r"none\.toml: cannot be read"):
         read_listing(tmp_path / "none.toml")
+
+
+def test_classes_of_boxes_are_renamed_dropped_and_chosen(listing):
+    (entry,) = read_listing(
+        listing("""
+            [[source]]
+            folder = "dota"
+            rename = { small-vehicle = "vehicle", large-vehicle = "vehicle" }
+            drop = ["helicopter"]
+            classes = ["vehicle", "plane"]
+        """)
+    )
+    naming = entry.naming
+    assert [naming.name(n) for n in ("small-vehicle", "plane", "helicopter", "ship")] == [
+        "vehicle", "plane", None, None
+    ]  # fmt: skip
+    assert naming.names(["ship", "plane"]) == ("vehicle", "plane")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('drop = "ship"', "drop is 'ship'"),
+        ("classes = []", r"classes is \[\]"),
+        ('rename = ["a", "b"]', "rename is"),
+        ("rename = { a = 3 }", "rename is"),
+    ],
+)
+def test_a_wrong_naming_is_told(listing, line, said):
+    with pytest.raises(DataError, match=f"source 1: {said}"):
+        read_listing(listing(f'[[source]]\nfolder = "dota"\n{line}\n'))

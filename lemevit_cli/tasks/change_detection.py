@@ -1,0 +1,207 @@
+"""Change: what has become of every pixel from one date to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lemevit_cli.errors import LemevitError
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.backbone import check_backbone
+from lemevit_cli.models.bit import DATES, ChangeDetector, check_head, head_defaults
+from lemevit_cli.models.lemevit_inference import optimise_for_inference
+from lemevit_cli.models.weights import Card
+from lemevit_cli.tasks.change_figures import change_figures, match_changes
+from lemevit_cli.tasks.segmentation import pixels_of_classes, record_of
+from lemevit_cli.tasks.task import TaskData
+from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
+from lemevit_cli.tasks.window_validation import WindowValidation
+from lemevit_cli.training.change_classes import change_groups, classes_of_all
+from lemevit_cli.training.crops import DrawnWindow, WindowDraw, source_of_crops
+from lemevit_cli.training.datasets.source import pixel_sizes
+from lemevit_cli.training.loop import Loss, TrainingData
+from lemevit_cli.training.losses import make_loss, weigh_classes
+from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.pair_crops import PairCrops
+from lemevit_cli.training.schedule import mean_labelled_pixels
+from lemevit_cli.training.sources import PAIRS, Sources, open_sources
+from lemevit_cli.training.statistics import Drawn, Statistics, statistics_of
+
+_WINDOW, _OVERLAP = 512, 64
+# Forms of the heads, by the names that `--head` takes.
+_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "difference": ("difference", {}),
+    "difference_decoded": ("difference", {"decode_first": True}),
+    "bit": ("bit", {}),
+}
+_DEFAULT_FORM = "difference"
+
+
+class ChangeDetection:
+    """The task ``change``."""
+
+    name = "change"
+    headline = ("f1", "iou", "precision", "recall", "batch_f1", "batch_precision", "batch_recall")
+
+    def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
+        """Open folders of pairs, and pairs of scenes with layers or rasters of what changed."""
+        found = open_sources(data, crop=options.crop, openers=PAIRS)
+        classes = classes_of_all([(source.name, source.classes) for source in found.training])
+        crops = [
+            source_of_crops(source, cells, classes, balance=options.balance, groups=change_groups)
+            for source, cells in zip(found.training, found.cells, strict=True)
+        ]
+        draw = WindowDraw(crops, found.weights, options)
+        first = found.training[0]
+        statistics = statistics_of(_dates_of(draw), bands=first.bands, dtype=first.dtype)
+        card = _card(found, classes, statistics, options)
+        samples = PairCrops(draw, options, value_range=card.value_range, fill=card.mean * DATES)
+        validate = (
+            WindowValidation(
+                found.validation,
+                card,
+                limit=options.validation_windows,
+                match=match_changes,
+                figures_of=change_figures,
+                judged_by="f1",
+            )
+            if found.validation
+            else None
+        )
+        record = record_of(found)
+        training = TrainingData(
+            samples,
+            validate,
+            origin=samples.origin,
+            labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
+            labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
+            final_cost=validate.cost_of_all if validate else 0.0,
+            identity={"classes": list(classes), **record},
+        )
+        return TaskData(
+            card,
+            training,
+            record,
+            options,
+            validation=found.validation,
+            class_pixels=pixels_of_classes(found, classes),
+            notes=(*found.notes, _note_of_change(found)),
+        )
+
+    def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
+        """Backbone and head of a card, with its normalisation inside."""
+        return ChangeDetector(
+            backbone=card.backbone,
+            backbone_args=card.backbone_args,
+            head=card.head,
+            head_args=card.head_args,
+            num_classes=len(card.classes),
+            mean=card.mean,
+            std=card.std,
+            pretrained=pretrained,
+        )
+
+    def for_inference(self, model: nn.Module) -> nn.Module:
+        return optimise_for_inference(model)
+
+    def prepare(self, model: nn.Module, found: TaskData) -> None:
+        """Nothing is fitted beforehand."""
+
+    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+        names = found.card.class_names
+        weights = weigh_classes(options.class_weights, names, found.class_pixels)
+        of_answer = make_loss(options.loss, weights)
+
+        def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return of_answer(model(batch["pixels"]), batch["ids"], batch["groups"])
+
+        return loss
+
+    def draw_samples(self, path: str | Path, found: TaskData) -> None:
+        draw_samples(path, found.training.samples, found.card)
+
+    def draw_report(
+        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
+    ) -> None:
+        validate = found.training.validate
+        validation = validate if isinstance(validate, WindowValidation) else None
+        score = ("f1", "F1 of change")
+        draw_report(path, validation, found.card, metrics, score=score, dates=("before", "after"))
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Softmax over the classes: ``(B, classes, H, W)``, sums to one in every pixel."""
+        return torch.softmax(logits, dim=1)
+
+    def check(self, options: TrainingOptions) -> None:
+        """Refuse a loss, a head or a backbone that there is not."""
+        if options.decoder is not None and options.decoder not in _FORMS:
+            raise LemevitError(
+                f"no head {options.decoder!r} for change; choose one of {', '.join(_FORMS)}"
+            )
+        check_head(*_head_of(options))
+        check_backbone(options.backbone, pretrained=options.pretrained)
+        make_loss(options.loss)
+
+
+CHANGE_DETECTION = ChangeDetection()
+
+
+def _head_of(options: TrainingOptions) -> tuple[str, dict[str, Any]]:
+    head, form = _FORMS[options.decoder or _DEFAULT_FORM]
+    return head, {**head_defaults(head), **form, **(options.decoder_args or {})}
+
+
+@dataclass(frozen=True)
+class _DrawnDates:
+    """Both dates of a window side by side, as if they were one of one date."""
+
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+
+def _dates_of(draw: Callable[[int], DrawnWindow]) -> Callable[[int], Drawn]:
+    def drawn_dates(index: int) -> Drawn:
+        drawn = draw(index)
+        dates = np.split(drawn.pixels, DATES)
+        return _DrawnDates(
+            np.concatenate(dates, axis=2), np.concatenate([drawn.valid] * DATES, axis=1)
+        )
+
+    return drawn_dates
+
+
+def _note_of_change(found: Sources) -> str:
+    counts = [cells.counts.sum(axis=0) for cells in found.cells]
+    changed = sum(int(each[1:].sum()) for each in counts)
+    return f"{changed / sum(int(each.sum()) for each in counts):.1%} of the labelled pixels changed"
+
+
+def _card(
+    found: Sources, classes: Sequence[str], statistics: Statistics, options: TrainingOptions
+) -> Card:
+    first = found.training[0]
+    head, head_args = _head_of(options)
+    return Card(
+        task="change",
+        backbone=options.backbone,
+        backbone_args=options.backbone_args,
+        head=head,
+        head_args=head_args,
+        classes=classes_from_names(classes),
+        bands=first.bands,
+        dtype=first.dtype,
+        gsd_m=options.gsd_m or pixel_sizes([s for source in found.training for s in source.sites]),
+        window=_WINDOW,
+        overlap=_OVERLAP,
+        value_range=statistics.value_range,
+        mean=statistics.mean,
+        std=statistics.std,
+    )
