@@ -1,0 +1,32 @@
+"""What can be told about a comparison of results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lemevit_cli.training.options import LabelledScene
+
+_BLOCK = 1024  # pixels: bounds memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions:
+    """What can be told about a comparison.
+
+    Args:
+        classes: names of the ids 0, 1, ... of rasters that do not name theirs.
+        tolerance_m: of the boundaries, in metres on the ground; None takes two pixels.
+        labels: how a truth of polygons or boxes is read; its paths are filled in.
+        min_score: of the boxes that precision and recall are counted over.
+        picture: a PNG to draw.
+        overwrite: replace an existing picture.
+        block_size: pixels; the figures do not depend on it.
+    """
+
+    classes: tuple[str, ...] | None = None
+    tolerance_m: float | None = None
+    labels: LabelledScene = field(default_factory=lambda: LabelledScene(scene="", labels=""))
+    min_score: float = 0.0
+    picture: str | None = None
+    overwrite: bool = False
+    block_size: int = _BLOCK

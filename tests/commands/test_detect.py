@@ -1,0 +1,207 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+import torch
+from typer.testing import CliRunner
+
+from lemevit_cli.cli import app
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.tasks import load_task
+
+FIELDS = [
+    "class", "class_id", "score", "length_m", "width_m", "area_m2", "bearing", "cx", "cy",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Path of a weights file of task ``det`` that never was trained: boxes of score 0.25."""
+    torch.manual_seed(1)
+    card = Card(
+        task="det",
+        backbone="test_resnet",
+        head="oriented_rcnn",
+        head_args={"channels": 16, "hidden": 32, "proposals": 50},
+        classes=classes_from_names(["ship", "plane", "storage tank"]),
+        window=64,
+        overlap=24,
+        gsd_m=(0.1, 2.0),
+    )
+    path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
+    save_weights(path, load_task("det").build_model(card).state_dict(), card)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def large(write_scene):
+    """Path of a scene of six windows, 110 x 90, with a void corner."""
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 90, 110), dtype=np.uint8)
+    pixels[:, :40, :50] = 0
+    return write_scene(pixels, nodata=0)
+
+
+def invoke(*arguments):
+    arguments = [*map(str, arguments), "--device", "cpu", "--score", "0.1"]
+    return CliRunner().invoke(app, ["detect", *arguments])
+
+
+def detected(*arguments):
+    run = invoke(*arguments)
+    assert run.exit_code == 0, run.stderr
+    return pyogrio.read_dataframe(run.stdout.strip())
+
+
+def test_boxes_are_a_shapefile_of_polygons_in_the_scenes_crs(large, weights):
+    run = invoke(large, "-w", weights)
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == "scene_boxes.shp\n"
+    assert {path.suffix for path in Path().iterdir()} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
+    table = pyogrio.read_dataframe("scene_boxes.shp")
+    assert list(table.columns) == [*FIELDS, "geometry"] and len(table) > 5
+    assert table.crs.to_epsg() == 32633
+    assert (shapely.get_num_coordinates(table.geometry) == 5).all()
+    assert set(table["class"]) <= {"ship", "plane", "storage tank"}
+    assert (np.diff(table.score) <= 0).all() and table.score.min() >= 0.1
+
+
+def test_json_counts_and_measures_what_the_layer_holds(large, weights):
+    record = json.loads(invoke(large, "-w", weights, "-o", "out.gpkg", "--json", "-q").stdout)
+    table = pyogrio.read_dataframe(record["path"])
+    assert record["objects"] == len(table)
+    for name, figures in record["classes"].items():
+        of_class = table[table["class"] == name]
+        assert figures["objects"] == len(of_class)
+        if len(of_class):
+            assert figures["length_m"] == pytest.approx(of_class.length_m.median())
+    assert record["windows"] == 6 and record["windows_skipped"] == 0
+    assert {"read", "model", "merge", "write", "total"} <= set(record["seconds"])
+    assert record["peak_memory_mb"] > 0
+
+
+def test_blocks_and_batches_change_nothing(large, weights):
+    whole = detected(large, "-w", weights, "-o", "whole.gpkg")
+    for number, flags in enumerate((["--block-size", "40"], ["--batch-size", "5"])):
+        other = detected(large, "-w", weights, "-o", f"{number}.gpkg", *flags)
+        assert len(other) == len(whole)
+        np.testing.assert_allclose(other.score, whole.score, atol=1e-4)
+        unlike = whole.geometry.union_all().symmetric_difference(other.geometry.union_all())
+        assert unlike.area < 1e-3 * whole.area_m2.sum()
+
+
+def test_no_centre_lies_on_nodata(large, weights):
+    with_void = detected(large, "-w", weights)
+    import rasterio
+
+    with rasterio.open(large) as scene:
+        cols, rows = ~scene.transform @ tuple(with_void[["cx", "cy"]].to_numpy().T)
+        assert (scene.read(1)[rows.astype(int), cols.astype(int)] > 0).all()
+
+
+def test_classes_scores_and_tta_choose_the_boxes(large, weights):
+    everything = detected(large, "-w", weights)
+    ships = detected(large, "-w", weights, "-o", "ships.gpkg", "--classes", "ship")
+    assert set(ships["class"]) == {"ship"}
+    assert len(ships) >= (everything["class"] == "ship").sum() > 0
+    empty = detected(large, "-w", weights, "-o", "none.shp", "--classes", "storage tank")
+    assert list(empty.columns) == [*FIELDS, "geometry"]
+    symmetric = detected(large, "-w", weights, "-o", "tta.gpkg", "--tta")
+    assert symmetric.score.max() >= everything.score.max() - 1e-5
+
+
+def test_stdout_gets_one_feature_collection_in_degrees(large, weights):
+    run = invoke(large, "-w", weights, "-o", "-", "--json", "-v")
+    document = json.loads(run.stdout)
+    assert document["type"] == "FeatureCollection" and "crs" not in document
+    ring = document["features"][0]["geometry"]["coordinates"][0]
+    assert len(ring) == 5 and all(14 < x < 15 and 50 < y < 51 for x, y in ring)
+    assert '"objects": ' in run.stderr and "median length" in run.stderr
+    nothing = invoke(large, "-w", weights, "-o", "-", "-q", "--bounds", *first_pixels(large))
+    assert nothing.exit_code == 0
+    assert json.loads(nothing.stdout)["features"] == []
+    assert list(Path().iterdir()) == []
+
+
+def first_pixels(path):
+    """Bounds around pixels of the void corner of a scene, in map units."""
+    import rasterio
+
+    with rasterio.open(path) as scene:
+        x, y = zip(*(scene.transform @ p for p in ((1, 1), (4, 1), (4, 4), (1, 4))), strict=True)
+    return [min(x), min(y), max(x), max(y)]
+
+
+def test_several_scenes_go_to_a_folder_and_one_failure_stops_no_other(large, weights):
+    Path("results").mkdir()
+    run = invoke(large, "gone.tif", "-w", weights, "-o", "results/", "-q")
+    assert run.exit_code == 1 and "failed: gone.tif" in run.stderr
+    assert run.stdout == "results/scene_boxes.shp\n"
+    assert invoke(large, "b.tif", "-w", weights, "-o", "one.shp").exit_code == 2
+
+
+def test_a_style_lies_beside_the_boxes(large, weights):
+    detected(large, "-w", weights, "-o", "out.gpkg", "--style")
+    assert "storage tank" in Path("out.qml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{scene}", "-w", "{weights}", "--classes", "ship,lava"], "'lava'; there are ship, plane"),
+        (["{scene}", "-w", "{weights}", "--score", "2"], "--score 2: use a number from 0 to 1"),
+        (["{scene}", "-w", "{weights}", "--nms-iou", "-1"], "--nms-iou -1"),
+        (["{scene}", "-w", "{seg}"], "weights for task seg, asked for det"),
+        (["{scene}", "-w", "{weights}", "-o", "out.tif"], "'.tif'; take one of .geojson, .shp"),
+        (["{scene}", "-w", "{weights}", "-o", "no/where.shp"], "folder no does not exist"),
+        (["{scene}", "-w", "{weights}", "-o", "-", "--style"], "--style writes a file beside"),
+        (["{scene}", "-w", "{weights}", "--overlap", "64"], "--overlap 64"),
+        (["{scene}", "-w", "{weights}", "--co", "NO_SUCH=1"], "NO_SUCH"),
+        (["{scene}", "-w", "{weights}", "-b", "1,2"], "2"),
+        (["gone.tif", "-w", "{weights}"], "gone.tif"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_1(scene, weights, tiny_weights, arguments, said):
+    arguments = [a.format(scene=scene, weights=weights, seg=tiny_weights) for a in arguments]
+    run = CliRunner().invoke(app, ["detect", *arguments])
+    assert run.exit_code == 1
+    assert said in run.stderr and run.stderr.count("\n") == 1 and run.stdout == ""
+    assert run.stderr.startswith("lemevit: ")
+    assert list(Path().iterdir()) == []
+
+
+def test_an_existing_result_needs_overwrite(scene, weights):
+    Path("scene_boxes.shp").write_text("precious")
+    run = invoke(scene, "-w", weights)
+    assert run.exit_code == 1 and "--overwrite" in run.stderr
+    assert Path("scene_boxes.shp").read_text() == "precious"
+    assert invoke(scene, "-w", weights, "--overwrite").exit_code == 0
+    Path("scene_boxes.shp").unlink()
+    run = invoke(scene, "-w", weights)
+    assert run.exit_code == 1 and "scene_boxes.shx exists" in run.stderr
+
+
+def test_a_signal_in_the_middle_leaves_no_file(write_scene, weights):
+    wide = np.random.default_rng(0).integers(0, 4096, (3, 2048, 2048), dtype=np.uint16)
+    command = [sys.executable, "-m", "lemevit_cli", "detect", write_scene(wide), "-w", weights]
+    command += ["-o", "out.shp", "--batch-size", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        assert b"percentiles" in running.stderr.readline()  # told right before the model is loaded
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 143, stderr
+    assert list(Path().iterdir()) == [] and b"Traceback" not in stderr
