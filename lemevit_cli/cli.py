@@ -15,7 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from lemevit_cli.commands import (
+    change,
     demo,
+    detect,
     evaluate,
     import_weights,
     info,
@@ -82,6 +84,8 @@ app = typer.Typer(
 )
 
 app.command("predict")(predict.predict)
+app.command("detect")(detect.detect)
+app.command("change")(change.change)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)

@@ -85,6 +85,7 @@ class OutputOptions:
         creation_options: GDAL creation options, upper-case name to value (``--co``).
         classes: names of the classes kept in a vector result; None keeps all.
         min_area_m2: polygons smaller than this on the ground are left out.
+        style: put a QGIS style beside boxes or polygons of change.
         overwrite: replace an existing target.
     """
 
@@ -93,7 +94,42 @@ class OutputOptions:
     creation_options: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
+    style: bool = False
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions:
+    """Which boxes count.
+
+    Args:
+        score: boxes with a lower score are dropped.
+        nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
+            lies side by side overlaps by less: boxes are oriented.
+        max_per_window: boxes that a window may give, the best ones.
+    """
+
+    score: float = 0.3
+    nms_iou: float = 0.3
+    max_per_window: int = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeOptions:
+    """What counts as change between two dates, and how it is drawn.
+
+    Args:
+        threshold: pixels count whose score of change is above.
+        simplify_m: how far outlines of polygons may move; None is half a pixel, 0 leaves the
+            outlines of pixels. In pixels where they have no size on the ground.
+        coregister: undo the shift between the dates before they are compared.
+        bidx_after: bands of the second date where they are not those of the first.
+    """
+
+    threshold: float = 0.5
+    simplify_m: float | None = None
+    coregister: bool = False
+    bidx_after: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +141,5 @@ class InferenceSettings:
     tiling: Tiling = Tiling()
     runtime: RuntimeOptions = RuntimeOptions()
     output: OutputOptions = field(default_factory=OutputOptions)
+    detection: DetectionOptions = DetectionOptions()
+    change: ChangeOptions = ChangeOptions()

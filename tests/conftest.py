@@ -5,9 +5,12 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from rasterio.features import shapes
+from shapely.geometry import shape
 from torch import nn
 
 from lemevit_cli.execution.runtime import TorchRuntime
+from lemevit_cli.geometry.oriented_boxes import box_of_polygon
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.pipelines.predictor import Predictor
@@ -78,6 +81,29 @@ def predictor():
     )
     runtime = TorchRuntime(Convolution(), lambda x: x.softmax(1), RuntimeOptions(device="cpu"))
     return Predictor("a convolution", "0" * 16, card, runtime, "cpu")
+
+
+@pytest.fixture
+def find_bright_boxes():
+    """A detector without weights: a batch of pixels to rows for each bright patch, best first.
+
+    It gives every box the same class, and smaller ones less score.
+    """
+
+    def find(pixels, class_id=0, room=50):
+        answer = torch.zeros(len(pixels), room, 7)
+        answer[..., 6] = -1
+        for rows, window in zip(answer, np.asarray(pixels), strict=True):
+            bright = (window[0] > 150).astype(np.uint8)
+            patches = [shape(outline) for outline, value in shapes(bright) if value == 1]
+            for row, patch in zip(rows, sorted(patches, key=lambda p: -p.area), strict=False):
+                box = box_of_polygon(np.array(patch.exterior.coords))
+                row[:5] = torch.from_numpy(box)
+                row[5] = 0.5 + 0.4 * patch.area / window[0].size
+                row[6] = class_id
+        return answer
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ OWNERS = {
     "accelerate": {"training"},
     "safetensors": {"models"},
     "segmentation_models_pytorch": {"models", "training"},
+    "yaml": {"training"},
 }
 
 

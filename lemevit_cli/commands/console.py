@@ -12,6 +12,7 @@ import typer
 from lemevit_cli.commands import interruption
 
 _SECONDS_BETWEEN_LINES = 30.0
+_WIDEST = 400  # columns of a table
 
 
 class Console:
@@ -123,4 +124,9 @@ def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> Non
 def _print(content: Any, *, to_stderr: bool) -> None:
     from rich.console import Console as RichConsole
 
-    RichConsole(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True).print(content)
+    console = RichConsole(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True)
+    if not isinstance(content, str):
+        # A table that is wider than the terminal runs on: cut names and figures tell nothing.
+        wanted = content.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum
+        console.width = max(console.width, wanted)
+    console.print(content)

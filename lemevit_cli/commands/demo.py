@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,8 @@ def demo(
 ) -> None:
     """See it work: draw a town, predict its land cover, score it against the truth.
 
-    Needs no data and no network. Figures are of a simulated scene. Prints the path of a picture.
+    Objects and changes are found too, where weights for that are installed. Needs no data and no
+    network. Figures are of a simulated scene. Prints the path of a picture.
     """
     from lemevit_cli.pipelines.demo import run_demo
 
@@ -45,6 +46,8 @@ def demo(
         return
     if not quiet:
         print_scores("Simulated scene, against its truth", record["scores"], to_stderr=True)
+        _tell_objects(record["objects"])
+        _tell_changes(record["changes"])
         typer.echo(
             f"\nLook at {record['picture']}\n"
             f"Open in QGIS: {record['scene']} and, over it, {record['result']}\n"
@@ -52,3 +55,24 @@ def demo(
             err=True,
         )
     typer.echo(record["picture"])
+
+
+def _tell_objects(objects: dict[str, Any] | None) -> None:
+    if objects is None:
+        return
+    if objects["scores"] is not None:
+        print_scores("\nIts objects, against their truth", objects["scores"], to_stderr=True)
+    typer.echo(
+        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}",
+        err=True,
+    )
+
+
+def _tell_changes(changes: dict[str, Any] | None) -> None:
+    if changes is None:
+        return
+    print_scores("\nWhat changed in it, against its truth", changes["scores"], to_stderr=True)
+    typer.echo(
+        f"\n{changes['found']} changes are in {changes['result']}, drawn in {changes['picture']}",
+        err=True,
+    )

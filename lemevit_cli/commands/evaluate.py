@@ -8,7 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_table
+from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.figures import (
+    print_box_figures,
+    print_change_figures,
+    print_pixel_figures,
+)
 
 
 class Split(StrEnum):
@@ -21,7 +26,8 @@ class Split(StrEnum):
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A name or a file.")],
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder with {train,val}/{images,masks}.")
+        str,
+        typer.Argument(metavar="DATA", help="A folder as `train` takes it, with its labels."),
     ],
     split: Annotated[Split, typer.Option("--split", help="Which part.")] = Split.val,
     batch_size: options.BatchSize = None,
@@ -34,10 +40,11 @@ def evaluate(
     no_progress: options.NoProgress = False,
     debug: options.Debug = False,
 ) -> None:
-    """Score weights on labelled pictures: figures pooled over all pixels.
+    """Score weights on labelled pictures or pairs: figures pooled over all pixels, or all boxes.
 
     Classes are matched by name. On data that know only some of the weights' classes, the others
-    count as background.
+    count as background; a detector is judged by those that both know. Of change, batch figures are
+    means over batches of 16 windows of 256 pixels in the files' order, as its authors report them.
     """
     from lemevit_cli.pipelines.evaluation import evaluate as evaluate_weights
     from lemevit_cli.settings import RuntimeOptions
@@ -57,16 +64,7 @@ def evaluate(
 
 
 def print_scores(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """IoU, F1, precision and recall by class, then the means."""
-    columns = ["iou", "f1", "precision", "recall"]
-    rows = [
-        [name, *(_percent(record.get(column)) for column in columns)]
-        for name, record in figures["classes"].items()
-    ]
-    rows.append(["mean IoU", _percent(figures["miou"]), "", "", ""])
-    rows.append(["accuracy", _percent(figures["accuracy"]), "", "", ""])
-    print_table(title, ["class", "IoU", "F1", "precision", "recall"], rows, to_stderr=to_stderr)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    """Figures by class, then the means: of pixels, of boxes, or of change."""
+    telling = {"ap50": print_box_figures, "batch_f1": print_change_figures}
+    print_figures = next((telling[key] for key in telling if key in figures), print_pixel_figures)
+    print_figures(title, figures, to_stderr=to_stderr)

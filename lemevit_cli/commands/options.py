@@ -30,9 +30,17 @@ def _print_version(value: bool) -> None:
 
 
 class TaskName(StrEnum):
+    """Tasks that give every pixel a class."""
+
+    seg = "seg"
+
+
+class TrainedTaskName(StrEnum):
     """Tasks that weights can be trained for."""
 
     seg = "seg"
+    det = "det"
+    change = "change"
 
 
 class OutputTypeName(StrEnum):
@@ -52,7 +60,7 @@ class PrecisionName(StrEnum):
 
 
 _INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
-_LABELS = "Scenes with labels"
+_LABELS, _BOXES, _CHANGE = "Scenes with labels", "Boxes", "Change"
 
 Version = Annotated[
     bool,
@@ -68,12 +76,28 @@ Debug = Annotated[
     ),
 ]
 Task = Annotated[TaskName, typer.Option("--task", help="What to find.")]
+TrainedTask = Annotated[
+    TrainedTaskName,
+    typer.Option(
+        "--task",
+        help="What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates.",
+    ),
+]
 Output = Annotated[
     str | None,
     typer.Option(
         "-o",
         "--output",
         help="Result: a file, a folder ending in /, or - for stdout.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="Result: a file, a folder ending in /, or - for stdout; repeatable.",
         rich_help_panel=_OUTPUT,
     ),
 ]
@@ -234,6 +258,14 @@ Tta = Annotated[
         rich_help_panel=_RUNNING,
     ),
 ]
+TtaBoxes = Annotated[
+    bool,
+    typer.Option(
+        "--tta",
+        help="Look at the eight symmetries of each window: finds more, in eight times the time.",
+        rich_help_panel=_RUNNING,
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -272,6 +304,70 @@ MinArea = Annotated[
         metavar="M2",
         help="Smallest polygon, in m2 on the ground.",
         rich_help_panel=_OUTPUT,
+    ),
+]
+Style = Annotated[
+    bool,
+    typer.Option("--style", help="Also a QGIS style beside the layer.", rich_help_panel=_OUTPUT),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        help="Score of change above which a pixel has changed, 0 to 1.",
+        rich_help_panel=_CHANGE,
+    ),
+]
+Simplify = Annotated[
+    float | None,
+    typer.Option(
+        "--simplify",
+        min=0.0,
+        metavar="METRES",
+        help="How far outlines may move; default: half a pixel, 0: not at all.",
+        rich_help_panel=_CHANGE,
+    ),
+]
+Coregister = Annotated[
+    bool,
+    typer.Option(
+        "--coregister",
+        help="Undo the shift between the dates, which is told in any case.",
+        rich_help_panel=_CHANGE,
+    ),
+]
+BandsAfter = Annotated[
+    str | None,
+    typer.Option(
+        "--bands-after",
+        metavar="N,N,...",
+        help="Bands of AFTER, where they are not those of BEFORE.",
+        rich_help_panel=_INPUT,
+    ),
+]
+Score = Annotated[
+    float,
+    typer.Option("--score", help="Smallest score of a box, 0 to 1.", rich_help_panel=_BOXES),
+]
+NmsIou = Annotated[
+    float,
+    typer.Option(
+        "--nms-iou",
+        metavar="IOU",
+        help="Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
+        rich_help_panel=_BOXES,
+    ),
+]
+MaxPerWindow = Annotated[
+    int,
+    typer.Option(
+        "--max-per-window", min=1, help="Boxes of a window, at most.", rich_help_panel=_BOXES
+    ),
+]
+FoundClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", metavar="NAME,NAME", help="Only these classes.", rich_help_panel=_BOXES
     ),
 ]
 Overwrite = Annotated[

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_table
+from lemevit_cli.commands.console import Console, print_table
+from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
 from lemevit_cli.settings import (
     InferenceSettings,
     OutputOptions,
@@ -16,9 +17,6 @@ from lemevit_cli.settings import (
     SceneOptions,
     Tiling,
 )
-
-if TYPE_CHECKING:
-    from lemevit_cli.pipelines.prediction import PredictionReport
 
 
 def predict(
@@ -77,11 +75,7 @@ def predict(
     )
     from lemevit_cli.pipelines import prediction
 
-    several = len(scenes) > 1
-    if several and output is not None and not prediction.is_folder(output):
-        raise typer.BadParameter(
-            f"{len(scenes)} scenes need a folder, such as results/", param_hint="-o"
-        )
+    check_folder(scenes, output)
     report = prediction.predict(
         scenes,
         output,
@@ -90,26 +84,11 @@ def predict(
         settings=settings,
         progress=Console(quiet=quiet, show_progress=not no_progress),
     )
-    _tell(report, several=several, as_json=json, to_stdout=output == "-")
+    tell_results(report, as_json=json, to_stdout=output == "-")
     if verbose:
         for result in report.results:
             _summary(result)
-    for scene, error in report.failures.items():
-        typer.echo(f"lemevit: failed: {scene}: {error}", err=True)
-    if report.failures:
-        raise typer.Exit(1)
-
-
-def _tell(report: PredictionReport, *, several: bool, as_json: bool, to_stdout: bool) -> None:
-    """Paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
-    if as_json and several:
-        failures = {scene: str(error) for scene, error in report.failures.items()}
-        print_json({"results": report.results, "failures": failures})
-    elif as_json:
-        print_json(report.results[0], to_stderr=to_stdout)
-    elif not to_stdout:
-        for result in report.results:
-            typer.echo(result["path"])
+    tell_failures(report)
 
 
 def _summary(result: dict[str, Any]) -> None:

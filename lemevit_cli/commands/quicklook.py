@@ -15,8 +15,22 @@ def quicklook(
         str,
         typer.Argument(metavar="RESULT", help="A raster of classes, polygons, or any scene."),
     ],
+    after: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[AFTER]", help="A second date: RESULT is the first, both are drawn."
+        ),
+    ] = None,
     over: Annotated[
         str | None, typer.Option("--over", metavar="SCENE", help="The scene under the result.")
+    ] = None,
+    change: Annotated[
+        str | None,
+        typer.Option(
+            "--change",
+            metavar="CHANGES",
+            help="What changed between two dates; default: AFTER_changes.shp here, if it is there.",
+        ),
     ] = None,
     output: Annotated[
         str | None,
@@ -34,19 +48,23 @@ def quicklook(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw a result over its scene, with legend, scale bar and north.
+    """Draw a result over its scene, or two dates side by side, with legend, scale bar and north.
 
     Prints the path of the picture. It is made from overviews: large scenes take no longer.
     """
+    if after is None and change is not None:
+        raise typer.BadParameter("needs two dates, BEFORE and AFTER", param_hint="--change")
+    if after is not None and over is not None:
+        raise typer.BadParameter("two dates lie over nothing", param_hint="--over")
+    from lemevit_cli.pipelines.pair_quicklook import pair_quicklook
     from lemevit_cli.pipelines.quicklook import QuicklookOptions
     from lemevit_cli.pipelines.quicklook import quicklook as draw
 
-    record = draw(
-        result,
-        output,
-        QuicklookOptions(over=over, alpha=alpha, size=size, bounds=bounds, overwrite=overwrite),
-        Console(quiet=quiet),
-    )
+    chosen = QuicklookOptions(over=over, alpha=alpha, size=size, bounds=bounds, overwrite=overwrite)
+    if after is None:
+        record = draw(result, output, chosen, Console(quiet=quiet))
+    else:
+        record = pair_quicklook(result, after, output, change=change, options=chosen)
     if json:
         print_json(record)
     else:

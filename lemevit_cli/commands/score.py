@@ -8,14 +8,22 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json, print_table
+from lemevit_cli.commands.figures import print_box_figures, print_change_figures, share
 
 
 def score(
     prediction: Annotated[
-        str, typer.Argument(metavar="PREDICTION", help="A raster of classes, or - for stdin.")
+        str,
+        typer.Argument(
+            metavar="PREDICTION",
+            help="A raster of classes, - for stdin; or a file of change or boxes.",
+        ),
     ],
     truth: Annotated[
-        str, typer.Argument(metavar="TRUTH", help="A raster of classes, or polygons; any CRS.")
+        str,
+        typer.Argument(
+            metavar="TRUTH", help="A raster of classes, or polygons; or boxes. Any CRS."
+        ),
     ],
     classes: Annotated[
         str | None,
@@ -34,6 +42,16 @@ def score(
             help="How far a boundary may be off; default: two pixels of the prediction.",
         ),
     ] = None,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            "--score",
+            min=0.0,
+            max=1.0,
+            metavar="SCORE",
+            help="Precision and recall of the boxes with at least this score.",
+        ),
+    ] = 0.0,
     label_field: options.LabelField = None,
     class_name: options.LabelClass = None,
     layer: options.LabelLayer = None,
@@ -53,6 +71,12 @@ def score(
 
     The truth may lie on another grid and in another CRS. Classes are matched by name; figures are
     pooled over all pixels. Boundary F1 counts outlines that lie within the tolerance.
+
+    Change, as a mask or as polygons, is compared with either: pixels are pooled, and polygons are
+    found where their IoU with true ones is 0.5 or more.
+
+    Boxes are layers of polygons, CSV, or DOTA texts (also two folders of them): average precision
+    by the overlap of turned boxes, objects with the field difficult left out.
     """
     from lemevit_cli.pipelines.scoring import ScoreOptions
     from lemevit_cli.pipelines.scoring import score as compare
@@ -74,6 +98,7 @@ def score(
             classes=options.parse_names(classes),
             tolerance_m=tolerance,
             labels=labels,
+            min_score=min_score,
             picture=png,
             overwrite=overwrite,
         ),
@@ -81,19 +106,26 @@ def score(
     )
     if json:
         print_json(figures)
+    elif "ap50" in figures:
+        at_score = f", counted from a score of {figures['score']:g}" if figures["score"] else ""
+        title = f"{figures['prediction']} against {figures['truth']}{at_score}"
+        print_box_figures(title, figures, to_stderr=False)
+    elif "objects" in figures:
+        title = f"{figures['prediction']} against {figures['truth']}"
+        print_change_figures(title, figures, to_stderr=False)
     else:
-        _print(figures)
+        _print_classes(figures)
 
 
-def _print(figures: dict[str, Any]) -> None:
+def _print_classes(figures: dict[str, Any]) -> None:
     columns = ["iou", "f1", "precision", "recall", "boundary_f1"]
     rows = [
-        [name, *(_figure(record[column]) for column in columns)]
+        [name, *(share(record[column]) for column in columns)]
         for name, record in figures["classes"].items()
     ]
-    means = [_figure(figures[name]) for name in ("miou", "f1", "boundary_f1")]
+    means = [share(figures[name]) for name in ("miou", "f1", "boundary_f1")]
     rows.append(["mean", means[0], means[1], "", "", means[2]])
-    rows.append(["accuracy", _figure(figures["accuracy"]), "", "", "", ""])
+    rows.append(["accuracy", share(figures["accuracy"]), "", "", "", ""])
     metres = figures["tolerance_m"]
     tolerance = "2 pixels" if metres is None else f"{metres:.3g} m"
     print_table(
@@ -103,7 +135,3 @@ def _print(figures: dict[str, Any]) -> None:
         rows,
         to_stderr=False,
     )
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,22 +25,37 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="DATA",
-            help="Folders with {train,val}/{images,masks}, or .toml lists of scenes.",
+            help="Folders with {train,val}/{images,masks}, for det in the layouts of DOTA, "
+            "YOLO-OBB or COCO, for change {train,val}/{A,B,label}; or .toml lists of folders and "
+            "scenes.",
         ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="The .safetensors file to write.")
     ] = None,
-    task: options.Task = options.TaskName.seg,
+    task: options.TrainedTask = options.TrainedTaskName.seg,
     scene: Annotated[
         list[str] | None,
         typer.Option("--scene", help="A scene to learn from; repeatable.", rich_help_panel=_SCENES),
+    ] = None,
+    before: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--before",
+            help="For change: the earlier of two scenes, on any grids; repeatable.",
+            rich_help_panel=_SCENES,
+        ),
+    ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option("--after", help="The later one.", rich_help_panel=_SCENES),
     ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
             "--labels",
-            help="Its polygons or raster of ids; one for each scene, or one for all.",
+            help="Its polygons or raster of ids, for det boxes or polygons, for change of what "
+            "changed; one for each scene, or one for all.",
             rich_help_panel=_SCENES,
         ),
     ] = None,
@@ -85,7 +101,7 @@ def train(
             min=0.0,
             max=1.0,
             rich_help_panel=_DATA,
-            help="0 draws windows evenly over pixels, 1 evenly over classes.",
+            help="0 draws windows evenly over labels, 1 evenly over classes.",
         ),
     ] = 0.5,
     source_weight: Annotated[
@@ -117,8 +133,10 @@ def train(
         str | None,
         typer.Option(
             "--decoder",
+            "--head",
             help="upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
-            "another of segmentation-models-pytorch.",
+            "another of segmentation-models-pytorch; for det oriented_rcnn (light, default) or "
+            "oriented_rcnn_paper; for change difference (default), difference_decoded or bit.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -145,7 +163,7 @@ def train(
         str,
         typer.Option(
             "--loss",
-            help="ce, dice, lovasz or focal; ce+dice adds two.",
+            help="Of seg and change: ce, dice, lovasz or focal; ce+dice adds two.",
             rich_help_panel=_MODEL,
         ),
     ] = "ce",
@@ -166,7 +184,7 @@ def train(
         typer.Option(
             "--epochs",
             min=0.0,
-            help="Instead: passes over as many pixels as are labelled.",
+            help="Instead: passes over as many pixels as are labelled; for det, as there are.",
             rich_help_panel=_SCHEDULE,
         ),
     ] = None,
@@ -285,10 +303,22 @@ def train(
         background=background,
     )
     split = "train" if val_scene else None
+    if before and (scene or task is not options.TrainedTaskName.change):
+        raise typer.BadParameter("is for --task change, without --scene", param_hint="--before")
+    if len(before or []) != len(after or []):
+        raise typer.BadParameter(
+            f"{len(before or [])} earlier and {len(after or [])} later scenes; name both dates",
+            param_hint="--after",
+        )
     found = DataOptions(
         paths=tuple(data or ()),
         scenes=(
-            *labelled_scenes(scene, labels, replace(how, split=split), option="--scene"),
+            *labelled_scenes(
+                scene, None if before else labels, replace(how, split=split), option="--scene"
+            ),
+            *labelled_scenes(
+                before, labels if before else None, how, option="--before", after=after
+            ),
             *labelled_scenes(
                 val_scene, val_labels, replace(how, split="val"), option="--val-scene"
             ),
@@ -354,17 +384,29 @@ def train(
 
 
 def labelled_scenes(
-    scenes: list[str] | None, labels: list[str] | None, how: LabelledScene, *, option: str
+    scenes: list[str] | None,
+    labels: list[str] | None,
+    how: LabelledScene,
+    *,
+    option: str,
+    after: list[str] | None = None,
 ) -> list[LabelledScene]:
-    """Scenes with their labels, as many of each or one file of labels for all."""
+    """Scenes with their labels, as many of each or one file of labels for all.
+
+    Args:
+        after: of pairs the later dates, as many as scenes.
+    """
     scenes, labels = scenes or [], labels or []
     if bool(labels) != bool(scenes) or len(labels) not in (len(scenes), 1, 0):
         raise typer.BadParameter(
             f"{len(scenes)} scenes and {len(labels)} labels; each scene needs its labels",
             param_hint=option,
         )
-    pairs = zip(scenes, cycle(labels), strict=False)
-    return [replace(how, scene=scene, labels=file) for scene, file in pairs]
+    later: Iterable[str | None] = after or cycle([None])
+    return [
+        replace(how, scene=scene, after=date, labels=file)
+        for scene, date, file in zip(scenes, later, cycle(labels), strict=False)
+    ]
 
 
 def parse_time(text: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The loop that all commands over scenes share: block -> windows -> batches -> model -> rows."""
+"""The loop that all commands over scenes share: block -> windows -> batches -> model -> answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemevit_cli.errors import LemevitError
+from lemevit_cli.execution.device import default_batch_size
 from lemevit_cli.execution.runtime import Runtime
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.models.weights import Card
+from lemevit_cli.pipelines.predictor import Predictor
 from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.pipelines.scene_input import SceneInput
 from lemevit_cli.scenes.view import SceneView
+from lemevit_cli.settings import Tiling
 from lemevit_cli.tiling.mosaic import Mosaic, Rows
 from lemevit_cli.tiling.resample import RowResampler
 from lemevit_cli.tiling.window_grid import WindowGrid
@@ -108,16 +114,25 @@ class BlockInference:
             height=rows.stop - rows.start,
         )
 
+    def batches(self, windows: Iterable[Window]) -> Iterator[tuple[Batch, Tensor]]:
+        """Windows of the grid, read ahead, with the model's answer to each, in their order.
+
+        Windows without a valid pixel are left out. The answer has a row for each window of the
+        batch, and may have more: those of zeros that fill it.
+        """
+        for batch in self._read_ahead(windows):
+            with self.account.timed("model"):
+                answers = self.runtime(batch.pixels)
+            yield batch, answers
+            self._tell(len(batch.windows))
+
     def _model_rows(self, area: Window) -> Iterator[Rows]:
         mosaic = Mosaic(self.grid, area, num_classes=self.num_classes)
-        for batch in self._read_ahead(self.grid.windows_over(area)):
-            with self.account.timed("model"):
-                scores = self.runtime(batch.pixels)
+        for batch, scores in self.batches(self.grid.windows_over(area)):
             for window, share, valid in zip(batch.windows, scores, batch.valid, strict=False):
                 yield from mosaic.rows_above(window.row_off)
                 with self.account.timed("blend"):
                     mosaic.add(window, share[:, : window.height, : window.width], valid)
-            self._tell(len(batch.windows))
         yield from mosaic.rows_above(area.bottom)
 
     def _resampled_rows(self, block: Window) -> Iterator[Rows]:
@@ -182,6 +197,41 @@ class BlockInference:
         for place, (_, values, _) in zip(pixels, found, strict=False):
             place[:] = pad_by_reflection(values, size)
         return Batch([w for w, _, _ in found], pixels, [v for _, _, v in found])
+
+
+def inference_over(
+    source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
+) -> BlockInference:
+    """The shared loop, set up for a scene: windows and overlap of the card unless told."""
+    size, overlap = tiling_of(predictor.card, tiling)
+    grid = WindowGrid(
+        width=source.view.width, height=source.view.height, size=size, overlap=overlap
+    )
+    # A scene of few windows is not worth a full batch of zeros.
+    windows = len(grid.col_offs) * len(grid.row_offs)
+    batch_size = tiling.batch_size or default_batch_size(predictor.device)
+    return BlockInference(
+        view=source.view,
+        runtime=predictor.runtime,
+        grid=grid,
+        num_classes=len(predictor.card.classes),
+        batch_size=min(batch_size, windows),
+        account=Account(),
+        progress=progress,
+    )
+
+
+def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
+    """Window and overlap in pixels: the card's, unless told.
+
+    Raises:
+        LemevitError: if the overlap leaves no step.
+    """
+    size = tiling.window or card.window
+    overlap = card.overlap if tiling.overlap is None else tiling.overlap
+    if overlap >= size:
+        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    return size, overlap
 
 
 def pad_by_reflection(pixels: NDArray[Any], size: int) -> NDArray[Any]:

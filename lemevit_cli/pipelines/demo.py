@@ -10,13 +10,22 @@ import rasterio
 
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.models.weights import find_weights, read_card
+from lemevit_cli.pipelines.box_files import read_boxes
+from lemevit_cli.pipelines.box_scoring import score_boxes
+from lemevit_cli.pipelines.change import change
+from lemevit_cli.pipelines.change_scoring import score_change
+from lemevit_cli.pipelines.detection import detect
+from lemevit_cli.pipelines.pair_quicklook import pair_quicklook
 from lemevit_cli.pipelines.prediction import predict
 from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.pipelines.quicklook import QuicklookOptions, quicklook
+from lemevit_cli.pipelines.score_options import ScoreOptions
 from lemevit_cli.pipelines.simulation import simulate_dataset
 from lemevit_cli.scenes.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
 from lemevit_cli.tasks import STARTERS
 from lemevit_cli.tasks.confusion import Confusion
+from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.writers.atomic import check_replaceable, replacing
 from lemevit_cli.writers.picture import Panel, colorize, displayed, write_panels
 
@@ -34,9 +43,13 @@ def run_demo(
 ) -> dict[str, Any]:
     """Draw a town, predict its land cover with the starter weights, score and draw the result.
 
+    Where there are starter weights for it, its objects are found too, and what has changed until
+    its second date.
+
     Returns:
         Paths of ``scene``, ``truth``, ``result`` and ``picture``; ``scores`` on this simulated
-        scene, as :meth:`Confusion.figures`; ``seconds`` in all.
+        scene, as :meth:`Confusion.figures`; ``objects``, see :func:`find_objects`; ``changes``, see
+        :func:`find_changes`; ``seconds`` in all.
 
     Raises:
         OutputError: if the folder holds a demo already and may not be overwritten.
@@ -54,6 +67,8 @@ def run_demo(
     predict(
         [str(scene)], str(result), weights=None, task="seg", settings=settings, progress=progress
     )
+    objects = find_objects(place, settings, progress)
+    changes = find_changes(place, settings, progress)
     classes = read_card(find_weights(STARTERS["seg"])).classes
     scores = score_rasters(result, truth, classes)
     with replacing(picture, overwrite=overwrite) as path:
@@ -66,8 +81,77 @@ def run_demo(
         "result": str(result),
         "picture": str(picture),
         "scores": scores,
+        "objects": objects,
+        "changes": changes,
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def find_objects(
+    place: Path, settings: InferenceSettings, progress: Progress
+) -> dict[str, Any] | None:
+    """Detect in the demo's scene, score and draw the boxes.
+
+    Returns:
+        Paths of ``result`` and ``picture``; ``found``, the number of boxes; ``scores`` as
+        ``lemevit score`` gives them, over the classes that weights and scene share, None where
+        they share none. None without starter weights.
+    """
+    starter = STARTERS.get("det")
+    if starter is None or not find_weights(starter).is_file():
+        return None
+    scene, result, picture = place / "before.tif", place / "objects.gpkg", place / "objects.png"
+    report = detect([str(scene)], str(result), weights=None, settings=settings, progress=progress)
+    options = QuicklookOptions(over=str(scene), overwrite=settings.output.overwrite)
+    quicklook(str(result), str(picture), options, progress)
+    return {
+        "result": str(result),
+        "picture": str(picture),
+        "found": report.results[0]["objects"],
+        "scores": score_objects(result, place / "objects_before.gpkg", starter, progress),
+    }
+
+
+def find_changes(
+    place: Path, settings: InferenceSettings, progress: Progress
+) -> dict[str, Any] | None:
+    """Find what has changed between the demo's two dates, score and draw it.
+
+    Returns:
+        Paths of ``before``, ``after``, ``result`` and ``picture``; ``found``, the number of
+        polygons; ``scores`` as ``lemevit score`` gives them. None without starter weights.
+    """
+    starter = STARTERS.get("change")
+    if starter is None or not find_weights(starter).is_file():
+        return None
+    before, after = str(place / "before.tif"), str(place / "after.tif")
+    result, mask, picture = (str(place / f"changes.{ending}") for ending in ("gpkg", "tif", "png"))
+    record = change(
+        before, after, [result, mask], weights=None, settings=settings, progress=progress
+    )
+    options = QuicklookOptions(overwrite=settings.output.overwrite)
+    pair_quicklook(before, after, picture, change=result, options=options)
+    return {
+        "before": before,
+        "after": after,
+        "result": result,
+        "picture": picture,
+        "found": record["polygons"],
+        "scores": score_change(mask, str(place / "change.tif"), ScoreOptions(), progress),
+    }
+
+
+def score_objects(
+    result: Path, truth: Path, weights: str, progress: Progress
+) -> dict[str, Any] | None:
+    """Compare boxes with the true ones of classes that the weights know; None without any."""
+    known = read_card(find_weights(weights)).class_names
+    present = sorted(set(read_boxes(str(truth)).classes) & set(known))
+    if not present:
+        return None
+    names = ", ".join(f"'{name}'" for name in present)
+    labels = LabelledScene(scene="", labels="", where=f"class IN ({names})")
+    return score_boxes(str(result), str(truth), ScoreOptions(labels=labels), progress)
 
 
 def score_rasters(result: Path, truth: Path, classes: tuple[ClassInfo, ...]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
-from lemevit_cli.errors import LemevitError, OutputError
-from lemevit_cli.execution.device import choose_device, choose_dtype, default_batch_size
 from lemevit_cli.execution.memory import peak_memory_mb
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
@@ -21,30 +18,28 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import (
     Account,
-    BlockInference,
     class_ids,
+    inference_over,
     masked_scores,
 )
 from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predictor
 from lemevit_cli.pipelines.progress import Progress
-from lemevit_cli.pipelines.scene_input import SceneInput, check_gsd, scene_input
-from lemevit_cli.scenes.radiometry import check_stretch
-from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.scenes.source import stem_of
-from lemevit_cli.settings import InferenceSettings, Tiling
+from lemevit_cli.pipelines.scene_input import SceneInput
+from lemevit_cli.pipelines.scene_runs import (
+    Report,
+    check_settings,
+    check_targets,
+    run_over_scenes,
+    target_of,
+)
+from lemevit_cli.scenes.scene import Scene
+from lemevit_cli.scenes.scene_pair import ScenePair
+from lemevit_cli.settings import InferenceSettings
 from lemevit_cli.tiling.blocks import blocks_of
 from lemevit_cli.tiling.window_grid import WindowGrid
-from lemevit_cli.writers import RasterSpec, check_classes, check_target, find_writer, open_sink
+from lemevit_cli.writers import RasterSpec, check_target, find_writer, open_sink
 
 _CENSUS_COLUMNS = 2048  # pixels that are counted with one area on the ground
-
-
-@dataclass
-class PredictionReport:
-    """What came of several scenes: one record each, and what failed, by scene."""
-
-    results: list[dict[str, Any]] = field(default_factory=list)
-    failures: dict[str, LemevitError] = field(default_factory=dict)
 
 
 def predict(
@@ -55,7 +50,7 @@ def predict(
     task: str,
     settings: InferenceSettings,
     progress: Progress,
-) -> PredictionReport:
+) -> Report:
     """Predict one scene, or several with weights loaded once.
 
     Args:
@@ -66,84 +61,21 @@ def predict(
     Raises:
         LemevitError: from a single scene; of several, each failure is kept in the report.
     """
-    targets = [target_of(scene, target, task, settings) for scene in scenes]
+    ending = f"_{task}{find_writer('result.tif', settings.output).suffix}"
+    targets = [target_of(scene, target, ending) for scene in scenes]
     _, _, card = check_weights(weights, task)
     check_settings(card, settings)
     check_targets(scenes, targets)
-    report = PredictionReport()
-    predictor: Predictor | None = None
-    for path, where in zip(scenes, targets, strict=True):
-        try:
-            check_target(where, settings.output)
-            with open_scene(path, settings.scene) as scene:
-                source = scene_input(scene, card, settings.reading, progress)
-                if predictor is None:
-                    predictor = load_predictor(weights, task, settings.runtime)
-                report.results.append(
-                    predict_scene(scene, source, where, predictor, settings, progress)
-                )
-        except LemevitError as error:
-            if len(scenes) == 1:
-                raise
-            report.failures[path] = error
-    return report
-
-
-def target_of(scene: str, target: str | None, task: str, settings: InferenceSettings) -> str:
-    """Where the result of a scene goes."""
-    if target is not None and not is_folder(target):
-        return target
-    name = f"{stem_of(scene)}_{task}{find_writer('result.tif', settings.output).suffix}"
-    return name if target is None else str(Path(target) / name)
-
-
-def is_folder(target: str) -> bool:
-    """Whether a target names a folder: it ends in a slash, or is one."""
-    return target.endswith(("/", "\\")) or Path(target).is_dir()
-
-
-def check_settings(card: Card, settings: InferenceSettings) -> None:
-    """Refuse, before any scene is opened, what no scene could be predicted with.
-
-    Raises:
-        LemevitError: for options that are malformed, or do not suit weights or machine.
-    """
-    check_classes(card.classes, settings.output)
-    check_stretch(settings.reading.stretch)
-    check_gsd(settings.reading.gsd)
-    tiling_of(card, settings.tiling)
-    choose_dtype(settings.runtime.precision, choose_device(settings.runtime.device))
-
-
-def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
-    """Window and overlap in pixels: the card's, unless told.
-
-    Raises:
-        LemevitError: if the overlap leaves no step.
-    """
-    size = tiling.window or card.window
-    overlap = card.overlap if tiling.overlap is None else tiling.overlap
-    if overlap >= size:
-        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
-    return size, overlap
-
-
-def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:
-    """Refuse targets that would replace a scene, or each other.
-
-    Raises:
-        OutputError: naming both.
-    """
-    taken: dict[str, str] = {}
-    for scene, target in zip(scenes, targets, strict=True):
-        if Path(target).exists() and Path(scene).exists() and Path(target).samefile(scene):
-            raise OutputError(f"{target} is the scene itself; name another file by -o")
-        if target in taken:
-            raise OutputError(
-                f"{taken[target]} and {scene} would both be written to {target}; "
-                "predict them into different folders"
-            )
-        taken[target] = scene
+    return run_over_scenes(
+        scenes,
+        targets,
+        card=card,
+        settings=settings,
+        progress=progress,
+        check=lambda where: check_target(where, settings.output),
+        load=lambda: load_predictor(weights, task, settings.runtime),
+        run=partial(predict_scene, settings=settings, progress=progress),
+    )
 
 
 def predict_scene(
@@ -191,35 +123,13 @@ def predict_scene(
         "windows": inference.account.windows,
         "windows_skipped": inference.account.windows_skipped,
         **census.summary(),
-        "seconds": _phases(inference.account, time.perf_counter() - started),
+        "seconds": phases(inference.account, time.perf_counter() - started),
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
 
 
-def inference_over(
-    source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
-) -> BlockInference:
-    """The shared loop, set up for a scene: windows and overlap of the card unless told."""
-    size, overlap = tiling_of(predictor.card, tiling)
-    grid = WindowGrid(
-        width=source.view.width, height=source.view.height, size=size, overlap=overlap
-    )
-    # A scene of few windows is not worth a full batch of zeros.
-    windows = len(grid.col_offs) * len(grid.row_offs)
-    batch_size = tiling.batch_size or default_batch_size(predictor.device)
-    return BlockInference(
-        view=source.view,
-        runtime=predictor.runtime,
-        grid=grid,
-        num_classes=len(predictor.card.classes),
-        batch_size=min(batch_size, windows),
-        account=Account(),
-        progress=progress,
-    )
-
-
 def raster_spec(
-    scene: Scene,
+    scene: Scene | ScenePair,
     source: SceneInput,
     predictor: Predictor,
     grid: WindowGrid,
@@ -250,7 +160,7 @@ def raster_spec(
 class Census:
     """Counts the pixels of each class, and their area on the ground."""
 
-    def __init__(self, scene: Scene, card: Card) -> None:
+    def __init__(self, scene: Scene | ScenePair, card: Card) -> None:
         self._georeference = scene.georeference
         self._card = card
         self._pixels = np.zeros(256, dtype=np.int64)
@@ -294,7 +204,12 @@ class Census:
         return {"valid_share": valid_share, "classes": classes}
 
 
-def _phases(account: Account, total: float) -> dict[str, float]:
+def phases(account: Account, total: float) -> dict[str, float]:
+    """Seconds by phase; ``finish`` is what closing the result took.
+
+    Args:
+        total: of the whole run; that of the account is from the first window to the result.
+    """
     seconds = {**account.seconds, "total": total}
     known = sum(seconds.get(phase, 0.0) for phase in ("read", "model", "blend", "write"))
     seconds["finish"] = max(0.0, account.seconds["total"] - known)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.execution.runtime import Runtime, SymmetricRuntime, TorchRuntime
+from lemevit_cli.execution.runtime import (
+    Runtime,
+    SymmetricDetector,
+    SymmetricRuntime,
+    TorchRuntime,
+)
 from lemevit_cli.models.weights import Card, find_weights, load_weights, read_card
-from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import STARTERS, load_task
 
 
@@ -47,8 +53,16 @@ def check_weights(name_or_file: str | None, task_name: str) -> tuple[str, Path, 
     return name, path, card
 
 
-def load_predictor(name_or_file: str | None, task_name: str, options: RuntimeOptions) -> Predictor:
+def load_predictor(
+    name_or_file: str | None,
+    task_name: str,
+    options: RuntimeOptions,
+    detection: DetectionOptions | None = None,
+) -> Predictor:
     """Load weights onto a device.
+
+    Args:
+        detection: which boxes of a window a detector answers; None leaves that to the model.
 
     Raises:
         WeightsError: as :func:`check_weights`, or if tensors and card do not fit each other.
@@ -57,13 +71,27 @@ def load_predictor(name_or_file: str | None, task_name: str, options: RuntimeOpt
     name, path, _ = check_weights(name_or_file, task_name)
     state, card = load_weights(path)
     task = load_task(card.task)
-    model = task.build_model(card)
+    model: Any = task.build_model(card)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{name}: its tensors do not fit its card ({reason})") from error
+    if detection is not None:
+        # Within a window the model's own NMS, stricter than that between windows, stays.
+        model.decoding = replace(
+            model.decoding, score=detection.score, max_per_window=detection.max_per_window
+        )
     plain = TorchRuntime(task.for_inference(model), task.scores, options)
-    runtime = SymmetricRuntime(plain) if options.tta else plain
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    runtime = _symmetric(plain, model) if options.tta else plain
     return Predictor(name, digest, card, runtime, str(plain.device))
+
+
+def _symmetric(plain: Runtime, model: Any) -> Runtime:
+    decoding = getattr(model, "decoding", None)
+    if decoding is None:
+        return SymmetricRuntime(plain)
+    return SymmetricDetector(
+        plain, nms_iou=decoding.nms_iou, max_per_window=decoding.max_per_window
+    )

@@ -18,6 +18,7 @@ from lemevit_cli.scenes.bands import check_bands
 from lemevit_cli.scenes.bounds import PolygonsMask, polygons_mask, window_of_bounds
 from lemevit_cli.scenes.radiometry import Stretch, choose_stretch
 from lemevit_cli.scenes.scene import Scene
+from lemevit_cli.scenes.scene_pair import ScenePair
 from lemevit_cli.scenes.view import SceneView
 from lemevit_cli.settings import ReadingOptions
 
@@ -30,11 +31,13 @@ class SceneInput:
     """A scene as the weights want it.
 
     Args:
+        name: what messages call it.
         view: what windows are read from.
         area: the part of the scene's grid that is wanted.
         stretch: of its values, None where they are read as they are.
     """
 
+    name: str
     view: SceneView
     area: Window
     stretch: Stretch | None
@@ -60,7 +63,7 @@ def scene_input(
     scale = model_scale(scene, card, options.gsd, progress)
     source = MaskedScene(scene, polygons_mask(options.mask, scene)) if options.mask else scene
     view = SceneView(source, scale=scale, stretch=stretch, fill=card.mean)
-    return SceneInput(view, area, stretch)
+    return SceneInput(scene.name, view, area, stretch)
 
 
 def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
@@ -121,9 +124,9 @@ def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
 
 
 class MaskedScene:
-    """A scene whose pixels are void outside polygons; reads like a :class:`Scene`."""
+    """A scene (or a pair) that is void outside polygons; reads like a :class:`Scene`."""
 
-    def __init__(self, scene: Scene, mask: PolygonsMask) -> None:
+    def __init__(self, scene: Scene | ScenePair, mask: PolygonsMask) -> None:
         self._scene = scene
         self._mask = mask
         self.width, self.height, self.num_bands = scene.width, scene.height, scene.num_bands

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,11 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.ground import pixel_metric_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
+from lemevit_cli.pipelines.box_files import is_box_file
+from lemevit_cli.pipelines.box_scoring import score_boxes
+from lemevit_cli.pipelines.change_scoring import is_change, score_change
 from lemevit_cli.pipelines.progress import Progress, Silent
+from lemevit_cli.pipelines.score_options import ScoreOptions
 from lemevit_cli.scenes.class_raster import ClassRaster, check_class_raster, read_legend
 from lemevit_cli.scenes.layer import is_vector
 from lemevit_cli.scenes.overlap import classes_on_grid_of, is_placed, part_over, same_grid
@@ -26,36 +30,13 @@ from lemevit_cli.tasks.boundary import BoundaryTally, Disc, disc_of
 from lemevit_cli.tasks.confusion import Confusion, match_classes, mean_known
 from lemevit_cli.tiling.blocks import blocks_of
 from lemevit_cli.training.datasets.labels import open_polygons
-from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.writers.atomic import check_replaceable, replacing
 from lemevit_cli.writers.score_picture import write_score_picture
 
-_BLOCK = 1024  # pixels: bounds memory
 _TOLERANCE_PX = 2.0  # unless told in metres
 _MOST_TOLERANCE_PX = 512  # as wide is what surrounds each block in memory
 _NUMBERED = tuple(f"class_{i}" for i in range(MAX_CLASSES))  # ids that nobody names
 _PICTURE_SIDE = 900  # pixels of a map at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreOptions:
-    """What can be told about a comparison.
-
-    Args:
-        classes: names of the ids 0, 1, ... of rasters that do not name theirs.
-        tolerance_m: of the boundaries, in metres on the ground; None takes two pixels.
-        labels: how a truth of polygons is read; its paths are filled in.
-        picture: a PNG to draw.
-        overwrite: replace an existing picture.
-        block_size: pixels; the figures do not depend on it.
-    """
-
-    classes: tuple[str, ...] | None = None
-    tolerance_m: float | None = None
-    labels: LabelledScene = field(default_factory=lambda: LabelledScene(scene="", labels=""))
-    picture: str | None = None
-    overwrite: bool = False
-    block_size: int = _BLOCK
 
 
 def score(
@@ -79,7 +60,8 @@ def score(
     if scorer is None:
         raise DataError(
             f"{prediction} holds {kinds[0]} and {truth} {kinds[1]}; score takes a raster of "
-            "classes, and as the truth a raster or polygons"
+            "classes or change, and as the truth a raster or polygons; or boxes, and as the truth "
+            "boxes"
         )
     return scorer(prediction, truth, options, progress)
 
@@ -91,7 +73,13 @@ def _check_exists(path: str) -> None:
 
 
 def _kind_of(path: str) -> str:
-    return "polygons" if path != STDIN and is_vector(path) else "a raster"
+    if path == STDIN:
+        return "a raster"
+    if is_box_file(path):
+        return "boxes"
+    if is_change(path):
+        return "change"
+    return "polygons" if is_vector(path) else "a raster"
 
 
 class Classes(Protocol):
@@ -182,6 +170,16 @@ Scorer = Callable[[str, str, ScoreOptions, Progress], dict[str, Any]]
 SCORERS: dict[tuple[str, str], Scorer] = {
     ("a raster", "a raster"): score_classes,
     ("a raster", "polygons"): score_classes,
+    # A layer of polygons as the prediction can only be one of boxes.
+    ("polygons", "polygons"): score_boxes,
+    ("polygons", "boxes"): score_boxes,
+    ("boxes", "polygons"): score_boxes,
+    ("boxes", "boxes"): score_boxes,
+    ("change", "change"): score_change,
+    ("change", "a raster"): score_change,
+    ("change", "polygons"): score_change,
+    ("a raster", "change"): score_change,
+    ("polygons", "change"): score_change,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from lemevit_cli.models.weights import (
     read_card,
     save_weights,
 )
-from lemevit_cli.pipelines.evaluation import evaluate_source
-from lemevit_cli.pipelines.predictor import load_predictor
+from lemevit_cli.pipelines.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_task
@@ -110,7 +109,7 @@ def train(
     scores = _score(folder / _BEST_NAME, found, options, progress)
     task.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
     state, card = load_weights(folder / _BEST_NAME)
-    card = replace(card, metrics=_metrics(scores, target, data))
+    card = replace(card, metrics=_metrics(scores, task.headline, target, data))
     save_weights(target, state, card, half=options.half)
     return {
         "path": output,
@@ -220,7 +219,7 @@ def _score(
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
     runtime = RuntimeOptions(device=options.device, threads=options.threads)
-    predictor = load_predictor(str(weights), found.card.task, runtime)
+    predictor = predictor_to_score(str(weights), found.card, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
         for source in found.validation
@@ -228,12 +227,12 @@ def _score(
 
 
 def _metrics(
-    scores: Mapping[str, Any], target: Path, data: DataOptions
+    scores: Mapping[str, Any], headline: Sequence[str], target: Path, data: DataOptions
 ) -> tuple[dict[str, Any], ...]:
     """The card's record of the scores, each with the command that gives it."""
     folders = {Path(path).resolve().name: path for path in data.paths}
     return tuple(
-        {"miou": figures["miou"], "accuracy": figures["accuracy"], "classes": figures["classes"]}
+        {key: figures[key] for key in headline}
         | {
             "data": name,
             "command": f"lemevit eval {target.name} {folders[name]}"

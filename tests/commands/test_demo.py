@@ -1,9 +1,18 @@
 import json
 
+import pyogrio
 import rasterio
+import torch
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.pipelines.demo import find_changes, find_objects
+from lemevit_cli.pipelines.progress import Silent
+from lemevit_cli.pipelines.simulation import simulate_dataset
+from lemevit_cli.settings import InferenceSettings, OutputOptions
+from lemevit_cli.tasks import STARTERS, load_task
 
 
 def test_demo_predicts_scores_and_draws_a_simulated_town(tmp_path):
@@ -28,3 +37,48 @@ def test_a_second_demo_in_the_same_folder_needs_overwrite(tmp_path):
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1 and "--overwrite" in again.stderr
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+
+
+def test_demo_finds_objects_where_there_are_weights_for_it(tmp_path, monkeypatch):
+    simulate_dataset(tmp_path, task=None, size=512, seed=3)
+    monkeypatch.delitem(STARTERS, "det", raising=False)
+    assert find_objects(tmp_path, InferenceSettings(), Silent()) is None
+    torch.manual_seed(1)
+    card = Card(
+        task="det",
+        backbone="test_resnet",
+        head="oriented_rcnn",
+        head_args={"channels": 16, "hidden": 32, "proposals": 50},
+        classes=classes_from_names(["ship", "harbour"]),
+    )
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(weights, load_task("det").build_model(card).state_dict(), card)
+    monkeypatch.setitem(STARTERS, "det", str(weights))
+    settings = InferenceSettings(output=OutputOptions(overwrite=True))
+    objects = find_objects(tmp_path, settings, Silent())
+    assert len(pyogrio.read_dataframe(objects["result"])) == objects["found"]
+    assert objects["scores"]["classes"]["ship"]["truths"] == 2
+    assert (tmp_path / "objects.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_finds_changes_where_there_are_weights_for_it(tmp_path, monkeypatch):
+    simulate_dataset(tmp_path, task=None, size=320, gsd_m=1.0, seed=3)
+    monkeypatch.delitem(STARTERS, "change", raising=False)
+    assert find_changes(tmp_path, InferenceSettings(), Silent()) is None
+    torch.manual_seed(1)
+    card = Card(
+        task="change",
+        backbone="test_resnet",
+        head="difference",
+        head_args={"channels": 16},
+        classes=classes_from_names(["unchanged", "changed"]),
+        window=128,
+    )
+    weights = tmp_path / "tiny.safetensors"
+    save_weights(weights, load_task("change").build_model(card).state_dict(), card)
+    monkeypatch.setitem(STARTERS, "change", str(weights))
+    changes = find_changes(tmp_path, InferenceSettings(), Silent())
+    assert len(pyogrio.read_dataframe(changes["result"])) == changes["found"]
+    with rasterio.open(tmp_path / "change.tif") as file:
+        assert changes["scores"]["objects"]["truths"] > 0 and (file.read(1) > 0).any()
+    assert (tmp_path / "changes.png").read_bytes().startswith(b"\x89PNG")

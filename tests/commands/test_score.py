@@ -67,3 +67,55 @@ def test_a_mistake_is_one_line_and_exit_1(rasters, tmp_path):
     run = invoke(rasters[0], tmp_path / "gone.gpkg")
     assert run.exit_code == 1 and run.stdout == ""
     assert run.stderr.count("\n") == 1 and "gone.gpkg: no such file" in run.stderr
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Boxes found and true, as DOTA texts: one of two ships is found, and something else."""
+    found, truth = tmp_path / "found.txt", tmp_path / "truth.txt"
+    ship, other = "10 10 50 10 50 20 10 20", "10 40 50 40 50 50 10 50"
+    truth.write_text(f"imagesource:x\ngsd:0.5\n{ship} ship 0\n{other} ship 0\n{other} plane 1\n")
+    found.write_text(f"{ship} ship 0.9\n90 90 99 90 99 99 90 99 ship 0.4\n")
+    return found, truth
+
+
+def test_json_holds_the_figures_of_boxes(texts):
+    run = invoke(*texts, "--json")
+    assert run.exit_code == 0, run.stderr
+    figures = json.loads(run.stdout)
+    assert figures["ap50"] == figures["ap75"] == figures["ap50_95"] == 0.5
+    assert figures["ap50_voc07"] == pytest.approx(6 / 11)
+    assert (figures["precision"], figures["recall"]) == (0.5, 0.5)
+    assert figures["classes"]["ship"]["ap50"] == 0.5
+    assert figures["classes"]["plane"]["ap50"] is None
+    sure = json.loads(invoke(*texts, "--json", "--score", "0.5").stdout)
+    assert (sure["precision"], sure["ap50"]) == (1.0, 0.5)
+
+
+def test_a_table_of_boxes_is_for_people(texts):
+    run = invoke(*texts, "--score", "0.5")
+    assert run.exit_code == 0, run.stderr
+    assert "counted from a score of 0.5" in run.stdout
+    (row,) = [line.split() for line in run.stdout.splitlines() if line.startswith("ship")]
+    assert row == ["ship", "0.500", "0.500", "0.500", "0.545", "1.000", "0.500", "2", "1"]
+
+
+def test_boxes_and_options_of_rasters_are_one_line_and_exit_1(texts):
+    run = invoke(*texts, "--tolerance", "1")
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1
+    assert "--tolerance is for rasters" in run.stderr
+
+
+def test_change_is_told_as_pixels_and_as_polygons(write_scene):
+    found, truth = np.zeros((2, 1, 48, 64), np.uint8)
+    found[0, 5:15, 5:25], truth[0, 5:15, 5:20] = 1, 1
+    truth[0, 30:40, 30:40] = 1
+    paths = [write_scene(ids, name) for ids, name in ((found, "found.tif"), (truth, "truth.tif"))]
+    with rasterio.open(paths[0], "r+") as file:
+        file.update_tags(1, CLASS_0="unchanged", CLASS_1="changed")
+    run = CliRunner().invoke(app, ["score", *paths, "--json"])
+    figures = json.loads(run.stdout)
+    assert figures["precision"] == 150 / 200 and figures["recall"] == 150 / 250
+    assert figures["objects"]["precision"] == 1 and figures["objects"]["recall"] == 0.5
+    table = CliRunner().invoke(app, ["score", *paths])
+    assert "polygons" in table.stdout and "0.750" in table.stdout

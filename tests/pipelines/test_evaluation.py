@@ -68,8 +68,12 @@ def test_a_missing_split_and_foreign_classes_are_told(trained, write_data, tmp_p
 
 def test_weights_of_another_task_are_refused(trained, tmp_path):
     path = tmp_path / "other.safetensors"
-    save_weights(path, {"x": torch.zeros(1)}, Card(task="det", backbone="resnet10t", classes=()))
-    with pytest.raises(WeightsError, match="weights for task det; eval scores those for seg"):
+    save_weights(
+        path, {"x": torch.zeros(1)}, Card(task="backbone", backbone="resnet10t", classes=())
+    )
+    with pytest.raises(
+        WeightsError, match="weights for task backbone; eval scores those for seg, det, change"
+    ):
         evaluate(str(path), trained[0])
 
 

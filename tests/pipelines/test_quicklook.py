@@ -6,8 +6,12 @@ import shapely
 from affine import Affine
 from PIL import Image
 
-from lemevit_cli.errors import OutputError, SceneError
+from lemevit_cli.errors import DataError, OutputError, SceneError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.legend import classes_from_names
 from lemevit_cli.pipelines.quicklook import QuicklookOptions, quicklook
+from lemevit_cli.settings import OutputOptions
+from lemevit_cli.writers.boxes import BoxesOfScene, write_boxes
 from lemevit_cli.writers.map_picture import TITLE_HEIGHT
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -213,3 +217,70 @@ def test_mistakes_are_one_line(tmp_path, gray, write_result, ids):
     with pytest.raises(OutputError, match="is a PNG"):
         quicklook(gray, str(tmp_path / "q.jpg"))
     assert not list(tmp_path.glob("q.*"))
+
+
+def write_boxes_of(tmp_path, name, georeference, boxes):
+    found = BoxesOfScene(
+        boxes=np.array(boxes, float),
+        scores=np.linspace(0.9, 0.5, len(boxes)),
+        class_ids=np.array([2, 0, 2])[: len(boxes)],
+        classes=classes_from_names(["building", "plane", "water"]),
+        georeference=georeference,
+    )
+    write_boxes(str(tmp_path / name), found, OutputOptions())
+    return tmp_path / name
+
+
+BOXES = [[300, 150, 120, 60, 0.0], [100, 300, 90, 40, 0.7], [500, 300, 60, 60, 0.0]]
+UTM33 = Georeference(transform=NORTH_UP, crs_wkt=rasterio.CRS.from_epsg(32633).to_wkt())
+
+
+@pytest.mark.parametrize("ending", ["shp", "gpkg", "geojson", "csv", "txt"])
+def test_boxes_are_outlined_in_the_colours_of_their_classes_and_counted(tmp_path, gray, ending):
+    boxes = write_boxes_of(tmp_path, f"b.{ending}", UTM33, BOXES)
+    picture, record = shown(tmp_path, boxes, over=gray)
+    scene = picture[20, 20]
+    assert (picture[150, 300] == scene).all() and (picture[300, 500] == scene).all()  # not filled
+    for row, col in ((150, 240), (150, 359), (120, 300), (300, 470), (300, 529)):
+        near = picture[row - 1 : row + 2, col - 1 : col + 2].reshape(-1, 3)
+        assert (near == BLUE).all(axis=1).any(), (row, col)
+    assert record["objects"] == {"building": 1, "water": 2}
+    assert record["classes"] == ["building", "water"]
+
+
+@pytest.mark.parametrize("ending", ["shp", "geojson", "txt"])
+def test_boxes_in_pixels_lie_on_their_scene_and_nowhere_else(tmp_path, gray, ending):
+    nowhere = Georeference(transform=None, crs_wkt=None)
+    boxes = write_boxes_of(tmp_path, f"b.{ending}", nowhere, BOXES[:1])
+    picture, _ = shown(tmp_path, boxes, over=gray)
+    drawn = np.argwhere((picture == BLUE).all(axis=2))
+    np.testing.assert_allclose(drawn.min(axis=0), (119, 239), atol=1)
+    np.testing.assert_allclose(drawn.max(axis=0), (180, 360), atol=1)
+    with pytest.raises(DataError, match="holds pixels of a scene; name it by --over"):
+        quicklook(str(boxes), str(tmp_path / "alone.png"))
+
+
+@pytest.mark.parametrize("ending", ["shp", "gpkg", "geojson", "csv", "txt"])
+def test_no_boxes_over_a_scene_show_the_scene(tmp_path, gray, ending):
+    empty = write_boxes_of(tmp_path, f"b.{ending}", UTM33, np.empty((0, 5)))
+    picture, record = shown(tmp_path, empty, over=gray)
+    assert (picture[60:430, :500] == picture[300, 300]).all()  # beside the arrow and the bar
+    assert record["objects"] == {} and record["classes"] == []
+
+
+def test_boxes_in_pixels_follow_a_photo_that_is_drawn_smaller(tmp_path):
+    scene = str(tmp_path / "photo.png")
+    Image.new("RGB", (640, 480), (90, 90, 90)).save(scene)
+    nowhere = Georeference(transform=None, crs_wkt=None)
+    boxes = write_boxes_of(tmp_path, "b.txt", nowhere, [[400, 300, 120, 60, 0.0]])
+    picture, record = shown(tmp_path, boxes, over=scene, size=320)
+    zoom = picture.shape[1] / record["width"]
+    drawn = np.argwhere((picture != picture[5, 5]).any(axis=2))[:, ::-1] / zoom
+    np.testing.assert_allclose(drawn.min(axis=0), (170, 135), atol=1.5)
+    np.testing.assert_allclose(drawn.max(axis=0), (230, 165), atol=1.5)
+
+
+def test_boxes_alone_are_drawn_in_the_colours_of_their_classes(tmp_path):
+    boxes = write_boxes_of(tmp_path, "b.gpkg", UTM33, BOXES)
+    picture, _ = shown(tmp_path, boxes)
+    assert (picture == BLUE).all(axis=2).sum() > 300 and (picture == RED).all(axis=2).sum() > 300

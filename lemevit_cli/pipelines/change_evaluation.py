@@ -1,0 +1,95 @@
+"""Change weights scored on labelled pairs, used as ``lemevit change`` uses them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.models.weights import Card
+from lemevit_cli.pipelines.block_inference import inference_over
+from lemevit_cli.pipelines.change import decided
+from lemevit_cli.pipelines.pair_input import pair_input
+from lemevit_cli.pipelines.predictor import Predictor
+from lemevit_cli.pipelines.progress import Progress, Silent
+from lemevit_cli.scenes.scene_pair import open_pair
+from lemevit_cli.settings import ChangeOptions, ReadingOptions, Tiling
+from lemevit_cli.tasks.change_figures import BatchTally, change_figures, match_changes
+from lemevit_cli.tasks.confusion import ClassMatch, Confusion
+from lemevit_cli.tiling.mosaic import Rows
+from lemevit_cli.training.datasets.pair_folders import PairFolderSource, open_pair_folder
+from lemevit_cli.training.datasets.source import Site, Source, joined_areas
+
+
+def open_changes_to_score(data: str, split: str, card: Card) -> PairFolderSource:
+    """Open a split of a folder that weights shall be scored on.
+
+    Raises:
+        DataError: if it cannot be opened.
+    """
+    return open_pair_folder(data, split)
+
+
+def evaluate_changes(
+    predictor: Predictor,
+    source: Source,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score weights on a source of pairs.
+
+    Pairs go through the road of ``change``: windows and overlap of the card over the whole grid,
+    blended, and its usual threshold. Where truth or weights know one kind of change and the other
+    several, all kinds are one.
+
+    Returns:
+        ``f1, iou, precision, recall`` of change, pooled over the pixels of all areas (see
+        :func:`change_figures`); ``batch_f1, batch_precision, batch_recall``, means over batches as
+        the authors of BIT report them (see :class:`BatchTally`; here of whole pairs predicted, cut
+        afterwards); ``pictures`` and scored ``pixels``.
+
+    Raises:
+        SceneError: if a pair cannot be read as the weights ask.
+    """
+    progress = progress or Silent()
+    match = match_changes(predictor.card.class_names, source.classes)
+    confusion, batches = Confusion(match.classes), BatchTally()
+    areas = joined_areas(source.sites)
+    progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
+    try:
+        for (before, after), sites in groupby(areas, key=lambda s: (s.scene, str(s.after))):
+            # Silent: what change says of one pair would drown the progress over all.
+            seen = pair_input(open_pair(before, after), predictor.card, ReadingOptions(), Silent())
+            with seen.pair:
+                inference = inference_over(
+                    seen.source, predictor, Tiling(batch_size=batch_size), Silent()
+                )
+                for site in sites:
+                    batches.begin(site.area)
+                    for rows in inference.rows(site.area):
+                        truth, found = _compared(source, site, rows, match)
+                        confusion.add(truth, found)
+                        batches.add(rows.window, truth, found)
+                    progress.advance()
+    finally:
+        progress.finish()
+    return {
+        **change_figures(confusion),
+        **batches.figures(),
+        "pictures": len({site.scene for site in areas}),
+        "pixels": int(confusion.counts.sum()),
+    }
+
+
+def _compared(
+    source: Source, site: Site, rows: Rows, match: ClassMatch
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Class ids ``(H, W)`` of truth and prediction, as both can be judged."""
+    truth = source.read_truth(site, rows.window)
+    found, _ = decided(rows, ChangeOptions.threshold)
+    truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
+    return match.truth(truth), match.prediction(found)

@@ -1,0 +1,276 @@
+"""Change compared with true change: as pixels, pooled, and as polygons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import geopandas
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterioWindow
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.pipelines.score_options import ScoreOptions
+from lemevit_cli.scenes.class_raster import check_class_raster, read_legend
+from lemevit_cli.scenes.layer import (
+    ScenePolygons,
+    field_names,
+    is_vector,
+    polygons_on,
+    read_layer,
+)
+from lemevit_cli.scenes.overlap import (
+    classes_on_grid_of,
+    is_placed,
+    part_over,
+    same_grid,
+)
+from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.tasks.change_figures import BatchTally, change_figures
+from lemevit_cli.tasks.confusion import Confusion
+from lemevit_cli.tiling.blocks import blocks_of
+from lemevit_cli.training.change_classes import ONE_KIND, UNCHANGED
+from lemevit_cli.writers.outlines import create_draft, outlined
+
+_FIELDS = {"id", "class", "score", "before", "after"}  # what change writes of polygons alone
+_OBJECT_IOU = 0.5  # from which on two polygons show the same change
+
+
+def is_change(path: str) -> bool:
+    """Whether a file is a mask or a layer of change, as ``lemevit change`` writes them."""
+    if is_vector(path):
+        return set(field_names(path)) >= _FIELDS
+    with open_scene(path) as raster:
+        names = read_legend(raster).class_names
+    return names is not None and names[0] == UNCHANGED
+
+
+def score_change(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    """Compare change with true change; either is a raster or a layer of polygons.
+
+    In a raster 0 is what has not changed, whatever else is valid has; what lies in a polygon has
+    changed. All kinds of change are one. Both are compared on the grid of the prediction, of the
+    truth if only that has one; two layers by their areas. Only pixels that are valid in both count.
+
+    Returns:
+        ``f1``, ``iou``, ``precision`` and ``recall`` of change, pooled over all pixels;
+        ``batch_f1``, ``batch_precision`` and ``batch_recall``, see :class:`BatchTally`;
+        ``objects`` with ``precision``, ``recall`` and ``f1`` of polygons: of those that are
+        connected on the grid, or of a layer's own where both are layers. One is found if its IoU
+        with a true one is at least 0.5, each taken once. None where there is nothing to count.
+
+    Raises:
+        LemevitError: if they cannot be read or compared.
+    """
+    started = time.perf_counter()
+    _refuse_options_of_classes(options)
+    compare = _compare_layers if is_vector(prediction) and is_vector(truth) else _compare_on_grid
+    figures = compare(prediction, truth, options, progress)
+    return {
+        "prediction": prediction,
+        "truth": truth,
+        **figures,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def _refuse_options_of_classes(options: ScoreOptions) -> None:
+    given = {
+        "--classes": options.classes is not None,
+        "--tolerance": options.tolerance_m is not None,
+        "--png": options.picture is not None,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise DataError(f"{name} is for rasters of classes; change is compared without it")
+
+
+class Changed(Protocol):
+    """Change on a grid."""
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where there is change ``(H, W)``, and where that can be told."""
+        ...
+
+
+@dataclass(frozen=True)
+class _OfRaster:
+    raster: Scene
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        pixels, valid = self.raster.read(window)
+        return pixels[0] != 0, valid
+
+
+@dataclass(frozen=True)
+class _OfPolygons:
+    polygons: ScenePolygons | None  # None: there are none
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        everywhere = np.ones((window.height, window.width), bool)
+        if self.polygons is None:
+            return ~everywhere, everywhere
+        ones = np.ones(len(self.polygons.polygons), np.uint8)
+        return self.polygons.burn(window, ones, background=0) == 1, everywhere
+
+
+def _compare_on_grid(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    first, second = (truth, prediction) if is_vector(prediction) else (prediction, truth)
+    with ExitStack() as opened:
+        grid = opened.enter_context(open_scene(first))
+        check_class_raster(grid)
+        is_truth = second == truth
+        other, area = opened.enter_context(
+            _on_grid_of(grid, second, options if is_truth else ScoreOptions(), progress)
+        )
+        own = _OfRaster(grid)
+        found, true = (own, other) if is_truth else (other, own)
+        figures = _tallied(found, true, area, options.block_size, progress)
+    if not figures["pixels"]:
+        raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
+    return figures
+
+
+def _tallied(
+    found: Changed, true: Changed, area: Window, block_size: int, progress: Progress
+) -> dict[str, Any]:
+    """Count pixels block by block, and write both masks down, to be outlined at the end."""
+    confusion, batches = Confusion(ONE_KIND), BatchTally()
+    batches.begin(area)
+    blocks = list(blocks_of(area, block_size))
+    progress.start("scoring", total=len(blocks), unit="blocks")
+    with TemporaryDirectory(prefix="lemevit-") as folder:
+        drafts = [Path(folder) / name for name in ("found.tif", "true.tif")]
+        masks = [create_draft(path, width=area.width, height=area.height) for path in drafts]
+        try:
+            for block in blocks:
+                (answers, known), (truths, labelled) = found.read(block), true.read(block)
+                valid = known & labelled
+                ids = np.where(valid, truths, NODATA_CLASS).astype(np.uint8)
+                confusion.add(ids, answers)
+                batches.add(block, ids, answers.astype(np.uint8))
+                inside = block.relative_to(area)
+                place = RasterioWindow(inside.col_off, inside.row_off, inside.width, inside.height)
+                for mask, changed in zip(masks, (answers, truths), strict=True):
+                    mask.write((changed & valid).astype(np.uint8), 1, window=place)
+                progress.advance()
+        finally:
+            progress.finish()
+            for mask in masks:
+                mask.close()
+        polygons = [outlined(path).polygons for path in drafts]
+    return {
+        **change_figures(confusion),
+        **batches.figures(),
+        "objects": score_objects(*polygons),
+        "pixels": int(confusion.counts.sum()),
+    }
+
+
+@contextmanager
+def _on_grid_of(
+    grid: Scene, path: str, options: ScoreOptions, progress: Progress
+) -> Iterator[tuple[Changed, Window]]:
+    """The change in a file, on the grid of a raster, and the part of it that both reach."""
+    if is_vector(path):
+        table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
+        polygons = None if table.empty else polygons_on(grid, table, path)
+        yield _OfPolygons(polygons), grid.window
+        return
+    with open_scene(path) as raster:
+        check_class_raster(raster)
+        if not same_grid(grid, raster):
+            area = part_over(grid, raster)
+            with classes_on_grid_of(grid, raster) as warped:
+                yield _OfRaster(warped.scene), area
+            return
+        if not (is_placed(grid) and is_placed(raster)):
+            progress.warn(
+                f"{grid.name} and {path} are compared pixel by pixel: not both say where on the "
+                "earth they lie"
+            )
+        yield _OfRaster(raster), grid.window
+
+
+def _compare_layers(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    labels = options.labels
+    tables = (
+        read_layer(prediction),
+        read_layer(truth, layer=labels.layer, where=labels.where),
+    )
+    found, true = (
+        shapely.make_valid(table.geometry.to_numpy()) for table in _on_one_map(tables, truth)
+    )
+    all_found, all_true = shapely.union_all(found), shapely.union_all(true)
+    hits = shapely.area(shapely.intersection(all_found, all_true))
+    return {
+        **_figures(hits, found=all_found.area, true=all_true.area),
+        **BatchTally().figures(),
+        "objects": score_objects(found, true),
+        "pixels": None,
+    }
+
+
+def _on_one_map(
+    tables: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame], truth: str
+) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
+    """Both on the prediction's map; on the truth's where only that has a plane."""
+    found, true = tables
+    if (found.crs is None) != (true.crs is None):
+        raise DataError(
+            f"{truth} and its prediction: one has a CRS and the other has none; state it "
+            "(ogr2ogr -a_srs)"
+        )
+    if found.crs is None or found.crs == true.crs:
+        return found, true
+    if found.crs.is_geographic:
+        return found.to_crs(true.crs), true
+    return found, true.to_crs(found.crs)
+
+
+def score_objects(found: NDArray[Any], true: NDArray[Any]) -> dict[str, Any]:
+    """Precision, recall and F1 of polygons ``(N,)`` against true ones ``(M,)``.
+
+    Pairs are taken in the order of their IoU, the best first, while both are free.
+    """
+    one, other = shapely.STRtree(true).query(found, predicate="intersects")
+    shared = shapely.area(shapely.intersection(found[one], true[other]))
+    iou = shared / (shapely.area(found)[one] + shapely.area(true)[other] - shared)
+    is_free = np.ones(len(found), bool), np.ones(len(true), bool)
+    hits = 0
+    for pair in np.argsort(-iou, kind="stable"):
+        if iou[pair] < _OBJECT_IOU:
+            break
+        if is_free[0][one[pair]] and is_free[1][other[pair]]:
+            is_free[0][one[pair]] = is_free[1][other[pair]] = False
+            hits += 1
+    figures = _figures(hits, found=len(found), true=len(true))
+    del figures["iou"]
+    return {**figures, "found": len(found), "truths": len(true), "matched": hits}
+
+
+def _figures(hits: float, *, found: float, true: float) -> dict[str, float | None]:
+    """As :func:`change_figures`, from areas or numbers of polygons."""
+    either = found + true - hits
+    return {
+        "iou": float(hits / either) if either else None,
+        "f1": float(2 * hits / (found + true)) if found + true else None,
+        "precision": float(hits / found) if found else None,
+        "recall": float(hits / true) if true else None,
+    }
