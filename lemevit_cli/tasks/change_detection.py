@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from lemevit_cli.models.bit import DATES, ChangeDetector, check_head, head_defau
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.change_figures import change_figures, match_changes
-from lemevit_cli.tasks.segmentation import pixels_of_classes, record_of
+from lemevit_cli.tasks.pixel_data import data_of_pixels, loss_of_pixels
 from lemevit_cli.tasks.task import TaskData
 from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
 from lemevit_cli.tasks.window_validation import WindowValidation
 from lemevit_cli.training.change_classes import change_groups, classes_of_all
 from lemevit_cli.training.crops import DrawnWindow, WindowDraw, source_of_crops
 from lemevit_cli.training.datasets.source import pixel_sizes
-from lemevit_cli.training.loop import Loss, TrainingData
-from lemevit_cli.training.losses import make_loss, weigh_classes
+from lemevit_cli.training.loop import Loss
+from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.pair_crops import PairCrops
-from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import PAIRS, Sources, open_sources
 from lemevit_cli.training.statistics import Drawn, Statistics, statistics_of
 
@@ -76,25 +74,8 @@ class ChangeDetection:
             if found.validation
             else None
         )
-        record = record_of(found)
-        training = TrainingData(
-            samples,
-            validate,
-            origin=samples.origin,
-            labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
-            labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
-            final_cost=validate.cost_of_all if validate else 0.0,
-            identity={"classes": list(classes), **record},
-        )
-        return TaskData(
-            card,
-            training,
-            record,
-            options,
-            validation=found.validation,
-            class_pixels=pixels_of_classes(found, classes),
-            notes=(*found.notes, _note_of_change(found)),
-        )
+        notes = (*found.notes, _note_of_change(found))
+        return data_of_pixels(found, card, samples, validate, options, notes)
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Backbone and head of a card, with its normalisation inside."""
@@ -116,14 +97,7 @@ class ChangeDetection:
         """Nothing is fitted beforehand."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        names = found.card.class_names
-        weights = weigh_classes(options.class_weights, names, found.class_pixels)
-        of_answer = make_loss(options.loss, weights)
-
-        def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            return of_answer(model(batch["pixels"]), batch["ids"], batch["groups"])
-
-        return loss
+        return loss_of_pixels(found, options)
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         draw_samples(path, found.training.samples, found.card)

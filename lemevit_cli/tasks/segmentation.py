@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,16 @@ from lemevit_cli.models.segmenter import (
     decoder_defaults,
 )
 from lemevit_cli.models.weights import Card
+from lemevit_cli.tasks.pixel_data import data_of_pixels, loss_of_pixels
 from lemevit_cli.tasks.task import TaskData
 from lemevit_cli.tasks.training_pictures import draw_report, draw_samples
 from lemevit_cli.tasks.window_validation import WindowValidation
 from lemevit_cli.training.crops import TrainingCrops, WindowDraw, source_of_crops
 from lemevit_cli.training.datasets.source import pixel_sizes
 from lemevit_cli.training.few_labels import fit_single_pixels, share_of_labels, suit_few_labels
-from lemevit_cli.training.loop import Loss, TrainingData
-from lemevit_cli.training.losses import make_loss, weigh_classes
+from lemevit_cli.training.loop import Loss
+from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import Sources, open_sources
 from lemevit_cli.training.statistics import Statistics, statistics_of
 
@@ -63,25 +62,7 @@ class Segmentation:
             if found.validation
             else None
         )
-        record = record_of(found)
-        training = TrainingData(
-            samples,
-            validate,
-            origin=samples.origin,
-            labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
-            labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
-            final_cost=validate.cost_of_all if validate else 0.0,
-            identity={"classes": list(classes), **record},
-        )
-        return TaskData(
-            card,
-            training,
-            record,
-            options,
-            validation=found.validation,
-            class_pixels=pixels_of_classes(found, classes),
-            notes=notes,
-        )
+        return data_of_pixels(found, card, samples, validate, options, notes)
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Backbone and decoder of a card, with its normalisation inside."""
@@ -104,14 +85,7 @@ class Segmentation:
             fit_single_pixels(model, found.training.samples)
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        names = found.card.class_names
-        weights = weigh_classes(options.class_weights, names, found.class_pixels)
-        of_answer = make_loss(options.loss, weights)
-
-        def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            return of_answer(model(batch["pixels"]), batch["ids"], batch["groups"])
-
-        return loss
+        return loss_of_pixels(found, options)
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         draw_samples(path, found.training.samples, found.card)
@@ -137,40 +111,12 @@ class Segmentation:
 SEGMENTATION = Segmentation()
 
 
-def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]:
-    """Labelled training pixels of every class of the model, where a source names it."""
-    totals = dict.fromkeys(classes, 0)
-    for source, cells in zip(found.training, found.cells, strict=True):
-        for name, pixels in zip(source.classes, cells.counts.sum(axis=0), strict=True):
-            if name in totals:
-                totals[name] += int(pixels)
-    return tuple(totals.values())
-
-
 def _note_of_few(options: TrainingOptions, found: Sources) -> str:
     return (
         f"{share_of_labels(found):.2%} of the pixels have a label: the recipe for few labels is "
         f"taken (--decoder {options.decoder}, --backbone-lr {options.backbone_lr:g}, "
         f"--lr {options.lr:g}), where nothing else was said"
     )
-
-
-def record_of(found: Sources) -> dict[str, list[dict[str, object]]]:
-    """What the card says of the data."""
-    return {
-        "data": [
-            {
-                "name": source.name,
-                "pictures": len({site.scene for site in source.sites}),
-                "labelled_pixels": int(cells.counts.sum()),
-                "weight": round(weight / sum(found.weights), 4),
-                "classes": list(source.classes),
-            }
-            for source, cells, weight in zip(
-                found.training, found.cells, found.weights, strict=True
-            )
-        ]
-    }
 
 
 def _card(found: Sources, statistics: Statistics, options: TrainingOptions) -> Card:
