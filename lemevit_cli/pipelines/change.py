@@ -19,13 +19,17 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import best_classes, inference_over, masked_scores
-from lemevit_cli.pipelines.pair_input import PairInput, pair_input, registered
+from lemevit_cli.pipelines.pair_input import (
+    PairInput,
+    check_bands_of_dates,
+    pair_input,
+    registered,
+)
 from lemevit_cli.pipelines.prediction import Census, phases, raster_spec
 from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predictor
 from lemevit_cli.pipelines.progress import Progress
 from lemevit_cli.pipelines.scene_runs import check_settings, check_targets, target_of
 from lemevit_cli.scenes.acquisition import date_of
-from lemevit_cli.scenes.bands import check_bands
 from lemevit_cli.scenes.scene import Scene, open_scene
 from lemevit_cli.scenes.scene_pair import ScenePair, open_pair
 from lemevit_cli.scenes.source import STDIN
@@ -72,7 +76,7 @@ def change(
     _, _, card = check_weights(weights, _TASK)
     check_settings(card, settings)
     check_threshold(settings.change.threshold)
-    check_outputs((before, after), named, settings.output)
+    check_outputs((before, after), named, settings)
     return compare(
         before,
         after,
@@ -94,13 +98,16 @@ def check_threshold(threshold: float) -> None:
         raise LemevitError(f"--threshold {threshold:g}: use a number from 0 to 1")
 
 
-def check_outputs(scenes: Sequence[str], targets: Sequence[str], options: OutputOptions) -> None:
+def check_outputs(
+    scenes: Sequence[str], targets: Sequence[str], settings: InferenceSettings
+) -> None:
     """Refuse, before any work, targets that could not all be written at its end.
 
     Raises:
         OutputError: for a target that is a scene, is named twice, or that its format refuses, and
             for options that only one of several formats could take.
     """
+    options = settings.output
     if len({Path(target).absolute() for target in targets}) < len(targets):
         raise OutputError(f"-o {' -o '.join(targets)}: name every output once")
     writers = [find_writer(target, options, CHANGE_WRITERS) for target in targets]
@@ -114,8 +121,13 @@ def check_outputs(scenes: Sequence[str], targets: Sequence[str], options: Output
     rasters, layers = split_targets(targets, options)
     if not rasters and options.output_type == "scores":
         raise OutputError("--output-type scores: polygons hold no scores; write them to a .tif")
-    if not layers and options.style:
-        raise OutputError("--style is for polygons; write .shp, .gpkg or .geojson too")
+    of_polygons = {
+        "--style": options.style,
+        "--simplify": settings.change.simplify_m is not None,
+    }
+    for name, is_given in of_polygons.items():
+        if is_given and not layers:
+            raise OutputError(f"{name} is for polygons; write .shp, .gpkg or .geojson too")
     for target in targets:
         for scene in scenes:
             check_targets([scene], [target])
@@ -159,8 +171,7 @@ def compare(
     first, second = options_of_dates(before, after, settings)
     with ExitStack() as opened:
         pair = opened.enter_context(open_pair(before, after, first, second))
-        for scene in (pair.before, pair.after):  # before what takes seconds
-            check_bands(scene, card.bands)
+        check_bands_of_dates(pair, card)  # before what takes seconds
         pair, shift = registered(pair, coregister=settings.change.coregister, progress=progress)
         opened.callback(pair.close)
         found = pair_input(pair, card, settings.reading, progress)

@@ -62,9 +62,9 @@ def evaluate_changes(
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for (before, after), sites in groupby(areas, key=lambda s: (s.scene, str(s.after))):
-            # Silent: what change says of one pair would drown the progress over all.
-            seen = pair_input(open_pair(before, after), predictor.card, ReadingOptions(), Silent())
-            with seen.pair:
+            with open_pair(before, after) as pair:
+                # Silent: what change says of one pair would drown the progress over all.
+                seen = pair_input(pair, predictor.card, ReadingOptions(), Silent())
                 inference = inference_over(
                     seen.source, predictor, Tiling(batch_size=batch_size), Silent()
                 )

@@ -215,7 +215,8 @@ def _compare_layers(
         read_layer(truth, layer=labels.layer, where=labels.where),
     )
     found, true = (
-        shapely.make_valid(table.geometry.to_numpy()) for table in _on_one_map(tables, truth)
+        _with_area(table, path)
+        for table, path in zip(_on_one_map(tables, truth), (prediction, truth), strict=True)
     )
     all_found, all_true = shapely.union_all(found), shapely.union_all(true)
     hits = shapely.area(shapely.intersection(all_found, all_true))
@@ -242,6 +243,15 @@ def _on_one_map(
     if found.crs.is_geographic:
         return found.to_crs(true.crs), true
     return found, true.to_crs(found.crs)
+
+
+def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
+    """The valid geometries of a layer; those that are missing or without an area show nothing."""
+    geometries = shapely.make_valid(table.geometry.to_numpy())
+    kept: NDArray[Any] = geometries[shapely.area(geometries) > 0]
+    if len(table) and not len(kept):
+        raise DataError(f"{path}: holds no polygons")
+    return kept
 
 
 def score_objects(found: NDArray[Any], true: NDArray[Any]) -> dict[str, Any]:

@@ -18,6 +18,17 @@ from lemevit_cli.settings import ReadingOptions
 _WORTH_A_WARNING_PX = 1.0
 
 
+def check_bands_of_dates(pair: ScenePair, card: Card) -> None:
+    """Refuse a date whose number of chosen bands is not what the weights want.
+
+    Raises:
+        SceneError: naming the date, and the option that chooses its bands.
+    """
+    check_bands(pair.before, card.bands)
+    # -b would choose those of the first date too, and is not asked where this one is given.
+    check_bands(pair.after, card.bands, option="--bands-after")
+
+
 @dataclass(frozen=True)
 class PairInput:
     """Two dates as the weights want them.
@@ -77,7 +88,7 @@ def pair_input(
     for scene in (pair.before, pair.after):
         for warning in scene.warnings:
             progress.warn(f"{scene.name}: {warning}")
-        check_bands(scene, card.bands)
+    check_bands_of_dates(pair, card)
     for warning in pair.warnings:
         progress.warn(f"{pair.name}: {warning}")
     grid = pair.before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 
 from lemevit_cli.scenes.scene import Scene
 
@@ -19,7 +20,17 @@ def date_of(scene: Scene) -> str | None:
     tags = {**dataset.tags(), **dataset.tags(ns=_IMAGERY)}
     for wanted in _TAGS:
         for name, text in tags.items():
-            date = _DATE.match(text.strip()) if name.upper().startswith(wanted) else None
-            if date is not None:
-                return "-".join(date.groups())
+            day = _day_in(text) if name.upper().startswith(wanted) else None
+            if day is not None:
+                return day
     return None
+
+
+def _day_in(text: str) -> str | None:
+    found = _DATE.match(text.strip())
+    if found is None:
+        return None
+    try:
+        return date(*map(int, found.groups())).isoformat()
+    except ValueError:  # an unset clock leaves 0000:00:00
+        return None

@@ -85,8 +85,11 @@ def _palette_warnings(interpretation: Sequence[ColorInterp], chosen: Sequence[in
     ]
 
 
-def check_bands(scene: Any, wanted: int) -> None:
+def check_bands(scene: Any, wanted: int, *, option: str = "-b") -> None:
     """Refuse a scene whose number of chosen bands is not what the weights want.
+
+    Args:
+        option: that chooses the bands of this scene.
 
     Raises:
         SceneError: naming both counts and how to choose bands.
@@ -94,8 +97,9 @@ def check_bands(scene: Any, wanted: int) -> None:
     if scene.num_bands == wanted:
         return
     if scene.num_bands == 1:
-        has, advice = "1 band", f"-b {','.join(['1'] * wanted)} repeats it"
+        has, advice = "1 band", f"{option} {','.join(['1'] * wanted)} repeats it"
     else:
         example = ",".join(str(min(i, scene.num_bands)) for i in range(1, wanted + 1))
-        has, advice = f"{scene.num_bands} bands", f"choose with -b, e.g. -b {example}"
+        has = f"{scene.num_bands} bands"
+        advice = f"choose with {option}, e.g. {option} {example}"
     raise SceneError(f"{scene.name}: has {has}, the weights want {wanted}; {advice}")

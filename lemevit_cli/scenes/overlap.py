@@ -71,9 +71,13 @@ def part_over(scene: Scene, other: Scene) -> Window:
     """The smallest window of ``scene`` that holds all that it shares with ``other``; both placed.
 
     Raises:
-        SceneError: if they share nothing, with both extents in the CRS of ``scene``.
+        SceneError: if they share nothing, with both extents in the CRS of ``scene``, or nothing
+            leads from one CRS to the other.
     """
-    outline = outline_in(other, scene.georeference.crs_wkt)
+    try:
+        outline = outline_in(other, scene.georeference.crs_wkt)
+    except SceneError as error:
+        raise SceneError(f"{scene.name} and {other.name}: {error}") from error
     part = window_around(scene, outline)
     if part is None:
         raise SceneError(
@@ -120,7 +124,7 @@ def reproject_points(
     try:
         transformer = pyproj.Transformer.from_crs(from_wkt, to_wkt, always_xy=True)
     except (ProjError, CRSError) as error:
-        raise SceneError(f"two CRS cannot be brought together ({error})") from error
+        raise SceneError(f"their CRS cannot be brought together ({error})") from error
     return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Generator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -49,6 +50,9 @@ def load_batches(
         for batch in loader:
             yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     except LemevitError as error:
+        # What the frames of its traceback hold keeps the workers alive, and the program's end would
+        # wait for them for ever: they heed no signal.
+        traceback.clear_frames(error.__traceback__)
         raise type(error)(_message(error)) from error
 
 

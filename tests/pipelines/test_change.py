@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pyogrio
@@ -332,7 +331,7 @@ def test_a_stated_crs_is_for_the_date_that_lacks_one(pair, write_scene, dates, t
 def test_bands_of_the_second_date_may_be_others(pair, write_scene, dates, tmp_path):
     four = np.concatenate([dates[1][::-1], dates[1][:1]])
     path = write_scene(four, "four.tif", transform=UPRIGHT, photometric="minisblack")
-    with pytest.raises(SceneError, match=r"four\.tif.*4 bands"):
+    with pytest.raises(SceneError, match=r"four\.tif.*4 bands.*--bands-after 1,2,3"):
         run(pair[0], path, tmp_path / "m.tif")
     run(*pair, tmp_path / "same.tif")
     run(pair[0], path, tmp_path / "m.tif", change=ChangeOptions(bidx_after=(3, 2, 1)))
@@ -356,27 +355,32 @@ def test_what_cannot_be_compared_is_told_and_leaves_nothing(pair, write_scene, d
 
 
 def test_outputs_that_do_not_go_together_are_refused(tmp_path):
+    def check(*targets, change=None, **options):
+        settings = InferenceSettings(
+            output=OutputOptions(**options), change=change or ChangeOptions()
+        )
+        check_outputs(("a.tif", "b.tif"), [str(tmp_path / t) for t in targets], settings)
+
     def refused(*targets, **options):
         with pytest.raises(OutputError) as error:
-            check_outputs(
-                ("a.tif", "b.tif"), [str(tmp_path / t) for t in targets], options_of(options)
-            )
+            check(*targets, **options)
         return str(error.value)
-
-    def options_of(options):
-        return replace(OutputOptions(), **options)
 
     assert "once" in refused("c.shp", "./c.shp")
     assert "suffixes" in refused("c.shp", "m.tif", format="GPKG")
     assert "several formats" in refused("c.gpkg", "m.tif", creation_options={"COMPRESS": "LZW"})
     assert "hold no scores" in refused("c.shp", output_type="scores")
     assert "--style" in refused("m.tif", style=True)
+    assert "--simplify" in refused("m.tif", change=ChangeOptions(simplify_m=0.0))
     assert "no format goes by" in refused("c.docx")
     assert "--min-area" in refused("m.tif", min_area_m2=2.0)
-    check_outputs(
-        ("a.tif", "b.tif"),
-        [str(tmp_path / "c.shp"), str(tmp_path / "m.tif")],
-        options_of({"min_area_m2": 2.0, "style": True, "output_type": "scores"}),
+    check(
+        "c.shp",
+        "m.tif",
+        change=ChangeOptions(simplify_m=1.0),
+        min_area_m2=2.0,
+        style=True,
+        output_type="scores",
     )
 
 

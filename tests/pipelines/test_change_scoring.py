@@ -162,6 +162,22 @@ def test_nothing_found_and_nothing_there_have_no_figures(write_mask, write_layer
     assert figures["f1"] is None and figures["objects"]["f1"] is None
 
 
+def test_features_without_an_area_are_no_objects(write_layer, tmp_path):
+    layer, odd = write_layer(TRUTH, "t.gpkg"), str(tmp_path / "odd.gpkg")
+    table = geopandas.read_file(layer)
+    left, _, _, top = table.total_bounds
+    flat = shapely.Polygon([(left, top), (left + 5, top), (left, top)])
+    more = table.iloc[[0, 0]].set_geometry([None, flat], crs=table.crs)
+    both = [*table.geometry, *more.geometry]
+    table.iloc[[*range(len(table)), 0, 0]].set_geometry(both, crs=table.crs).to_file(odd)
+    for prediction, truth in ((layer, odd), (odd, layer), (odd, odd)):
+        objects = score(prediction, truth)["objects"]
+        assert (objects["found"], objects["truths"], objects["matched"]) == (4, 4, 4)
+    more.iloc[1:].to_file(tmp_path / "flat.gpkg")
+    with pytest.raises(DataError, match=r"flat\.gpkg: holds no polygons"):
+        score(layer, str(tmp_path / "flat.gpkg"))
+
+
 def test_what_change_cannot_be_told_is_refused(write_mask, write_layer, tmp_path):
     mask, layer = write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg")
     with pytest.raises(DataError, match="--tolerance is for rasters of classes"):

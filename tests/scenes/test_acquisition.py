@@ -17,6 +17,7 @@ from lemevit_cli.scenes.scene import open_scene
         ({"TIFFTAG_DATETIME": "2024:01:01 00:00:00"},
          {"ACQUISITIONDATETIME": "2020-10-11 12:13:14"}, "2020-10-11"),
         ({"TIFFTAG_DATETIME": "yesterday"}, {}, None),
+        ({"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}, {}, None),
         ({"ACQUISITION_MODE": "20170304999"}, {}, None),
     ],
 )  # fmt: skip

@@ -68,6 +68,13 @@ def test_the_shared_part_is_the_smallest_window(open_ids):
     assert (inside.col_off, inside.row_off, inside.right, inside.bottom) == (3, 4, 20, 16)
 
 
+def test_two_crs_that_nothing_joins_are_told_with_their_scenes(open_ids):
+    scene = open_ids("a.tif")
+    local = open_ids("plan.tif", NORTH_UP, crs='LOCAL_CS["plan",UNIT["metre",1]]')
+    with pytest.raises(SceneError, match=r"a\.tif and \S+plan\.tif: their CRS"):
+        part_over(scene, local)
+
+
 def test_nothing_shared_is_told_with_both_extents_in_one_crs(open_ids):
     scene = open_ids("a.tif")
     degrees = Affine(1e-5, 0, 10.0, 0, -1e-5, 45.0)

@@ -1,3 +1,4 @@
+import importlib
 import multiprocessing
 import re
 import signal
@@ -60,3 +61,13 @@ def test_what_a_worker_says_is_one_line():
     with pytest.raises(DataError) as raised:
         next(load_batches(Broken(), StepBatches(batch_size=1), workers=0, device=CPU))
     assert str(raised.value) == "scene.tif: half a file; copy it again"
+
+
+def test_no_worker_outlives_what_it_could_not_read(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    samples = importlib.import_module("broken_samples").HalfBroken()
+    batches = load_batches(samples, StepBatches(batch_size=2), workers=1, device=CPU)
+    with pytest.raises(DataError) as raised:
+        list(batches)
+    assert str(raised.value) == "scene.tif: half a file; copy it again"
+    assert multiprocessing.active_children() == []  # the program's end would wait for them
