@@ -144,10 +144,13 @@ def find_changes(
 def score_objects(
     result: Path, truth: Path, weights: str, progress: Progress
 ) -> dict[str, Any] | None:
-    """Compare boxes with the true ones of classes that the weights know; None without any."""
+    """Compare boxes with the true ones of classes that the weights know; None without any.
+
+    Also None where nothing of these classes was found: the layer then names none of them.
+    """
     known = read_card(find_weights(weights)).class_names
     present = sorted(set(read_boxes(str(truth)).classes) & set(known))
-    if not present:
+    if not set(present) & set(read_boxes(str(result)).classes):
         return None
     names = ", ".join(f"'{name}'" for name in present)
     labels = LabelledScene(scene="", labels="", where=f"class IN ({names})")

@@ -15,7 +15,8 @@ TASKS = {
     "det": "lemevit_cli.tasks.detection:DETECTION",
     "change": "lemevit_cli.tasks.change_detection:CHANGE_DETECTION",
 }
-STARTERS = {"seg": "landcover"}  # the weights that are taken when none are named
+# The weights that are taken when none are named.
+STARTERS = {"seg": "landcover", "det": "objects"}
 
 
 def load_task(name: str) -> Task:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pyogrio
 import rasterio
@@ -11,7 +12,7 @@ from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.pipelines.demo import find_changes, find_objects
 from lemevit_cli.pipelines.progress import Silent
 from lemevit_cli.pipelines.simulation import simulate_dataset
-from lemevit_cli.settings import InferenceSettings, OutputOptions
+from lemevit_cli.settings import DetectionOptions, InferenceSettings, OutputOptions
 from lemevit_cli.tasks import STARTERS, load_task
 
 
@@ -59,6 +60,8 @@ def test_demo_finds_objects_where_there_are_weights_for_it(tmp_path, monkeypatch
     assert len(pyogrio.read_dataframe(objects["result"])) == objects["found"]
     assert objects["scores"]["classes"]["ship"]["truths"] == 2
     assert (tmp_path / "objects.png").read_bytes().startswith(b"\x89PNG")
+    blind = replace(settings, detection=DetectionOptions(score=1.0))
+    assert find_objects(tmp_path, blind, Silent())["scores"] is None
 
 
 def test_demo_finds_changes_where_there_are_weights_for_it(tmp_path, monkeypatch):
