@@ -16,7 +16,7 @@ from pyproj.exceptions import CRSError, ProjError
 from lemevit_cli.errors import DataError
 from lemevit_cli.pipelines.box_files import BoxFile, BoxReading, is_box_text, read_boxes, texts_in
 from lemevit_cli.pipelines.progress import Progress
-from lemevit_cli.pipelines.score_options import ScoreOptions
+from lemevit_cli.pipelines.score_options import ScoreOptions, refuse_options_of_rasters
 from lemevit_cli.tasks.average_precision import Found, Truth, average_precision
 
 Pair = tuple[BoxFile, BoxFile]  # prediction and truth of one picture or map
@@ -35,7 +35,7 @@ def score_boxes(
         ``options.min_score``, which stands beside them as ``score``; ``pictures`` compared.
     """
     started = time.perf_counter()
-    _refuse_options_of_rasters(options)
+    refuse_options_of_rasters(options, "boxes are")
     pairs = _pairs_of(prediction, truth, options, progress)
     for note in dict.fromkeys(note for pair in pairs for file in pair for note in file.notes):
         progress.note(note)
@@ -49,17 +49,6 @@ def score_boxes(
         "pictures": len(pairs),
         "seconds": round(time.perf_counter() - started, 2),
     }
-
-
-def _refuse_options_of_rasters(options: ScoreOptions) -> None:
-    given = {
-        "--classes": options.classes is not None,
-        "--tolerance": options.tolerance_m is not None,
-        "--png": options.picture is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise DataError(f"{name} is for rasters of classes; boxes are compared without it")
 
 
 def _pairs_of(prediction: str, truth: str, options: ScoreOptions, progress: Progress) -> list[Pair]:

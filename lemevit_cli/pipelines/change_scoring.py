@@ -20,7 +20,7 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.pipelines.progress import Progress
-from lemevit_cli.pipelines.score_options import ScoreOptions
+from lemevit_cli.pipelines.score_options import ScoreOptions, refuse_options_of_rasters
 from lemevit_cli.scenes.class_raster import check_class_raster, read_legend
 from lemevit_cli.scenes.layer import (
     ScenePolygons,
@@ -75,7 +75,7 @@ def score_change(
         LemevitError: if they cannot be read or compared.
     """
     started = time.perf_counter()
-    _refuse_options_of_classes(options)
+    refuse_options_of_rasters(options, "change is")
     compare = _compare_layers if is_vector(prediction) and is_vector(truth) else _compare_on_grid
     figures = compare(prediction, truth, options, progress)
     return {
@@ -84,17 +84,6 @@ def score_change(
         **figures,
         "seconds": round(time.perf_counter() - started, 2),
     }
-
-
-def _refuse_options_of_classes(options: ScoreOptions) -> None:
-    given = {
-        "--classes": options.classes is not None,
-        "--tolerance": options.tolerance_m is not None,
-        "--png": options.picture is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
-            raise DataError(f"{name} is for rasters of classes; change is compared without it")
 
 
 class Changed(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lemevit_cli.errors import DataError
 from lemevit_cli.training.options import LabelledScene
 
 _BLOCK = 1024  # pixels: bounds memory
@@ -30,3 +31,22 @@ class ScoreOptions:
     picture: str | None = None
     overwrite: bool = False
     block_size: int = _BLOCK
+
+
+def refuse_options_of_rasters(options: ScoreOptions, compared: str) -> None:
+    """Refuse what only a comparison of class rasters can be told.
+
+    Args:
+        compared: what is compared instead, with its verb: "boxes are".
+
+    Raises:
+        DataError: naming the option.
+    """
+    given = {
+        "--classes": options.classes is not None,
+        "--tolerance": options.tolerance_m is not None,
+        "--png": options.picture is not None,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise DataError(f"{name} is for rasters of classes; {compared} compared without it")

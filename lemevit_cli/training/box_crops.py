@@ -30,7 +30,7 @@ from lemevit_cli.training.augmentation import (
     uniform,
     vary_pixels,
 )
-from lemevit_cli.training.crops import pick, void_values
+from lemevit_cli.training.crops import generator_of, pick, void_values
 from lemevit_cli.training.datasets.box_source import IGNORED, BoxSource, Objects
 from lemevit_cli.training.datasets.source import Site
 from lemevit_cli.training.frames import Frame, draw_frame, sample_frame
@@ -143,8 +143,7 @@ class FrameDraw:
         self._options = options
 
     def __call__(self, index: int) -> DrawnFrame:
-        # A generator of its own for every sample: neither workers nor a resume change the draws.
-        generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + index)
+        generator = generator_of(self._options.seed, index)
         source = self._sources[pick(self._shares, generator)]
         site, target = _draw_target(source, generator)
         frame = draw_frame(site.room, target, self._options, generator)

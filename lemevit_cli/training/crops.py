@@ -104,6 +104,11 @@ class DrawnWindow:
     generator: Generator
 
 
+def generator_of(seed: int, index: int) -> Generator:
+    """A generator of its own for every sample: neither workers nor a resume change the draws."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index)
+
+
 class WindowDraw:
     """Draws windows with labels; number ``i`` of a seed is always the same.
 
@@ -120,8 +125,7 @@ class WindowDraw:
 
     def __call__(self, index: int) -> DrawnWindow:
         """Draw number ``index``; a window without a labelled pixel is drawn again."""
-        # A generator of its own for every sample: neither workers nor a resume change the draws.
-        generator = torch.Generator().manual_seed(self._options.seed * 1_000_003 + index)
+        generator = generator_of(self._options.seed, index)
         source = self._sources[pick(self._shares, generator)]
         for _ in range(_TRIES):
             wanted = round(self._options.crop / draw_zoom(self._options.augmentation, generator))
