@@ -3,6 +3,7 @@ import torch
 from lemevit_cli.models.oriented_rcnn.assignment import (
     BACKGROUND,
     NEITHER,
+    RULES,
     match,
     sample,
     truths_of,
@@ -23,6 +24,14 @@ def test_an_object_without_a_good_candidate_gets_its_best_ones():
     assert found.tolist() == [0, 1, 1, BACKGROUND, NEITHER]
     faint = match(overlaps / 2, NOTHING_IGNORED, positive=0.7, negative=0.3, rescue=0.3)
     assert faint.tolist() == [0, BACKGROUND, BACKGROUND, BACKGROUND, BACKGROUND]
+
+
+def test_an_object_gets_several_of_its_best_candidates_that_others_overlap_less():
+    overlaps = torch.tensor([[0.6, 0.0], [0.4, 0.35], [0.32, 0.38], [0.31, 0.0], [0.29, 0.2]])
+    found = match(overlaps, NOTHING_IGNORED, positive=0.5, negative=0.3, rescue=0.3, best=3)
+    assert found.tolist() == [0, 0, 1, NEITHER, BACKGROUND]
+    more = match(overlaps, NOTHING_IGNORED, positive=0.5, negative=0.3, rescue=0.3, best=9)
+    assert more.tolist() == [0, 0, 1, 0, BACKGROUND]
 
 
 def test_within_an_ignored_object_is_no_background_but_may_be_an_object():
@@ -67,3 +76,12 @@ def test_truths_leave_out_empty_slots_and_set_ignored_and_thin_objects_aside():
     assert truth.class_ids.tolist() == [2, 0]
     torch.testing.assert_close(truth.ignored, boxes[0, [2, 4]])
     assert truth.unknown.tolist() == [False] * 3
+
+
+def test_a_loss_of_boxes_is_a_mean_of_samples_or_a_weighted_one_of_objects():
+    total = torch.tensor(12.0)
+    assert RULES["paper"].mean_offset(total, positive=3, samples=48) == 12 / 48
+    weight = RULES["generous"].offset_weight
+    assert RULES["generous"].mean_offset(total, positive=3, samples=48) == weight * 12 / 3
+    for rules in RULES.values():
+        assert rules.mean_offset(torch.tensor(0.0), positive=0, samples=0) == 0

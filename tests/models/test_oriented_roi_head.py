@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lemevit_cli.models.oriented_rcnn.assignment import Truth
+from lemevit_cli.models.oriented_rcnn.assignment import RULES, Truth
 from lemevit_cli.models.oriented_rcnn.boxes import intersection_over_union
 from lemevit_cli.models.oriented_rcnn.coders import encode_rotated
 from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead, Samples, class_loss
@@ -10,9 +10,9 @@ from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead, Samples, class_lo
 CLASSES = 3
 
 
-def head(samples=64):
+def head(samples=64, rules="paper"):
     torch.manual_seed(0)
-    return RoiHead(4, hidden=16, num_classes=CLASSES, samples=samples)
+    return RoiHead(4, hidden=16, num_classes=CLASSES, samples=samples, rules=RULES[rules])
 
 
 def some_boxes(number, seed=0):
@@ -55,6 +55,25 @@ def test_objects_are_proposals_and_targets_are_theirs():
     nearest = overlaps[positive].argmax(dim=1)
     torch.testing.assert_close(chosen.objects[positive], objects[nearest])
     assert torch.equal(chosen.class_ids[positive], nearest % CLASSES)
+
+
+def test_moved_copies_of_a_long_object_teach_to_turn_it_back():
+    ship = torch.tensor([[100.0, 80.0, 90.0, 15.0, 0.7]])
+    nowhere = torch.tensor([[20.0, 20.0, 9.0, 9.0, 0.0]])
+    alone = head().choose([nowhere], [truth(ship)])
+    assert (alone.class_ids < CLASSES).sum() == 1  # the ship itself, which is not turned at all
+    chosen = head(rules="generous").choose([nowhere], [truth(ship)])
+    positive = chosen.class_ids < CLASSES
+    assert 3 <= positive.sum() <= 9
+    turns = encode_rotated(chosen.boxes, chosen.objects)[positive, 4]
+    assert turns.abs().amax() > 0.1 and turns.unique().numel() == positive.sum()
+    assert (intersection_over_union(chosen.boxes[positive], ship) >= 0.5).all()
+    assert torch.equal(chosen.objects[positive], ship.expand(int(positive.sum()), -1))
+
+
+def test_nothing_is_moved_where_there_is_no_object():
+    chosen = head(rules="generous").choose([some_boxes(40, 4)], [truth(some_boxes(0))])
+    assert (chosen.class_ids == CLASSES).all() and len(chosen.boxes) == 40
 
 
 def test_samples_know_their_picture():

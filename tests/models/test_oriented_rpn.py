@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
-from lemevit_cli.models.oriented_rcnn.assignment import Truth
+from lemevit_cli.models.oriented_rcnn.assignment import RULES, Truth
 from lemevit_cli.models.oriented_rcnn.boxes import circumscribed, intersection_over_union
 from lemevit_cli.models.oriented_rcnn.coders import encode_midpoints
 from lemevit_cli.models.oriented_rcnn.rpn import (
@@ -25,7 +25,8 @@ def levels(channels=8, batch=1):
 
 def network(**changes):
     torch.manual_seed(0)
-    return RegionProposals(8, **{"samples": 64, "proposals": 50, **changes})
+    defaults = {"samples": 64, "proposals": 50, "rules": RULES["paper"]}
+    return RegionProposals(8, **defaults | changes)
 
 
 def truth(boxes=(), ignored=(), unknown=(False, False)):

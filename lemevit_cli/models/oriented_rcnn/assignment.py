@@ -14,6 +14,46 @@ _MOSTLY = 0.5  # share of an anchor or proposal within an ignored object
 
 
 @dataclass(frozen=True)
+class Rules:
+    """Which anchors and proposals teach the two stages.
+
+    Args:
+        inside_only: anchors that reach over the picture's edge teach nothing.
+        anchor_iou: an anchor that overlaps an object this much belongs to it.
+        anchors_an_object: these many of its best anchors belong to an object in any case, if they
+            overlap it at least as much as no background does.
+        moved_copies: of each object, a little moved, turned and resized, as further proposals.
+        offset_weight: of the mean loss of boxes over those that learn an object; None takes the
+            sum over the number of all samples, with which few objects count little.
+    """
+
+    inside_only: bool
+    anchor_iou: float
+    anchors_an_object: int
+    moved_copies: int
+    offset_weight: float | None
+
+    def mean_offset(self, total: Tensor, *, positive: int, samples: int) -> Tensor:
+        """A loss of boxes of a batch from its sum."""
+        if self.offset_weight is None:
+            return total / max(samples, 1)
+        return self.offset_weight * total / max(positive, 1)
+
+
+RULES = {
+    "paper": Rules(
+        inside_only=True, anchor_iou=0.7, anchors_an_object=1, moved_copies=0, offset_weight=None
+    ),
+    # The paper's rules leave a long object one anchor, and the second stage no proposal of it but
+    # the object itself: a proposal that is turned a little wrong overlaps it by less than half.
+    # Long training makes up for that, short training cannot.
+    "generous": Rules(
+        inside_only=False, anchor_iou=0.5, anchors_an_object=4, moved_copies=8, offset_weight=0.3
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Truth:
     """The objects of one picture.
 
@@ -58,6 +98,7 @@ def match(
     positive: float,
     negative: float,
     rescue: float | None = None,
+    best: int = 1,
 ) -> Tensor:
     """The object ``(N,)`` that each of N candidates shall learn, ``BACKGROUND`` or ``NEITHER``.
 
@@ -70,13 +111,17 @@ def match(
         positive: IoU from which a candidate belongs to its best object.
         negative: IoU below which it is background.
         rescue: also give every object the candidates that are its best, from this IoU on.
+        best: how many those are. All but the first go to the object that they overlap most.
     """
     count, objects = overlaps.shape
     matches = torch.full((count,), BACKGROUND, dtype=torch.long, device=overlaps.device)
     if objects and count:
-        best, index = overlaps.max(dim=1)
-        matches[best >= negative] = NEITHER
-        matches = torch.where(best >= positive, index, matches)
+        overlap, index = overlaps.max(dim=1)
+        matches[overlap >= negative] = NEITHER
+        matches = torch.where(overlap >= positive, index, matches)
+        if rescue is not None and best > 1:
+            least = overlaps.topk(min(best, count), dim=0).values[-1].clamp(min=rescue)
+            matches = torch.where((overlaps >= least).any(dim=1), index, matches)
         if rescue is not None:
             top = overlaps.amax(dim=0)
             is_top = (overlaps == top) & (top >= rescue)

@@ -14,6 +14,8 @@ from math import pi
 import torch
 from torch import Tensor
 
+_MOVED_BY = (0.1, 0.1, 0.2, 0.2, 0.15)  # deviations: of the sides, their logarithms, radians
+_FARTHEST_PX = 1e5  # of a centre and a size
 _TINY = 1e-9  # square pixels: keeps the overlap of two boxes without an area at zero
 
 
@@ -28,6 +30,11 @@ def half_turn(angle: Tensor) -> Tensor:
     """Angles of lines, which are the same after half a turn, in [-pi/2, pi/2)."""
     turned = torch.remainder(angle + pi / 2, pi) - pi / 2
     return torch.where(turned >= pi / 2, turned - pi, turned)  # a remainder may round up to pi
+
+
+def within_reach(boxes: Tensor) -> Tensor:
+    """Boxes ``(..., 5)`` without NaN, none so far away or large that an index would overflow."""
+    return boxes.nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -49,6 +56,18 @@ def circumscribed(boxes: Tensor) -> Tensor:
     return torch.stack(
         [cx - half_width, cy - half_height, cx + half_width, cy + half_height], dim=-1
     )
+
+
+def moved(boxes: Tensor) -> Tensor:
+    """Boxes ``(N, 5)``, each shifted, resized and turned a little at random."""
+    along, across, *growth, turn = (torch.randn_like(boxes) * boxes.new_tensor(_MOVED_BY)).unbind(
+        -1
+    )
+    cx, cy, w, h, angle = boxes.unbind(-1)
+    cos, sin = angle.cos(), angle.sin()
+    along, across = along * w, across * h
+    centre = [cx + along * cos - across * sin, cy + along * sin + across * cos]
+    return torch.stack([*centre, w * growth[0].exp(), h * growth[1].exp(), angle + turn], dim=-1)
 
 
 def upright_intersections(boxes: Tensor, others: Tensor) -> Tensor:
@@ -107,11 +126,22 @@ def paired_intersections(boxes: Tensor, others: Tensor) -> Tensor:
 
 def intersection_over_union(boxes: Tensor, others: Tensor) -> Tensor:
     """IoU ``(N, M)`` in [0, 1] of oriented boxes; 0 where both have no area."""
-    shared = intersections(boxes, others)
-    areas, other_areas = boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3]
-    return shared / (areas[:, None] + other_areas - shared).clamp(min=_TINY)
+    return _over_union(intersections(boxes, others), _areas(boxes)[:, None], _areas(others))
+
+
+def paired_intersection_over_union(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU ``(N,)`` in [0, 1] of the boxes of each row of ``(N, 5)`` and ``(N, 5)``."""
+    return _over_union(paired_intersections(boxes, others), _areas(boxes), _areas(others))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return boxes[:, 2] * boxes[:, 3]
+
+
+def _over_union(shared: Tensor, areas: Tensor, other_areas: Tensor) -> Tensor:
+    return shared / (areas + other_areas - shared).clamp(min=_TINY)
 
 
 def intersection_over_own_area(boxes: Tensor, others: Tensor) -> Tensor:
     """Share ``(N, M)`` of each box that lies within each other box; 0 without an area."""
-    return intersections(boxes, others) / (boxes[:, 2] * boxes[:, 3]).clamp(min=_TINY)[:, None]
+    return intersections(boxes, others) / _areas(boxes).clamp(min=_TINY)[:, None]

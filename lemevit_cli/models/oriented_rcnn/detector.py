@@ -7,7 +7,9 @@ LeMeViT's authors trained it in OBBDetection. Written from a description of what
 
 The paper's form (``PAPER_HEAD``) reads the backbone's raw features. The light form, the default,
 has narrower layers, fewer proposals, and a batch norm of each level in front of the pyramid:
-channels of LeMeViT's levels differ in size by two orders of magnitude (see ``segmenter.py``).
+channels of LeMeViT's levels differ in size by two orders of magnitude (see ``segmenter.py``). It
+learns by more generous rules (``assignment.RULES``), and looks at what it found once more: of a
+better box the second stage tells more exactly where the object lies, and what it is.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.models.backbone import check_backbone, make_encoder, pad_to_stride
-from lemevit_cli.models.oriented_rcnn.assignment import truths_of
+from lemevit_cli.models.oriented_rcnn.assignment import RULES, truths_of
+from lemevit_cli.models.oriented_rcnn.boxes import within_reach
 from lemevit_cli.models.oriented_rcnn.coders import decode_rotated
 from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead
 from lemevit_cli.models.oriented_rcnn.rpn import STRIDES, RegionProposals, anchors_like
 
 _LEVELS = 4  # of the backbone, strides 4 to 32; the pyramid adds a fifth
 _CANDIDATES_A_PLACE = 10  # boxes that suppression looks at, for each that the answer has room for
+_MOST_LOOKS = 9
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 
 
@@ -45,6 +49,8 @@ class HeadForm:
         hidden: width of the two layers that look at a proposal.
         proposals: kept of each level, and of a picture.
         rpn_samples, roi_samples: anchors and proposals of a picture that the losses look at.
+        rules: a name in ``assignment.RULES``: which anchors and proposals the losses look at.
+        looks: how often the second stage looks at a proposal, each time at the box it found last.
         norm_levels: a batch norm of each level of the backbone in front of the pyramid.
         freeze_norms: the backbone's batch norms keep their statistics while training. Right for a
             backbone that has learned much already, wrong for one that starts from nothing.
@@ -55,7 +61,9 @@ class HeadForm:
     proposals: int
     rpn_samples: int
     roi_samples: int
+    looks: int
     norm_levels: bool
+    rules: str
     freeze_norms: bool = False
 
 
@@ -66,7 +74,9 @@ LIGHT_HEAD = asdict(
         proposals=1000,
         rpn_samples=256,
         roi_samples=512,
+        looks=2,
         norm_levels=True,
+        rules="generous",
     )
 )
 PAPER_HEAD = asdict(
@@ -76,7 +86,9 @@ PAPER_HEAD = asdict(
         proposals=2000,
         rpn_samples=256,
         roi_samples=512,
+        looks=1,
         norm_levels=False,
+        rules="paper",
         freeze_norms=True,
     )
 )
@@ -132,6 +144,7 @@ class OrientedRCNN(nn.Module):
         super().__init__()
         check_backbone(backbone, pretrained=pretrained)
         form = _form(head_args)
+        rules = RULES[form.rules]
         self.encoder, widths = make_encoder(
             backbone, backbone_args, bands=len(mean), pretrained=pretrained
         )
@@ -143,12 +156,17 @@ class OrientedRCNN(nn.Module):
         )
         self.pyramid = FeaturePyramidNetwork(widths[first:], form.channels, LastLevelMaxPool())
         self.rpn = RegionProposals(
-            form.channels, samples=form.rpn_samples, proposals=form.proposals
+            form.channels, samples=form.rpn_samples, proposals=form.proposals, rules=rules
         )
         self.roi_head = RoiHead(
-            form.channels, hidden=form.hidden, num_classes=num_classes, samples=form.roi_samples
+            form.channels,
+            hidden=form.hidden,
+            num_classes=num_classes,
+            samples=form.roi_samples,
+            rules=rules,
         )
         self.num_classes = num_classes
+        self.looks = form.looks
         self.freeze_norms = form.freeze_norms
         self.decoding = Decoding()
         # Not in the state: the card holds them, and one truth is enough.
@@ -217,22 +235,35 @@ class OrientedRCNN(nn.Module):
         logits, deltas = self.rpn(levels)
         with torch.autocast(pixels.device.type, enabled=False):
             proposals = self.rpn.proposals(logits, deltas, anchors_like(levels))
-        counts = [len(own) for own in proposals]
         boxes = torch.cat(proposals)
-        pictures = torch.arange(len(counts), device=boxes.device).repeat_interleave(
-            torch.tensor(counts, device=boxes.device)
-        )
-        logits, deltas = self.roi_head.look(levels[:_LEVELS], STRIDES[:_LEVELS], boxes, pictures)
-        with torch.autocast(pixels.device.type, enabled=False):
-            scores = logits.softmax(dim=1)[:, :-1].split(counts)
-            refined = decode_rotated(boxes, deltas).split(counts)
-        for number, (of_boxes, of_scores) in enumerate(zip(refined, scores, strict=True)):
-            if not torch.isfinite(of_scores).all():
+        pictures = torch.cat([torch.full_like(own[:, 0], i) for i, own in enumerate(proposals)])
+        boxes, scores, pictures = self._look(levels[:_LEVELS], boxes, pictures.long())
+        for number in range(len(pixels)):
+            own = pictures == number
+            if not torch.isfinite(scores[own]).all():
                 answer[number] = float("nan")  # not silently nothing
                 continue
-            found = _best_boxes(of_boxes, of_scores, self.decoding)
+            found = _best_boxes(boxes[own], scores[own], self.decoding)
             answer[number, : len(found)] = found
         return answer
+
+    def _look(
+        self, levels: Sequence[Tensor], boxes: Tensor, pictures: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Better boxes ``(R, 5)``, their scores ``(R, classes)`` and pictures, of proposals.
+
+        Only what may be an object is looked at again.
+        """
+        scores = boxes.new_full((len(boxes), self.num_classes), float("inf"))
+        for _ in range(self.looks):
+            hopeful = ~(scores <= self.decoding.score).all(dim=1)  # NaN is: it must be told of
+            boxes, scores, pictures = boxes[hopeful], scores[hopeful], pictures[hopeful]
+            logits, deltas = self.roi_head.look(levels, STRIDES[:_LEVELS], boxes, pictures)
+            with torch.autocast(boxes.device.type, enabled=False):
+                found = logits.softmax(dim=1)[:, :-1]
+                boxes = within_reach(decode_rotated(boxes, deltas))
+            scores = torch.where(scores.isnan(), scores, found)
+        return boxes, scores, pictures
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
         """The pyramid's maps ``(B, channels, H / s, W / s)``, s from 4 to 64; sides round up."""
@@ -265,7 +296,14 @@ def _form(head_args: Mapping[str, Any] | None) -> HeadForm:
         raise WeightsError(
             f"a detector's head has no argument {unknown[0]!r}; it has {', '.join(LIGHT_HEAD)}"
         )
-    return HeadForm(**LIGHT_HEAD | given)
+    form = HeadForm(**LIGHT_HEAD | given)
+    if form.looks not in range(1, _MOST_LOOKS + 1):
+        raise WeightsError(f"a detector looks 1 to {_MOST_LOOKS} times, not {form.looks!r}")
+    if form.rules not in RULES:
+        raise WeightsError(
+            f"a detector's head has no rules {form.rules!r}; choose one of {', '.join(RULES)}"
+        )
+    return form
 
 
 def _best_boxes(boxes: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lemevit_cli.models.oriented_rcnn.assignment import Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.assignment import Rules, Truth, match, sample
 from lemevit_cli.models.oriented_rcnn.boxes import (
     intersection_over_own_area,
     intersection_over_union,
+    moved,
+    paired_intersection_over_union,
 )
 from lemevit_cli.models.oriented_rcnn.coders import encode_rotated
 from lemevit_cli.models.oriented_rcnn.roi_align import BINS, align_rois
@@ -49,11 +51,14 @@ class RoiHead(nn.Module):
         channels: of the levels.
         hidden: width of both layers.
         samples: proposals of a picture that the loss looks at.
+        rules: which proposals learn which object.
     """
 
-    def __init__(self, channels: int, *, hidden: int, num_classes: int, samples: int) -> None:
+    def __init__(
+        self, channels: int, *, hidden: int, num_classes: int, samples: int, rules: Rules
+    ) -> None:
         super().__init__()
-        self.num_classes, self.samples = num_classes, samples
+        self.num_classes, self.samples, self.rules = num_classes, samples, rules
         self.fc1 = nn.Linear(BINS * BINS * channels, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.classify = nn.Linear(hidden, num_classes + 1)  # the last one is background
@@ -81,10 +86,17 @@ class RoiHead(nn.Module):
     def choose(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
         """Random proposals and their targets; the objects themselves are proposals too."""
         chosen = [
-            self._choose_of_picture(torch.cat([truth.boxes, boxes]), truth, number)
+            self._choose_of_picture(torch.cat([self._known(truth), boxes]), truth, number)
             for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True))
         ]
         return Samples(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
+
+    def _known(self, truth: Truth) -> Tensor:
+        """The objects, and copies that a small step leads back from."""
+        originals = truth.boxes.repeat(self.rules.moved_copies, 1)
+        copies = moved(originals)
+        near = paired_intersection_over_union(copies, originals) >= _POSITIVE_IOU
+        return torch.cat([truth.boxes, copies[near]])
 
     def _choose_of_picture(self, boxes: Tensor, truth: Truth, number: int) -> tuple[Tensor, ...]:
         matches = match(
@@ -110,7 +122,8 @@ class RoiHead(nn.Module):
         positive = samples.class_ids < self.num_classes
         target = encode_rotated(samples.boxes[positive], samples.objects[positive])
         offset = F.smooth_l1_loss(deltas[positive], target, reduction="sum")
-        return {"class": surprise.sum() / count, "box": offset / count}
+        box = self.rules.mean_offset(offset, positive=len(target), samples=count)
+        return {"class": surprise.sum() / count, "box": box}
 
 
 def class_loss(logits: Tensor, class_ids: Tensor, unknown: Tensor) -> Tensor:

@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
-from lemevit_cli.models.oriented_rcnn.assignment import Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.assignment import Rules, Truth, match, sample
 from lemevit_cli.models.oriented_rcnn.boxes import (
     circumscribed,
     upright_areas,
     upright_intersections,
+    within_reach,
 )
 from lemevit_cli.models.oriented_rcnn.coders import decode_midpoints, encode_midpoints
 
 STRIDES = (4, 8, 16, 32, 64)
 _SHAPES = 3  # anchors of a cell
 _DELTAS = 6
-_POSITIVE_IOU, _NEGATIVE_IOU = 0.7, 0.3
+_NEGATIVE_IOU = 0.3
 _POSITIVE_SHARE = 0.5
 _NMS_IOU = 0.8
 _BETA = 1 / 9
 # Background of a picture whose data set leaves out labels of some classes is less certain.
 UNSURE_BACKGROUND_WEIGHT = 0.25
-_FARTHEST_PX = 1e5  # of a proposal's centre and size: keeps what overflowed out of the indices
 
 
 class RegionProposals(nn.Module):
@@ -37,11 +37,12 @@ class RegionProposals(nn.Module):
         channels: of the levels.
         samples: anchors of a picture that the loss looks at.
         proposals: kept before and after suppression: of each level, then of a picture.
+        rules: which anchors learn which object.
     """
 
-    def __init__(self, channels: int, *, samples: int, proposals: int) -> None:
+    def __init__(self, channels: int, *, samples: int, proposals: int, rules: Rules) -> None:
         super().__init__()
-        self.samples, self.limit = samples, proposals
+        self.samples, self.limit, self.rules = samples, proposals, rules
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.objectness = nn.Conv2d(channels, _SHAPES, kernel_size=1)
         self.deltas = nn.Conv2d(channels, _SHAPES * _DELTAS, kernel_size=1)
@@ -71,21 +72,20 @@ class RegionProposals(nn.Module):
     ) -> dict[str, Tensor]:
         """Loss of the scores and of the offsets, each over the number of samples of the batch.
 
-        Anchors that reach over the picture's edge teach nothing. Background counts
-        ``UNSURE_BACKGROUND_WEIGHT`` in pictures with unknown classes.
+        Background counts ``UNSURE_BACKGROUND_WEIGHT`` in pictures with unknown classes.
 
         Args:
             size: rows and columns of the pictures.
         """
         all_anchors = torch.cat(list(anchors))
-        inside = _inside(all_anchors, size).nonzero().flatten()
+        inside = self._that_teach(all_anchors, size).nonzero().flatten()
         candidates = all_anchors[inside]
         all_logits, all_deltas = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1)
         score_loss = all_logits.sum() * 0.0
         offset_loss = all_deltas.sum() * 0.0
-        count = 0
+        count = found = 0
         for number, truth in enumerate(truths):
-            matches = _match_anchors(candidates, truth)
+            matches = _match_anchors(candidates, truth, self.rules)
             positive, negative = sample(
                 matches, number=self.samples, positive_share=_POSITIVE_SHARE
             )
@@ -98,8 +98,16 @@ class RegionProposals(nn.Module):
                 all_deltas[number][inside[positive]], target, beta=_BETA, reduction="sum"
             )
             count += len(positive) + len(negative)
-        count = max(count, 1)
-        return {"rpn_score": score_loss / count, "rpn_offset": offset_loss / count}
+            found += len(positive)
+        return {
+            "rpn_score": score_loss / max(count, 1),
+            "rpn_offset": self.rules.mean_offset(offset_loss, positive=found, samples=count),
+        }
+
+    def _that_teach(self, anchors: Tensor, size: tuple[int, int]) -> Tensor:
+        if self.rules.inside_only:
+            return _inside(anchors, size)
+        return torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
 
     @torch.no_grad()
     def proposals(
@@ -114,7 +122,7 @@ class RegionProposals(nn.Module):
             scores.append(best)
             levels.append(torch.full_like(index, i))
         all_scores, all_levels = torch.cat(scores, dim=1), torch.cat(levels, dim=1)
-        all_boxes = torch.cat(boxes, dim=1).nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
+        all_boxes = within_reach(torch.cat(boxes, dim=1))
         upright = circumscribed(all_boxes)
         return [
             own[batched_nms(around, score, level, _NMS_IOU)[: self.limit]]
@@ -136,7 +144,7 @@ def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
     return (low >= 0).all(dim=1) & (high[:, 0] <= width) & (high[:, 1] <= height)
 
 
-def _match_anchors(anchors: Tensor, truth: Truth) -> Tensor:
+def _match_anchors(anchors: Tensor, truth: Truth, rules: Rules) -> Tensor:
     """Matches ``(N,)`` by the upright boxes around the objects."""
     areas = upright_areas(anchors)[:, None]
     objects = circumscribed(truth.boxes)
@@ -146,7 +154,8 @@ def _match_anchors(anchors: Tensor, truth: Truth) -> Tensor:
     return match(
         overlaps,
         within_ignored,
-        positive=_POSITIVE_IOU,
+        positive=rules.anchor_iou,
         negative=_NEGATIVE_IOU,
         rescue=_NEGATIVE_IOU,
+        best=rules.anchors_an_object,
     )
