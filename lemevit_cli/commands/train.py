@@ -13,9 +13,18 @@ from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json, print_record
 
 if TYPE_CHECKING:
-    from lemevit_cli.training.options import LabelledScene
+    from lemevit_cli.training.options import DataOptions, LabelledScene
 
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
+# Options that only scenes heed, and whether those that a TOML list names do too.
+_OF_SCENES = {
+    "label_field": ("--label-field", False),
+    "class_name": ("--class", False),
+    "layer": ("--layer", False),
+    "where": ("--where", False),
+    "background": ("--background", False),
+    "val_fraction": ("--val-fraction", True),
+}
 _SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "Schedule"
 
 
@@ -327,6 +336,7 @@ def train(
         val_fraction=val_fraction,
         seed=seed,
     )
+    _refuse_options_of_scenes(options.given(context), found)
     if not found.paths and not found.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     if output is None and show_samples is None:
@@ -381,6 +391,18 @@ def train(
     if not quiet:
         _summary(record)
     typer.echo(record["path"])
+
+
+def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions) -> None:
+    """Options that only scenes heed are not silently ignored without one."""
+    may_list_scenes = any(path.lower().endswith(".toml") for path in data.paths)
+    for name, (option, in_lists) in _OF_SCENES.items():
+        if name in given and not data.scenes and not (may_list_scenes and in_lists):
+            raise typer.BadParameter(
+                "is for scenes with labels, and none is named; folders have their own classes "
+                "and divide themselves into train and val",
+                param_hint=option,
+            )
 
 
 def labelled_scenes(

@@ -77,6 +77,22 @@ def test_a_mistake_is_one_line_and_nothing_is_written(town, tmp_path, arguments,
     assert not target.exists()
 
 
+@pytest.mark.parametrize("task", ["seg", "det", "change"])
+@pytest.mark.parametrize(
+    "arguments", [["--val-fraction", 0.3], ["--background", "land"], ["--class", "ship"]]
+)
+def test_options_of_scenes_are_not_ignored_without_one(tmp_path, task, arguments):
+    run = invoke("train", "--task", task, tmp_path, "-o", tmp_path / "w.safetensors", *arguments)
+    assert run.exit_code == 2
+    assert arguments[0] in run.stderr and "is for scenes with labels" in run.stderr
+
+
+def test_a_list_may_name_the_scenes_that_part_is_held_back_of(tmp_path):
+    listing = tmp_path / "none.toml"
+    run = invoke("train", listing, "-o", tmp_path / "w.safetensors", "--val-fraction", 0.3)
+    assert run.exit_code == 1 and "none.toml" in run.stderr
+
+
 def test_a_picture_without_its_mask_is_named(town, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(town, copy)
