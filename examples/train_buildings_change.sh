@@ -19,3 +19,35 @@ for gsd in 0.3 0.5; do
         mv "$work/towns_$gsd.part" "$work/towns_$gsd"
     fi
 done
+
+cat >"$work/change.toml" <<LIST
+[[source]]
+folder = "$data/levir_cd_test50"
+weight = 0.72
+[[source]]
+folder = "$data/levir_sample_windows"
+weight = 0.06
+[[source]]
+folder = "$data/egy_bcd_new_cairo"
+weight = 0.08
+[[source]]
+folder = "towns_0.5"
+weight = 0.08
+[[source]]
+folder = "towns_0.3"
+weight = 0.06
+LIST
+
+# Each date is decoded as the land cover weights do it, then both are compared.
+init=${INIT:-landcover}
+resume=
+[ -f "$work/buildings-change_training/checkpoint.pt" ] && resume=--resume
+
+lemevit train --task change "$work/change.toml" --init "$init" --head difference_decoded \
+    --backbone lemevit_tiny --crop 256 --batch-size 4 --balance 0.5 \
+    --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 50 \
+    --half --overwrite $resume -o "$work/buildings-change.safetensors"
+
+for set in levir_cd_test50 levir_sample_windows egy_bcd_new_cairo; do
+    lemevit eval "$work/buildings-change.safetensors" "$data/$set" --split val
+done

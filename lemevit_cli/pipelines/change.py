@@ -123,6 +123,7 @@ def check_outputs(
         raise OutputError("--output-type scores: polygons hold no scores; write them to a .tif")
     of_polygons = {
         "--style": options.style,
+        "--min-area": options.min_area_m2 > 0,
         "--simplify": settings.change.simplify_m is not None,
     }
     for name, is_given in of_polygons.items():

@@ -351,8 +351,11 @@ def _pixel_sides(georeference: Georeference, width: int, height: int) -> tuple[f
 def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> list[str]:
     if georeference.transform is None:
         if georeference.gcps:
-            what = f"{len(georeference.gcps)} ground control points and no transform"
-        elif georeference.rpcs:
+            return [
+                f"has {len(georeference.gcps)} ground control points and no transform: its pixels "
+                "have no known size on the ground; outlines are placed by the points"
+            ]
+        if georeference.rpcs:
             what = "RPCs and no transform"
         elif georeference.crs_wkt:
             what = "a CRS and no transform"

@@ -284,7 +284,8 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         if len(names) < 2:
             raise DataError(
                 f"{path}: holds the class ids {', '.join(map(str, names)) or 'none'}, apart from "
-                f"{NODATA_CLASS} and nodata, which are ignored; it takes two"
+                f"{NODATA_CLASS} and nodata, which are ignored; it takes two (of a mask of 0 and "
+                f"{NODATA_CLASS} write the {NODATA_CLASS} as 1)"
             )
     if len(set(names.values())) < len(names):
         raise DataError(f"{path}: two of its ids have the same name; rename one")

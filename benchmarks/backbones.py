@@ -1,0 +1,98 @@
+"""LeMeViT-Tiny beside another backbone under the same head, on real objects or real change.
+
+    python benchmarks/backbones.py det OBJECTS.toml [--steps 400] [--against resnet18]
+    python benchmarks/backbones.py change CHANGE.toml [--steps 400] [--head difference]
+
+The lists are those that `examples/train_objects.sh` and `examples/train_buildings_change.sh` write.
+Both backbones train from scratch with that script's recipe, data and head: first for as many steps,
+then the other one for as much time as LeMeViT-Tiny took. Scores are AP50, or F1 of change, on
+windows of each validation part; a class is judged where it is labelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lemevit_cli.pipelines.progress import Silent
+from lemevit_cli.tasks import load_task
+from lemevit_cli.training.loop import fit
+from lemevit_cli.training.metrics_log import read_metrics
+from lemevit_cli.training.options import DataOptions, TrainingOptions
+
+OURS = "lemevit_tiny"
+RECIPES: dict[str, dict[str, Any]] = {
+    "det": {"crop": 384, "balance": 0.7},
+    "change": {"crop": 256, "balance": 0.5, "decoder": "difference_decoded"},
+}
+FIGURE = {"det": "ap50", "change": "f1"}
+
+
+def main() -> None:
+    """Print a table of scores by model and data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=RECIPES)
+    parser.add_argument("listing", type=Path)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--against", default="resnet18", help="any backbone of timm")
+    parser.add_argument("--head", help="of change: difference, difference_decoded or bit")
+    options = parser.parse_args()
+    recipe = RECIPES[options.task] | ({"decoder": options.head} if options.head else {})
+    seconds = run(options, options.steps, recipe | {"backbone": OURS})
+    other = recipe | {"backbone": options.against}
+    others = run(options, options.steps, other)
+    # A step takes as long now as it did a moment ago.
+    run(options, max(1, round(options.steps * seconds / others)), other)
+
+
+def run(options: argparse.Namespace, steps: int, recipe: dict[str, Any]) -> float:
+    """Train one model and tell its row of the table; seconds of its steps."""
+    chosen = TrainingOptions(
+        batch_size=4,
+        precision="bf16",
+        steps=steps,
+        # The average of few steps, as of many: a part of them.
+        ema_decay=0.98,
+        validate_every=1_000_000,
+        **recipe,
+    )
+    task = load_task(options.task)
+    found = task.open_data(DataOptions(paths=(str(options.listing),)), chosen)
+    torch.manual_seed(0)
+    model = task.build_model(found.card)
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        state = fit(
+            model,
+            task.make_loss(found, found.options),
+            found.training,
+            found.options,
+            folder=Path(folder),
+            listener=Silent(),
+            save_best=lambda tensors, best: None,
+        )
+        lines = read_metrics(Path(folder))
+    seconds = max(line["elapsed_s"] for line in lines if "elapsed_s" in line)
+    name = f"{chosen.backbone} ({parameters:.1f} M), {steps} steps, {seconds / 60:.1f} min"
+    scores = {
+        of_set: figures[FIGURE[options.task]] for of_set, figures in state.best["figures"].items()
+    }
+    tell(name, lines[-1]["score"], scores, is_first=chosen.backbone == OURS)
+    return float(seconds)
+
+
+def tell(name: str, score: float, scores: dict[str, float | None], *, is_first: bool) -> None:
+    """One row of the table: the score over all sets, then by data set."""
+    if is_first:
+        print("| model | all | " + " | ".join(scores) + " |\n|---|" + "---|" * (len(scores) + 1))
+    # A set whose validation part has nothing that the model learns has no score.
+    cells = ["-" if value is None else f"{value:.3f}" for value in (score, *scores.values())]
+    print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
