@@ -62,7 +62,7 @@ resume=
 [ -f "$work/objects_training/checkpoint.pt" ] && resume=--resume
 
 lemevit train --task det "$work/objects.toml" --init "$init" \
-    --backbone lemevit_tiny --crop 384 --batch-size 4 --balance 0.5 \
+    --backbone lemevit_tiny --crop 384 --batch-size 4 --balance 0.7 --head-first 0.4 \
     --time-budget "$time" --precision bf16 --validate-every 800 --checkpoint-every 50 \
     --half --overwrite $resume -o "$work/objects.safetensors"
 

@@ -21,6 +21,7 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import best_classes, inference_over, masked_scores
 from lemevit_cli.pipelines.pair_input import (
     PairInput,
+    check_area,
     check_bands_of_dates,
     pair_input,
     registered,
@@ -172,7 +173,8 @@ def compare(
     first, second = options_of_dates(before, after, settings)
     with ExitStack() as opened:
         pair = opened.enter_context(open_pair(before, after, first, second))
-        check_bands_of_dates(pair, card)  # before what takes seconds
+        check_bands_of_dates(pair, card)
+        check_area(pair, settings.reading)  # before what takes seconds
         pair, shift = registered(pair, coregister=settings.change.coregister, progress=progress)
         opened.callback(pair.close)
         found = pair_input(pair, card, settings.reading, progress)

@@ -29,6 +29,18 @@ def check_bands_of_dates(pair: ScenePair, card: Card) -> None:
     check_bands(pair.after, card.bands, option="--bands-after")
 
 
+def check_area(pair: ScenePair, options: ReadingOptions) -> None:
+    """Refuse bounds or a mask that do not fit the earlier date.
+
+    Raises:
+        SceneError: if they miss it, or the mask cannot be read.
+    """
+    if options.bounds:
+        window_of_bounds(pair.before, options.bounds)
+    if options.mask:
+        polygons_mask(options.mask, pair.before)
+
+
 @dataclass(frozen=True)
 class PairInput:
     """Two dates as the weights want them.

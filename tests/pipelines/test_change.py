@@ -354,6 +354,21 @@ def test_what_cannot_be_compared_is_told_and_leaves_nothing(pair, write_scene, d
     assert list(out.iterdir()) == []
 
 
+def test_a_mask_and_bounds_are_checked_before_the_shift_is_measured(pair, tmp_path):
+    class Told(Silent):
+        def note(self, message):
+            raise AssertionError(f"{message}: too early")
+
+        warn = note
+
+    for reading, said in (
+        (ReadingOptions(mask=str(tmp_path / "gone.gpkg")), r"gone\.gpkg"),
+        (ReadingOptions(bounds=(0.0, 0.0, 1.0, 1.0)), "bounds"),
+    ):
+        with pytest.raises(SceneError, match=said):
+            run(*pair, tmp_path / "m.tif", reading=reading, progress=Told())
+
+
 def test_outputs_that_do_not_go_together_are_refused(tmp_path):
     def check(*targets, change=None, **options):
         settings = InferenceSettings(
