@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,33 @@ def run(options: argparse.Namespace, steps: int, recipe: dict[str, Any]) -> floa
         validate_every=1_000_000,
         **recipe,
     )
-    task = load_task(options.task)
-    found = task.open_data(DataOptions(paths=(str(options.listing),)), chosen)
+    model = trained(options.task, DataOptions(paths=(str(options.listing),)), chosen)
+    scores = {of_set: figures[FIGURE[options.task]] for of_set, figures in model.figures.items()}
+    tell(model.name, model.score, scores, is_first=chosen.backbone == OURS)
+    return model.seconds
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Args:
+        name: of the backbone, with its size, steps and time.
+        seconds: of the steps.
+        score: over all data sets.
+        figures: of each data set.
+    """
+
+    name: str
+    seconds: float
+    score: float
+    figures: dict[str, dict[str, Any]]
+
+
+def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Trained:
+    """Train a model in a folder that is thrown away."""
+    task = load_task(task_name)
+    found = task.open_data(data, recipe)
     torch.manual_seed(0)
     model = task.build_model(found.card)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
@@ -76,13 +102,9 @@ def run(options: argparse.Namespace, steps: int, recipe: dict[str, Any]) -> floa
             save_best=lambda tensors, best: None,
         )
         lines = read_metrics(Path(folder))
-    seconds = max(line["elapsed_s"] for line in lines if "elapsed_s" in line)
-    name = f"{chosen.backbone} ({parameters:.1f} M), {steps} steps, {seconds / 60:.1f} min"
-    scores = {
-        of_set: figures[FIGURE[options.task]] for of_set, figures in state.best["figures"].items()
-    }
-    tell(name, lines[-1]["score"], scores, is_first=chosen.backbone == OURS)
-    return float(seconds)
+    seconds = float(max(line["elapsed_s"] for line in lines if "elapsed_s" in line))
+    name = f"{recipe.backbone} ({parameters:.1f} M), {recipe.steps} steps, {seconds / 60:.1f} min"
+    return Trained(name, seconds, lines[-1]["score"], state.best["figures"])
 
 
 def tell(name: str, score: float, scores: dict[str, float | None], *, is_first: bool) -> None:

@@ -13,22 +13,17 @@ pixels, 24 of each validation part, the colours on all its pixels.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from backbones import trained
 from numpy.typing import NDArray
 
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.tasks import load_task
 from lemevit_cli.tasks.confusion import Confusion, match_classes
 from lemevit_cli.training.datasets.folders import open_folder
 from lemevit_cli.training.datasets.source import Source
-from lemevit_cli.training.loop import fit
-from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 CLASSES = ("land", "building", "road", "vegetation", "water")
@@ -83,26 +78,10 @@ def run(options: argparse.Namespace, steps: int, **changes: Any) -> float:
         validation_windows=24,
         **changes,
     )
-    task = load_task("seg")
-    found = task.open_data(DataOptions(paths=tuple(paths), source_weights=tuple(weights)), recipe)
-    torch.manual_seed(0)
-    model = task.build_model(found.card)
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    with tempfile.TemporaryDirectory() as folder:
-        state = fit(
-            model,
-            task.make_loss(found, recipe),
-            found.training,
-            recipe,
-            folder=Path(folder),
-            listener=Silent(),
-            save_best=lambda tensors, best: None,
-        )
-        lines = read_metrics(Path(folder))
-    seconds = max(line["elapsed_s"] for line in lines if "elapsed_s" in line)
-    name = f"{recipe.backbone} ({parameters:.1f} M), {steps} steps, {seconds / 60:.1f} min"
-    tell(name, {name: state.best["figures"][name] for name in SETS})
-    return float(seconds)
+    data = DataOptions(paths=tuple(paths), source_weights=tuple(weights))
+    model = trained("seg", data, recipe)
+    tell(model.name, {name: model.figures[name] for name in SETS})
+    return model.seconds
 
 
 def colour_scores(data: Path) -> Figures:

@@ -1,16 +1,16 @@
 #!/bin/sh
 # What has changed between two scenes, in the forms that people ask for.
 #
-#   examples/change.sh WEIGHTS [BEFORE AFTER [FOLDER]]
+#   examples/change.sh [BEFORE AFTER [FOLDER [WEIGHTS]]]
 #
-# WEIGHTS: a file that `lemevit train --task change` wrote, or a starter's name. Without scenes, a
-# simulated town is drawn at two dates first.
+# Without scenes, a simulated town is drawn at two dates first; without weights the starter finds
+# buildings that came or went.
 set -eu
-weights=${1:?weights that find change, see lemevit train --task change --help}
-folder=${4:-example_change}
+folder=${3:-example_change}
+weights=${4:-buildings-change}
 mkdir -p "$folder"
-before=${2:-}
-after=${3:-}
+before=${1:-}
+after=${2:-}
 if [ -z "$before" ]; then
     lemevit simulate "$folder/town" --size 1024 --overwrite --quiet
     before=$folder/town/before.tif
