@@ -20,6 +20,7 @@ from lemevit_cli.models.oriented_rcnn import (
 )
 from lemevit_cli.models.oriented_rcnn.boxes import intersection_over_union
 from lemevit_cli.models.oriented_rcnn.coders import decode_rotated
+from lemevit_cli.models.oriented_rcnn.detector import halved
 from lemevit_cli.models.oriented_rcnn.rpn import STRIDES
 from lemevit_cli.models.segmenter import Segmenter
 from lemevit_cli.models.weights import Card, initialise, save_weights
@@ -256,9 +257,37 @@ def test_the_second_look_begins_where_the_first_one_ended():
     assert torch.equal(found_places, own)
 
 
+def test_a_second_octave_sees_the_picture_at_half_its_size():
+    whole = pictures(2, 97, 130)
+    alone = detector(head_args=SMALL | {"octaves": 1, "looks": 1}).eval()
+    both = detector(head_args=SMALL | {"octaves": 2, "looks": 1}).eval()
+    both.load_state_dict(alone.state_dict())
+    for model in (alone, both):
+        model.decoding = Decoding(score=0.2, nms_iou=1.0, max_per_window=5000)
+    with torch.inference_mode():
+        found, of_whole, of_half = both(whole), alone(whole), alone(halved(whole, 1))
+    of_half = of_half * torch.tensor([2.0, 2, 2, 2, 1, 1, 1])
+    for own, first, second in zip(found, of_whole, of_half, strict=True):
+        expected = torch.cat([first[first[:, 5] > 0], second[second[:, 5] > 0]])
+        order = expected[:, 5].argsort(descending=True, stable=True)
+        own = own[own[:, 5] > 0]
+        assert len(own) == len(expected)
+        torch.testing.assert_close(own[:, 5], expected[order, 5])
+        torch.testing.assert_close(own.sum(dim=0), expected.sum(dim=0), rtol=1e-4, atol=0.1)
+
+
+def test_halving_keeps_places():
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64)
+    inner = halved(ramp, 2)[0, 0, :, 2:-2]
+    torch.testing.assert_close(inner[3], (torch.arange(2.0, 14.0) + 0.5) * 4 - 0.5)
+    assert halved(torch.zeros(1, 3, 5, 1, dtype=torch.uint8), 2).shape == (1, 3, 2, 1)
+
+
 def test_looks_and_rules_that_there_are_not_are_one_line():
-    with pytest.raises(WeightsError, match="looks 1 to 9 times, not 0"):
+    with pytest.raises(WeightsError, match="takes looks from 1 to 9, not 0"):
         detector(head_args={"looks": 0})
+    with pytest.raises(WeightsError, match="takes octaves from 1 to 3, not 4"):
+        detector(head_args={"octaves": 4})
     with pytest.raises(WeightsError, match="no rules 'mild'; choose one of paper, generous"):
         detector(head_args={"rules": "mild"})
 

@@ -8,8 +8,9 @@ LeMeViT's authors trained it in OBBDetection. Written from a description of what
 The paper's form (``PAPER_HEAD``) reads the backbone's raw features. The light form, the default,
 has narrower layers, fewer proposals, and a batch norm of each level in front of the pyramid:
 channels of LeMeViT's levels differ in size by two orders of magnitude (see ``segmenter.py``). It
-learns by more generous rules (``assignment.RULES``), and looks at what it found once more: of a
-better box the second stage tells more exactly where the object lies, and what it is.
+learns by more generous rules (``assignment.RULES``), and looks at what it found twice more: of a
+better box the second stage tells more exactly where the object lies, and what it is. It also sees
+each picture at half its size, where what is as large as the windows that it learned from is small.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -36,7 +38,7 @@ from lemevit_cli.models.oriented_rcnn.rpn import STRIDES, RegionProposals, ancho
 
 _LEVELS = 4  # of the backbone, strides 4 to 32; the pyramid adds a fifth
 _CANDIDATES_A_PLACE = 10  # boxes that suppression looks at, for each that the answer has room for
-_MOST_LOOKS = 9
+_MOST_LOOKS, _MOST_OCTAVES = 9, 3
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 
 
@@ -51,6 +53,7 @@ class HeadForm:
         rpn_samples, roi_samples: anchors and proposals of a picture that the losses look at.
         rules: a name in ``assignment.RULES``: which anchors and proposals the losses look at.
         looks: how often the second stage looks at a proposal, each time at the box it found last.
+        octaves: 1 sees pictures as they are, 2 at half their size too, and so on.
         norm_levels: a batch norm of each level of the backbone in front of the pyramid.
         freeze_norms: the backbone's batch norms keep their statistics while training. Right for a
             backbone that has learned much already, wrong for one that starts from nothing.
@@ -62,6 +65,7 @@ class HeadForm:
     rpn_samples: int
     roi_samples: int
     looks: int
+    octaves: int
     norm_levels: bool
     rules: str
     freeze_norms: bool = False
@@ -74,7 +78,8 @@ LIGHT_HEAD = asdict(
         proposals=1000,
         rpn_samples=256,
         roi_samples=512,
-        looks=2,
+        looks=3,
+        octaves=2,
         norm_levels=True,
         rules="generous",
     )
@@ -87,6 +92,7 @@ PAPER_HEAD = asdict(
         rpn_samples=256,
         roi_samples=512,
         looks=1,
+        octaves=1,
         norm_levels=False,
         rules="paper",
         freeze_norms=True,
@@ -166,7 +172,7 @@ class OrientedRCNN(nn.Module):
             rules=rules,
         )
         self.num_classes = num_classes
-        self.looks = form.looks
+        self.looks, self.octaves = form.looks, form.octaves
         self.freeze_norms = form.freeze_norms
         self.decoding = Decoding()
         # Not in the state: the card holds them, and one truth is enough.
@@ -231,13 +237,8 @@ class OrientedRCNN(nn.Module):
         answer[..., -1] = -1.0
         if len(pixels) == 0:
             return answer
-        levels = self.levels(pixels)
-        logits, deltas = self.rpn(levels)
-        with torch.autocast(pixels.device.type, enabled=False):
-            proposals = self.rpn.proposals(logits, deltas, anchors_like(levels))
-        boxes = torch.cat(proposals)
-        pictures = torch.cat([torch.full_like(own[:, 0], i) for i, own in enumerate(proposals)])
-        boxes, scores, pictures = self._look(levels[:_LEVELS], boxes, pictures.long())
+        seen = [self._seen(pixels, octave) for octave in range(self.octaves)]
+        boxes, scores, pictures = (torch.cat(parts) for parts in zip(*seen, strict=True))
         for number in range(len(pixels)):
             own = pictures == number
             if not torch.isfinite(scores[own]).all():
@@ -246,6 +247,25 @@ class OrientedRCNN(nn.Module):
             found = _best_boxes(boxes[own], scores[own], self.decoding)
             answer[number, : len(found)] = found
         return answer
+
+    def _seen(self, pixels: Tensor, octave: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What may be objects in pictures that are halved so often.
+
+        Returns:
+            Boxes ``(R, 5)`` in pixels of the whole pictures, scores and pictures as :meth:`_look`.
+        """
+        if octave:
+            pixels = halved(pixels, octave)
+        levels = self.levels(pixels)
+        logits, deltas = self.rpn(levels)
+        with torch.autocast(pixels.device.type, enabled=False):
+            proposals = self.rpn.proposals(logits, deltas, anchors_like(levels))
+        owners = [torch.full_like(own[:, 0], i) for i, own in enumerate(proposals)]
+        boxes, scores, pictures = self._look(
+            levels[:_LEVELS], torch.cat(proposals), torch.cat(owners).long()
+        )
+        factor = float(1 << octave)
+        return boxes * boxes.new_tensor((factor,) * 4 + (1.0,)), scores, pictures
 
     def _look(
         self, levels: Sequence[Tensor], boxes: Tensor, pictures: Tensor
@@ -280,6 +300,18 @@ class OrientedRCNN(nn.Module):
                 module.eval()
 
 
+def halved(pixels: Tensor, times: int) -> Tensor:
+    """Pictures ``(B, bands, H, W)`` with sides of a power of two of theirs, of one pixel at least.
+
+    A pixel is the weighted mean of those around it; place ``x`` becomes ``x / 2 ** times`` exactly.
+    """
+    part = 0.5**times
+    # The last row and column are repeated: what does not fill a pixel would be cut off.
+    short = [-side % (1 << times) for side in pixels.shape[-2:]]
+    padded = F.pad(pixels.float(), (0, short[1], 0, short[0]), mode="replicate")
+    return F.interpolate(padded, scale_factor=part, mode="bilinear", antialias=True)
+
+
 def check_head_args(head_args: Mapping[str, Any] | None) -> None:
     """Refuse arguments that the head does not have.
 
@@ -297,8 +329,12 @@ def _form(head_args: Mapping[str, Any] | None) -> HeadForm:
             f"a detector's head has no argument {unknown[0]!r}; it has {', '.join(LIGHT_HEAD)}"
         )
     form = HeadForm(**LIGHT_HEAD | given)
-    if form.looks not in range(1, _MOST_LOOKS + 1):
-        raise WeightsError(f"a detector looks 1 to {_MOST_LOOKS} times, not {form.looks!r}")
+    for name, value, most in (
+        ("looks", form.looks, _MOST_LOOKS),
+        ("octaves", form.octaves, _MOST_OCTAVES),
+    ):
+        if value not in range(1, most + 1):
+            raise WeightsError(f"a detector's head takes {name} from 1 to {most}, not {value!r}")
     if form.rules not in RULES:
         raise WeightsError(
             f"a detector's head has no rules {form.rules!r}; choose one of {', '.join(RULES)}"
