@@ -44,7 +44,7 @@ resume=
 [ -f "$work/buildings-change_training/checkpoint.pt" ] && resume=--resume
 
 lemevit train --task change "$work/change.toml" --init "$init" --head difference_decoded \
-    --backbone lemevit_tiny --crop 256 --batch-size 4 --balance 0.5 \
+    --backbone lemevit_tiny --crop 256 --batch-size 4 --balance 0.5 --loss ce+dice --lr 3e-3 \
     --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 50 \
     --half --overwrite $resume -o "$work/buildings-change.safetensors"
 

@@ -16,7 +16,7 @@ TASKS = {
     "change": "lemevit_cli.tasks.change_detection:CHANGE_DETECTION",
 }
 # The weights that are taken when none are named.
-STARTERS = {"seg": "landcover", "det": "objects"}
+STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
 
 
 def load_task(name: str) -> Task:
