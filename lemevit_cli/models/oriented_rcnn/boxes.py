@@ -60,14 +60,13 @@ def circumscribed(boxes: Tensor) -> Tensor:
 
 def moved(boxes: Tensor) -> Tensor:
     """Boxes ``(N, 5)``, each shifted, resized and turned a little at random."""
-    along, across, *growth, turn = (torch.randn_like(boxes) * boxes.new_tensor(_MOVED_BY)).unbind(
-        -1
-    )
+    changes = torch.randn_like(boxes) * boxes.new_tensor(_MOVED_BY)
+    along, across, wider, higher, turn = changes.unbind(-1)
     cx, cy, w, h, angle = boxes.unbind(-1)
     cos, sin = angle.cos(), angle.sin()
     along, across = along * w, across * h
     centre = [cx + along * cos - across * sin, cy + along * sin + across * cos]
-    return torch.stack([*centre, w * growth[0].exp(), h * growth[1].exp(), angle + turn], dim=-1)
+    return torch.stack([*centre, w * wider.exp(), h * higher.exp(), angle + turn], dim=-1)
 
 
 def upright_intersections(boxes: Tensor, others: Tensor) -> Tensor:
