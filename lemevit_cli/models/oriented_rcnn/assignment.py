@@ -119,10 +119,9 @@ def match(
         overlap, index = overlaps.max(dim=1)
         matches[overlap >= negative] = NEITHER
         matches = torch.where(overlap >= positive, index, matches)
-        if rescue is not None and best > 1:
+        if rescue is not None:
             least = overlaps.topk(min(best, count), dim=0).values[-1].clamp(min=rescue)
             matches = torch.where((overlaps >= least).any(dim=1), index, matches)
-        if rescue is not None:
             top = overlaps.amax(dim=0)
             is_top = (overlaps == top) & (top >= rescue)
             # Of several objects that share their best candidate the last one gets it.

@@ -14,7 +14,6 @@ from math import pi
 import torch
 from torch import Tensor
 
-_MOVED_BY = (0.1, 0.1, 0.2, 0.2, 0.15)  # deviations: of the sides, their logarithms, radians
 _FARTHEST_PX = 1e5  # of a centre and a size
 _TINY = 1e-9  # square pixels: keeps the overlap of two boxes without an area at zero
 
@@ -56,17 +55,6 @@ def circumscribed(boxes: Tensor) -> Tensor:
     return torch.stack(
         [cx - half_width, cy - half_height, cx + half_width, cy + half_height], dim=-1
     )
-
-
-def moved(boxes: Tensor) -> Tensor:
-    """Boxes ``(N, 5)``, each shifted, resized and turned a little at random."""
-    changes = torch.randn_like(boxes) * boxes.new_tensor(_MOVED_BY)
-    along, across, wider, higher, turn = changes.unbind(-1)
-    cx, cy, w, h, angle = boxes.unbind(-1)
-    cos, sin = angle.cos(), angle.sin()
-    along, across = along * w, across * h
-    centre = [cx + along * cos - across * sin, cy + along * sin + across * cos]
-    return torch.stack([*centre, w * wider.exp(), h * higher.exp(), angle + turn], dim=-1)
 
 
 def upright_intersections(boxes: Tensor, others: Tensor) -> Tensor:

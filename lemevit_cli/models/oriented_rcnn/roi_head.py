@@ -13,15 +13,15 @@ from lemevit_cli.models.oriented_rcnn.assignment import Rules, Truth, match, sam
 from lemevit_cli.models.oriented_rcnn.boxes import (
     intersection_over_own_area,
     intersection_over_union,
-    moved,
     paired_intersection_over_union,
 )
-from lemevit_cli.models.oriented_rcnn.coders import encode_rotated
+from lemevit_cli.models.oriented_rcnn.coders import decode_rotated, encode_rotated
 from lemevit_cli.models.oriented_rcnn.roi_align import BINS, align_rois
 
 _DELTAS = 5
 _POSITIVE_IOU = 0.5
 _POSITIVE_SHARE = 0.25
+_STEPS_AWAY = (1.0, 1.0, 1.0, 1.0, 1.5)  # of moved copies: deviations, in the coder's numbers
 _MARGIN = (1.2, 1.4)  # times width and height: what lies around an object tells much of it
 
 
@@ -94,7 +94,8 @@ class RoiHead(nn.Module):
     def _known(self, truth: Truth) -> Tensor:
         """The objects, and copies that a small step leads back from."""
         originals = truth.boxes.repeat(self.rules.moved_copies, 1)
-        copies = moved(originals)
+        steps = torch.randn_like(originals) * originals.new_tensor(_STEPS_AWAY)
+        copies = decode_rotated(originals, steps)
         near = paired_intersection_over_union(copies, originals) >= _POSITIVE_IOU
         return torch.cat([truth.boxes, copies[near]])
 
