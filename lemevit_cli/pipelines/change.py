@@ -21,7 +21,6 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import best_classes, inference_over, masked_scores
 from lemevit_cli.pipelines.pair_input import (
     PairInput,
-    check_area,
     check_bands_of_dates,
     pair_input,
     registered,
@@ -29,6 +28,7 @@ from lemevit_cli.pipelines.pair_input import (
 from lemevit_cli.pipelines.prediction import Census, phases, raster_spec
 from lemevit_cli.pipelines.predictor import Predictor, check_weights, load_predictor
 from lemevit_cli.pipelines.progress import Progress
+from lemevit_cli.pipelines.scene_input import area_of
 from lemevit_cli.pipelines.scene_runs import check_settings, check_targets, target_of
 from lemevit_cli.scenes.acquisition import date_of
 from lemevit_cli.scenes.scene import Scene, open_scene
@@ -174,10 +174,10 @@ def compare(
     with ExitStack() as opened:
         pair = opened.enter_context(open_pair(before, after, first, second))
         check_bands_of_dates(pair, card)
-        check_area(pair, settings.reading)  # before what takes seconds
+        area = area_of(pair.before, settings.reading)  # refused before what takes seconds
         pair, shift = registered(pair, coregister=settings.change.coregister, progress=progress)
         opened.callback(pair.close)
-        found = pair_input(pair, card, settings.reading, progress)
+        found = pair_input(pair, card, settings.reading, progress, area=area)
         opened.callback(found.pair.close)
         register_s = time.perf_counter() - started
         record = change_pair(found, targets, load(), settings, progress)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.progress import Progress
-from lemevit_cli.pipelines.scene_input import MaskedScene, SceneInput, model_scale
+from lemevit_cli.pipelines.scene_input import Area, SceneInput, area_of, model_scale
 from lemevit_cli.scenes.bands import check_bands
-from lemevit_cli.scenes.bounds import polygons_mask, window_of_bounds
 from lemevit_cli.scenes.radiometry import choose_stretch
 from lemevit_cli.scenes.registration import Shift, estimate_shift
 from lemevit_cli.scenes.scene_pair import ScenePair
@@ -27,18 +26,6 @@ def check_bands_of_dates(pair: ScenePair, card: Card) -> None:
     check_bands(pair.before, card.bands)
     # -b would choose those of the first date too, and is not asked where this one is given.
     check_bands(pair.after, card.bands, option="--bands-after")
-
-
-def check_area(pair: ScenePair, options: ReadingOptions) -> None:
-    """Refuse bounds or a mask that do not fit the earlier date.
-
-    Raises:
-        SceneError: if they miss it, or the mask cannot be read.
-    """
-    if options.bounds:
-        window_of_bounds(pair.before, options.bounds)
-    if options.mask:
-        polygons_mask(options.mask, pair.before)
 
 
 @dataclass(frozen=True)
@@ -87,12 +74,18 @@ def registered(
 
 
 def pair_input(
-    pair: ScenePair, card: Card, options: ReadingOptions, progress: Progress
+    pair: ScenePair,
+    card: Card,
+    options: ReadingOptions,
+    progress: Progress,
+    *,
+    area: Area | None = None,
 ) -> PairInput:
     """Check two dates against a card, and decide how they are read; tell what was decided.
 
     Bounds, mask and pixel size are of ``before``; each date is stretched by what it holds of the
-    overlap. The area is the whole grid of ``before``: windows outside the overlap cost nothing.
+    overlap. The area is of the grid of ``before``, and windows outside the overlap cost nothing;
+    who has asked for it already hands it on.
 
     Raises:
         SceneError: if bands, bounds, mask or pixel size do not fit.
@@ -104,7 +97,7 @@ def pair_input(
     for warning in pair.warnings:
         progress.warn(f"{pair.name}: {warning}")
     grid = pair.before
-    area = window_of_bounds(grid, options.bounds) if options.bounds else pair.window
+    area = area or area_of(grid, options)
     stretches = [
         choose_stretch(
             scene,
@@ -120,6 +113,5 @@ def pair_input(
             progress.note(f"{scene.name}: {stretch.describe()}")
     scale = model_scale(grid, card, options.gsd, progress)
     pair = pair.stretched(*stretches)
-    source = MaskedScene(pair, polygons_mask(options.mask, grid)) if options.mask else pair
-    view = SceneView(source, scale=scale, fill=(*card.mean, *card.mean))
-    return PairInput(pair, SceneInput(pair.name, view, area, None))
+    view = SceneView(area.of(pair), scale=scale, fill=(*card.mean, *card.mean))
+    return PairInput(pair, SceneInput(pair.name, view, area.window, None))

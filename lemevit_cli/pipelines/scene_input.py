@@ -43,6 +43,35 @@ class SceneInput:
     stretch: Stretch | None
 
 
+@dataclass(frozen=True)
+class Area:
+    """The part of a scene's grid that is wanted.
+
+    Args:
+        window: in pixels of the grid.
+        mask: outside which nothing is wanted; None without one.
+    """
+
+    window: Window
+    mask: PolygonsMask | None
+
+    def of(self, source: Scene | ScenePair) -> Scene | ScenePair | MaskedScene:
+        """The source, void outside the mask."""
+        return MaskedScene(source, self.mask) if self.mask else source
+
+
+def area_of(grid: Scene, options: ReadingOptions) -> Area:
+    """What ``--bounds`` and ``--mask`` leave of a scene's grid.
+
+    Raises:
+        SceneError: if they miss it, or the mask cannot be read.
+    """
+    return Area(
+        window_of_bounds(grid, options.bounds) if options.bounds else grid.window,
+        polygons_mask(options.mask, grid) if options.mask else None,
+    )
+
+
 def scene_input(
     scene: Scene, card: Card, options: ReadingOptions, progress: Progress
 ) -> SceneInput:
@@ -54,16 +83,15 @@ def scene_input(
     for warning in scene.warnings:
         progress.warn(f"{scene.name}: {warning}")
     check_bands(scene, card.bands)
-    area = window_of_bounds(scene, options.bounds) if options.bounds else scene.window
+    area = area_of(scene, options)
     stretch = choose_stretch(
         scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
     )
     if stretch is not None:
         progress.note(f"{scene.name}: {stretch.describe()}")
     scale = model_scale(scene, card, options.gsd, progress)
-    source = MaskedScene(scene, polygons_mask(options.mask, scene)) if options.mask else scene
-    view = SceneView(source, scale=scale, stretch=stretch, fill=card.mean)
-    return SceneInput(scene.name, view, area, stretch)
+    view = SceneView(area.of(scene), scale=scale, stretch=stretch, fill=card.mean)
+    return SceneInput(scene.name, view, area.window, stretch)
 
 
 def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
