@@ -1,12 +1,15 @@
-"""LeMeViT-Tiny beside another backbone under the same head, on real objects or real change.
+"""LeMeViT-Tiny beside another backbone, or head beside head, on real objects or real change.
 
-    python benchmarks/backbones.py det OBJECTS.toml [--steps 400] [--against resnet18]
-    python benchmarks/backbones.py change CHANGE.toml [--steps 400] [--head difference]
+    python benchmarks/backbones.py det OBJECTS.toml [--steps 400]
+    python benchmarks/backbones.py change CHANGE.toml [--backbones lemevit_tiny resnet18]
+    python benchmarks/backbones.py change CHANGE.toml --backbones lemevit_tiny --init landcover \\
+        --heads difference difference_decoded bit
 
 The lists are those that `examples/train_objects.sh` and `examples/train_buildings_change.sh` write.
-Both backbones train from scratch with that script's recipe, data and head, for as many steps; with
-`--equal-time` the other one again for as much time as LeMeViT-Tiny took. Scores are AP50, or F1 of
-change, on windows of each validation part; a class is judged where it is labelled.
+Every backbone under every head trains with that script's recipe and data for as many steps, from
+scratch or from `--init`; with `--equal-time` all after the first again, as long as that took.
+Scores are AP50, or F1 of change, on windows of each validation part; a class is judged where it is
+labelled.
 """
 
 from __future__ import annotations
@@ -14,22 +17,24 @@ from __future__ import annotations
 import argparse
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lemevit_cli.models.weights import initialise
 from lemevit_cli.pipelines.progress import Silent
 from lemevit_cli.tasks import load_task
 from lemevit_cli.training.loop import fit
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
-OURS = "lemevit_tiny"
 RECIPES: dict[str, dict[str, Any]] = {
     "det": {"crop": 384, "balance": 0.7},
-    "change": {"crop": 256, "balance": 0.5, "decoder": "difference_decoded"},
+    "change": {"crop": 256, "balance": 0.5, "loss": "ce+dice", "lr": 3e-3},
 }
+HEAD = {"det": None, "change": "difference_decoded"}
 FIGURE = {"det": "ap50", "change": "f1"}
 
 
@@ -39,33 +44,45 @@ def main() -> None:
     parser.add_argument("task", choices=RECIPES)
     parser.add_argument("listing", type=Path)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--against", default="resnet18", help="any backbone of timm")
-    parser.add_argument("--head", help="of change: difference, difference_decoded or bit")
+    parser.add_argument("--backbones", nargs="+", default=["lemevit_tiny", "resnet18"])
+    parser.add_argument("--heads", nargs="+", help="of change: difference, difference_decoded, bit")
+    parser.add_argument("--init", help="weights that every model begins with as far as they fit")
     parser.add_argument("--equal-time", action="store_true")
     options = parser.parse_args()
-    recipe = RECIPES[options.task] | ({"decoder": options.head} if options.head else {})
-    seconds = run(options, options.steps, recipe | {"backbone": OURS})
-    other = recipe | {"backbone": options.against}
-    others = run(options, options.steps, other)
-    if options.equal_time:
-        # A step takes as long now as it did a moment ago.
-        run(options, max(1, round(options.steps * seconds / others)), other)
+    models = list(product(options.backbones, options.heads or [HEAD[options.task]]))
+    seconds = run(options, options.steps, *models[0], is_first=True)
+    for backbone, head in models[1:]:
+        others = run(options, options.steps, backbone, head)
+        if options.equal_time:
+            # A step takes as long now as it did a moment ago.
+            run(options, max(1, round(options.steps * seconds / others)), backbone, head)
 
 
-def run(options: argparse.Namespace, steps: int, recipe: dict[str, Any]) -> float:
+def run(
+    options: argparse.Namespace,
+    steps: int,
+    backbone: str,
+    head: str | None,
+    *,
+    is_first: bool = False,
+) -> float:
     """Train one model and tell its row of the table; seconds of its steps."""
-    chosen = TrainingOptions(
+    recipe = TrainingOptions(
+        backbone=backbone,
+        decoder=head,
+        init=options.init,
         batch_size=4,
         precision="bf16",
         steps=steps,
         # The average of few steps, as of many: a part of them.
         ema_decay=0.98,
         validate_every=1_000_000,
-        **recipe,
+        **RECIPES[options.task],
     )
-    model = trained(options.task, DataOptions(paths=(str(options.listing),)), chosen)
+    model = trained(options.task, DataOptions(paths=(str(options.listing),)), recipe)
     scores = {of_set: figures[FIGURE[options.task]] for of_set, figures in model.figures.items()}
-    tell(model.name, model.score, scores, is_first=chosen.backbone == OURS)
+    name = f"{head}, {model.name}" if options.heads else model.name
+    tell(name, model.score, scores, is_first=is_first)
     return model.seconds
 
 
@@ -92,6 +109,8 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
     found = task.open_data(data, recipe)
     torch.manual_seed(0)
     model = task.build_model(found.card)
+    if recipe.init is not None:
+        initialise(model, found.card, recipe.init)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         state = fit(
