@@ -12,13 +12,14 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pipelines.block_inference import inference_over
 from lemevit_cli.pipelines.change import decided
+from lemevit_cli.pipelines.change_tally import ChangeTally
 from lemevit_cli.pipelines.pair_input import pair_input
 from lemevit_cli.pipelines.predictor import Predictor
 from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.scenes.scene_pair import open_pair
 from lemevit_cli.settings import ChangeOptions, ReadingOptions, Tiling
-from lemevit_cli.tasks.change_figures import BatchTally, change_figures, match_changes
-from lemevit_cli.tasks.confusion import ClassMatch, Confusion
+from lemevit_cli.tasks.change_figures import match_changes
+from lemevit_cli.tasks.confusion import ClassMatch
 from lemevit_cli.tiling.mosaic import Rows
 from lemevit_cli.training.datasets.pair_folders import PairFolderSource, open_pair_folder
 from lemevit_cli.training.datasets.source import Site, Source, joined_areas
@@ -47,17 +48,15 @@ def evaluate_changes(
     several, all kinds are one.
 
     Returns:
-        ``f1, iou, precision, recall`` of change, pooled over the pixels of all areas (see
-        :func:`change_figures`); ``batch_f1, batch_precision, batch_recall``, means over batches as
-        the authors of BIT report them (see :class:`BatchTally`; here of whole pairs predicted, cut
-        afterwards); ``pictures`` and scored ``pixels``.
+        The figures of :class:`ChangeTally` over all areas, and how many ``pictures``. Batches are
+        of whole pairs predicted and cut afterwards, where the authors of BIT predict the windows.
 
     Raises:
         SceneError: if a pair cannot be read as the weights ask.
     """
     progress = progress or Silent()
     match = match_changes(predictor.card.class_names, source.classes)
-    confusion, batches = Confusion(match.classes), BatchTally()
+    tally = ChangeTally(match.classes)
     areas = joined_areas(source.sites)
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
@@ -69,20 +68,13 @@ def evaluate_changes(
                     seen.source, predictor, Tiling(batch_size=batch_size), Silent()
                 )
                 for site in sites:
-                    batches.begin(site.area)
-                    for rows in inference.rows(site.area):
-                        truth, found = _compared(source, site, rows, match)
-                        confusion.add(truth, found)
-                        batches.add(rows.window, truth, found)
+                    with tally.over(site.area) as add:
+                        for rows in inference.rows(site.area):
+                            add(rows.window, *_compared(source, site, rows, match))
                     progress.advance()
     finally:
         progress.finish()
-    return {
-        **change_figures(confusion),
-        **batches.figures(),
-        "pictures": len({site.scene for site in areas}),
-        "pixels": int(confusion.counts.sum()),
-    }
+    return {**tally.figures(), "pictures": len({site.scene for site in areas})}
 
 
 def _compared(

@@ -6,19 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import geopandas
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.pipelines.change_tally import ChangeTally, ObjectTally
 from lemevit_cli.pipelines.progress import Progress
 from lemevit_cli.pipelines.score_options import ScoreOptions, refuse_options_of_rasters
 from lemevit_cli.scenes.class_raster import check_class_raster, read_legend
@@ -36,14 +34,11 @@ from lemevit_cli.scenes.overlap import (
     same_grid,
 )
 from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.tasks.change_figures import BatchTally, change_figures
-from lemevit_cli.tasks.confusion import Confusion
+from lemevit_cli.tasks.change_figures import BatchTally
 from lemevit_cli.tiling.blocks import blocks_of
 from lemevit_cli.training.change_classes import ONE_KIND, UNCHANGED
-from lemevit_cli.writers.outlines import create_draft, outlined
 
 _FIELDS = {"id", "class", "score", "before", "after"}  # what change writes of polygons alone
-_OBJECT_IOU = 0.5  # from which on two polygons show the same change
 
 
 def is_change(path: str) -> bool:
@@ -65,11 +60,8 @@ def score_change(
     truth if only that has one; two layers by their areas. Only pixels that are valid in both count.
 
     Returns:
-        ``f1``, ``iou``, ``precision`` and ``recall`` of change, pooled over all pixels;
-        ``batch_f1``, ``batch_precision`` and ``batch_recall``, see :class:`BatchTally`;
-        ``objects`` with ``precision``, ``recall`` and ``f1`` of polygons: of those that are
-        connected on the grid, or of a layer's own where both are layers. One is found if its IoU
-        with a true one is at least 0.5, each taken once. None where there is nothing to count.
+        The figures of :class:`ChangeTally`. The objects are what is connected on the grid; where
+        both are layers they are the layers' own polygons, and there are no batches and no pixels.
 
     Raises:
         LemevitError: if they cannot be read or compared.
@@ -138,36 +130,19 @@ def _tallied(
     found: Changed, true: Changed, area: Window, block_size: int, progress: Progress
 ) -> dict[str, Any]:
     """Count pixels block by block, and write both masks down, to be outlined at the end."""
-    confusion, batches = Confusion(ONE_KIND), BatchTally()
-    batches.begin(area)
+    tally = ChangeTally(ONE_KIND)
     blocks = list(blocks_of(area, block_size))
     progress.start("scoring", total=len(blocks), unit="blocks")
-    with TemporaryDirectory(prefix="lemevit-") as folder:
-        drafts = [Path(folder) / name for name in ("found.tif", "true.tif")]
-        masks = [create_draft(path, width=area.width, height=area.height) for path in drafts]
-        try:
+    try:
+        with tally.over(area) as add:
             for block in blocks:
                 (answers, known), (truths, labelled) = found.read(block), true.read(block)
-                valid = known & labelled
-                ids = np.where(valid, truths, NODATA_CLASS).astype(np.uint8)
-                confusion.add(ids, answers)
-                batches.add(block, ids, answers.astype(np.uint8))
-                inside = block.relative_to(area)
-                place = RasterioWindow(inside.col_off, inside.row_off, inside.width, inside.height)
-                for mask, changed in zip(masks, (answers, truths), strict=True):
-                    mask.write((changed & valid).astype(np.uint8), 1, window=place)
+                ids = np.where(known & labelled, truths, NODATA_CLASS).astype(np.uint8)
+                add(block, ids, answers.astype(np.uint8))
                 progress.advance()
-        finally:
-            progress.finish()
-            for mask in masks:
-                mask.close()
-        polygons = [outlined(path).polygons for path in drafts]
-    return {
-        **change_figures(confusion),
-        **batches.figures(),
-        "objects": score_objects(*polygons),
-        "pixels": int(confusion.counts.sum()),
-    }
+    finally:
+        progress.finish()
+    return tally.figures()
 
 
 @contextmanager
@@ -209,10 +184,12 @@ def _compare_layers(
     )
     all_found, all_true = shapely.union_all(found), shapely.union_all(true)
     hits = shapely.area(shapely.intersection(all_found, all_true))
+    objects = ObjectTally()
+    objects.add(found, true)
     return {
         **_figures(hits, found=all_found.area, true=all_true.area),
         **BatchTally().figures(),
-        "objects": score_objects(found, true),
+        "objects": objects.figures(),
         "pixels": None,
     }
 
@@ -243,29 +220,8 @@ def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
     return kept
 
 
-def score_objects(found: NDArray[Any], true: NDArray[Any]) -> dict[str, Any]:
-    """Precision, recall and F1 of polygons ``(N,)`` against true ones ``(M,)``.
-
-    Pairs are taken in the order of their IoU, the best first, while both are free.
-    """
-    one, other = shapely.STRtree(true).query(found, predicate="intersects")
-    shared = shapely.area(shapely.intersection(found[one], true[other]))
-    iou = shared / (shapely.area(found)[one] + shapely.area(true)[other] - shared)
-    is_free = np.ones(len(found), bool), np.ones(len(true), bool)
-    hits = 0
-    for pair in np.argsort(-iou, kind="stable"):
-        if iou[pair] < _OBJECT_IOU:
-            break
-        if is_free[0][one[pair]] and is_free[1][other[pair]]:
-            is_free[0][one[pair]] = is_free[1][other[pair]] = False
-            hits += 1
-    figures = _figures(hits, found=len(found), true=len(true))
-    del figures["iou"]
-    return {**figures, "found": len(found), "truths": len(true), "matched": hits}
-
-
 def _figures(hits: float, *, found: float, true: float) -> dict[str, float | None]:
-    """As :func:`change_figures`, from areas or numbers of polygons."""
+    """As :func:`change_figures`, from areas."""
     either = found + true - hits
     return {
         "iou": float(hits / either) if either else None,

@@ -136,6 +136,9 @@ def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
     figures = evaluate_changes(predictor_of(what_appeared), open_pair_folder(village, "train"))
     assert figures["precision"] > 0.99 and 0.9 < figures["recall"] <= 1.0
     assert (figures["pictures"], figures["pixels"]) == (2, 2 * WIDTH * HEIGHT)
+    # One roof appears in each pair.
+    counts = {"found": 2, "truths": 2, "matched": 2}
+    assert figures["objects"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, **counts}
     kinds = predictor_of(
         lambda pixels: torch.cat([what_appeared(pixels), torch.zeros(len(pixels), 1, 48, 48)], 1),
         ("unchanged", "built", "torn down"),
