@@ -45,7 +45,7 @@ resume=
 
 lemevit train --task change "$work/change.toml" --init "$init" --head difference_decoded \
     --backbone lemevit_tiny --crop 256 --batch-size 4 --balance 0.5 --loss ce+dice --lr 3e-3 \
-    --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 50 \
+    --gsd 0.2 1.0 --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 50 \
     --half --overwrite $resume -o "$work/buildings-change.safetensors"
 
 for set in levir_cd_test50 levir_sample_windows egy_bcd_new_cairo; do
