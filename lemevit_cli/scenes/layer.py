@@ -20,6 +20,7 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.scenes.source import WARNINGS_LOCK
 
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
@@ -84,13 +85,14 @@ class ScenePolygons:
         )
         if len(parts) == 0:
             return np.full(shape, background, dtype=np.uint8)
-        drawn: NDArray[np.uint8] = rasterize(
-            zip(parts, values[near[origin]].tolist(), strict=True),
-            out_shape=shape,
-            fill=background,
-            transform=Affine.identity(),
-            dtype=np.uint8,
-        )
+        with WARNINGS_LOCK:  # rasterio silences one while it draws
+            drawn: NDArray[np.uint8] = rasterize(
+                zip(parts, values[near[origin]].tolist(), strict=True),
+                out_shape=shape,
+                fill=background,
+                transform=Affine.identity(),
+                dtype=np.uint8,
+            )
         return drawn
 
     def in_pixels(self, chosen: NDArray[np.int64] | slice = slice(None)) -> NDArray:

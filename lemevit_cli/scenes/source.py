@@ -34,8 +34,8 @@ WarpResampling = Literal["average", "cubic", "nearest"]
 # one costs a third more. What is nearest has to be exact.
 _WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
 
-# Python's filters are shared by all threads: one at a time changes them.
-_warnings_lock = threading.Lock()
+# Python's filters of warnings are shared by all threads: one at a time changes them.
+WARNINGS_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Source:
             with self.failures("cannot be read on another grid"):
                 return warp.over(source.handle())
         failures = self.failures("cannot be opened as a raster")
-        with failures, _warnings_lock, warnings.catch_warnings():
+        with failures, WARNINGS_LOCK, warnings.catch_warnings():
             # A missing georeference is told once, in our words.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return rasterio.open(self._file)

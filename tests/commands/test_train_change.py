@@ -50,7 +50,7 @@ def test_simulated_pairs_become_weights_and_figures(town, tmp_path, monkeypatch)
     assert run.exit_code == 0, run.stderr
     figures = json.loads(run.stdout)
     assert set(figures) == {"f1", "iou", "precision", "recall", "batch_f1", "batch_precision",
-                            "batch_recall", "pictures", "pixels"}  # fmt: skip
+                            "batch_recall", "objects", "pictures", "pixels"}  # fmt: skip
     run = invoke("eval", "w.safetensors", town, "--split", "train", "-q")
     assert run.exit_code == 0 and "change" in run.stdout
 

@@ -1,5 +1,7 @@
 """Polygons drawn window by window against rasterio's drawing of the whole."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import geopandas
 import numpy as np
 import pytest
@@ -90,6 +92,17 @@ def test_parts_of_collections_belong_to_their_row(scene):
     assert polygons.rows.tolist() == [0, 2, 2, 2, 4]
     drawn = polygons.burn(scene.window, np.arange(1, 6, dtype=np.uint8), background=0)
     assert drawn[7, [1, 6, 11, 16, 21, 26]].tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_threads_that_draw_at_once_do_not_undo_each_others_silence(scene):
+    square = geopandas.GeoDataFrame(geometry=[on_map(shapely.box(3, 3, 9, 9))], crs="EPSG:32633")
+    polygons = polygons_on(scene, square, "square")
+
+    def draw(_):
+        return polygons.burn(scene.window, np.ones(1, dtype=np.uint8), background=0).sum()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert set(threads.map(draw, range(400))) == {36}
 
 
 def test_polygons_beyond_the_scene_are_left_out(scene):
