@@ -64,7 +64,7 @@ def _check_they_exist(chosen: Sequence[int], count: int, *, name: str) -> None:
     if missing or not chosen:
         asked = ",".join(str(band) for band in missing) or "none"
         bands = "1 band" if count == 1 else f"{count} bands, numbered from 1"
-        raise SceneError(f"{name}: asked for band {asked}, it has {bands}; choose among them")
+        raise SceneError(f"{name}: asked for band {asked}, it has {bands}; choose others with -b")
 
 
 def _refuse_complex(dataset: Any, chosen: Sequence[int], *, name: str) -> None:

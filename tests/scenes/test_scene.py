@@ -69,7 +69,7 @@ def test_bands_come_in_the_order_asked_for_and_may_repeat(write_scene, rgb):
 
 def test_band_that_does_not_exist_is_refused_with_the_count(write_scene, rgb):
     message = message_of(write_scene(rgb), bidx=(1, 4))
-    assert "band 4" in message and "3 bands" in message
+    assert "band 4" in message and "3 bands" in message and "-b" in message
 
 
 @pytest.mark.parametrize(
