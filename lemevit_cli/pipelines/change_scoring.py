@@ -34,7 +34,7 @@ from lemevit_cli.scenes.overlap import (
     same_grid,
 )
 from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.tasks.change_figures import BatchTally
+from lemevit_cli.tasks.change_figures import BatchTally, figures_of
 from lemevit_cli.tiling.blocks import blocks_of
 from lemevit_cli.training.change_classes import ONE_KIND, UNCHANGED
 
@@ -187,7 +187,7 @@ def _compare_layers(
     objects = ObjectTally()
     objects.add(found, true)
     return {
-        **_figures(hits, found=all_found.area, true=all_true.area),
+        **figures_of(hits, found=all_found.area, true=all_true.area),
         **BatchTally().figures(),
         "objects": objects.figures(),
         "pixels": None,
@@ -218,14 +218,3 @@ def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
     if len(table) and not len(kept):
         raise DataError(f"{path}: holds no polygons")
     return kept
-
-
-def _figures(hits: float, *, found: float, true: float) -> dict[str, float | None]:
-    """As :func:`change_figures`, from areas."""
-    either = found + true - hits
-    return {
-        "iou": float(hits / either) if either else None,
-        "f1": float(2 * hits / (found + true)) if found + true else None,
-        "precision": float(hits / found) if found else None,
-        "recall": float(hits / true) if true else None,
-    }

@@ -15,7 +15,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.tasks.change_figures import BatchTally, change_figures
+from lemevit_cli.tasks.change_figures import BatchTally, change_figures, figures_of
 from lemevit_cli.tasks.confusion import Confusion
 from lemevit_cli.writers.outlines import create_draft, outlined
 
@@ -112,11 +112,10 @@ class ObjectTally:
 
     def figures(self) -> dict[str, Any]:
         """``precision``, ``recall``, ``f1`` in [0, 1], None of nothing; and what was counted."""
-        either = self._found + self._true
+        shares = figures_of(self._matched, found=self._found, true=self._true)
+        del shares["iou"]  # of polygons that count as found or not, it says nothing more
         return {
-            "precision": self._matched / self._found if self._found else None,
-            "recall": self._matched / self._true if self._true else None,
-            "f1": 2 * self._matched / either if either else None,
+            **shares,
             "found": self._found,
             "truths": self._true,
             "matched": self._matched,

@@ -36,15 +36,24 @@ def change_figures(confusion: Confusion) -> dict[str, Any]:
     counts = confusion.counts
     hits = counts[1:, 1:-1].sum()
     true, found = counts[1:].sum(), counts[:, 1:-1].sum()
-    figures: dict[str, Any] = {
+    figures: dict[str, Any] = dict(figures_of(hits, found=found, true=true))
+    if len(confusion.classes) > len(ONE_KIND):
+        figures["classes"] = confusion.figures()["classes"]
+    return figures
+
+
+def figures_of(hits: float, *, found: float, true: float) -> dict[str, float | None]:
+    """``f1``, ``iou``, ``precision`` and ``recall``, in [0, 1], None where they are of nothing.
+
+    Args:
+        hits, found, true: pixels, areas or objects that are in both, found, and true.
+    """
+    return {
         "f1": _ratio(2 * hits, true + found),
         "iou": _ratio(hits, true + found - hits),
         "precision": _ratio(hits, found),
         "recall": _ratio(hits, true),
     }
-    if len(confusion.classes) > len(ONE_KIND):
-        figures["classes"] = confusion.figures()["classes"]
-    return figures
 
 
 def _ratio(part: float, whole: float) -> float | None:
