@@ -24,6 +24,8 @@ from lemevit_cli.commands import (
     interruption,
     options,
     predict,
+    pretrain,
+    probe,
     quicklook,
     score,
     simulate,
@@ -87,6 +89,8 @@ app.command("predict")(predict.predict)
 app.command("detect")(detect.detect)
 app.command("change")(change.change)
 app.command("train")(train.train)
+app.command("pretrain")(pretrain.pretrain)
+app.command("probe")(probe.probe)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("quicklook")(quicklook.quicklook)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lemevit_cli import __version__
 
 _debug = False
+_USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 
 
 def debugging() -> bool:
@@ -61,6 +62,7 @@ class PrecisionName(StrEnum):
 
 _INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
 _LABELS, _BOXES, _CHANGE = "Scenes with labels", "Boxes", "Change"
+_WINDOWS, _MODEL, _SCHEDULE = "Windows", "Model", "Schedule"
 
 Version = Annotated[
     bool,
@@ -383,6 +385,116 @@ NoProgress = Annotated[
 ]
 
 
+Crop = Annotated[
+    int, typer.Option("--crop", min=32, help="Side of a window.", rich_help_panel=_WINDOWS)
+]
+TrainedGsd = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--gsd",
+        metavar="FROM TO",
+        rich_help_panel=_WINDOWS,
+        help="Pixel sizes of the data in metres, where the files do not say.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_WINDOWS)
+]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", help="Any timm name with features.", rich_help_panel=_MODEL),
+]
+Pretrained = Annotated[
+    bool,
+    typer.Option("--pretrained", help="timm's own weights.", rich_help_panel=_MODEL),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="WEIGHTS",
+        help="Start from weights of ours: what fits is taken over.",
+        rich_help_panel=_MODEL,
+    ),
+]
+DropPath = Annotated[
+    float,
+    typer.Option("--drop-path", min=0.0, max=0.9, help="Stochastic depth.", rich_help_panel=_MODEL),
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_SCHEDULE)]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        "--epochs",
+        min=0.0,
+        help="Instead: passes over as many pixels as are labelled; for det, as there are.",
+        rich_help_panel=_SCHEDULE,
+    ),
+]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--time-budget",
+        metavar="TIME",
+        help="Instead: as many as fit into 90s, 40m, 2h.",
+        rich_help_panel=_SCHEDULE,
+    ),
+]
+TrainedBatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Windows a step.", rich_help_panel=_SCHEDULE)
+]
+Accumulate = Annotated[
+    int,
+    typer.Option("--accumulate", min=1, help="Batches in one update.", rich_help_panel=_SCHEDULE),
+]
+Optimizer = Annotated[
+    str, typer.Option("--optimizer", help="Any timm name.", rich_help_panel=_SCHEDULE)
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        help="Peak learning rate; default 4e-3 for muon, 6e-4 for others.",
+        rich_help_panel=_SCHEDULE,
+    ),
+]
+WeightDecay = Annotated[
+    float,
+    typer.Option("--weight-decay", help="Of matrices and kernels.", rich_help_panel=_SCHEDULE),
+]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", help="Of weights, windows and blocks.", rich_help_panel=_SCHEDULE),
+]
+ValidateEvery = Annotated[
+    int,
+    typer.Option(
+        "--validate-every",
+        min=1,
+        metavar="STEPS",
+        rich_help_panel=_SCHEDULE,
+        help="Steps between two validations.",
+    ),
+]
+CheckpointEvery = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="STEPS|TIME",
+        rich_help_panel=_SCHEDULE,
+        help="Steps between two checkpoints, or time, such as 10m.",
+    ),
+]
+Half = Annotated[
+    bool,
+    typer.Option("--half", help="Store the weights in 16 bits.", rich_help_panel=_MODEL),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=_SCHEDULE),
+]
+
+
 def given(context: typer.Context) -> tuple[str, ...]:
     """Names of the parameters that the user wrote down, rather than left at their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
@@ -391,15 +503,24 @@ def given(context: typer.Context) -> tuple[str, ...]:
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
     """``3,2,1`` as numbers; wrong usage if it is anything else."""
+    return parse_numbers(text, "-b", kind="bands")
+
+
+def parse_numbers(
+    text: str | None, option: str, *, kind: str = "numbers"
+) -> tuple[int, ...] | None:
+    """Read ``3,2,1`` as numbers from 1 on; wrong usage if it is anything else."""
     if text is None:
         return None
     try:
-        bands = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        bands = ()
-    if not bands or min(bands) < 1:
-        raise typer.BadParameter(f"{text!r} is not a list of bands such as 3,2,1", param_hint="-b")
-    return bands
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not a list of {kind} such as 3,2,1", param_hint=option
+        )
+    return numbers
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:
@@ -416,3 +537,29 @@ def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
         options[name.strip().upper()] = value.strip()
     return options
+
+
+def parse_time(text: str | None, option: str = "--time-budget") -> float | None:
+    """Read ``90s``, ``40m``, ``2h`` as seconds; wrong usage if it is anything else."""
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not number.replace(".", "", 1).isdigit() or not float(number):
+        raise typer.BadParameter(f"{text!r} is not 90s, 40m or 2h", param_hint=option)
+    return float(number) * units[unit]
+
+
+def parse_checkpoints(text: str) -> dict[str, Any]:
+    """Read ``200`` as steps between two checkpoints, ``10m`` as time, for the training's options.
+
+    Wrong usage if it is neither.
+    """
+    if text.isdigit() and int(text) > 0:
+        return {"checkpoint_every": int(text)}
+    return {"checkpoint_every": None, "checkpoint_every_s": parse_time(text, "--checkpoint-every")}
+
+
+def usual_rate(optimizer: str) -> float:
+    """Return the peak learning rate that suits an optimizer."""
+    return _USUAL_RATES.get(optimizer.lower(), _USUAL_RATE)

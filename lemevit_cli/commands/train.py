@@ -15,7 +15,6 @@ from lemevit_cli.commands.console import Console, print_json, print_record
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
 
-_USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 # Options that only scenes heed, and whether those that a TOML list names do too.
 _OF_SCENES = {
     "label_field": ("--label-field", False),
@@ -100,9 +99,7 @@ def train(
             help="Draw augmented windows with their labels first; without -o nothing is trained.",
         ),
     ] = None,
-    crop: Annotated[
-        int, typer.Option("--crop", min=32, help="Side of a window.", rich_help_panel=_DATA)
-    ] = 256,
+    crop: options.Crop = 256,
     balance: Annotated[
         float,
         typer.Option(
@@ -122,22 +119,9 @@ def train(
             help="How often each DATA, then each scene, is drawn from; once for each.",
         ),
     ] = None,
-    gsd: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--gsd",
-            metavar="FROM TO",
-            rich_help_panel=_DATA,
-            help="Pixel sizes of the data in metres, where the files do not say.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_DATA)
-    ] = 1,
-    backbone: Annotated[
-        str,
-        typer.Option("--backbone", help="Any timm name with features.", rich_help_panel=_MODEL),
-    ] = "lemevit_tiny",
+    gsd: options.TrainedGsd = None,
+    workers: options.Workers = 1,
+    backbone: options.Backbone = "lemevit_tiny",
     decoder: Annotated[
         str | None,
         typer.Option(
@@ -149,25 +133,9 @@ def train(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    pretrained: Annotated[
-        bool,
-        typer.Option("--pretrained", help="timm's own weights.", rich_help_panel=_MODEL),
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            metavar="WEIGHTS",
-            help="Start from weights of ours: what fits is taken over.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    drop_path: Annotated[
-        float,
-        typer.Option(
-            "--drop-path", min=0.0, max=0.9, help="Stochastic depth.", rich_help_panel=_MODEL
-        ),
-    ] = 0.0,
+    pretrained: options.Pretrained = False,
+    init: options.Init = None,
+    drop_path: options.DropPath = 0.0,
     loss: Annotated[
         str,
         typer.Option(
@@ -185,51 +153,14 @@ def train(
             rich_help_panel=_MODEL,
         ),
     ] = "none",
-    steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_SCHEDULE)
-    ] = 2000,
-    epochs: Annotated[
-        float | None,
-        typer.Option(
-            "--epochs",
-            min=0.0,
-            help="Instead: passes over as many pixels as are labelled; for det, as there are.",
-            rich_help_panel=_SCHEDULE,
-        ),
-    ] = None,
-    time_budget: Annotated[
-        str | None,
-        typer.Option(
-            "--time-budget",
-            metavar="TIME",
-            help="Instead: as many as fit into 90s, 40m, 2h.",
-            rich_help_panel=_SCHEDULE,
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Windows a step.", rich_help_panel=_SCHEDULE)
-    ] = 8,
-    accumulate: Annotated[
-        int,
-        typer.Option(
-            "--accumulate", min=1, help="Batches in one update.", rich_help_panel=_SCHEDULE
-        ),
-    ] = 1,
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", help="Any timm name.", rich_help_panel=_SCHEDULE)
-    ] = "muon",
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            "--lr",
-            help="Peak learning rate; default 4e-3 for muon, 6e-4 for others.",
-            rich_help_panel=_SCHEDULE,
-        ),
-    ] = None,
-    weight_decay: Annotated[
-        float,
-        typer.Option("--weight-decay", help="Of matrices and kernels.", rich_help_panel=_SCHEDULE),
-    ] = 0.05,
+    steps: options.Steps = 2000,
+    epochs: options.Epochs = None,
+    time_budget: options.TimeBudget = None,
+    batch_size: options.TrainedBatchSize = 8,
+    accumulate: options.Accumulate = 1,
+    optimizer: options.Optimizer = "muon",
+    lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = 0.05,
     backbone_lr: Annotated[
         float,
         typer.Option(
@@ -251,38 +182,11 @@ def train(
             rich_help_panel=_SCHEDULE,
         ),
     ] = 0.0,
-    seed: Annotated[
-        int,
-        typer.Option("--seed", help="Of weights, windows and blocks.", rich_help_panel=_SCHEDULE),
-    ] = 0,
-    validate_every: Annotated[
-        int,
-        typer.Option(
-            "--validate-every",
-            min=1,
-            metavar="STEPS",
-            rich_help_panel=_SCHEDULE,
-            help="Steps between two validations.",
-        ),
-    ] = 200,
-    checkpoint_every: Annotated[
-        int,
-        typer.Option(
-            "--checkpoint-every",
-            min=1,
-            metavar="STEPS",
-            rich_help_panel=_SCHEDULE,
-            help="Steps between two checkpoints.",
-        ),
-    ] = 200,
-    half: Annotated[
-        bool,
-        typer.Option("--half", help="Store the weights in 16 bits.", rich_help_panel=_MODEL),
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=_SCHEDULE),
-    ] = False,
+    seed: options.Seed = 0,
+    validate_every: options.ValidateEvery = 200,
+    checkpoint_every: options.CheckpointEvery = "200",
+    half: options.Half = False,
+    resume: options.Resume = False,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.auto,
     threads: options.Threads = None,
@@ -297,7 +201,8 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    budget = parse_time(time_budget)
+    budget = options.parse_time(time_budget)
+    checkpoints = options.parse_checkpoints(checkpoint_every)
     from lemevit_cli.pipelines import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, LabelledScene, TrainingOptions
@@ -356,7 +261,7 @@ def train(
         crop=crop,
         accumulate=accumulate,
         optimizer=optimizer,
-        lr=_USUAL_RATES.get(optimizer.lower(), _USUAL_RATE) if lr is None else lr,
+        lr=options.usual_rate(optimizer) if lr is None else lr,
         weight_decay=weight_decay,
         backbone_lr=backbone_lr,
         head_first=head_first,
@@ -364,7 +269,7 @@ def train(
         balance=balance,
         gsd_m=gsd,
         validate_every=validate_every,
-        checkpoint_every=checkpoint_every,
+        **checkpoints,
         workers=workers,
         device=device,
         precision=precision.value,
@@ -429,17 +334,6 @@ def labelled_scenes(
         replace(how, scene=scene, after=date, labels=file)
         for scene, date, file in zip(scenes, later, cycle(labels), strict=False)
     ]
-
-
-def parse_time(text: str | None) -> float | None:
-    """``90s``, ``40m``, ``2h`` in seconds; wrong usage if it is anything else."""
-    if text is None:
-        return None
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.replace(".", "", 1).isdigit() or not float(number):
-        raise typer.BadParameter(f"{text!r} is not 90s, 40m or 2h", param_hint="--time-budget")
-    return float(number) * units[unit]
 
 
 def _summary(record: dict[str, Any]) -> None:

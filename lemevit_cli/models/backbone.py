@@ -74,7 +74,9 @@ def any_size(backbone: str) -> dict[str, Any]:
     with torch.device("meta"):
         model = timm.create_model(backbone)
     takes = inspect.signature(type(model).__init__).parameters
-    return {"strict_img_size": False} if "strict_img_size" in takes else {}
+    # Swin and its kin take windows of any size; a ViT resamples the positions that it learned.
+    freeing = {"strict_img_size": False, "dynamic_img_size": True}
+    return {name: value for name, value in freeing.items() if name in takes}
 
 
 def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:

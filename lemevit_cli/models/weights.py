@@ -26,6 +26,7 @@ from lemevit_cli.legend import ClassInfo
 
 FORMAT_VERSION = 1
 _CARD_KEY = "lemevit_card"
+_STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,35 @@ def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+def has_card(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file is weights of ours, by its card alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _CARD_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a file that is not ours: safetensors, or a torch checkpoint.
+
+    A state dict that a checkpoint holds under ``state_dict``, ``model`` or the like is found.
+
+    Raises:
+        WeightsError: if it is neither, or holds no tensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        checkpoint = load_checkpoint(path)
+    inner = next((checkpoint[key] for key in _STATES if key in checkpoint), checkpoint)
+    state = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
+    if not state:
+        raise WeightsError(f"{path}: holds no tensors under their names")
+    return {key: _as_float32(tensor) for key, tensor in state.items()}
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Read a torch checkpoint of tensors and plain values; anything else in it is refused."""
     if not Path(path).is_file():
@@ -218,7 +248,7 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     """
     target = model.state_dict()
     loaded, given = load_weights(find_weights(name_or_file))
-    state = _renamed(loaded, target)
+    state = renamed(loaded, target)
     classifiers = getattr(model, "classifiers", ())
     fitted: dict[str, Tensor] = {}
     for key, tensor in target.items():
@@ -245,19 +275,19 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     return Initialised(len(fitted), left)
 
 
-def _renamed(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors under the prefix, in place of their own, that makes most of them fit."""
+def renamed(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Exchange the prefix of names for the one under which most tensors fit a target."""
 
-    def renamed(old: str, new: str) -> dict[str, Tensor]:
+    def exchanged(old: str, new: str) -> dict[str, Tensor]:
         return {new + k.removeprefix(old): v for k, v in state.items() if k.startswith(old)}
 
     def fits(pair: tuple[str, str]) -> int:
-        names = renamed(*pair)
+        names = exchanged(*pair)
         return sum(k in target and target[k].shape == v.shape for k, v in names.items())
 
     pairs = [(old, new) for old in _prefixes(state) for new in _prefixes(target)]
     best = max(pairs, key=fits)  # of equals the first: names as they are
-    return state if fits(best) == fits(("", "")) else renamed(*best)
+    return state if fits(best) == fits(("", "")) else exchanged(*best)
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:

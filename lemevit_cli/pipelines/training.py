@@ -48,7 +48,7 @@ _NOT_OF_THE_RECIPE = {
 
 
 def train(
-    task_name: str,
+    task_name: str | Task,
     data: DataOptions,
     output: str,
     options: TrainingOptions,
@@ -62,6 +62,7 @@ def train(
     ``<output without suffix>_training/``.
 
     Args:
+        task_name: a name in ``TASKS``, or a task.
         samples: a PNG to draw before the first step, as :func:`show_samples` does.
 
     Returns:
@@ -77,9 +78,9 @@ def train(
     began = time.perf_counter()
     progress = _heard(progress)
     target = Path(output)
-    folder = target.with_name(f"{target.stem}_training")
+    folder = training_folder(target)
     _check_target(target, folder, options)
-    task = load_task(task_name)
+    task = load_task(task_name) if isinstance(task_name, str) else task_name
     found = _open_data(task, data, options, progress, samples)
     options = found.options
     loss = task.make_loss(found, options)
@@ -91,7 +92,8 @@ def train(
         _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
-        save_weights(folder / _BEST_NAME, state, _signed(found.card, found.record, best, options))
+        kept = state if found.saved is None else found.saved(state)
+        save_weights(folder / _BEST_NAME, kept, _signed(found.card, found.record, best, options))
 
     run = fit(
         model,
@@ -137,6 +139,11 @@ def show_samples(
     """
     if _is_first_process():
         _open_data(load_task(task_name), data, options, _heard(progress), output)
+
+
+def training_folder(target: Path) -> Path:
+    """Where checkpoint, metrics and picture of the training of weights lie."""
+    return target.with_name(f"{target.stem}_training")
 
 
 def _is_first_process() -> bool:

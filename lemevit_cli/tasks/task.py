@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ class TaskData:
         validation: what is held back, to be scored in whole; empty where nothing is.
         class_pixels: labelled training pixels of each class, where the data name it.
         notes: what a user should know of the data, a line each.
+        saved: what of a model's tensors makes the weights; None takes all.
     """
 
     card: Card
@@ -37,6 +38,7 @@ class TaskData:
     validation: tuple[Source | BoxSource, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
 
 class Task(Protocol):

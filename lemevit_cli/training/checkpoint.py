@@ -31,6 +31,7 @@ _FREE = {
     "validate_every",
     "validation_windows",
     "checkpoint_every",
+    "checkpoint_every_s",
     "half",
     "resume",
     "overwrite",
@@ -49,6 +50,7 @@ class Run:
         elapsed_s: since the training began, without the time between two sittings.
         best: step and figures of the best validation so far.
         validated_step, saved_step: the last of their kind, None before.
+        saved_s: ``elapsed_s`` of the last checkpoint.
         is_main: of several processes, the one that validates and writes.
     """
 
@@ -64,6 +66,7 @@ class Run:
     plan: list[float | None] = field(default_factory=list)
     validated_step: int | None = None
     saved_step: int | None = None
+    saved_s: float = 0.0
     is_main: bool = True
 
     @property
@@ -109,6 +112,7 @@ def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[s
     }
     _write(folder / CHECKPOINT_NAME, state)
     run.saved_step = run.step
+    run.saved_s = run.elapsed_s
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
@@ -149,7 +153,7 @@ def restore_run(
             accelerator.scaler.load_state_dict(state["scaler"])
         run.plan, run.total_steps = state["plan"], state["total_steps"]
         run.step = run.saved_step = state["step"]
-        run.elapsed_s = state["elapsed_s"]
+        run.elapsed_s = run.saved_s = state["elapsed_s"]
         run.best_score, run.best = state["best_score"], state["best"]
         # Judged, but not kept (a full disk) is to be judged again.
         run.validated_step = state.get("validated_step") if run.best else None

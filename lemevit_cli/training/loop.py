@@ -180,7 +180,7 @@ def fit(
                     _validate(run, setup, log)
                 run.elapsed_s = time.perf_counter() - began
                 stopped_by = agreed_signal(stop, accelerator)
-                if run.is_done or stopped_by or run.step % options.checkpoint_every == 0:
+                if run.is_done or stopped_by or _is_checkpoint_due(run, setup):
                     _save(run, setup)
                 if stopped_by:
                     listener.note(f"stopped after step {run.step}; go on with --resume")
@@ -473,6 +473,16 @@ def _save(run: Run, setup: Setup) -> None:
             f"written ({str(error).splitlines()[0]}); the one before, if any, is kept"
         )
     setup.accelerator.wait_for_everyone()
+
+
+def _is_checkpoint_due(run: Run, setup: Setup) -> bool:
+    """By steps, or by the first process's clock, so that all write it together."""
+    options = setup.options
+    if options.checkpoint_every is not None and run.step % options.checkpoint_every == 0:
+        return True
+    every = options.checkpoint_every_s
+    # Seconds of the other processes do not count: their checkpoints are not written by them.
+    return every is not None and _from_main(run.elapsed_s - run.saved_s, setup.accelerator) >= every
 
 
 def _from_main(value: float, accelerator: Accelerator) -> float:

@@ -136,6 +136,7 @@ class TrainingOptions:
         balance: 0 draws windows evenly over the labelled pixels, 1 evenly over the classes.
         gsd_m: pixel sizes that the data have on the ground, where its files do not say so.
         validate_every, checkpoint_every: in steps.
+        checkpoint_every_s: seconds between two checkpoints, instead of or beside steps.
         validation_windows: windows of each validation set, spread evenly; None takes all.
         workers: processes that read windows; 0 reads in the training process.
         half: store the weights in 16 bits, except what 16 bits cannot hold.
@@ -171,7 +172,8 @@ class TrainingOptions:
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     gsd_m: tuple[float, float] | None = None
     validate_every: int = 200
-    checkpoint_every: int = 200
+    checkpoint_every: int | None = 200
+    checkpoint_every_s: float | None = None
     validation_windows: int | None = 48
     workers: int = 1
     device: Device = "auto"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,17 +53,43 @@ def statistics_of(draw: Callable[[int], Drawn], *, bands: int, dtype: str) -> St
     """
     if dtype == "uint8" and bands == 3:
         return Statistics(value_range=(0.0, 255.0), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    drawn = (draw(index) for index in range(_WINDOWS))
+    measured = _values_of((each.pixels, each.valid) for each in drawn)
+    return Statistics(
+        value_range=_range_of(measured),
+        mean=tuple(float(v) for v in measured.mean(axis=1)),
+        std=tuple(float(max(v, 1e-6)) for v in measured.std(axis=1)),
+    )
+
+
+def value_range_of(
+    windows: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]],
+) -> tuple[float, float]:
+    """Return between which values nearly all pixels of some windows lie, as for the card.
+
+    Args:
+        windows: pixels ``(bands, H, W)`` and where they are valid; the first 64 are read.
+
+    Raises:
+        DataError: as :func:`statistics_of`.
+    """
+    return _range_of(_values_of(islice(windows, _WINDOWS)))
+
+
+def _values_of(
+    windows: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]],
+) -> NDArray[np.float64]:
+    """Some valid pixels of each window, ``(bands, N)``."""
     parts = []
-    for index in range(_WINDOWS):
-        drawn = draw(index)
-        values = drawn.pixels[:, drawn.valid]
+    for pixels, valid in windows:
+        values = pixels[:, valid]
         parts.append(values[:, :: max(1, values.shape[1] // _PIXELS_OF_WINDOW)].astype(np.float64))
     measured = np.concatenate(parts, axis=1)
     if measured.shape[1] == 0 or measured.min() == measured.max():
         raise DataError("the training windows hold a single value, or none that is valid")
+    return measured
+
+
+def _range_of(measured: NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(measured, (0.1, 99.9))
-    return Statistics(
-        value_range=(float(low), float(max(high, low + 1e-6))),
-        mean=tuple(float(v) for v in measured.mean(axis=1)),
-        std=tuple(float(max(v, 1e-6)) for v in measured.std(axis=1)),
-    )
+    return float(low), float(max(high, low + 1e-6))

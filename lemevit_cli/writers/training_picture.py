@@ -99,6 +99,39 @@ def write_training_report(
     figure.savefig(path, format="png")
 
 
+def write_feature_report(
+    path: str | Path,
+    metrics: Sequence[Mapping[str, Any]],
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    titles: Sequence[str],
+) -> None:
+    """Draw how a distillation went, and save a PNG.
+
+    Args:
+        metrics: as of :func:`write_training_report`.
+        rows: pictures ``(H, W, 3)``, as many as ``titles``: a view and features as colours.
+    """
+    width, below = len(titles) * _TILE, len(rows) * _TILE
+    figure = Figure(figsize=(width, 3.2 + below), dpi=110)
+    FigureCanvasAgg(figure)
+    heights = [3.2, *([below] if rows else [])]
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    top = parts[0].subplots(1, 2)
+    parts[0].subplots_adjust(left=0.06, right=0.97, top=0.88, bottom=0.18, wspace=0.2)
+    draw_loss(top[0], metrics)
+    draw_scores(top[1], metrics, figure="cosine", label="cosine")
+    for axes, row in zip(
+        groups_of_axes(parts[-1], len(rows), 1, size=len(titles), top=0.95) if rows else (),
+        rows,
+        strict=True,
+    ):
+        for place, picture, title in zip(axes, row, titles, strict=True):
+            place.imshow(picture, interpolation="nearest")
+            if row is rows[0]:
+                place.set_title(title, fontsize=10)
+    figure.savefig(path, format="png")
+
+
 def groups_of_axes(
     figure: Figure | SubFigure, rows: int, per_row: int, *, size: int, top: float = 0.995
 ) -> NDArray[Any]:

@@ -59,13 +59,13 @@ class PictureReader:
     """Reads windows of rasters; small pictures stay decoded, as JPEG and PNG know no windows."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._kept: OrderedDict[str | Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
         self._bytes = 0
 
     def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
         return PictureReader, ()  # a worker process starts with an empty one
 
-    def read(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(self, path: str | Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
         if path not in self._kept:
             with open_picture(path) as scene:
@@ -78,7 +78,7 @@ class PictureReader:
         rows, cols = window.slices
         return pixels[:, rows, cols], valid[rows, cols]
 
-    def _keep(self, path: Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+    def _keep(self, path: str | Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
         kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
         self._kept[path] = pixels, kept
@@ -252,7 +252,7 @@ def _picture(scene: Scene, image: Path, mask: Path) -> Picture:
     return Picture(image, mask, scene.width, scene.height, scene.gsd_m)
 
 
-def open_picture(path: Path) -> Scene:
+def open_picture(path: str | Path) -> Scene:
     """Open a file of a data set.
 
     Raises:

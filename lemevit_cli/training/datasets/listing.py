@@ -21,7 +21,9 @@
     drop = ["helicopter"]      # ignored: neither a class nor background
     classes = ["vehicle", "plane"]  # the only ones; objects of others are ignored
 
-Paths are relative to the file.
+Paths are relative to the file. Where no labels are needed (``pretrain``), none have to be named,
+what is of the split ``val`` is left out, and a folder may say how large its pixels are, in metres:
+``gsd = 0.5``.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ _PAIR_KEYS = {"before": "scene", "after": "after"} | {
     key: name for key, name in _SCENE_KEYS.items() if key != "scene"
 }
 _FOLDER_KEYS = {"folder": "path", "weight": "weight"}
+_UNLABELLED_KEYS = {"gsd": "gsd_m"}
 _NAMING_KEYS = ("rename", "drop", "classes")
 _PATHS = ("scene", "before", "after", "labels", "folder")
 
@@ -60,16 +63,24 @@ class LabelledFolder:
     """A folder of pictures with masks or boxes; ``weight`` as of a :class:`LabelledScene`.
 
     Args:
+        gsd_m: metres a pixel, of pictures that do not say so; where labels are not needed.
         naming: what its classes are called; for boxes.
     """
 
     path: str
     weight: float | None = None
+    gsd_m: float | None = None
     naming: Naming = field(default_factory=Naming)
 
 
-def read_listing(path: str | Path) -> tuple[LabelledFolder | LabelledScene, ...]:
+def read_listing(
+    path: str | Path, *, labelled: bool = True
+) -> tuple[LabelledFolder | LabelledScene, ...]:
     """Read the sources that a TOML file lists, in its order.
+
+    Args:
+        labelled: whether scenes need their labels; else a folder may have a ``gsd``, in metres, for
+            pictures that do not say how large their pixels are.
 
     Raises:
         DataError: if it cannot be read, lists nothing, or has a key or value that is unknown.
@@ -84,10 +95,14 @@ def read_listing(path: str | Path) -> tuple[LabelledFolder | LabelledScene, ...]
         raise DataError(f"{path}: unknown key {next(iter(raw))!r}; it lists [[source]] tables")
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: lists no [[source]]")
-    return tuple(_entry(file, number, entry) for number, entry in enumerate(entries, 1))
+    return tuple(
+        _entry(file, number, entry, labelled=labelled) for number, entry in enumerate(entries, 1)
+    )
 
 
-def _entry(file: Path, number: int, entry: Any) -> LabelledFolder | LabelledScene:
+def _entry(
+    file: Path, number: int, entry: Any, *, labelled: bool
+) -> LabelledFolder | LabelledScene:
     where = f"{file}: source {number}"
     kinds = ("scene", "before", "folder")
     if not isinstance(entry, dict) or sum(kind in entry for kind in kinds) != 1:
@@ -97,14 +112,15 @@ def _entry(file: Path, number: int, entry: Any) -> LabelledFolder | LabelledScen
     if "folder" in entry:
         naming = {key: entry[key] for key in _NAMING_KEYS if key in entry}
         rest = {key: value for key, value in entry.items() if key not in naming}
-        values = _values(file, where, rest, _FOLDER_KEYS, further=_NAMING_KEYS)
+        keys = _FOLDER_KEYS if labelled else _FOLDER_KEYS | _UNLABELLED_KEYS
+        values = _values(file, where, rest, keys, further=_NAMING_KEYS)
         return LabelledFolder(**values, naming=_naming(where, naming))
     values = _values(file, where, entry, _PAIR_KEYS if "before" in entry else _SCENE_KEYS)
     if "before" in entry and "after" not in entry:
         raise DataError(f"{where} has no after; name the later date")
-    if "labels" not in entry:
+    if "labels" not in entry and labelled:
         raise DataError(f"{where} has no labels; name a file of polygons or a raster of class ids")
-    return LabelledScene(**values)
+    return LabelledScene(**{"labels": ""} | values)
 
 
 def _values(
@@ -120,8 +136,8 @@ def _values(
         if key not in keys:
             known = ", ".join([*keys, *further])
             raise DataError(f"{where} has the unknown key {key!r}; known are {known}")
-        if key == "weight":
-            _check_weight(where, value)
+        if key in ("weight", "gsd"):
+            _check_number(where, key, value)
         elif not isinstance(value, str) or not value:
             raise DataError(f"{where}: {key} is {value!r}; it takes a text")
     return {
@@ -141,9 +157,9 @@ def _naming(where: str, entry: dict[str, Any]) -> Naming:
     return Naming(rename=rename, drop=tuple(drop), classes=classes)
 
 
-def _check_weight(where: str, value: Any) -> None:
+def _check_number(where: str, key: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise DataError(f"{where}: weight is {value!r}; it takes a number above zero")
+        raise DataError(f"{where}: {key} is {value!r}; it takes a number above zero")
 
 
 def _beside(file: Path, path: str) -> str:

@@ -1,0 +1,242 @@
+"""``lemevit pretrain``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console, print_json, print_record
+
+_TEACHER = "Teacher"
+
+
+def pretrain(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Folders of pictures of any depth (val, test and labels in them are left out), "
+            "scenes, or .toml lists; no labels are needed.",
+        ),
+    ],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher",
+            metavar="NAME|FILE",
+            help="A timm name with weights, a file of weights, or weights of ours.",
+            rich_help_panel=_TEACHER,
+        ),
+    ],
+    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
+    teacher_model: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher-model",
+            metavar="NAME",
+            help="The timm name of a teacher's file.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    teacher_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher-layers",
+            metavar="N,N,...",
+            help="From 1; default: three of a transformer, four levels of a pyramid.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    teacher_zoom: Annotated[
+        str,
+        typer.Option(
+            "--teacher-zoom",
+            metavar="auto|FACTOR",
+            help="How much larger the teacher sees a window; auto: 2 at 0.5 m and coarser, else 1.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = "auto",
+    teacher_licence: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher-licence",
+            metavar="TEXT",
+            help="For the card, where timm does not know it.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    width: Annotated[
+        int,
+        typer.Option(
+            "--width",
+            min=1,
+            help="Principal components of the teacher's features that are taught.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = 192,
+    levels: Annotated[
+        str,
+        typer.Option(
+            "--levels",
+            metavar="STRIDE=WEIGHT,...",
+            help="Levels of the backbone that are taught, and the weight of each.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = "4=0.25,8=1,16=1,32=0.5",
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--cache-gb",
+            min=0.0,
+            metavar="GB",
+            help="Disk for the teacher's answers, which says how many windows there are; 0 asks "
+            "it each time. Default 4, on a GPU 0.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Keep the answers there, for other runs too.",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    crop: options.Crop = 256,
+    gsd: options.TrainedGsd = None,
+    workers: options.Workers = 1,
+    backbone: options.Backbone = "lemevit_tiny",
+    pretrained: options.Pretrained = False,
+    init: options.Init = None,
+    drop_path: options.DropPath = 0.0,
+    steps: options.Steps = 6000,
+    time_budget: options.TimeBudget = None,
+    batch_size: options.TrainedBatchSize = 8,
+    accumulate: options.Accumulate = 1,
+    optimizer: options.Optimizer = "muon",
+    lr: options.LearningRate = None,
+    weight_decay: options.WeightDecay = 0.05,
+    seed: options.Seed = 0,
+    validate_every: options.ValidateEvery = 200,
+    checkpoint_every: options.CheckpointEvery = "10m",
+    half: options.Half = False,
+    resume: options.Resume = False,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName.auto,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+    debug: options.Debug = False,
+) -> None:
+    """Teach a backbone what a large network sees, on pictures without labels.
+
+    The result begins other trainings: `lemevit train --init backbone.safetensors`. How much it
+    knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
+    NAME_training/; a run that was interrupted goes on with --resume.
+    """
+    budget = options.parse_time(time_budget)
+    checkpoints = options.parse_checkpoints(checkpoint_every)
+    taught = parse_levels(levels)
+    layers = options.parse_numbers(teacher_layers, "--teacher-layers")
+    zoom = parse_zoom(teacher_zoom)
+    from lemevit_cli.models.dense_features import FeatureSource
+    from lemevit_cli.pipelines import pretraining
+    from lemevit_cli.tasks.distillation import DistillationOptions
+    from lemevit_cli.training.loop import leave_group
+    from lemevit_cli.training.options import DataOptions, TrainingOptions
+
+    teaching = DistillationOptions(
+        teacher=FeatureSource(teacher, model=teacher_model, layers=layers),
+        licence=teacher_licence,
+        zoom=zoom,
+        width=width,
+        levels=taught,
+        cache_gb=cache_gb,
+        cache=cache,
+    )
+    recipe = TrainingOptions(
+        backbone=backbone,
+        backbone_args={"drop_path_rate": drop_path} if drop_path else {},
+        pretrained=pretrained,
+        init=init,
+        steps=steps,
+        time_budget_s=budget,
+        batch_size=batch_size,
+        crop=crop,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        lr=options.usual_rate(optimizer) if lr is None else lr,
+        weight_decay=weight_decay,
+        seed=seed,
+        gsd_m=gsd,
+        validate_every=validate_every,
+        **checkpoints,
+        workers=workers,
+        device=device,
+        precision=precision.value,
+        threads=threads,
+        half=half,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    console = Console(quiet=quiet, show_progress=not no_progress)
+    sources = DataOptions(paths=tuple(data), seed=seed)
+    try:
+        record = pretraining.pretrain(sources, output, teaching, recipe, console)
+    finally:
+        leave_group()
+    if "scores" not in record:
+        return  # one of several processes; the first one tells
+    if json:
+        print_json(record)
+        return
+    if not quiet:
+        _summary(record)
+    typer.echo(record["path"])
+
+
+def parse_levels(text: str) -> dict[int, float]:
+    """Read ``8=1,16=0.5`` as weights by stride; wrong usage if it is anything else."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        levels = {int(stride): float(weight) for stride, weight in pairs}
+    except ValueError:
+        levels = {}
+    if not levels or min(levels.values()) <= 0 or not set(levels) <= {2, 4, 8, 16, 32}:
+        raise typer.BadParameter(
+            f"{text!r} is not a list such as 8=1,16=0.5 of strides 2 to 32 with weights above zero",
+            param_hint="--levels",
+        )
+    return dict(sorted(levels.items()))
+
+
+def parse_zoom(text: str) -> float | None:
+    """Read a factor, or ``auto`` as None; wrong usage if it is neither."""
+    if text == "auto":
+        return None
+    try:
+        zoom = float(text)
+    except ValueError:
+        zoom = 0.0
+    if not 0.1 <= zoom <= 8.0:
+        raise typer.BadParameter(
+            f"{text!r} is neither auto nor a factor from 0.1 to 8", param_hint="--teacher-zoom"
+        )
+    return zoom
+
+
+def _summary(record: dict[str, Any]) -> None:
+    figures = (record["best"].get("figures") or {}).get("held back", {})
+    print_record(
+        [
+            *((name.replace("_", " of stride "), f"{v:.3f}") for name, v in figures.items()),
+            ("best step", f"{record['best']['step']:,} of {record['steps']:,}"),
+            ("minutes", f"{record['seconds'] / 60:.1f}"),
+        ],
+        to_stderr=True,
+    )

@@ -1,0 +1,86 @@
+"""``lemevit probe``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.figures import print_pixel_figures
+
+
+def probe(
+    backbone: Annotated[
+        str,
+        typer.Argument(
+            metavar="BACKBONE",
+            help="Weights of ours by name or file, a timm name with weights, or a file of a timm "
+            "model's weights.",
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Labelled folders or .toml lists as `train --task seg` takes them; each data set "
+            "is probed by itself.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="The timm name of a file that does not say."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="N,N,...",
+            help="Layers of a timm model, from 1; default: three of a transformer, four levels of "
+            "a pyramid.",
+        ),
+    ] = None,
+    zoom: Annotated[
+        float,
+        typer.Option("--zoom", min=0.1, max=8.0, help="How much larger the network sees windows."),
+    ] = 1.0,
+    windows: Annotated[
+        int, typer.Option("--windows", min=1, help="Windows that the layer is fitted on.")
+    ] = 256,
+    window: Annotated[
+        int, typer.Option("--window", min=32, help="Side of a window, in pixels.")
+    ] = 512,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName.auto,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    no_progress: options.NoProgress = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fit a linear layer on frozen features and score it: how much a backbone knows of your data.
+
+    Takes minutes. Nothing is trained but that layer, on the training part of each data set; the
+    figures are of its whole validation part.
+    """
+    chosen = options.parse_numbers(layers, "--layers")
+    from lemevit_cli.models.dense_features import FeatureSource
+    from lemevit_cli.pipelines import probing
+    from lemevit_cli.settings import RuntimeOptions
+    from lemevit_cli.training.options import DataOptions
+
+    record = probing.probe(
+        FeatureSource(backbone, model=model, layers=chosen),
+        DataOptions(paths=tuple(data)),
+        probing.ProbeOptions(windows=windows, side=window, zoom=zoom, seed=seed),
+        RuntimeOptions(device=device, precision=precision.value, threads=threads),
+        Console(quiet=quiet, show_progress=not no_progress),
+    )
+    if json:
+        print_json(record)
+        return
+    for name, figures in record["figures"].items():
+        title = f"{record['backbone']}, {record['channels']} channels, on {name} (val)"
+        print_pixel_figures(title, figures, to_stderr=False)

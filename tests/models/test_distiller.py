@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.distiller import Distiller, tokens_of, tokens_of_levels
+
+SETTINGS = {"width": 5, "mean": (128.0,) * 3, "std": (64.0,) * 3}
+
+
+def test_every_level_answers_with_its_tokens():
+    model = Distiller(backbone="test_resnet", strides=(4, 8, 16, 32), **SETTINGS)
+    tokens = model(torch.rand(2, 3, 64, 64) * 255)
+    counts = tokens_of_levels(64, (4, 8, 16, 32))
+    assert counts == [64, 64, 16, 4]  # stride 4 is averaged to 8
+    assert tokens.shape == (2, 5, sum(counts))
+
+
+def test_targets_of_a_level_are_the_means_over_its_cells():
+    maps = torch.arange(64.0).view(1, 1, 8, 8)
+    fine, coarse = tokens_of(maps, (8, 32)).split(tokens_of_levels(64, (8, 32)), dim=2)
+    assert fine.flatten().tolist() == maps.flatten().tolist()
+    assert coarse.flatten().tolist() == [
+        float(maps[0, 0, r : r + 4, c : c + 4].mean()) for r in (0, 4) for c in (0, 4)
+    ]
+
+
+def test_a_wild_channel_changes_nothing():
+    """The norm in front of a projection takes the scale of every channel away."""
+    torch.manual_seed(1)
+    model = Distiller(backbone="test_resnet", strides=(8,), **SETTINGS).train()
+    x = torch.rand(4, 3, 64, 64) * 255
+    features = model.encoder((x - 128) / 64)[3]
+    wild = features * torch.linspace(1, 1000, features.shape[1]).view(-1, 1, 1)
+    norm, project = model.norms[0], model.projections[0]
+    torch.testing.assert_close(project(norm(wild)), project(norm(features)), rtol=1e-2, atol=1e-2)
+
+
+def test_a_stride_that_a_backbone_lacks_is_named():
+    with pytest.raises(WeightsError, match="no features of stride 2; it has 4, 8, 16, 32"):
+        Distiller(backbone="lemevit_tiny", strides=(2, 8), **SETTINGS)
+
+
+def test_sides_have_to_be_whole_strides():
+    with pytest.raises(ValueError, match="100"):
+        tokens_of_levels(100, (8,))
