@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from lemevit_cli.models.weights import initialise
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.tasks import load_task
+from lemevit_cli.progress import Silent
+from lemevit_cli.tasks import load_training
 from lemevit_cli.training.loop import fit
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -105,10 +105,10 @@ class Trained:
 
 def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Trained:
     """Train a model in a folder that is thrown away."""
-    task = load_task(task_name)
+    task = load_training(task_name)
     found = task.open_data(data, recipe)
     torch.manual_seed(0)
-    model = task.build_model(found.card)
+    model = task.network.build_model(found.card)
     if recipe.init is not None:
         initialise(model, found.card, recipe.init)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6

@@ -39,19 +39,19 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.execution.memory import peak_memory_mb
+from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.predictor import Predictor, load_predictor
+from lemevit_cli.inference.run import inference_over
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.pipelines.block_inference import inference_over
-from lemevit_cli.pipelines.change import compare
-from lemevit_cli.pipelines.pair_input import pair_input
-from lemevit_cli.pipelines.predictor import Predictor, load_predictor
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.pipelines.simulation import simulate_dataset
-from lemevit_cli.scenes.scene_pair import open_pair
+from lemevit_cli.progress import Silent
+from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
-from lemevit_cli.tasks import load_task
-from lemevit_cli.writers.outlines import create_draft, outlined
+from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.tasks import load_network
+from lemevit_cli.tasks.change.inference import compare
+from lemevit_cli.tasks.change.pair_input import pair_input
+from lemevit_cli.vector.outlines import create_draft, outlined
 
 REGIONS = 100_000
 
@@ -65,7 +65,7 @@ def write_newborn(path: Path) -> None:
         head="difference",
         classes=classes_from_names(["unchanged", "changed"]),
     )
-    save_weights(path, load_task("change").build_model(card).state_dict(), card)
+    save_weights(path, load_network("change").build_model(card).state_dict(), card)
 
 
 def write_to_another_grid(scene: Path, target: Path) -> None:
@@ -141,7 +141,9 @@ def timed(predictor: Predictor, pixels: list[NDArray[np.uint8]], *, size: int) -
 
 
 def run_once(args: argparse.Namespace) -> None:
-    predictor = load_predictor(args.weights, "change", RuntimeOptions(device=args.device))
+    predictor = load_predictor(
+        args.weights, load_network("change"), RuntimeOptions(device=args.device)
+    )
     bands, side = 2 * predictor.card.bands, predictor.card.window
     predictor.runtime(np.zeros((1, bands, side, side), np.uint8))  # what is built at the first call
     before = peak_memory_mb()

@@ -26,23 +26,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lemevit_cli.execution.memory import peak_memory_mb
+from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.predictor import Predictor, load_predictor
+from lemevit_cli.inference.run import inference_over
+from lemevit_cli.inference.scene_input import scene_input
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.pipelines.block_inference import inference_over
-from lemevit_cli.pipelines.detection import detect_scene
-from lemevit_cli.pipelines.predictor import Predictor, load_predictor
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.pipelines.scene_input import scene_input
-from lemevit_cli.pipelines.simulation import simulate_dataset
-from lemevit_cli.scenes.scene import open_scene
+from lemevit_cli.progress import Silent
+from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import (
     DetectionOptions,
     InferenceSettings,
     OutputOptions,
     RuntimeOptions,
 )
-from lemevit_cli.tasks import load_task
+from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.tasks import load_network
+from lemevit_cli.tasks.detection.inference import detect_scene
 
 NAMES = ["storage-tank", "small-vehicle", "ship", "plane"]
 
@@ -58,7 +58,7 @@ def write_newborn(path: Path) -> None:
         window=1024,
         overlap=200,
     )
-    save_weights(path, load_task("det").build_model(card).state_dict(), card)
+    save_weights(path, load_network("det").build_model(card).state_dict(), card)
 
 
 def settings_of(args: argparse.Namespace) -> InferenceSettings:
@@ -113,7 +113,9 @@ def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
 
 def run_once(args: argparse.Namespace) -> None:
     options = RuntimeOptions(device=args.device)
-    predictor = load_predictor(args.weights, "det", options, DetectionOptions(score=args.score))
+    predictor = load_predictor(
+        args.weights, load_network("det"), options, DetectionOptions(score=args.score)
+    )
     bands, side = predictor.card.bands, predictor.card.window
     predictor.runtime(np.zeros((1, bands, side, side), np.uint8))  # what is built at the first call
     before = peak_memory_mb()

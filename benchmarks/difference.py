@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.training.datasets.pair_folders import open_pair_folder
+from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 
 _BINS = 256
 _DATES = 2

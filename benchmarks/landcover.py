@@ -21,7 +21,7 @@ from backbones import trained
 from numpy.typing import NDArray
 
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.tasks.confusion import Confusion, match_classes
+from lemevit_cli.metrics.confusion import Confusion, match_classes
 from lemevit_cli.training.datasets.folders import open_folder
 from lemevit_cli.training.datasets.source import Source
 from lemevit_cli.training.options import DataOptions, TrainingOptions

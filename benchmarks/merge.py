@@ -25,11 +25,11 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.execution.memory import peak_memory_mb
 from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.tiling.merge_obbs import RawBoxes, merge_boxes
-from lemevit_cli.tiling.window_grid import WindowGrid
+from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.window_grid import WindowGrid
+from lemevit_cli.tasks.detection.merge import RawBoxes, merge_boxes
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WINDOW, OVERLAP, NMS_IOU = 512, 128, 0.1

@@ -28,18 +28,18 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window as RasterioWindow
 from torch import nn
 
-from lemevit_cli.execution.memory import peak_memory_mb
-from lemevit_cli.execution.runtime import TorchRuntime
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.runtimes.torch import TorchRuntime
+from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
-from lemevit_cli.pipelines.prediction import predict_scene
-from lemevit_cli.pipelines.predictor import Predictor
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.pipelines.scene_input import scene_input
-from lemevit_cli.scenes.scene import open_scene
+from lemevit_cli.progress import Silent
+from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, RuntimeOptions
-from lemevit_cli.tiling.window_grid import WindowGrid
+from lemevit_cli.tasks.segmentation.inference import predict_scene
 
 WINDOW, OVERLAP, BATCH, NUM_CLASSES = 512, 64, 2, 6
 

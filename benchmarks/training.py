@@ -23,8 +23,8 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch.utils.data import default_collate
 
-from lemevit_cli.pipelines.simulation import simulate_dataset
-from lemevit_cli.tasks import load_task
+from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.tasks import load_training
 from lemevit_cli.training.loop import Loss, TrainingData, fit
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
@@ -115,17 +115,17 @@ def main() -> None:
     )
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    task = load_task("seg")
+    task = load_training("seg")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         simulate_dataset(folder / "town", task="seg", size=1024, scenes=4)
         found = task.open_data(DataOptions(paths=(str(folder / "town"),)), options)
         samples = TrainingData(found.training.samples)  # and no validation
         loss = task.make_loss(found, options)
-        pure = pure_steps(task.build_model(found.card), loss, samples, options)
+        pure = pure_steps(task.network.build_model(found.card), loss, samples, options)
         turns = Turns(pure, turn=args.steps, uncounted=uncounted)
         fit(
-            task.build_model(found.card),
+            task.network.build_model(found.card),
             loss,
             samples,
             options,

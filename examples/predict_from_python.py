@@ -5,9 +5,9 @@ python examples/predict_from_python.py SCENE TARGET.tif
 
 import sys
 
-from lemevit_cli.pipelines.prediction import predict
-from lemevit_cli.pipelines.progress import Silent
+from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings, OutputOptions, Tiling
+from lemevit_cli.tasks.segmentation.inference import predict
 
 
 def main(scene: str, target: str) -> None:

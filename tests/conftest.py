@@ -9,14 +9,15 @@ from rasterio.features import shapes
 from shapely.geometry import shape
 from torch import nn
 
-from lemevit_cli.execution.runtime import TorchRuntime
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon
+from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.runtimes.torch import TorchRuntime
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.pipelines.predictor import Predictor
 from lemevit_cli.settings import RuntimeOptions
-from lemevit_cli.tasks import load_task
+from lemevit_cli.tasks import load_network
 
+pytest_plugins = ("making.rasters", "making.labelled", "making.trained", "making.results")
 # About 0.5 m, rotated by 20 degrees, near Prague.
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 
@@ -121,5 +122,5 @@ def tiny_weights(tmp_path_factory):
         gsd_m=(0.1, 2.0),
     )
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, load_task("seg").build_model(card).state_dict(), card)
+    save_weights(path, load_network("seg").build_model(card).state_dict(), card)
     return str(path)

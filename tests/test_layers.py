@@ -1,6 +1,9 @@
 """The picture in docs/architecture.md, held to the imports."""
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,14 @@ PACKAGE = Path(lemevit_cli.__file__).parent
 LAYERS = [
     ["cli", "__main__"],
     ["commands"],
-    ["pipelines"],
+    ["analysis"],
     ["tasks"],
-    ["training"],
-    ["models"],
-    ["tiling", "scenes", "writers", "execution", "simulation"],
+    ["inference", "training"],
+    ["pictures", "vector"],
+    ["raster"],
+    ["models", "metrics", "simulation"],
     ["geometry"],
-    ["settings", "errors", "legend"],
+    ["settings", "errors", "legend", "progress"],
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 # Who may know a library that belongs to one place.
@@ -26,13 +30,20 @@ OWNERS = {
     "typer": {"cli", "commands"},
     "rich": {"commands"},
     "tqdm": {"commands"},
-    "pyogrio": {"writers", "scenes"},
-    "matplotlib": {"writers"},
+    "pyogrio": {"vector", "tasks"},
+    "matplotlib": {"pictures"},
     "accelerate": {"training"},
     "safetensors": {"models"},
     "segmentation_models_pytorch": {"models", "training"},
-    "yaml": {"training"},
+    "yaml": {"tasks"},
 }
+# What a command over scenes loads, beside what it asks for while it runs.
+CLOSURE = """
+import importlib, json, sys
+importlib.import_module("lemevit_cli.tasks.{room}.inference")
+named = ("lemevit_cli", "accelerate")
+print(json.dumps(sorted(m for m in sys.modules if m.split(".")[0] in named)))
+"""
 
 
 def imports(path):
@@ -87,3 +98,18 @@ def test_torch_load_is_called_in_one_place_and_unpickles_weights_only():
     ]
     assert [name for name, _ in calls] == ["weights.py"]
     assert calls[0][1]["weights_only"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("room", "most"), [("segmentation", 60), ("detection", 70), ("change", 70)]
+)
+def test_inference_loads_nothing_that_trains(room, most):
+    program = CLOSURE.format(room=room)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = json.loads(run.stdout)
+    assert f"lemevit_cli.tasks.{room}.inference" in loaded
+    assert not [m for m in loaded if m.startswith("lemevit_cli.training") or "accelerate" in m]
+    assert not [m for m in loaded if m.endswith((".training", ".evaluation", ".data"))]
+    assert len(loaded) <= most

@@ -83,7 +83,7 @@ def change(
             bidx_after=options.parse_bands(bands_after),
         ),
     )
-    from lemevit_cli.pipelines import change as pipeline
+    from lemevit_cli.tasks.change import inference as pipeline
 
     result = pipeline.change(
         before,

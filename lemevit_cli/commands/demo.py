@@ -31,7 +31,7 @@ def demo(
     Objects and changes are found too, where weights for that are installed. Needs no data and no
     network. Figures are of a simulated scene. Prints the path of a picture.
     """
-    from lemevit_cli.pipelines.demo import run_demo
+    from lemevit_cli.analysis.demo import run_demo
 
     record = run_demo(
         folder,

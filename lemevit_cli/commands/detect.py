@@ -76,7 +76,7 @@ def detect(
         ),
         detection=DetectionOptions(score=score, nms_iou=nms_iou, max_per_window=max_per_window),
     )
-    from lemevit_cli.pipelines import detection
+    from lemevit_cli.tasks.detection import inference as detection
 
     check_folder(scenes, output)
     report = detection.detect(

@@ -46,8 +46,8 @@ def evaluate(
     count as background; a detector is judged by those that both know. Of change, batch figures are
     means over batches of 16 windows of 256 pixels in the files' order, as its authors report them.
     """
-    from lemevit_cli.pipelines.evaluation import evaluate as evaluate_weights
     from lemevit_cli.settings import RuntimeOptions
+    from lemevit_cli.tasks.evaluation import evaluate as evaluate_weights
 
     figures = evaluate_weights(
         weights,

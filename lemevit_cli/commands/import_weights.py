@@ -23,7 +23,7 @@ def import_weights(
 
     Prints the path of the file. No pickled code is ever run.
     """
-    from lemevit_cli.pipelines.importing import import_checkpoint
+    from lemevit_cli.analysis.importing import import_checkpoint
 
     report = import_checkpoint(checkpoint, output, overwrite=overwrite)
     if json:

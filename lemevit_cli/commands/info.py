@@ -22,7 +22,7 @@ def info(
     debug: options.Debug = False,
 ) -> None:
     """Describe a scene, weights or a model; without a subject, this installation."""
-    from lemevit_cli.pipelines.information import describe
+    from lemevit_cli.analysis.information import describe
 
     record = describe(subject, size=size)
     if json:

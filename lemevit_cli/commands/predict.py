@@ -73,7 +73,7 @@ def predict(
             overwrite=overwrite,
         ),
     )
-    from lemevit_cli.pipelines import prediction
+    from lemevit_cli.tasks.segmentation import inference as prediction
 
     check_folder(scenes, output)
     report = prediction.predict(

@@ -145,8 +145,8 @@ def pretrain(
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
     zoom = parse_zoom(teacher_zoom)
     from lemevit_cli.models.dense_features import FeatureSource
-    from lemevit_cli.pipelines import pretraining
-    from lemevit_cli.tasks.distillation import DistillationOptions
+    from lemevit_cli.tasks.backbone import pretraining
+    from lemevit_cli.tasks.backbone.training import DistillationOptions
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 

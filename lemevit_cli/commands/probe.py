@@ -67,8 +67,8 @@ def probe(
     """
     chosen = options.parse_numbers(layers, "--layers")
     from lemevit_cli.models.dense_features import FeatureSource
-    from lemevit_cli.pipelines import probing
     from lemevit_cli.settings import RuntimeOptions
+    from lemevit_cli.tasks.backbone import probing
     from lemevit_cli.training.options import DataOptions
 
     record = probing.probe(

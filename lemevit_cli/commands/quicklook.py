@@ -56,9 +56,9 @@ def quicklook(
         raise typer.BadParameter("needs two dates, BEFORE and AFTER", param_hint="--change")
     if after is not None and over is not None:
         raise typer.BadParameter("two dates lie over nothing", param_hint="--over")
-    from lemevit_cli.pipelines.pair_quicklook import pair_quicklook
-    from lemevit_cli.pipelines.quicklook import QuicklookOptions
-    from lemevit_cli.pipelines.quicklook import quicklook as draw
+    from lemevit_cli.analysis.pair_quicklook import pair_quicklook
+    from lemevit_cli.analysis.quicklook import QuicklookOptions
+    from lemevit_cli.analysis.quicklook import quicklook as draw
 
     chosen = QuicklookOptions(over=over, alpha=alpha, size=size, bounds=bounds, overwrite=overwrite)
     if after is None:

@@ -10,12 +10,12 @@ import typer
 from lemevit_cli.commands.console import print_json
 
 if TYPE_CHECKING:
-    from lemevit_cli.pipelines.scene_runs import Report
+    from lemevit_cli.inference.scenes import Report
 
 
 def check_folder(scenes: Sequence[str], output: str | None) -> None:
     """Several results go into a folder; wrong usage if anything else is named."""
-    from lemevit_cli.pipelines.scene_runs import is_folder
+    from lemevit_cli.inference.scenes import is_folder
 
     if len(scenes) > 1 and output is not None and not is_folder(output):
         raise typer.BadParameter(

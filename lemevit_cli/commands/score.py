@@ -78,8 +78,8 @@ def score(
     Boxes are layers of polygons, CSV, or DOTA texts (also two folders of them): average precision
     by the overlap of turned boxes, objects with the field difficult left out.
     """
-    from lemevit_cli.pipelines.scoring import ScoreOptions
-    from lemevit_cli.pipelines.scoring import score as compare
+    from lemevit_cli.analysis.scoring import ScoreOptions
+    from lemevit_cli.analysis.scoring import score as compare
     from lemevit_cli.training.options import LabelledScene
 
     labels = LabelledScene(

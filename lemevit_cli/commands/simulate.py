@@ -40,7 +40,7 @@ def simulate(
 
     Prints the folder.
     """
-    from lemevit_cli.pipelines.simulation import simulate_dataset
+    from lemevit_cli.simulation.scenes import simulate_dataset
 
     report = simulate_dataset(
         folder,

@@ -203,7 +203,7 @@ def train(
     """
     budget = options.parse_time(time_budget)
     checkpoints = options.parse_checkpoints(checkpoint_every)
-    from lemevit_cli.pipelines import training
+    from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, LabelledScene, TrainingOptions
 

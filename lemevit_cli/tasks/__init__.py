@@ -1,32 +1,61 @@
-"""The tasks by name; each is loaded when it is asked for."""
+"""The tasks by name: a room each, whose parts load when they are asked for.
+
+A room has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
+training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data).
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import LemevitError
 
 if TYPE_CHECKING:
-    from lemevit_cli.tasks.task import Task
+    from lemevit_cli.inference.network import Network
+    from lemevit_cli.tasks.evaluation import Evaluation
+    from lemevit_cli.training.task import Training
 
 TASKS = {
-    "seg": "lemevit_cli.tasks.segmentation:SEGMENTATION",
-    "det": "lemevit_cli.tasks.detection:DETECTION",
-    "change": "lemevit_cli.tasks.change_detection:CHANGE_DETECTION",
+    "seg": "lemevit_cli.tasks.segmentation",
+    "det": "lemevit_cli.tasks.detection",
+    "change": "lemevit_cli.tasks.change",
 }
 # The weights that are taken when none are named.
 STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
 
 
-def load_task(name: str) -> Task:
-    """Import a task.
+def load_network(task: str) -> Network:
+    """Import what inference asks of a task.
 
     Raises:
         LemevitError: if there is none of that name.
     """
-    if name not in TASKS:
-        raise LemevitError(f"no task {name!r}; tasks are {', '.join(TASKS)}")
-    module, attribute = TASKS[name].split(":")
-    task: Task = getattr(import_module(module), attribute)
-    return task
+    network: Network = _part(task, "network")
+    return network
+
+
+def load_training(task: str) -> Training:
+    """Import what training asks of a task.
+
+    Raises:
+        LemevitError: if there is none of that name.
+    """
+    training: Training = _part(task, "training")
+    return training
+
+
+def load_evaluation(task: str) -> Evaluation:
+    """Import how weights of a task are scored on labelled data.
+
+    Raises:
+        LemevitError: if there is none of that name.
+    """
+    evaluation: Evaluation = _part(task, "evaluation")
+    return evaluation
+
+
+def _part(task: str, name: str) -> Any:
+    if task not in TASKS:
+        raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
+    return getattr(import_module(f"{TASKS[task]}.{name}"), name.upper())

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.scenes.view import filled
+from lemevit_cli.metrics.class_groups import groups_of
+from lemevit_cli.raster.view import filled
 from lemevit_cli.training.augmentation import (
     draw_zoom,
     resize_pair,
@@ -24,7 +25,6 @@ from lemevit_cli.training.augmentation import (
     vary_geometry,
     vary_pixels,
 )
-from lemevit_cli.training.class_groups import groups_of
 from lemevit_cli.training.datasets.source import Cells, Site, Source
 from lemevit_cli.training.options import TrainingOptions
 

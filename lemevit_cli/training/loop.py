@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.execution.device import choose_device, choose_dtype, use_threads
+from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.training.checkpoint import (
     CHECKPOINT_NAME,
     Run,

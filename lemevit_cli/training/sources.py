@@ -11,31 +11,26 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.class_groups import union_of_classes
-from lemevit_cli.training.datasets.box_labels import Naming
-from lemevit_cli.training.datasets.box_source import BoxSource
-from lemevit_cli.training.datasets.folders import FolderSource, PictureReader, open_folder
+from lemevit_cli.metrics.class_groups import union_of_classes
+from lemevit_cli.training.datasets.folders import PictureReader, open_folder
 from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
-from lemevit_cli.training.datasets.pair_folders import PairFolderSource, open_pair_folder
-from lemevit_cli.training.datasets.pair_scenes import open_labelled_pair
-from lemevit_cli.training.datasets.scenes import SceneParts, SceneSource, open_labelled_scene
+from lemevit_cli.training.datasets.naming import Naming
+from lemevit_cli.training.datasets.scenes import SceneParts, open_labelled_scene
 from lemevit_cli.training.datasets.source import Cells, Source
 from lemevit_cli.training.options import DataOptions, LabelledScene
 
-AnySource = FolderSource | PairFolderSource | SceneSource
-NamedSource = TypeVar("NamedSource", AnySource, BoxSource)
+NamedSource = TypeVar("NamedSource", bound="Alike")
 
 
 @dataclass(frozen=True)
 class Openers:
     """How folders, by split, and scenes with their labels are opened."""
 
-    folder: Callable[[str, str, PictureReader], AnySource]
+    folder: Callable[[str, str, PictureReader], Source]
     scene: Callable[..., SceneParts]
 
 
 PICTURES = Openers(open_folder, open_labelled_scene)
-PAIRS = Openers(open_pair_folder, open_labelled_pair)
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,10 @@ class Sources:
 class _Found:
     """Sources of one item of the user's data, with a weight each."""
 
-    training: list[AnySource] = field(default_factory=list)
+    training: list[Source] = field(default_factory=list)
     cells: list[Cells] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    validation: list[AnySource] = field(default_factory=list)
+    validation: list[Source] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -85,7 +80,7 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers = PICTURES) -
 
     Args:
         crop: side of the training windows; blocks of undivided scenes follow from it.
-        openers: of ``PICTURES`` with masks, or of ``PAIRS`` of dates.
+        openers: of pictures with masks, unless told.
 
     Raises:
         DataError: if something is missing, wrong, or does not fit the rest.
@@ -132,8 +127,8 @@ def _open_item(
 ) -> _Found:
     found = _Found()
     for entry in item:
-        training: AnySource | None
-        validation: AnySource | None
+        training: Source | None
+        validation: Source | None
         if isinstance(entry, LabelledFolder):
             if entry.naming != Naming():
                 raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
@@ -154,7 +149,7 @@ def _open_item(
     return found
 
 
-def _counted(source: AnySource) -> Cells:
+def _counted(source: Source) -> Cells:
     cells = source.count_classes()
     if not cells.counts.any():
         raise DataError(f"{source.name}/{source.split}: no pixel of its labels has a class")
@@ -216,4 +211,5 @@ def with_own_names(sources: Sequence[NamedSource]) -> Iterator[NamedSource]:
     for source in sources:
         seen[source.name] += 1
         number = seen[source.name]
-        yield source if number == 1 else replace(source, name=f"{source.name} ({number})")
+        # Every source is a frozen record, whatever its layout.
+        yield source if number == 1 else replace(source, name=f"{source.name} ({number})")  # type: ignore[type-var]

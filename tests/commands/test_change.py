@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lemevit_cli.cli import app
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.tasks import load_task
+from lemevit_cli.tasks import load_network
 
 FIELDS = ["id", "class", "score", "area_m2", "perim_m", "before", "after"]
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
         overlap=24,
     )
     path = tmp_path_factory.mktemp("weights") / "change.safetensors"
-    save_weights(path, load_task("change").build_model(card).state_dict(), card)
+    save_weights(path, load_network("change").build_model(card).state_dict(), card)
     return str(path)
 
 

@@ -6,14 +6,14 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
+from lemevit_cli.analysis.demo import find_changes, find_objects
 from lemevit_cli.cli import app
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.pipelines.demo import find_changes, find_objects
-from lemevit_cli.pipelines.progress import Silent
-from lemevit_cli.pipelines.simulation import simulate_dataset
+from lemevit_cli.progress import Silent
 from lemevit_cli.settings import DetectionOptions, InferenceSettings, OutputOptions
-from lemevit_cli.tasks import STARTERS, load_task
+from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.tasks import STARTERS, load_network
 
 
 def test_demo_predicts_scores_and_draws_a_simulated_town(tmp_path):
@@ -53,7 +53,7 @@ def test_demo_finds_objects_where_there_are_weights_for_it(tmp_path, monkeypatch
         classes=classes_from_names(["ship", "harbour"]),
     )
     weights = tmp_path / "tiny.safetensors"
-    save_weights(weights, load_task("det").build_model(card).state_dict(), card)
+    save_weights(weights, load_network("det").build_model(card).state_dict(), card)
     monkeypatch.setitem(STARTERS, "det", str(weights))
     settings = InferenceSettings(output=OutputOptions(overwrite=True))
     objects = find_objects(tmp_path, settings, Silent())
@@ -78,7 +78,7 @@ def test_demo_finds_changes_where_there_are_weights_for_it(tmp_path, monkeypatch
         window=128,
     )
     weights = tmp_path / "tiny.safetensors"
-    save_weights(weights, load_task("change").build_model(card).state_dict(), card)
+    save_weights(weights, load_network("change").build_model(card).state_dict(), card)
     monkeypatch.setitem(STARTERS, "change", str(weights))
     changes = find_changes(tmp_path, InferenceSettings(), Silent())
     assert len(pyogrio.read_dataframe(changes["result"])) == changes["found"]

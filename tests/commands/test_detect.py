@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from lemevit_cli.cli import app
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
-from lemevit_cli.tasks import load_task
+from lemevit_cli.tasks import load_network
 
 FIELDS = [
     "class", "class_id", "score", "length_m", "width_m", "area_m2", "bearing", "cx", "cy",
@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
         gsd_m=(0.1, 2.0),
     )
     path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
-    save_weights(path, load_task("det").build_model(card).state_dict(), card)
+    save_weights(path, load_network("det").build_model(card).state_dict(), card)
     return str(path)
 
 

@@ -83,8 +83,8 @@ def test_a_signal_during_the_imports_ends_the_program(tmp_path, number, status):
         "import sys, typer, lemevit_cli.cli as cli, lemevit_cli.commands.info as info\n"
         "def slow(*_, **__):\n"
         "    import time; print('here', flush=True); time.sleep(60)\n"
-        "sys.modules['lemevit_cli.pipelines.information'] = type(sys)('x')\n"
-        "sys.modules['lemevit_cli.pipelines.information'].describe = slow\n"
+        "sys.modules['lemevit_cli.analysis.information'] = type(sys)('x')\n"
+        "sys.modules['lemevit_cli.analysis.information'].describe = slow\n"
         "sys.argv = ['lemevit', 'info']\n"
         "cli.main()\n"
     )

@@ -9,7 +9,7 @@ from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.dense_features import FeatureSource, open_features
 from lemevit_cli.models.weights import Card, save_weights, starter_weights
-from lemevit_cli.tasks import load_task
+from lemevit_cli.tasks import load_network
 
 PIXELS = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(1))
 
@@ -65,7 +65,7 @@ def test_weights_of_ours_give_their_backbones_levels(tmp_path):
         std=(50.0, 40.0, 30.0),
     )
     torch.manual_seed(3)
-    model = load_task("seg").build_model(card).eval()
+    model = load_network("seg").build_model(card).eval()
     path = tmp_path / "ours.safetensors"
     save_weights(path, model.state_dict(), card)
     features = open_features(FeatureSource(str(path)))

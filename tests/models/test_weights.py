@@ -21,7 +21,7 @@ from lemevit_cli.models.weights import (
     save_weights,
     starter_weights,
 )
-from lemevit_cli.tasks import STARTERS, load_task
+from lemevit_cli.tasks import STARTERS, load_network
 
 CARD = Card(
     task="seg",
@@ -139,7 +139,7 @@ def test_each_task_has_starter_weights_that_fit_its_model(task, largest):
     state, card = load_weights(path)
     assert card.task == task and card.metrics and card.training["data"]
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
-    load_task(task).build_model(card).load_state_dict(state)  # raises on any name or shape
+    load_network(task).build_model(card).load_state_dict(state)  # raises on any name or shape
 
 
 SMALL = Card(

@@ -9,8 +9,8 @@ import torch
 from affine import Affine
 
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.scenes.scene import open_scene
-from lemevit_cli.scenes.view import SceneView
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.view import SceneView
 from lemevit_cli.training.crops import TrainingCrops, WindowDraw, draw_window, source_of_crops
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
-from lemevit_cli.scenes.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.training.datasets.source import Cells, Site, count_sites
 
 CLASSES_FILE = "classes.json"

@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
-from lemevit_cli.scenes.class_raster import ClassRaster, check_class_raster, read_legend
-from lemevit_cli.scenes.layer import ScenePolygons, is_vector, layer_name, polygons_on, read_layer
-from lemevit_cli.scenes.overlap import classes_on_grid_of, part_over, same_grid
-from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.scenes.source import STDIN
+from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
+from lemevit_cli.raster.overlap import classes_on_grid_of, part_over, same_grid
+from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.source import STDIN
 from lemevit_cli.training.options import LabelledScene
+from lemevit_cli.vector.scene_polygons import (
+    ScenePolygons,
+    is_vector,
+    layer_name,
+    polygons_on,
+    read_layer,
+)
 
 IGNORE = "ignore"
 _CHUNK = 2048  # pixels: side of the windows in which ids are looked for

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.datasets.box_labels import Naming
+from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.options import LabelledScene
 
 SUFFIX = ".toml"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.scenes.scene import Scene, open_scene
-from lemevit_cli.scenes.scene_pair import ScenePair
+from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, room_of
 from lemevit_cli.training.datasets.holding_back import hold_back
 from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels

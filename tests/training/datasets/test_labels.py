@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError, LemevitError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.scenes.scene import open_scene
+from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.training.datasets.labels import open_labels
 from lemevit_cli.training.options import LabelledScene
 

@@ -10,9 +10,9 @@ from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.scenes.layer import ScenePolygons
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
+from lemevit_cli.vector.scene_polygons import ScenePolygons
 
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 SIZE = (300, 420)  # rows and columns

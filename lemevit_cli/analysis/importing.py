@@ -1,0 +1,42 @@
+"""``lemevit import``: the authors' checkpoint as a weights file of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
+from lemevit_cli.models.weights import Card, load_checkpoint, save_weights
+from lemevit_cli.raster.atomic import check_replaceable
+
+
+def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of tensors, find its variant, write its tensors under our names.
+
+    Returns:
+        The record that ``--json`` prints.
+
+    Raises:
+        OutputError: if the target exists, or its folder does not.
+        WeightsError: if the checkpoint is not one of the authors' classification models.
+    """
+    check_replaceable(target, overwrite=overwrite)
+    state = load_checkpoint(checkpoint)
+    variant, arguments = identify_official(state)
+    model = timm.create_model(variant, **arguments)
+    load_official_state_dict(model, state)
+    card = Card(
+        task="backbone",
+        backbone=variant,
+        backbone_args=arguments,
+        classes=classes_from_names([f"class_{i}" for i in range(arguments["num_classes"])]),
+        bands=arguments["in_chans"],
+        window=224,
+        overlap=0,
+        training={"imported_from": Path(checkpoint).name},
+    )
+    save_weights(target, model.state_dict(), card)
+    return {"path": target, "backbone": variant, **arguments}

@@ -1,0 +1,69 @@
+"""``lemevit info``: what a scene, weights, a model or this installation is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import timm
+import torch
+
+from lemevit_cli import __version__
+from lemevit_cli.errors import LemevitError, SceneError
+from lemevit_cli.models.cost import cost_of
+from lemevit_cli.models.weights import find_weights, read_card, starter_weights
+from lemevit_cli.raster.describe import describe as describe_scene
+from lemevit_cli.raster.scene import open_scene
+
+_LIBRARIES = ("timm", "segmentation-models-pytorch", "accelerate", "geopandas", "pyogrio")
+
+
+def describe(subject: str | None, *, size: int) -> dict[str, Any]:
+    """A record of plain values about whatever ``subject`` names.
+
+    Args:
+        subject: weights (a starter's name or a .safetensors file), a timm model's name, a scene,
+            or None for the installation.
+        size: input side in pixels at which a model's multiply-adds are counted.
+    """
+    if subject is None:
+        return installation()
+    weights = find_weights(subject)
+    if weights.suffix == ".safetensors":
+        return {"weights": str(weights), **asdict(read_card(weights))}
+    if not Path(subject).exists() and timm.is_model(subject):
+        return model(subject, size=size)
+    try:
+        with open_scene(subject) as scene:
+            return describe_scene(scene)
+    except SceneError as error:
+        if subject == "-" or Path(subject).exists() or "/" in subject or ":" in subject:
+            raise
+        raise LemevitError(
+            f"{subject}: no scene, no weights and no timm model of that name; "
+            "starter weights and versions are listed by `lemevit info`"
+        ) from error
+
+
+def installation() -> dict[str, Any]:
+    """Versions, devices and starter weights."""
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "lemevit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "rasterio": f"{rasterio.__version__} (GDAL {rasterio.__gdal_version__})",
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "devices": ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])],
+        "cpu_threads": torch.get_num_threads(),
+        "starter_weights": list(starter_weights()),
+    }
+
+
+def model(name: str, *, size: int) -> dict[str, Any]:
+    """Parameters and multiply-adds, as a classifier of 1000 classes and as a dense backbone."""
+    return {"model": name, "input_size": size, **cost_of(name, size=size)}

@@ -1,0 +1,189 @@
+"""``lemevit quicklook``: a result over its scene as one picture, whatever their size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+
+from lemevit_cli.analysis.quicklook_layers import (
+    Layer,
+    Sheet,
+    blended,
+    class_layer,
+    colored,
+    holds_classes,
+    is_layer,
+    polygon_layer,
+    read_polygons,
+    sheet_of,
+)
+from lemevit_cli.errors import OutputError, SceneError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth, north_in_pixels, pixel_metric_m2
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.bounds import window_of_bounds
+from lemevit_cli.pictures.map_picture import round_scale_bar, write_map
+from lemevit_cli.pictures.picture import displayed
+from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.atomic import check_replaceable, replacing
+from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.source import stem_of
+
+BAR_SHARE = 0.25  # of the map's width, at most
+_MARGIN = 0.03  # around a layer that is drawn alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuicklookOptions:
+    """What a quicklook shows.
+
+    Args:
+        over: the scene under the result; None shows the result alone.
+        alpha: opacity of the result over its scene, 0 to 1.
+        size: longest side of the map in pixels.
+        bounds: ``(west, south, east, north)`` in map units of the scene, or of what is shown alone.
+        overwrite: replace an existing picture.
+    """
+
+    over: str | None = None
+    alpha: float = 0.5
+    size: int = 1600
+    bounds: tuple[float, float, float, float] | None = None
+    overwrite: bool = False
+
+
+def quicklook(
+    result: str,
+    target: str | None = None,
+    options: QuicklookOptions | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draw a result over its scene, a result alone, or a scene alone, from one decimated read each.
+
+    Args:
+        result: a raster of classes or scores, ours or another's, a layer of polygons, whose field
+            ``class`` tells their classes, boxes as ``detect`` writes them, or any scene.
+        target: a PNG; None makes it ``<result>_quicklook.png`` in the current folder.
+
+    Returns:
+        ``path``, ``width`` and ``height`` of the map in pixels, ``classes`` in the legend, of boxes
+        the number of ``objects`` of each, and the ``scale_bar`` (None without a place on the
+        earth).
+
+    Raises:
+        LemevitError: if something cannot be read or written, or result and scene do not overlap.
+    """
+    options, progress = options or QuicklookOptions(), progress or Silent()
+    target = target or f"{stem_of(result.partition('|')[0])}_quicklook.png"
+    if Path(target).suffix.lower() != ".png":
+        raise OutputError(f"{target}: a quicklook is a PNG; name it so")
+    check_replaceable(target, overwrite=options.overwrite)
+    draw = _draw_vector if is_layer(result) else _draw_raster
+    sheet, rgb, layer = draw(result, options, progress)
+    metric = pixel_metric_m2(sheet.georeference, col=sheet.width / 2, row=sheet.height / 2)
+    scale_bar = None
+    if metric is not None:
+        scale_bar = round_scale_bar(float(metric[0, 0] ** 0.5), most_px=BAR_SHARE * sheet.width)
+    title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
+    with replacing(target, overwrite=options.overwrite) as path:
+        write_map(
+            path,
+            rgb,
+            title=title,
+            legend=() if layer is None else layer.legend,
+            scale_bar=scale_bar,
+            north=north_in_pixels(sheet.georeference, col=sheet.width / 2, row=sheet.height / 2),
+        )
+    classes = [] if layer is None else [info.name for info in layer.told]
+    record = {
+        "path": target,
+        "width": sheet.width,
+        "height": sheet.height,
+        "classes": classes,
+        "scale_bar": scale_bar and scale_bar.label,
+    }
+    if layer is not None and layer.counts is not None:
+        record["objects"] = dict(zip(classes, layer.counts, strict=True))
+    return record
+
+
+Drawn = tuple[Sheet, NDArray[np.uint8], Layer | None]
+
+
+def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
+    with open_scene(result) as raster:
+        if options.over is not None:
+            return _draw_over(
+                options,
+                progress,
+                lambda sheet, scene, part: class_layer(raster, sheet, scene, part),
+            )
+        part = _part(raster, options)
+        sheet = sheet_of(raster, part, options.size)
+        if holds_classes(raster):
+            layer = class_layer(raster, sheet, raster, part)
+            return sheet, colored(layer), layer
+        return sheet, displayed(*raster.read_overview(options.size, window=part)), None
+
+
+def _draw_vector(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
+    if options.over is not None:
+        return _draw_over(
+            options,
+            progress,
+            lambda sheet, scene, part: polygon_layer(read_polygons(result, scene), result, sheet),
+        )
+    table = read_polygons(result)
+    sheet = _sheet_around(table, result, options)
+    layer = polygon_layer(table, result, sheet)
+    return sheet, colored(layer), layer
+
+
+def _draw_over(
+    options: QuicklookOptions,
+    progress: Progress,
+    layer_on: Callable[[Sheet, Scene, Window], Layer],
+) -> Drawn:
+    with open_scene(str(options.over)) as scene:
+        part = _part(scene, options)
+        sheet = sheet_of(scene, part, options.size)
+        layer = layer_on(sheet, scene, part)
+        rgb = displayed(*scene.read_overview(options.size, window=part))
+        return sheet, blended(rgb, layer, options.alpha), layer
+
+
+def _part(scene: Scene, options: QuicklookOptions) -> Window:
+    return scene.window if options.bounds is None else window_of_bounds(scene, options.bounds)
+
+
+def _sheet_around(table: GeoDataFrame, path: str, options: QuicklookOptions) -> Sheet:
+    """North up around a layer, or on its bounds, with pixels that are squares on the ground."""
+    crs_wkt = table.crs.to_wkt() if table.crs is not None else None
+    west, south, east, north = (float(v) for v in table.total_bounds)
+    if options.bounds is not None:
+        west, south, east, north = options.bounds
+    elif math.isfinite(west):
+        margin = max(_MARGIN * max(east - west, north - south), 1e-9)
+        west, south, east, north = west - margin, south - margin, east + margin, north + margin
+    if not (west < east and south < north):
+        raise SceneError(f"{path}: holds no polygons, or --bounds are not W S E N")
+    aspect = 1.0  # of a map unit's length along x and y
+    if is_tied_to_earth(crs_wkt):
+        middle = Affine.translation((west + east) / 2, (south + north) / 2)
+        place = Georeference(transform=middle @ Affine.scale(1e-6), crs_wkt=crs_wkt)
+        metric = pixel_metric_m2(place, col=0, row=0)
+        aspect = 1.0 if metric is None else float((metric[0, 0] / metric[1, 1]) ** 0.5)
+    across, down = (east - west) * aspect, north - south
+    scale = options.size / max(across, down)
+    width, height = max(1, round(across * scale)), max(1, round(down * scale))
+    corner = Affine.translation(west, north)
+    transform = corner @ Affine.scale((east - west) / width, -(north - south) / height)
+    return Sheet(path, width, height, Georeference(transform=transform, crs_wkt=crs_wkt))

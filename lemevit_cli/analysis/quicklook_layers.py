@@ -1,0 +1,323 @@
+"""What a quicklook draws: classes, polygons and boxes on the grid of the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from rasterio.warp import Resampling, reproject
+
+from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
+from lemevit_cli.pictures.picture import colorize
+from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
+from lemevit_cli.raster.overlap import apply, outline_in, part_over, same_grid, window_around
+from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.source import STDIN
+from lemevit_cli.tasks.detection.files import read_boxes
+from lemevit_cli.training.datasets.labels import class_texts, in_order
+from lemevit_cli.vector.scene_polygons import (
+    ScenePolygons,
+    is_vector,
+    layer_name,
+    polygons_on,
+    read_layer,
+)
+
+_CLASS_FIELD, _ID_FIELD, _SCORE_FIELD = "class", "class_id", "score"
+_BEARING_FIELD, _PIXEL_FIELD = "bearing", "length_px"
+_BOX_FIELDS = {_CLASS_FIELD, _BEARING_FIELD}  # what detect writes of boxes alone
+_BOX_TABLES = (".txt", ".csv", ".parquet")
+_BOX_LINE_PX = 1.8
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The map's grid: pixels of the picture, and where they lie."""
+
+    name: str
+    width: int
+    height: int
+    georeference: Georeference
+
+    @property
+    def window(self) -> Window:
+        return Window(col_off=0, row_off=0, width=self.width, height=self.height)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Classes on a sheet.
+
+    Args:
+        ids: ``(H, W)``, ``NODATA_CLASS`` where nothing is drawn.
+        classes: by id.
+        told: those that the legend names.
+        outlines: ids where a line is drawn, fully opaque; None draws none.
+        counts: objects of each of those told, where objects are what is drawn.
+    """
+
+    ids: NDArray[np.uint8]
+    classes: tuple[ClassInfo, ...]
+    told: tuple[ClassInfo, ...]
+    outlines: NDArray[np.uint8] | None = None
+    counts: tuple[int, ...] | None = None
+
+    @property
+    def legend(self) -> tuple[ClassInfo, ...]:
+        """What the legend says: classes, with the number of their objects where there are any."""
+        if self.counts is None:
+            return self.told
+        pairs = zip(self.told, self.counts, strict=True)
+        return tuple(replace(info, name=f"{info.name} ({count})") for info, count in pairs)
+
+
+def sheet_of(scene: Scene, part: Window, size: int) -> Sheet:
+    """The grid that :meth:`Scene.read_overview` answers on."""
+    shrink = max(1.0, max(part.width, part.height) / size)
+    width, height = max(1, round(part.width / shrink)), max(1, round(part.height / shrink))
+    transform, crs_wkt = scene.georeference.transform, scene.georeference.crs_wkt
+    if transform is None:
+        # What lies in pixels of the scene finds its place on a sheet of fewer or a part of them.
+        transform, crs_wkt = Affine.identity(), None
+    corner = Affine.translation(part.col_off, part.row_off)
+    transform = transform @ corner @ Affine.scale(part.width / width, part.height / height)
+    return Sheet(scene.name, width, height, Georeference(transform=transform, crs_wkt=crs_wkt))
+
+
+def holds_classes(raster: Scene) -> bool:
+    """Whether a raster is of classes or scores, rather than a scene."""
+    legend = read_legend(raster)
+    is_one_band = raster.num_bands == 1 and bool(legend.names or legend.colors)
+    return is_one_band or _score_names(raster) is not None
+
+
+def _score_names(raster: Scene) -> tuple[str, ...] | None:
+    """Classes of a raster of scores, a band each, as our writer leaves them; None for others."""
+    dataset = raster.dataset()
+    names = tuple(dataset.descriptions[b - 1] for b in raster.bidx)
+    is_ours = raster.dtype == "float32" and "LEMEVIT_TASK" in dataset.tags()
+    return names if is_ours and raster.num_bands > 1 and all(names) else None
+
+
+def class_layer(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> Layer:
+    """Classes of a raster on the sheet of a scene's part, from one decimated read."""
+    names = _score_names(raster)
+    if names is None:
+        check_class_raster(raster)
+    if raster is scene or same_grid(scene, raster):
+        ids = _decimated_ids(raster, part, sheet.shape, is_scores=names is not None)
+    else:
+        ids = _warped_ids(raster, sheet, scene, part, is_scores=names is not None)
+    legend = read_legend(raster)
+    present = np.setdiff1d(ids, [NODATA_CLASS]).tolist()
+    known = [info.name for info in legend.classes(names)]
+    for number in range(len(known), max(present, default=-1) + 1):
+        known.append(f"class_{number}")
+    classes = legend.classes(tuple(known))
+    is_named = names is not None or bool(legend.names)
+    return Layer(ids, classes, classes if is_named else tuple(classes[i] for i in present))
+
+
+def _decimated_ids(
+    raster: Scene, part: Window, shape: tuple[int, int], *, is_scores: bool
+) -> NDArray[np.uint8]:
+    pixels, valid = raster.read_overview(max(shape), window=part)
+    best = pixels.argmax(axis=0).astype(np.uint8) if is_scores else pixels[0]
+    return as_class_ids(best, valid, name=raster.name)
+
+
+def _warped_ids(
+    raster: Scene, sheet: Sheet, scene: Scene, part: Window, *, is_scores: bool
+) -> NDArray[np.uint8]:
+    """Classes on another grid: read at about the sheet's pixel size, then nearest."""
+    part_over(scene, raster)  # for what it says if there is none
+    shown = outline_in(scene, raster.georeference.crs_wkt, part)
+    reached = window_around(raster, shown)
+    if reached is None:
+        raise SceneError(f"{raster.name}: does not reach this part of {scene.name}")
+    ids = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
+    read = sheet_of(raster, reached, 2 * max(sheet.shape))
+    source = _decimated_ids(raster, reached, read.shape, is_scores=is_scores)
+    reproject(
+        source,
+        ids,
+        src_transform=read.georeference.transform,
+        src_crs=read.georeference.crs_wkt,
+        dst_transform=sheet.georeference.transform,
+        dst_crs=sheet.georeference.crs_wkt,
+        src_nodata=NODATA_CLASS,
+        dst_nodata=NODATA_CLASS,
+        resampling=Resampling.nearest,
+    )
+    return ids
+
+
+def is_layer(path: str) -> bool:
+    """Whether a result is polygons or boxes, rather than a raster."""
+    return path != STDIN and (_is_box_table(path) or is_vector(path))
+
+
+def read_polygons(path: str, scene: Scene | None = None) -> GeoDataFrame:
+    """Read polygons or boxes; those in pixels are brought onto the map of their scene.
+
+    Raises:
+        LemevitError: if they cannot be read, or are in pixels and no scene is named.
+    """
+    table = _read_box_table(path) if _is_box_table(path) else read_layer(path)
+    if _PIXEL_FIELD not in table.columns:
+        return table
+    if scene is None:
+        raise DataError(f"{path}: holds pixels of a scene; name it by --over SCENE")
+    transform = scene.georeference.transform or Affine.identity()
+    mapped = shapely.transform(table.geometry.to_numpy(), lambda xy: apply(transform, xy))
+    # Not with set_geometry: a GeoJSON in pixels is taken for degrees by GDAL.
+    fields = table.drop(columns="geometry")
+    return GeoDataFrame(fields, geometry=mapped, crs=scene.georeference.crs_wkt)
+
+
+def _is_box_table(path: str) -> bool:
+    return Path(path).suffix.lower() in _BOX_TABLES
+
+
+def _read_box_table(path: str) -> GeoDataFrame:
+    """Boxes of a file that GDAL reads as no polygons, with the fields that ``detect`` writes."""
+    file = read_boxes(path)
+    fields: dict[str, Any] = {_CLASS_FIELD: file.classes, _BEARING_FIELD: 0.0}
+    if file.scores is not None:
+        fields[_SCORE_FIELD] = file.scores
+    if file.in_pixels:
+        fields[_PIXEL_FIELD] = 0.0
+    return GeoDataFrame(fields, geometry=list(shapely.polygons(file.corners)), crs=file.crs_wkt)
+
+
+def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
+    """Polygons on a sheet, by their field ``class``, else as one class.
+
+    They are filled and outlined; boxes are outlined alone, and counted.
+    """
+    # A GeoJSON without features has no fields at all: nothing was found.
+    is_empty = len(table) == 0 and list(table.columns) == ["geometry"]
+    if is_empty or set(table.columns) >= _BOX_FIELDS:
+        return _box_layer(table, path, sheet)
+    polygons = polygons_on(sheet, table, path)
+    classes, ids_of_rows = _classes_of(table, path)
+    ids = ids_of_rows[polygons.rows]
+    lines = shapely.boundary(_in_pixels(polygons))
+    outlines = _rasterized(lines, ids, sheet, all_touched=True)
+    filled = polygons.burn(sheet.window, ids, background=NODATA_CLASS)
+    return Layer(filled, classes, classes, outlines)
+
+
+def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
+    """Outlines of boxes, the surest on top."""
+    nothing = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
+    if len(table) == 0:
+        return Layer(nothing, (), (), nothing, ())
+    if _SCORE_FIELD in table.columns:
+        table = table.sort_values(_SCORE_FIELD, kind="stable", ignore_index=True)
+    polygons = polygons_on(sheet, table, path)
+    classes, ids_of_rows = _classes_of(table, path)
+    ids = ids_of_rows[polygons.rows]
+    # A ring as wide as the line: rasterize draws lines of one pixel alone.
+    rings = shapely.boundary(_in_pixels(polygons))
+    rings = shapely.buffer(rings, _BOX_LINE_PX / 2, join_style="mitre")
+    counts = np.bincount(ids, minlength=len(classes))[: len(classes)]
+    present = np.flatnonzero(counts).tolist()
+    return Layer(
+        ids=nothing,
+        classes=classes,
+        told=tuple(classes[i] for i in present),
+        outlines=_rasterized(rings, ids, sheet, all_touched=False),
+        counts=tuple(int(counts[i]) for i in present),
+    )
+
+
+def _classes_of(table: GeoDataFrame, path: str) -> tuple[tuple[ClassInfo, ...], NDArray[np.uint8]]:
+    """The classes of a layer, and each row's place in them, ``NODATA_CLASS`` of none.
+
+    By the field ``class``, in the order of ``class_id`` where there is one, which is that of the
+    weights and gives their colours; without a class all rows are of one.
+
+    Raises:
+        DataError: if there are too many to be drawn.
+    """
+    names: list[str | None]
+    if _CLASS_FIELD in table.columns:
+        names = class_texts(table[_CLASS_FIELD])
+    else:
+        names = [layer_name(path)[1]] * len(table)
+    found = in_order({name for name in names if name is not None})
+    if _ID_FIELD in table.columns:
+        found = _by_id(names, table[_ID_FIELD].to_numpy()) or found
+    if len(found) > MAX_CLASSES:
+        raise DataError(
+            f"{path}: {len(found)} different classes; at most {MAX_CLASSES} can be drawn"
+        )
+    id_of: dict[str | None, int] = {name: i for i, name in enumerate(found)}
+    ids = np.array([id_of.get(name, NODATA_CLASS) for name in names], np.uint8)
+    return classes_from_names(found), ids
+
+
+def _by_id(names: list[str | None], ids: NDArray[Any]) -> list[str] | None:
+    """Names at the places of their ids, gaps filled; None unless each name has an id of its own."""
+    pairs = set(zip(names, ids.tolist(), strict=True))
+    name_of = {number: name for name, number in pairs if name is not None}
+    is_clear = len(pairs) == len(name_of) == len(set(names))
+    if not is_clear or not all(number in range(MAX_CLASSES) for number in name_of):
+        return None
+    return [name_of.get(i, f"class_{i}") for i in range(max(name_of, default=-1) + 1)]
+
+
+def _in_pixels(polygons: ScenePolygons) -> NDArray[Any]:
+    to_pixels = ~polygons.transform
+    return shapely.transform(polygons.polygons, lambda xy: apply(to_pixels, xy))
+
+
+def _rasterized(
+    shapes: NDArray[Any], ids: NDArray[np.uint8], sheet: Sheet, *, all_touched: bool
+) -> NDArray[np.uint8]:
+    drawn: NDArray[np.uint8] = rasterize(
+        zip(shapes, ids.tolist(), strict=True),
+        out_shape=sheet.shape,
+        fill=NODATA_CLASS,
+        transform=Affine.identity(),
+        all_touched=all_touched,
+        dtype=np.uint8,
+    )
+    return drawn
+
+
+def colored(layer: Layer) -> NDArray[np.uint8]:
+    """The layer alone; outlines of what is filled are a darker shade."""
+    rgb = colorize(layer.ids, layer.classes)
+    if layer.outlines is None:
+        return rgb
+    drawn = layer.outlines != NODATA_CLASS
+    shade = np.where(layer.ids == NODATA_CLASS, 1.0, 0.6)[drawn, None]
+    rgb[drawn] = (colorize(layer.outlines, layer.classes)[drawn] * shade).round()
+    return rgb
+
+
+def blended(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
+    """The layer over a scene; its outlines are opaque."""
+    opacity = np.where(layer.ids == NODATA_CLASS, 0.0, alpha)[..., None]
+    mixed = rgb * (1 - opacity) + colorize(layer.ids, layer.classes) * opacity
+    out = mixed.round().astype(np.uint8)
+    if layer.outlines is not None:
+        drawn = layer.outlines != NODATA_CLASS
+        out[drawn] = colorize(layer.outlines, layer.classes)[drawn]
+    return out

@@ -1,0 +1,172 @@
+"""From a scene and a card to what the model reads: checks, stretch, pixel size, mask."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import LemevitError, SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.bounds import PolygonsMask, polygons_mask, window_of_bounds
+from lemevit_cli.models.weights import Card
+from lemevit_cli.progress import Progress
+from lemevit_cli.raster.bands import check_bands
+from lemevit_cli.raster.radiometry import Stretch, choose_stretch
+from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene_pair import ScenePair
+from lemevit_cli.raster.view import SceneView
+from lemevit_cli.settings import ReadingOptions
+
+_NEARLY_SQUARE = 1.1  # sides that differ by less are left alone
+_FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a warning
+
+
+@dataclass(frozen=True)
+class SceneInput:
+    """A scene as the weights want it.
+
+    Args:
+        name: what messages call it.
+        view: what windows are read from.
+        area: the part of the scene's grid that is wanted.
+        stretch: of its values, None where they are read as they are.
+    """
+
+    name: str
+    view: SceneView
+    area: Window
+    stretch: Stretch | None
+
+
+@dataclass(frozen=True)
+class Area:
+    """The part of a scene's grid that is wanted.
+
+    Args:
+        window: in pixels of the grid.
+        mask: outside which nothing is wanted; None without one.
+    """
+
+    window: Window
+    mask: PolygonsMask | None
+
+    def of(self, source: Scene | ScenePair) -> Scene | ScenePair | MaskedScene:
+        """The source, void outside the mask."""
+        return MaskedScene(source, self.mask) if self.mask else source
+
+
+def area_of(grid: Scene, options: ReadingOptions) -> Area:
+    """What ``--bounds`` and ``--mask`` leave of a scene's grid.
+
+    Raises:
+        SceneError: if they miss it, or the mask cannot be read.
+    """
+    return Area(
+        window_of_bounds(grid, options.bounds) if options.bounds else grid.window,
+        polygons_mask(options.mask, grid) if options.mask else None,
+    )
+
+
+def scene_input(
+    scene: Scene, card: Card, options: ReadingOptions, progress: Progress
+) -> SceneInput:
+    """Check a scene against a card, and decide how it is read; tell what was decided.
+
+    Raises:
+        SceneError: if bands, bounds, mask or pixel size do not fit.
+    """
+    for warning in scene.warnings:
+        progress.warn(f"{scene.name}: {warning}")
+    check_bands(scene, card.bands)
+    area = area_of(scene, options)
+    stretch = choose_stretch(
+        scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
+    )
+    if stretch is not None:
+        progress.note(f"{scene.name}: {stretch.describe()}")
+    scale = model_scale(scene, card, options.gsd, progress)
+    view = SceneView(area.of(scene), scale=scale, stretch=stretch, fill=card.mean)
+    return SceneInput(scene.name, view, area.window, stretch)
+
+
+def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
+    """Model pixels per scene pixel, along rows and along columns.
+
+    ``auto``: 1 within the card's range of pixel sizes, else to its nearest end; pixels that are no
+    squares on the ground, as those in degrees, become squares.
+
+    Raises:
+        LemevitError: if ``spec`` is none of ``auto``, ``native``, metres.
+        SceneError: if metres are asked of a scene that is not tied to the earth.
+    """
+    check_gsd(spec)
+    wanted = _wanted_gsd(scene, card, spec)
+    if wanted is None or scene.gsd_m is None or scene.pixel_sides_m is None:
+        return 1.0, 1.0
+    along_row, along_col = scene.pixel_sides_m
+    are_squares = max(along_row, along_col) < _NEARLY_SQUARE * min(along_row, along_col)
+    if are_squares and abs(scene.gsd_m / wanted - 1.0) < 1e-3:
+        return 1.0, 1.0
+    sides = f"{along_row:.3g}" if are_squares else f"{along_row:.3g} x {along_col:.3g}"
+    progress.note(f"{scene.name}: pixels of {sides} m are read at {wanted:.3g} m")
+    if spec == "auto" and scene.gsd_m > _FAR_OUTSIDE * wanted:
+        progress.warn(
+            f"{scene.name}: pixels of {scene.gsd_m:.3g} m are far coarser than the weights "
+            f"learned ({card.gsd_m}); expect little of the result"
+        )
+    if are_squares:
+        return scene.gsd_m / wanted, scene.gsd_m / wanted
+    return along_row / wanted, along_col / wanted
+
+
+def check_gsd(spec: str) -> None:
+    """Refuse a malformed ``--gsd``.
+
+    Raises:
+        LemevitError: naming the value and the forms that are understood.
+    """
+    if spec in ("auto", "native"):
+        return
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", spec) or not 0 < float(spec) < math.inf:
+        raise LemevitError(f"--gsd {spec}: use auto, native, or metres such as 0.5")
+
+
+def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
+    if spec == "native":
+        return None
+    if spec == "auto":
+        if card.gsd_m is None or scene.gsd_m is None:
+            return None
+        return min(max(scene.gsd_m, card.gsd_m[0]), card.gsd_m[1])
+    if scene.gsd_m is None:
+        raise SceneError(
+            f"{scene.name}: its pixels have no size on the ground, so --gsd {spec} means nothing; "
+            "state its CRS by --src-crs, or use --gsd native"
+        )
+    return float(spec)
+
+
+class MaskedScene:
+    """A scene (or a pair) that is void outside polygons; reads like a :class:`Scene`."""
+
+    def __init__(self, scene: Scene | ScenePair, mask: PolygonsMask) -> None:
+        self._scene = scene
+        self._mask = mask
+        self.width, self.height, self.num_bands = scene.width, scene.height, scene.num_bands
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """As :meth:`Scene.read`; valid inside the polygons only."""
+        inside = self._mask.read(window)
+        if not inside.any():
+            return self._void(window), inside
+        pixels, valid = self._scene.read(window)
+        return pixels, valid & inside
+
+    def _void(self, window: Window) -> NDArray[Any]:
+        shape = (self._scene.num_bands, window.height, window.width)
+        return np.zeros(shape, dtype=self._scene.dtype)

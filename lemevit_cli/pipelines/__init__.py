@@ -1,1 +1,0 @@
-"""One plain function a command, read from top to bottom."""

@@ -1,0 +1,134 @@
+"""Rasters whose numbers are classes: ids, names and colours, ours and those of others."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS, ClassInfo, classes_from_names
+from lemevit_cli.raster.scene import Scene
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What a raster says of its classes, by id; both empty where it says nothing."""
+
+    names: Mapping[int, str]
+    colors: Mapping[int, Color]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names from id 0 to the last; None if there are none at all."""
+        return tuple(info.name for info in self.classes()) if self.names else None
+
+    def classes(self, names: tuple[str, ...] | None = None) -> tuple[ClassInfo, ...]:
+        """Classes from id 0 to the last that is named or coloured.
+
+        Args:
+            names: replace the raster's own; their number is that of the classes.
+
+        An id without a name is ``class_<id>``; one without a colour gets its name's.
+        """
+        last = max([*self.names, *self.colors], default=-1)
+        if names is None:
+            names = tuple(self.names.get(i, f"class_{i}") for i in range(last + 1))
+        return tuple(
+            ClassInfo(info.name, self.colors.get(i, info.color))
+            for i, info in enumerate(classes_from_names(names))
+        )
+
+
+def read_legend(scene: Scene) -> Legend:
+    """Names and colours of a raster's classes, from its first chosen band.
+
+    Names are the band's tags ``CLASS_<id>``, as our writer leaves them, else GDAL's category names
+    beside the file; colours are the band's colour table. ``NODATA_CLASS`` has neither.
+    """
+    dataset, band = scene.dataset(), scene.bidx[0]
+    found = {
+        int(match[1]): text
+        for key, text in dataset.tags(band).items()
+        if (match := re.fullmatch(r"CLASS_(\d+)", key))
+    }
+    names = found or dict(enumerate(_category_names(dataset.files, band)))
+    try:
+        table = dataset.colormap(band)
+    except ValueError:  # the band has none
+        table = {}
+    void = {NODATA_CLASS, *(v for v in scene.nodata[:1] if v is not None)}
+    return Legend(
+        {i: name for i, name in names.items() if i not in void and name},
+        {i: color[:3] for i, color in table.items() if i not in void and color != (0, 0, 0, 255)},
+    )
+
+
+def _category_names(files: list[str], band: int) -> list[str]:
+    """GDAL's category names, which rasterio does not tell: from ``<file>.aux.xml``."""
+    for file in files:
+        if not file.endswith(".aux.xml") or not Path(file).is_file():
+            continue
+        try:
+            root = ET.parse(file).getroot()
+        except ET.ParseError:
+            continue
+        names = root.findall(f"PAMRasterBand[@band='{band}']/CategoryNames/Category")
+        return [name.text or "" for name in names]
+    return []
+
+
+def as_class_ids(values: NDArray[Any], valid: NDArray[np.bool_], *, name: str) -> NDArray[np.uint8]:
+    """Numbers of a raster ``(H, W)`` as class ids, ``NODATA_CLASS`` where they are not valid.
+
+    Raises:
+        SceneError: for a number that is no id: below 0, above 255, or not whole.
+    """
+    if values.dtype != np.uint8:
+        known = values[valid]
+        wrong = known[(known < 0) | (known > NODATA_CLASS) | (known != np.trunc(known))]
+        if len(wrong):
+            raise SceneError(
+                f"{name}: holds {wrong[0]:g}, which is no class id (0 to {NODATA_CLASS - 1})"
+            )
+    ids = np.full(values.shape, NODATA_CLASS, dtype=np.uint8)
+    ids[valid] = values[valid].astype(np.uint8)
+    return ids
+
+
+def check_class_raster(scene: Scene) -> None:
+    """Refuse a raster that holds no class ids.
+
+    Raises:
+        SceneError: if it has several bands.
+    """
+    if scene.num_bands != 1:
+        raise SceneError(
+            f"{scene.name}: has {scene.num_bands} bands; class ids are read from a raster of one "
+            "band, as predict --output-type classes writes it"
+        )
+
+
+@dataclass(frozen=True)
+class ClassRaster:
+    """Class ids of a raster, on its own grid."""
+
+    scene: Scene
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """Ids ``(H, W)``, ``NODATA_CLASS`` where there is none.
+
+        Raises:
+            SceneError: if the file cannot be read, or holds a number that is no id.
+        """
+        pixels, valid = self.scene.read(window)
+        return as_class_ids(pixels[0], valid, name=self.scene.name)

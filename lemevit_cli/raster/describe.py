@@ -1,0 +1,70 @@
+"""What can be told of a scene without a model: for ``lemevit info SCENE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.crs import CRS
+
+from lemevit_cli.raster.scene import Scene
+
+_OVERVIEW_SIDE = 512
+
+
+def describe(scene: Scene) -> dict[str, Any]:
+    """Facts of a scene, fit for JSON.
+
+    ``valid_share`` is that of one decimated read. ``transform`` has GDAL's order, None without one.
+    A number that JSON cannot hold (a NaN nodata) is text.
+
+    Raises:
+        SceneError: if the file cannot be read.
+    """
+    dataset = scene.dataset()
+    georeference = scene.georeference
+    _, valid = scene.read_overview(_OVERVIEW_SIDE)
+    return {
+        "path": scene.path,
+        "driver": dataset.driver,
+        "width": scene.width,
+        "height": scene.height,
+        "bands": dataset.count,
+        "bidx": list(scene.bidx),
+        "band_names": [dataset.descriptions[b - 1] for b in scene.bidx],
+        "colors": [dataset.colorinterp[b - 1].name for b in scene.bidx],
+        "dtype": scene.dtype,
+        "crs": _crs_name(georeference.crs_wkt),
+        "transform": georeference.transform and list(georeference.transform.to_gdal()),
+        "gcps": len(georeference.gcps),
+        "rpcs": bool(georeference.rpcs),
+        "gsd_m": scene.gsd_m,
+        "nodata": [_json_number(value) for value in scene.nodata],
+        "mask": scene.mask_kind,
+        "valid_share": float(np.mean(valid)),
+        "overviews": dataset.overviews(scene.bidx[0]),
+        "block_shape": list(dataset.block_shapes[scene.bidx[0] - 1]),
+        "compression": dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"),
+        "bytes_on_disk": _bytes_on_disk(dataset.files),
+        "warnings": list(scene.warnings),
+    }
+
+
+def _crs_name(crs_wkt: str | None) -> str | None:
+    """``EPSG:32633`` where it is one, else the CRS's own name."""
+    if crs_wkt is None:
+        return None
+    authority = CRS.from_wkt(crs_wkt).to_authority()
+    return ":".join(authority) if authority else crs_wkt.split('"')[1]
+
+
+def _json_number(value: float | None) -> float | str | None:
+    return value if value is None or np.isfinite(value) else str(value)
+
+
+def _bytes_on_disk(files: Sequence[str]) -> int | None:
+    """Of the file and its side files; None where they are not on this machine."""
+    sizes = [Path(file).stat().st_size for file in files if Path(file).is_file()]
+    return sum(sizes) if sizes else None

@@ -1,0 +1,101 @@
+"""What both kinds of writers ask of GDAL: a bounded cache, tiles, and errors of one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.raster.spec import RasterSpec
+
+TILE_SIZE = 512  # pixels; blocks of the output are aligned to it
+
+
+@contextmanager
+def gdal_refusals(blame: str, *, warnings_too: bool = False) -> Iterator[None]:
+    """Turn whatever GDAL refuses in the block into ``OutputError("BLAME: REASON")``.
+
+    GDAL and rasterio tell of a disk that fills up while tiles are flushed, or of an unknown
+    creation option, only through the log; it is read too, so that a broken file is never
+    taken for a result.
+    """
+    logger = logging.getLogger("rasterio._env")
+    heard = _HeardFromGdal(logger.getEffectiveLevel(), warnings_too=warnings_too)
+    level = logger.level
+    logger.addFilter(heard)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        raise OutputError(f"{blame}: {heard.first or _one_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(heard)
+    if heard.first:
+        raise OutputError(f"{blame}: {heard.first}")
+
+
+def gdal_cache(spec: RasterSpec) -> rasterio.Env:
+    """Size GDAL's cache, which is the process's, for windows that end inside a tile.
+
+    Room for two rows of the result's tiles, so that none is compressed before it is full, and
+    for the scene's windows that are read in between (four bytes a pixel); GDAL's own choice,
+    5 % of the memory, would let a tall scene fill a gigabyte.
+    """
+    row_of_tiles = TILE_SIZE * spec.width
+    num_bytes = max(64 * 2**20, row_of_tiles * (2 * spec.bytes_per_pixel + 4))
+    return rasterio.Env(GDAL_CACHEMAX=num_bytes)
+
+
+def plain_tiles(width: int, height: int) -> dict[str, Any]:
+    """Creation options of a tiled file; a raster smaller than a tile keeps GDAL's strips."""
+    if min(width, height) < TILE_SIZE:
+        return {}
+    return {"TILED": "YES", "BLOCKXSIZE": TILE_SIZE, "BLOCKYSIZE": TILE_SIZE}
+
+
+class _HeardFromGdal(logging.Filter):
+    """Keeps the first complaint that GDAL has for this thread; others are reading the scene."""
+
+    def __init__(self, usual_level: int, *, warnings_too: bool) -> None:
+        super().__init__()
+        self.first = ""
+        self._usual_level = usual_level
+        self._warnings_too = warnings_too
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread == self._thread and not self.first:
+            self.first = self._complaint(record)
+        return record.levelno >= self._usual_level
+
+    def _complaint(self, record: logging.LogRecord) -> str:
+        message = _one_line(record.getMessage())
+        # rasterio logs every error of GDAL at the level of information.
+        error = re.fullmatch(r"GDAL signalled an error: err_no=\d+, msg=['\"](.*)['\"]", message)
+        if error:
+            # A second PROJ on the machine complains at each CRS, and files are none the worse.
+            return "" if error[1].startswith("PROJ") else error[1]
+        is_complaint = record.levelno >= (logging.WARNING if self._warnings_too else logging.ERROR)
+        return re.sub(r"^CPLE_\w+ in ", "", message) if is_complaint else ""
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+@contextmanager
+def quiet_without_georeference() -> Iterator[None]:
+    # A scene without a georeference gives a result without one; the scene has said so.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

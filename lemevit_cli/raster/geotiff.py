@@ -1,0 +1,227 @@
+"""GeoTIFF and COG: tiled, compressed, with overviews, colours and the names of the classes."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.enums import Resampling
+from rasterio.io import DatasetWriter, MemoryFile
+from rasterio.rpc import RPC
+from rasterio.windows import Window as RasterioWindow
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS, ClassInfo
+from lemevit_cli.raster.atomic import replacing
+from lemevit_cli.raster.gdal import (
+    TILE_SIZE,
+    gdal_cache,
+    gdal_refusals,
+    plain_tiles,
+    quiet_without_georeference,
+)
+from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
+from lemevit_cli.settings import OutputOptions
+
+SMALLEST_OVERVIEW = 256  # pixels on the longer side; smaller ones save a viewer nothing
+COMPANIONS = (".aux.xml", ".ovr", ".msk")  # what GDAL may have put beside an older target
+
+# DEFLATE opens everywhere; ZSTD, one --co away, made 8192 x 8192 class ids 13 % smaller in
+# equal time.
+_PROFILE: dict[str, Any] = {"COMPRESS": "DEFLATE", "NUM_THREADS": "ALL_CPUS", "BIGTIFF": "IF_SAFER"}
+
+
+def check_options(options: OutputOptions, writer: Writer) -> None:
+    """Let GDAL try the creation options on a raster in memory, before any work.
+
+    Raises:
+        OutputError: for an option or a value that the driver does not know, or one that only
+            a vector result has.
+    """
+    driver = writer.driver
+    if options.classes is not None or options.min_area_m2 > 0:
+        raise OutputError(
+            f"--classes and --min-area choose polygons, and {driver} holds pixels; "
+            "write .gpkg, .shp, .fgb or .geojson, or leave them out"
+        )
+    dtype = "uint8" if options.output_type == "classes" else "float32"
+    profile = _gtiff_profile(dtype, TILE_SIZE, TILE_SIZE, options, driver)
+    shape = {"width": TILE_SIZE, "height": TILE_SIZE, "count": 1, "dtype": dtype}
+    with gdal_refusals(f"--co, {driver}", warnings_too=True), MemoryFile() as memory:
+        with quiet_without_georeference(), memory.open(driver="GTiff", **shape, **profile):
+            pass
+        if driver == "COG":
+            with MemoryFile() as copy:
+                _copy_as_cog(memory.name, copy.name, options)
+
+
+@contextmanager
+def open_sink(
+    target: Path, spec: RasterSpec, options: OutputOptions, writer: Writer
+) -> Iterator[Sink]:
+    """Open a raster to be written window by window; it is complete when the block has closed.
+
+    Raises:
+        OutputError: if the target exists, cannot be written, or the disk is full.
+    """
+    blame = f"{target} cannot be written (is the disk full?)"
+    companions = [target.name + suffix for suffix in COMPANIONS]
+    with (
+        replacing(target, overwrite=options.overwrite, companions=companions) as path,
+        gdal_cache(spec),
+    ):
+        draft = path if writer.driver == "GTiff" else path.with_name(path.name + ".draft.tif")
+        with gdal_refusals(blame):
+            dataset = _create(draft, spec, options, writer.driver)
+        try:
+            yield _RasterSink(dataset, spec, blame)
+        finally:
+            with gdal_refusals(blame):
+                dataset.close()
+        with gdal_refusals(blame):
+            _build_overviews(draft, spec)
+            if writer.driver == "COG":
+                _copy_as_cog(draft, path, options)
+                rasterio.shutil.delete(draft)
+            if spec.output_type == "classes":
+                _write_category_names(path, spec.classes)
+
+
+class _RasterSink:
+    """Writes windows into an open dataset."""
+
+    def __init__(self, dataset: DatasetWriter, spec: RasterSpec, blame: str) -> None:
+        self._dataset = dataset
+        self._spec = spec
+        self._blame = blame
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        self._spec.check_values(window, values)
+        bands = values[np.newaxis] if values.ndim == 2 else values
+        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        with gdal_refusals(self._blame):
+            self._dataset.write(bands, window=place)
+
+
+def _create(path: Path, spec: RasterSpec, options: OutputOptions, driver: str) -> DatasetWriter:
+    classes_only = spec.output_type == "classes"
+    dtype = "uint8" if classes_only else "float32"
+    with quiet_without_georeference():
+        dataset = rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=spec.width,
+            height=spec.height,
+            count=1 if classes_only else len(spec.classes),
+            dtype=dtype,
+            nodata=NODATA_CLASS if classes_only else float("nan"),
+            **_gtiff_profile(dtype, spec.width, spec.height, options, driver),
+            **_georeference_profile(spec.georeference),
+        )
+    # All of it before the first pixel: later, GDAL would put colours and tags beside the file.
+    dataset.update_tags(**_dataset_tags(spec))
+    if classes_only:
+        _describe_class_band(dataset, spec.classes)
+    else:
+        dataset.descriptions = [info.name for info in spec.classes]
+    return dataset
+
+
+def _gtiff_profile(
+    dtype: str, width: int, height: int, options: OutputOptions, driver: str
+) -> dict[str, Any]:
+    profile = _PROFILE | plain_tiles(width, height)
+    # A COG is copied from a plain GeoTIFF; the user's options are for the copy.
+    chosen = options.creation_options if driver == "GTiff" else {}
+    compression = chosen.get("COMPRESS", "DEFLATE").upper()
+    if dtype == "float32" and compression in ("DEFLATE", "LZW", "ZSTD"):
+        profile["PREDICTOR"] = 3
+    return profile | chosen
+
+
+def _georeference_profile(georeference: Georeference) -> dict[str, Any]:
+    profile: dict[str, Any] = {}
+    if georeference.transform is not None:
+        profile["transform"] = georeference.transform
+    if georeference.gcps:
+        profile["gcps"] = [
+            GroundControlPoint(row=row, col=col, x=x, y=y, z=z, id=name, info=info)
+            for row, col, x, y, z, name, info in georeference.gcps
+        ]
+    crs_wkt = georeference.gcps_crs_wkt if georeference.gcps else georeference.crs_wkt
+    if crs_wkt:
+        profile["crs"] = crs_wkt
+    if georeference.rpcs:
+        profile["rpcs"] = RPC.from_gdal(dict(georeference.rpcs))
+    return profile
+
+
+def _dataset_tags(spec: RasterSpec) -> dict[str, str]:
+    tags = {
+        "TIFFTAG_SOFTWARE" if name == "software" else f"LEMEVIT_{name.upper()}": text
+        for name, text in spec.tags.items()
+    }
+    if spec.georeference.area_or_point:
+        tags["AREA_OR_POINT"] = spec.georeference.area_or_point
+    return tags
+
+
+def _describe_class_band(dataset: DatasetWriter, classes: tuple[ClassInfo, ...]) -> None:
+    colors = {class_id: (*info.color, 255) for class_id, info in enumerate(classes)}
+    dataset.write_colormap(1, colors | {NODATA_CLASS: (0, 0, 0, 0)})
+    dataset.set_band_description(1, "class")
+    dataset.update_tags(1, **{f"CLASS_{i}": info.name for i, info in enumerate(classes)})
+
+
+def _build_overviews(path: Path, spec: RasterSpec) -> None:
+    """Halve the raster until its longer side fits a screen.
+
+    Classes by majority, not by the nearest pixel: at 8192 x 8192 it costs 0.2 s more, a
+    thin road does not break up, and the overviews are a fifth of the size.
+    """
+    side = max(spec.width, spec.height)
+    if side <= TILE_SIZE:
+        return
+    factors = [2]
+    while side / factors[-1] > SMALLEST_OVERVIEW:
+        factors.append(2 * factors[-1])
+    resampling = Resampling.mode if spec.output_type == "classes" else Resampling.average
+    with (
+        rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"),
+        quiet_without_georeference(),
+        rasterio.open(path, "r+", NUM_THREADS="ALL_CPUS") as dataset,
+    ):
+        dataset.build_overviews(factors, resampling)
+
+
+def _copy_as_cog(source: str | Path, target: str | Path, options: OutputOptions) -> None:
+    with quiet_without_georeference():
+        rasterio.shutil.copy(source, target, driver="COG", **(_PROFILE | options.creation_options))
+
+
+def _write_category_names(path: Path, classes: tuple[ClassInfo, ...]) -> None:
+    """Name the classes in ``<path>.aux.xml``, GDAL's place for what TIFF has no tag for."""
+    sidecar = path.with_name(path.name + ".aux.xml")
+    # GDAL has written one already where the CRS does not fit a GeoTIFF.
+    root = ET.parse(sidecar).getroot() if sidecar.exists() else ET.Element("PAMDataset")
+    band = root.find("PAMRasterBand[@band='1']")
+    if band is None:
+        band = ET.SubElement(root, "PAMRasterBand", band="1")
+    for old_names in band.findall("CategoryNames"):
+        band.remove(old_names)
+    names = ET.SubElement(band, "CategoryNames")
+    for info in classes:
+        ET.SubElement(names, "Category").text = info.name
+    ET.indent(root)
+    ET.ElementTree(root).write(sidecar, encoding="utf-8")

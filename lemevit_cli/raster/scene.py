@@ -1,0 +1,387 @@
+"""A scene: one georeferenced raster, opened and read window by window through rasterio."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import MaskFlags
+from rasterio.errors import CRSError
+from rasterio.windows import Window as RasterioWindow
+
+from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_m2
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.raster.bands import choose_bands
+from lemevit_cli.raster.source import Source, Warp, WarpResampling
+from lemevit_cli.raster.validity import as_dtype, valid_pixels
+from lemevit_cli.settings import SceneOptions
+
+_NAMED_SUBDATASETS = 8
+
+
+def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
+    """Open a raster: a path, anything else that GDAL opens, or ``-`` for stdin.
+
+    Raises:
+        SceneError: if it cannot be opened, has no bands, or ``options`` do not fit it.
+    """
+    source = Source(os.fspath(path))
+    try:
+        return Scene(source, options or SceneOptions())
+    except BaseException:
+        source.close()
+        raise
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the bands of the file become pixels and a valid mask."""
+
+    bands: tuple[int, ...]  # each once, as GDAL reads them
+    picks: tuple[int, ...]  # the scene's bands among them
+    alpha: int | None
+    masked_bands: tuple[int, ...]  # bands whose mask GDAL keeps apart from the pixels
+    nodata: tuple[float | None, ...]  # of each of ``bands``
+    dtype: str  # holds the numbers of all ``bands``
+    is_mixed: bool  # whether the bands and alpha differ in dtype
+    scales: tuple[float, ...]  # of each of ``bands``
+    offsets: tuple[float, ...]
+
+    @property
+    def is_scaled(self) -> bool:
+        return any(s != 1 for s in self.scales) or any(o != 0 for o in self.offsets)
+
+
+class Scene:
+    """One raster as the program sees it: size, bands, georeference, pixels with a valid mask.
+
+    Use :func:`open_scene`, and the scene as a context manager. Any thread may read. A pickled scene
+    opens its file anew where it is unpickled.
+
+    Attributes:
+        path: as the user gave it.
+        name: what messages call it (the path, or ``stdin``).
+        stem: the name without folder and suffix, for names of results.
+        width, height: in pixels.
+        bidx: the chosen bands, counted from 1; one may repeat.
+        dtype: numpy name of what :meth:`read` gives: the file's, or float32 (float64 where 32 bits
+            are too few) if the file states a scale or an offset.
+        georeference: exactly as the file states it.
+        gsd_m: metres on the ground at the scene's centre, the side of a square pixel of the same
+            area; None where the scene is not tied to the earth.
+        pixel_sides_m: metres on the ground along a row and along a column, there; None likewise.
+        warnings: what a user should know, a line each.
+    """
+
+    def __init__(self, source: Source, options: SceneOptions) -> None:
+        self._source = source
+        dataset = source.handle()
+        _refuse_containers(dataset, source.name)
+        choice = choose_bands(dataset, options.bidx, name=source.name)
+
+        self.path, self.name, self.stem = source.path, source.name, source.stem
+        self.width, self.height = dataset.width, dataset.height
+        self.bidx = choice.bidx
+        self.num_bands = len(choice.bidx)
+        self.georeference = _read_georeference(dataset, options.src_crs, name=source.name)
+        self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
+        self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
+        self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
+        self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
+        self.dtype = _scaled_dtype(self._reading)
+        _bound_block_cache(dataset, self._reading)
+
+    @property
+    def window(self) -> Window:
+        """The whole scene."""
+        return Window(col_off=0, row_off=0, width=self.width, height=self.height)
+
+    @property
+    def nodata(self) -> tuple[float | None, ...]:
+        """The value that means "no data", of each chosen band; None where none is stated."""
+        return tuple(self._reading.nodata[i] for i in self._reading.picks)
+
+    @property
+    def mask_kind(self) -> str:
+        """What can make a pixel void: any of nodata, alpha, mask and nan, or none."""
+        reading = self._reading
+        kinds = {
+            "nodata": any(v is not None for v in reading.nodata),
+            "alpha": reading.alpha is not None,
+            "mask": bool(reading.masked_bands),
+            "nan": np.issubdtype(np.dtype(reading.dtype), np.floating),
+        }
+        return "+".join(kind for kind, there in kinds.items() if there) or "none"
+
+    def dataset(self) -> Any:
+        """The calling thread's rasterio dataset, for what this class does not tell."""
+        return self._source.handle()
+
+    def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read a window at full resolution.
+
+        Returns:
+            Pixels ``(bands, H, W)`` in :attr:`dtype`, and where they are valid ``(H, W)``, which
+            may be a read-only view. Void pixels keep the file's number.
+
+        Raises:
+            SceneError: if the file cannot be read there.
+            ValueError: if the window leaves the scene.
+        """
+        return self._read(window, (window.height, window.width))
+
+    def read_overview(
+        self, max_side: int, *, window: Window | None = None
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read the whole scene (or ``window``) in one go, no side longer than ``max_side``.
+
+        Pixels are picked, not averaged, so that each is a number of the file (or of its own
+        overviews) and validity keeps its meaning. Otherwise as :meth:`read`.
+        """
+        window = window or self.window
+        shrink = max(1.0, max(window.width, window.height) / max_side)
+        shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
+        return self._read(window, shape)
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[NDArray, NDArray[np.bool_]]:
+        if self.window.intersection(window) != window:
+            raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
+        reading = self._reading
+        bands = reading.bands if reading.alpha is None else (*reading.bands, reading.alpha)
+        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        where = {"window": place, "out_shape": shape}
+        dataset = self._source.handle()
+        with self._source.failures(f"cannot read {_describe(window)}"):
+            if reading.is_mixed:  # rasterio reads bands of one dtype at a time
+                raw = np.stack([dataset.read(b, out_dtype=reading.dtype, **where) for b in bands])
+            else:
+                raw = dataset.read(bands, **where)
+            masks = (
+                dataset.read_masks(reading.masked_bands, **where) if reading.masked_bands else None
+            )
+        pixels = raw[: len(reading.bands)]
+        valid = valid_pixels(pixels, reading.nodata)
+        if reading.alpha is not None:
+            valid = _both(valid, raw[-1] > 0)
+        if masks is not None:
+            valid = _both(valid, masks.any(axis=0))
+        if valid is None:
+            valid = np.broadcast_to(np.True_, shape)
+        if reading.is_scaled:
+            pixels = _scaled(pixels, reading, self.dtype)
+        if reading.picks != tuple(range(len(reading.bands))):
+            pixels = pixels[list(reading.picks)]
+        return pixels, valid
+
+    def on_grid(
+        self,
+        georeference: Georeference,
+        *,
+        width: int,
+        height: int,
+        resampling: WarpResampling,
+    ) -> Scene:
+        """The same raster on another grid, through GDAL's warper as windows are read.
+
+        Void pixels give nothing to those around them; a pixel is void where the one under its
+        centre is, or lies beyond the raster. It reads through this scene: close this one last.
+        """
+        nodata = self.nodata[0]
+        can_be = nodata is not None and as_dtype(nodata, np.dtype(self._reading.dtype)) is not None
+        warp = Warp(
+            transform=georeference.transform or Affine.identity(),
+            crs_wkt=georeference.crs_wkt,
+            width=width,
+            height=height,
+            resampling=resampling,
+            src_crs_wkt=self.georeference.crs_wkt,
+            src_nodata=nodata if can_be else None,
+        )
+        return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
+
+    def close(self) -> None:
+        """Close the file in all threads."""
+        self._source.close()
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"Scene({self.name!r}, {self.width} x {self.height}, bands {self.bidx}, {self.dtype})"
+        )
+
+
+def _refuse_containers(dataset: Any, name: str) -> None:
+    if dataset.count > 0:
+        return
+    inner = dataset.subdatasets
+    if not inner:
+        raise SceneError(f"{name}: holds no raster bands")
+    more = f" and {len(inner) - _NAMED_SUBDATASETS} more" if len(inner) > _NAMED_SUBDATASETS else ""
+    raise SceneError(
+        f"{name}: holds {len(inner)} subdatasets and no bands of its own; "
+        f"name one of them: {', '.join(inner[:_NAMED_SUBDATASETS])}{more}"
+    )
+
+
+def _plan_reading(
+    dataset: Any, bidx: tuple[int, ...], alpha: int | None, nodata: float | None
+) -> _Reading:
+    bands = tuple(dict.fromkeys(bidx))
+    declared = tuple(dataset.nodatavals[b - 1] if nodata is None else nodata for b in bands)
+    dtypes = {dataset.dtypes[b - 1] for b in (*bands, *([] if alpha is None else [alpha]))}
+    return _Reading(
+        bands=bands,
+        picks=tuple(bands.index(b) for b in bidx),
+        alpha=alpha,
+        masked_bands=_bands_with_mask(dataset, bands, is_nodata_stated=nodata is not None),
+        nodata=declared,
+        dtype=str(np.result_type(*(dataset.dtypes[b - 1] for b in bands))),
+        is_mixed=len(dtypes) > 1,
+        scales=tuple(dataset.scales[b - 1] for b in bands),
+        offsets=tuple(dataset.offsets[b - 1] for b in bands),
+    )
+
+
+def _bands_with_mask(
+    dataset: Any, bands: tuple[int, ...], *, is_nodata_stated: bool
+) -> tuple[int, ...]:
+    """Bands whose mask is neither their alpha nor their nodata value: a mask band or a .msk."""
+    own = {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata}
+    # NODATA_VALUES, a tuple for all bands, is the one nodata that GDAL keeps in the mask alone.
+    if not is_nodata_stated and "NODATA_VALUES" in dataset.tags():
+        own = {MaskFlags.all_valid, MaskFlags.alpha}
+    flags = {b: set(dataset.mask_flag_enums[b - 1]) for b in bands}
+    masked = tuple(b for b in bands if not flags[b] & own)
+    shared = [b for b in masked if MaskFlags.per_dataset in flags[b]]
+    return (shared[0],) if shared and len(shared) == len(bands) else masked
+
+
+def _scaled_dtype(reading: _Reading) -> str:
+    if not reading.is_scaled:
+        return reading.dtype
+    return "float32" if np.can_cast(reading.dtype, np.float32) else "float64"
+
+
+def _scaled(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
+    scales = np.array(reading.scales, dtype)[:, None, None]
+    return pixels.astype(dtype) * scales + np.array(reading.offsets, dtype)[:, None, None]
+
+
+def _both(valid: NDArray[np.bool_] | None, also: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return also if valid is None else valid & also
+
+
+def _describe(window: Window) -> str:
+    return (
+        f"columns {window.col_off} to {window.right - 1}, "
+        f"rows {window.row_off} to {window.bottom - 1}"
+    )
+
+
+def _read_georeference(dataset: Any, src_crs: str | None, *, name: str) -> Georeference:
+    gcps, gcps_crs = dataset.gcps
+    transform = None if dataset.transform.is_identity else dataset.transform
+    crs = dataset.crs
+    if src_crs is not None:
+        stated = _parse_crs(src_crs, name)
+        # Where points alone tie the picture to the map, the CRS is theirs.
+        crs, gcps_crs = (crs, stated) if gcps and transform is None else (stated, gcps_crs)
+    return Georeference(
+        transform=transform,
+        crs_wkt=_wkt(crs),
+        gcps=tuple((p.row, p.col, p.x, p.y, p.z, p.id, p.info) for p in gcps),
+        gcps_crs_wkt=_wkt(gcps_crs),
+        rpcs=dataset.tags(ns="RPC"),
+        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+    )
+
+
+def _parse_crs(text: str, name: str) -> CRS:
+    reason = "empty"
+    try:
+        crs = CRS.from_user_input(text)
+    except (CRSError, ValueError) as error:
+        crs, reason = None, " ".join(str(error).split())
+    if not crs:
+        raise SceneError(
+            f"{name}: --src-crs {text!r} is no CRS ({reason}); write it as EPSG:32633 or WKT"
+        )
+    return crs
+
+
+def _wkt(crs: Any) -> str | None:
+    return crs.to_wkt(version="WKT2_2019") if crs else None
+
+
+def _gsd_at_centre(georeference: Georeference, width: int, height: int) -> float | None:
+    area = pixel_area_m2(georeference, col=width / 2, row=height / 2)
+    return None if area is None or area == 0 else float(area**0.5)
+
+
+def _pixel_sides(georeference: Georeference, width: int, height: int) -> tuple[float, float] | None:
+    transform, crs_wkt = georeference.transform, georeference.crs_wkt
+    if transform is None or not is_tied_to_earth(crs_wkt):
+        return None
+    col, row = width / 2, height / 2
+    corner = transform @ (col, row)
+    ends = [transform @ (col + 1, row), transform @ (col, row + 1)]
+    along_row, along_col = lengths_m([corner, corner], ends, crs_wkt)
+    known = along_row > 0 and along_col > 0
+    return (float(along_row), float(along_col)) if known else None
+
+
+def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> list[str]:
+    if georeference.transform is None:
+        if georeference.gcps:
+            return [
+                f"has {len(georeference.gcps)} ground control points and no transform: its pixels "
+                "have no known size on the ground; outlines are placed by the points"
+            ]
+        if georeference.rpcs:
+            what = "RPCs and no transform"
+        elif georeference.crs_wkt:
+            what = "a CRS and no transform"
+        else:
+            what = "no georeference"
+        return [f"has {what}: processed in pixels, without areas or lengths in metres"]
+    if georeference.crs_wkt is None:
+        return [
+            "has no CRS: the transform is kept, areas and lengths in metres are unknown; "
+            "--src-crs states one"
+        ]
+    if not is_tied_to_earth(georeference.crs_wkt):
+        return ["its CRS is local, not tied to the earth: areas and lengths in metres are unknown"]
+    if gsd_m is None:
+        return ["its centre lies outside its CRS's domain: areas in metres are unknown there"]
+    return []
+
+
+def _bound_block_cache(dataset: Any, reading: _Reading) -> None:
+    """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
+
+    Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
+    a row. GDAL asks once a process, at its first read; a user's own GDAL_CACHEMAX wins then.
+    """
+    row_bytes = dataset.width * dataset.count * np.dtype(reading.dtype).itemsize
+    is_striped = dataset.block_shapes[0][1] >= dataset.width
+    rows = 1024 if is_striped else 512
+    megabytes = min(max(row_bytes * rows // 2**20, 64), 512)
+    os.environ.setdefault("GDAL_CACHEMAX", str(megabytes))

@@ -1,0 +1,176 @@
+"""Results become files: rasters, polygons of classes or change, and boxes, by their suffix."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.legend import ClassInfo
+from lemevit_cli.raster.atomic import check_replaceable, replacing, spooled_to_stdout
+from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
+from lemevit_cli.settings import OutputOptions
+
+__all__ = [
+    "BOX_WRITERS",
+    "CHANGE_WRITERS",
+    "WRITERS",
+    "RasterSpec",
+    "Sink",
+    "Writer",
+    "check_classes",
+    "check_disk",
+    "check_target",
+    "find_writer",
+    "open_sink",
+    "replacing",
+]
+
+STDOUT = "-"
+_GEOTIFF = "lemevit_cli.raster.geotiff"
+_VECTOR = "lemevit_cli.tasks.segmentation.results"
+_BOXES = "lemevit_cli.tasks.detection.results"
+_CHANGES = "lemevit_cli.tasks.change.results"
+_SUFFIX_OF = {".tiff": ".tif", ".json": ".geojson"}  # that people write instead
+
+# Of what covers every pixel. Another of GDAL's vector formats is one more line, here and below.
+# The first writer of a suffix goes by it, the first of all goes to stdout.
+WRITERS = (
+    Writer("GTiff", ".tif", "raster", _GEOTIFF),
+    Writer("COG", ".tif", "raster", _GEOTIFF),
+    Writer("GPKG", ".gpkg", "vector", _VECTOR),
+    Writer("FlatGeobuf", ".fgb", "vector", _VECTOR),
+    Writer("GeoJSON", ".geojson", "vector", _VECTOR),
+    Writer("ESRI Shapefile", ".shp", "vector", _VECTOR),
+)
+# Of the boxes that a detector found.
+BOX_WRITERS = (
+    Writer("GeoJSON", ".geojson", "boxes", _BOXES),
+    Writer("ESRI Shapefile", ".shp", "boxes", _BOXES),
+    Writer("GPKG", ".gpkg", "boxes", _BOXES),
+    Writer("FlatGeobuf", ".fgb", "boxes", _BOXES),
+    Writer("CSV", ".csv", "boxes", _BOXES),
+    Writer("Parquet", ".parquet", "boxes", _BOXES),
+    Writer("DOTA", ".txt", "boxes", _BOXES),
+)
+# Of the change between two dates.
+CHANGE_WRITERS = (
+    Writer("GeoJSON", ".geojson", "changes", _CHANGES),
+    Writer("ESRI Shapefile", ".shp", "changes", _CHANGES),
+    Writer("GPKG", ".gpkg", "changes", _CHANGES),
+    Writer("FlatGeobuf", ".fgb", "changes", _CHANGES),
+    *(writer for writer in WRITERS if writer.kind == "raster"),
+)
+
+
+def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> Writer:
+    """Choose by ``options.format``, else by the suffix; stdout gets the first unless told.
+
+    Raises:
+        OutputError: naming the formats or suffixes that are known.
+    """
+    if options.format is not None:
+        for writer in writers:
+            if writer.driver.lower() == options.format.lower():
+                return writer
+        known = ", ".join(writer.driver for writer in writers)
+        raise OutputError(f"--format {options.format} is not known; take one of {known}")
+    if target == STDOUT:
+        return writers[0]
+    suffix = Path(target).suffix.lower()
+    for writer in writers:
+        if writer.suffix == _SUFFIX_OF.get(suffix, suffix):
+            return writer
+    known = ", ".join(dict.fromkeys(writer.suffix for writer in writers))
+    raise OutputError(
+        f"{target}: no format goes by the suffix {suffix!r}; "
+        f"take one of {known} or name a driver with --format"
+    )
+
+
+def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> None:
+    """Refuse, before any work, a target or options that could not be written at its end.
+
+    Raises:
+        OutputError: for an unknown format, options that the format does not know, a missing
+            folder, or a file that exists.
+    """
+    writer = find_writer(target, options, writers)
+    if target != STDOUT:
+        check_replaceable(target, overwrite=options.overwrite)
+    if options.style and target == STDOUT:
+        raise OutputError("--style writes a file beside the result; name one by -o")
+    beside = [".qml"] if options.style else []
+    if writer.driver == "ESRI Shapefile":
+        if not target.lower().endswith(".shp"):
+            raise OutputError(
+                f"a shapefile is several files around NAME.shp, which {target} cannot be; "
+                "name it so, or take --format FlatGeobuf or GeoJSON"
+            )
+        beside += [".shx", ".dbf", ".prj", ".cpg"]
+    for suffix in beside:
+        check_replaceable(Path(target).with_suffix(suffix), overwrite=options.overwrite)
+    importlib.import_module(writer.module).check_options(options, writer)
+
+
+def check_classes(classes: Sequence[ClassInfo], options: OutputOptions) -> None:
+    """Refuse names of classes that the weights do not know.
+
+    Raises:
+        OutputError: naming those that they know.
+    """
+    known = [info.name for info in classes]
+    for name in options.classes or ():
+        if name not in known:
+            raise OutputError(
+                f"--classes: no class is named {name!r}; there are {', '.join(known)}"
+            )
+
+
+def check_disk(target: str, spec: RasterSpec, options: OutputOptions) -> None:
+    """Refuse a result that would not fit the disk if nothing of it could be compressed.
+
+    Raises:
+        OutputError: with both sizes.
+    """
+    folder = tempfile.gettempdir() if target == STDOUT else str(Path(target).parent)
+    # A third for overviews, and some for tiles at the edges; a COG is copied from a draft.
+    factor = 2.8 if find_writer(target, options).driver == "COG" else 1.4
+    needed = int(factor * spec.width * spec.height * spec.bytes_per_pixel)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{target}: up to {needed / 1e6:,.1f} MB are needed in {folder}, "
+            f"{free / 1e6:,.1f} MB are free; free some, or write to another disk"
+        )
+
+
+@contextmanager
+def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator[Sink]:
+    """Open the target for windows of pixels; it appears, whole, when the block closes.
+
+    Any exception in the block, Ctrl-C included, leaves neither target nor temporary files.
+    ``-`` spools to a temporary file and sends it to stdout at the end. GDAL's own programs need
+    ``/vsistdin?buffer_limit=-1`` for one above 1 MB: they seek in it.
+
+    Raises:
+        OutputError: if the target cannot be written.
+        BrokenPipeError: if stdout's reader has gone.
+    """
+    writer = find_writer(target, options)
+    check_classes(spec.classes, options)
+    check_disk(target, spec, options)
+    module = importlib.import_module(writer.module)
+    if target != STDOUT:
+        with module.open_sink(Path(target), spec, options, writer) as sink:
+            yield sink
+        return
+    with (
+        spooled_to_stdout(writer.suffix) as spool,
+        module.open_sink(spool, spec, options, writer) as sink,
+    ):
+        yield sink

@@ -1,1 +1,0 @@
-"""Rasters as the program sees them: opened by rasterio, read window by window with a mask."""

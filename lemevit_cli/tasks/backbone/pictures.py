@@ -1,0 +1,232 @@
+"""Pictures without labels: folders of any depth, scenes, and lists of them.
+
+Below a folder, what belongs to a validation or test part and what is a label of something is left
+out, by the names that data sets give to such folders; a note says how much. A scene is a picture,
+too: it is read by windows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+
+from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
+from lemevit_cli.training.options import DataOptions, LabelledScene
+
+_SUFFIXES = {
+    f".{name}"
+    for name in (
+        *("tif", "tiff", "jpg", "jpeg", "png", "jp2", "webp", "bmp", "gif"),
+        *("vrt", "img", "ecw", "sid", "ntf", "hdf", "h5", "nc"),
+    )
+}
+_HELD_BACK = {"val", "valid", "validation", "test", "testing", "holdout"}
+_LABELS = {"masks", "mask", "labels", "label", "labeltxt", "annotations", "out", "gt"}
+_VALIDATION_PART = 0.02
+_FEWEST_TO_HOLD_BACK = 20
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class UnlabelledPicture:
+    """A picture or scene; ``gsd_m`` is None where nobody says how large its pixels are."""
+
+    path: str
+    width: int
+    height: int
+    gsd_m: float | None
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures that are drawn from together.
+
+    Args:
+        weight: how often, in any unit: by default the square root of the pixels.
+    """
+
+    name: str
+    pictures: tuple[UnlabelledPicture, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class UnlabelledData:
+    """All pictures of a training without labels.
+
+    Args:
+        validation: held back: every fiftieth picture where there are enough; else none.
+        bands, dtype: of all of them.
+        notes: what was left out and why, a line each.
+    """
+
+    training: tuple[PictureSet, ...]
+    validation: tuple[UnlabelledPicture, ...]
+    bands: int
+    dtype: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A folder or a scene of the user's data, with what was found in it."""
+
+    name: str
+    paths: tuple[str, ...]
+    weight: float | None
+    gsd_m: float | None
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class _Opened:
+    picture: UnlabelledPicture
+    kind: tuple[int, str]  # bands and dtype
+
+
+def open_pictures(data: DataOptions) -> UnlabelledData:
+    """Find all pictures and read their headers.
+
+    Pictures whose bands or dtype differ from most, and those that cannot be read, are left out.
+
+    Raises:
+        DataError: if no picture is left, or a path is none.
+    """
+    items = [item for path in data.paths for item in _items_of(path)]
+    items += [_scene_item(scene) for scene in data.scenes]
+    items = [item for item in items if item.paths or item.left_out]
+    opened: list[list[_Opened]] = []
+    unreadable: dict[str, list[str]] = {}
+    for item in items:
+        found, wrong = _open_all(item)
+        opened.append(found)
+        if wrong:
+            unreadable.setdefault(item.name, []).extend(wrong)
+    notes = list(_notes(items, unreadable))
+    kinds = Counter(each.kind for found in opened for each in found)
+    if not kinds:
+        raise DataError(
+            "no picture to learn from: " + (notes[0] if notes else "name folders or scenes")
+        )
+    usual = kinds.most_common(1)[0][0]
+    if len(kinds) > 1:
+        others = sum(kinds.values()) - kinds[usual]
+        notes.append(
+            f"{others} pictures are left out: they have not {usual[0]} bands of {usual[1]}, as most"
+        )
+    alike = [
+        (item, tuple(each.picture for each in found if each.kind == usual))
+        for item, found in zip(items, opened, strict=True)
+    ]
+    return _divided([(item, found) for item, found in alike if found], usual, notes, data)
+
+
+def _divided(
+    found: Sequence[tuple[_Item, tuple[UnlabelledPicture, ...]]],
+    kind: tuple[int, str],
+    notes: Sequence[str],
+    data: DataOptions,
+) -> UnlabelledData:
+    """Weigh the sets, and hold some of their pictures back."""
+    everything = [picture for _, pictures in found for picture in pictures]
+    held_back: set[int] = set()
+    if len(everything) >= _FEWEST_TO_HOLD_BACK:
+        count = max(round(_VALIDATION_PART * len(everything)), 1)
+        random = np.random.default_rng(data.seed)
+        held_back = {int(i) for i in random.choice(len(everything), count, replace=False)}
+    sets, first = [], 0
+    for item, pictures in found:
+        kept = tuple(p for i, p in enumerate(pictures, first) if i not in held_back)
+        first += len(pictures)
+        if kept:
+            weight = item.weight or sqrt(sum(p.width * p.height for p in kept))
+            sets.append(PictureSet(item.name, kept, weight))
+    return UnlabelledData(
+        training=tuple(sets),
+        validation=tuple(everything[i] for i in sorted(held_back)),
+        bands=kind[0],
+        dtype=kind[1],
+        notes=tuple(notes),
+    )
+
+
+def _items_of(path: str) -> Iterator[_Item]:
+    place = Path(path)
+    if place.suffix.lower() == SUFFIX:
+        for entry in read_listing(path, labelled=False):
+            if isinstance(entry, LabelledFolder):
+                item = _folder_item(Path(entry.path))
+                yield replace(item, weight=entry.weight, gsd_m=entry.gsd_m)
+            else:
+                yield _scene_item(entry)
+    elif place.is_dir():
+        yield _folder_item(place)
+    else:
+        yield _Item(name=place.stem, paths=(path,), weight=None, gsd_m=None)
+
+
+def _scene_item(entry: LabelledScene) -> _Item:
+    paths = (entry.scene,) if entry.after is None else (entry.scene, entry.after)
+    kept = () if entry.split in _HELD_BACK else paths
+    return _Item(
+        name=Path(entry.scene).stem,
+        paths=kept,
+        weight=entry.weight,
+        gsd_m=None,
+        left_out=len(paths) - len(kept),
+    )
+
+
+def _folder_item(folder: Path) -> _Item:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    parts = [{part.lower() for part in p.relative_to(folder).parts[:-1]} for p in files]
+    kept = [
+        str(file)
+        for file, names in zip(files, parts, strict=True)
+        if not names & (_HELD_BACK | _LABELS) and not file.name.startswith(".")
+    ]
+    return _Item(
+        name=folder.resolve().name,
+        paths=tuple(kept),
+        weight=None,
+        gsd_m=None,
+        left_out=len(files) - len(kept),
+    )
+
+
+def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
+    """The pictures of an item, and why others could not be opened."""
+    found, wrong = [], []
+    for path in item.paths:
+        try:
+            with open_scene(path) as scene:
+                picture = UnlabelledPicture(
+                    path, scene.width, scene.height, scene.gsd_m or item.gsd_m
+                )
+                found.append(_Opened(picture, (scene.num_bands, scene.dtype)))
+        except SceneError as error:
+            wrong.append(str(error))
+    return found, wrong
+
+
+def _notes(items: Sequence[_Item], wrong: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What was left out: a line for all labels and held-back parts, one for each unreadable set."""
+    left_out = [item for item in items if item.left_out]
+    if left_out:
+        names = ", ".join(item.name for item in left_out[:_NAMED])
+        more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+        yield (
+            f"{sum(item.left_out for item in left_out)} rasters of {names}{more} are left out: "
+            "they lie in folders of labels or of what is held back (val, test)"
+        )
+    for name, reasons in wrong.items():
+        yield f"{name}: {len(reasons)} pictures cannot be read and are left out: {reasons[0]}"

@@ -1,0 +1,418 @@
+"""Distillation: a backbone learns from a teacher's dense features, without labels.
+
+The loss of a token is ``1 - cosine`` between what the student says and the teacher's reduced
+features, and half a smooth L1 between both with every component at unit variance: the first is
+ruled by the few directions in which views differ most, the second gives the others a say.
+Sources: see ``models/distiller.py``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from lemevit_cli.errors import LemevitError
+from lemevit_cli.models.backbone import STRIDE, check_backbone
+from lemevit_cli.models.dense_features import DenseFeatures, FeatureSource, open_features
+from lemevit_cli.models.device import choose_device, choose_dtype
+from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of, tokens_of_levels
+from lemevit_cli.models.weights import Card
+from lemevit_cli.pictures.training_picture import write_feature_report
+from lemevit_cli.tasks.backbone.pictures import PictureSet, UnlabelledData, open_pictures
+from lemevit_cli.tasks.backbone.teacher import KeptAnswers, Teacher
+from lemevit_cli.tasks.backbone.views import ViewDraw, Views
+from lemevit_cli.training.augmentation import symmetry
+from lemevit_cli.training.loop import Loss, TrainingData, Validation
+from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.pictures import as_rgb
+from lemevit_cli.training.statistics import Statistics, statistics_of
+from lemevit_cli.training.task import TaskData
+
+_WHITENED = 0.5  # weight of the smooth L1
+_BASIS_VIEWS = 192  # that the components are found from
+_LOOK = 4  # views that a teacher sees at once
+_EXAMPLES = 4
+_WINDOW, _OVERLAP = 512, 64
+_VALIDATION = "held back"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationOptions:
+    """Who teaches, and what.
+
+    Args:
+        teacher: a network with its weights.
+        licence: of the teacher's weights; None takes what timm says.
+        zoom: how much larger the teacher sees a view; None doubles pixels of half a metre and more.
+        width: of the teacher's features after their reduction.
+        levels: weight of the loss of each taught stride.
+        cache_gb: disk for the teacher's answers, which decides how many views there are; 0 draws
+            new views without an end and asks the teacher each time; None takes 4, on a GPU 0.
+        cache: folder for the answers, kept for other runs; None puts them beside the checkpoint
+            and removes them at the end.
+    """
+
+    teacher: FeatureSource
+    licence: str | None = None
+    zoom: float | None = None
+    width: int = 192
+    levels: Mapping[int, float] = field(default_factory=lambda: {4: 0.25, 8: 1.0, 16: 1.0, 32: 0.5})
+    cache_gb: float | None = None
+    cache: str | None = None
+
+
+class Distillation:
+    """The task ``backbone``: no classes, no head; the result begins other trainings.
+
+    Args:
+        folder: of the training, for answers that are not kept elsewhere.
+    """
+
+    headline = ()
+
+    def __init__(self, options: DistillationOptions, folder: Path) -> None:
+        self._options = options
+        self._folder = folder / "teacher"
+        self._teacher: Teacher | None = None
+
+    @property
+    def network(self) -> Distillation:
+        """It builds what it trains."""
+        return self
+
+    def check(self, options: TrainingOptions) -> None:
+        """Refuse what can be told to be wrong before any picture is opened."""
+        check_backbone(options.backbone, pretrained=options.pretrained)
+        if options.crop % STRIDE:
+            raise LemevitError(f"--crop {options.crop} is no multiple of {STRIDE}")
+
+    def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
+        """Find pictures, open the teacher, and learn from some views how to reduce what it says."""
+        features = open_features(self._options.teacher, what="the teacher")
+        if features.bands != 3:
+            raise LemevitError(
+                f"{features.label} wants {features.bands} bands; a teacher sees three, red, green "
+                "and blue"
+            )
+        found = open_pictures(data)
+        draw = ViewDraw(found.training, options)
+        statistics = statistics_of(draw, bands=found.bands, dtype=found.dtype)
+        card = _card(found, statistics, options)
+        count = self._number_of_views(options)
+        views = Views(
+            draw,
+            options,
+            count=count,
+            zoom=self._options.zoom,
+            value_range=card.value_range,
+            fill=card.mean,
+        )
+        identity = self._identity(features, found, options)
+        self._teacher = self._open_teacher(features, views, options, identity)
+        record = {
+            "teacher": {
+                "name": features.label,
+                "licence": self._options.licence or features.licence or "not stated",
+                "digest": features.digest,
+                "width": len(self._teacher.basis.scale),
+                "explained": round(self._teacher.basis.explained, 3),
+            },
+            "views": count,
+            "data": _record_of(found.training),
+        }
+        levels = list(self._options.levels)
+        validate = None
+        if found.validation:
+            held_back = (PictureSet(_VALIDATION, found.validation, 1.0),)
+            validate = FeatureValidation(
+                self._teacher,
+                Views(
+                    ViewDraw(held_back, options),
+                    options,
+                    count=None,
+                    zoom=self._options.zoom,
+                    value_range=card.value_range,
+                    fill=card.mean,
+                ),
+                count=options.validation_windows or len(found.validation),
+                levels=self._options.levels,
+                value_range=card.value_range,
+            )
+        pixels = sum(p.width * p.height for s in found.training for p in s.pictures)
+        training = TrainingData(
+            views,
+            validate,
+            origin=views.origin,
+            labelled_pixels=pixels,
+            final_cost=0.0,
+            identity={**identity, "levels": levels, "weights": list(self._options.levels.values())},
+        )
+        notes = self._notes(found, count)
+        return TaskData(card, training, record, options, notes=notes, saved=backbone_alone)
+
+    def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
+        """The student with its projections."""
+        return Distiller(
+            backbone=card.backbone,
+            backbone_args=card.backbone_args,
+            strides=list(self._options.levels),
+            width=len(self._taught_by().basis.scale),
+            mean=card.mean,
+            std=card.std,
+            pretrained=pretrained,
+        )
+
+    def prepare(self, model: nn.Module, found: TaskData) -> None:
+        """Nothing is fitted before the first step."""
+
+    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+        teacher, levels = self._taught_by(), self._options.levels
+        weights = token_weights(options.crop, levels)
+
+        def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+            answers = _turned(teacher(batch), batch["symmetry"])
+            valid = _turned(batch["valid"][:, None].float(), batch["symmetry"])
+            known = tokens_of(F.avg_pool2d(valid, TARGET_STRIDE), list(levels))[:, 0] >= 0.5
+            weight = known * weights.to(known.device)
+            wanted = tokens_of(answers, list(levels))
+            said = model(batch["pixels"])
+            each = token_loss(said, wanted, teacher.scale)
+            return (each * weight).sum(), weight.sum()
+
+        return loss
+
+    def finish(self) -> None:
+        """Remove the teacher's answers, unless the user named a place to keep them."""
+        if self._options.cache is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def draw_samples(self, path: str | Path, found: TaskData) -> None:
+        raise LemevitError("views without labels are not drawn")
+
+    def draw_report(
+        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Curves, and of some views the teacher's and the student's first three components."""
+        validate = found.training.validate
+        rows = validate.examples if isinstance(validate, FeatureValidation) else ()
+        titles = ["view", "teacher", *(f"stride {s}" for s in self._options.levels)]
+        write_feature_report(path, metrics, rows, titles)
+
+    def _taught_by(self) -> Teacher:
+        if self._teacher is None:
+            raise ValueError("open the data first: the teacher comes with them")
+        return self._teacher
+
+    def _number_of_views(self, options: TrainingOptions) -> int | None:
+        gigabytes = self._options.cache_gb
+        if gigabytes is None:
+            gigabytes = 0.0 if choose_device(options.device).type == "cuda" else 4.0
+        if gigabytes == 0:
+            return None
+        side = options.crop // TARGET_STRIDE
+        count = int(gigabytes * 1e9 / (2 * self._options.width * side**2))
+        if count < options.batch_size:
+            raise LemevitError(
+                f"--cache-gb {gigabytes:g} holds {count} views; give room for more, or 0 to ask "
+                "the teacher each time"
+            )
+        return count
+
+    def _identity(
+        self, features: DenseFeatures, found: UnlabelledData, options: TrainingOptions
+    ) -> dict[str, Any]:
+        """What decides what the teacher says of view number so and so."""
+        return {
+            "teacher": features.label,
+            "teacher_digest": features.digest,
+            "layers": list(self._options.teacher.layers or ()),
+            "teacher_zoom": self._options.zoom,
+            "width": self._options.width,
+            "crop": options.crop,
+            "zoom": list(options.augmentation.zoom),
+            "seed": options.seed,
+            "data": [[s.name, len(s.pictures), round(s.weight, 3)] for s in found.training],
+        }
+
+    def _open_teacher(
+        self,
+        features: DenseFeatures,
+        views: Views,
+        options: TrainingOptions,
+        identity: Mapping[str, Any],
+    ) -> Teacher:
+        device = choose_device(options.device)
+        width = min(self._options.width, features.channels)
+        kept = None
+        if views.count is not None:
+            side = options.crop // TARGET_STRIDE
+            folder = self._folder if self._options.cache is None else Path(self._options.cache)
+            kept = KeptAnswers(
+                folder,
+                count=views.count,
+                shape=(width, side, side),
+                made_for=identity,
+            )
+
+        def seen() -> Iterator[Mapping[str, Tensor]]:
+            most = _BASIS_VIEWS if views.count is None else min(_BASIS_VIEWS, views.count)
+            for first in range(0, most, _LOOK):
+                yield default_collate([views.as_read(i) for i in range(first, first + _LOOK)])
+
+        return Teacher(
+            features,
+            width=width,
+            device=device,
+            dtype=choose_dtype(options.precision, device),
+            seen=seen,
+            kept=kept,
+        )
+
+    def _notes(self, found: UnlabelledData, count: int | None) -> tuple[str, ...]:
+        pictures = sum(len(s.pictures) for s in found.training)
+        said = (
+            f"{pictures} pictures to learn from, {len(found.validation)} held back; "
+            + (f"{count} views, each taught" if count else "new views without an end, taught")
+            + f" by {len(self._taught_by().basis.scale)} components that hold "
+            f"{self._taught_by().basis.explained:.0%} of what the teacher says"
+        )
+        return (*found.notes, said)
+
+
+def backbone_alone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of the backbone, under the names of timm's ``features_only``."""
+    prefix = "encoder.model."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def token_weights(side: int, levels: Mapping[int, float]) -> Tensor:
+    """Weight ``(T,)`` of every token, so that a level counts by its weight, whatever its tokens."""
+    counts = tokens_of_levels(side, list(levels))
+    parts = [
+        torch.full((count,), weight / count)
+        for count, weight in zip(counts, levels.values(), strict=True)
+    ]
+    return torch.cat(parts) / sum(levels.values())
+
+
+def token_loss(said: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
+    """Loss ``(B, T)`` of tokens ``(B, width, T)``.
+
+    Args:
+        said: in units of each component's deviation, as the student's projection gives them.
+        wanted: as the teacher says them.
+        scale: ``(width,)``, that deviation.
+    """
+    scale = scale.view(-1, 1)
+    cosine = F.cosine_similarity(said.float() * scale, wanted, dim=1)
+    smooth = F.smooth_l1_loss(said.float(), wanted / scale, reduction="none").mean(dim=1)
+    return 1.0 - cosine + _WHITENED * smooth
+
+
+class FeatureValidation:
+    """Judges a student on views of pictures that are held back, by the cosine with the teacher.
+
+    Attributes:
+        examples: of the last call, rows of pictures ``(H, W, 3)`` uint8: a view, the teacher's
+            first three components as colours, and the student's at every level.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        views: Views,
+        *,
+        count: int,
+        levels: Mapping[int, float],
+        value_range: tuple[float, float],
+    ) -> None:
+        self._teacher, self._views, self._count = teacher, views, count
+        self._levels, self._value_range = dict(levels), value_range
+        self._wanted: list[Tensor] = []
+        self.examples: tuple[tuple[NDArray[np.uint8], ...], ...] = ()
+
+    def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
+        strides = list(self._levels)
+        scale = self._teacher.scale.cpu().view(-1, 1)
+        sums = torch.zeros(len(strides))
+        examples = []
+        for number in range(self._count):
+            sample = self._views.as_read(number)
+            wanted = self._said_by_teacher(number, sample)
+            said = answer(sample["pixels"][None]).cpu() * scale
+            cosine = F.cosine_similarity(said, tokens_of(wanted, strides), dim=1)[0]
+            counts = tokens_of_levels(sample["pixels"].shape[-1], strides)
+            sums += torch.stack([level.mean() for level in cosine.split(counts)])
+            if number < _EXAMPLES:
+                examples.append(self._example(sample["pixels"], wanted[0], said[0], counts))
+        self.examples = tuple(examples)
+        means = {stride: float(v / self._count) for stride, v in zip(strides, sums, strict=True)}
+        score = sum(self._levels[s] * means[s] for s in strides) / sum(self._levels.values())
+        figures = {f"cosine_{stride}": value for stride, value in means.items()}
+        return Validation(score, {_VALIDATION: {"cosine": score, **figures}})
+
+    def _said_by_teacher(self, number: int, sample: Mapping[str, Tensor]) -> Tensor:
+        if number == len(self._wanted):
+            # Numbers of these views are not those of the training's: nothing is looked up.
+            alone = default_collate([dict(sample)])
+            self._wanted.append(self._teacher.ask(alone).cpu())
+        return self._wanted[number]
+
+    def _example(
+        self, pixels: Tensor, wanted: Tensor, said: Tensor, counts: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], ...]:
+        low = wanted[:3].flatten(1).quantile(0.02, dim=1).view(-1, 1, 1)
+        high = wanted[:3].flatten(1).quantile(0.98, dim=1).view(-1, 1, 1)
+
+        def colours(maps: Tensor) -> NDArray[np.uint8]:
+            scaled = ((maps[:3] - low) / (high - low).clamp(min=1e-6)).clamp(0.0, 1.0)
+            padded = F.pad(scaled, (0, 0, 0, 0, 0, 3 - len(scaled)))
+            return (padded * 255).round().byte().permute(1, 2, 0).numpy()
+
+        levels = [
+            colours(level.reshape(len(said), int(level.shape[-1] ** 0.5), -1))
+            for level in said.split(list(counts), dim=1)
+        ]
+        return (as_rgb(pixels.numpy(), self._value_range), colours(wanted), *levels)
+
+
+def _turned(maps: Tensor, turns: Tensor) -> Tensor:
+    """Each of maps ``(B, C, h, w)`` by its symmetry."""
+    return torch.stack([symmetry(m, t) for m, t in zip(maps, turns.tolist(), strict=True)])
+
+
+def _card(found: UnlabelledData, statistics: Statistics, options: TrainingOptions) -> Card:
+    sizes = [p.gsd_m for s in found.training for p in s.pictures]
+    known = [size for size in sizes if size is not None]
+    return Card(
+        task="backbone",
+        backbone=options.backbone,
+        backbone_args=options.backbone_args,
+        classes=(),
+        bands=found.bands,
+        dtype=found.dtype,
+        gsd_m=options.gsd_m or ((min(known), max(known)) if len(known) == len(sizes) else None),
+        window=_WINDOW,
+        overlap=_OVERLAP,
+        value_range=statistics.value_range,
+        mean=statistics.mean,
+        std=statistics.std,
+    )
+
+
+def _record_of(sets: Sequence[PictureSet]) -> list[dict[str, object]]:
+    total = sum(s.weight for s in sets)
+    return [
+        {"name": s.name, "pictures": len(s.pictures), "weight": round(s.weight / total, 4)}
+        for s in sets
+    ]

@@ -1,0 +1,78 @@
+"""Two georeferenced scenes of one place, with what has changed between them: polygons, or ids.
+
+The later date is read on the grid of the earlier one (``scenes/scene_pair.py``), so both may come
+from anybody. Polygons are burnt on that grid window by window; what none covers is unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.raster.scene_pair import ScenePair, open_pair
+from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
+from lemevit_cli.training.datasets.labels import IGNORE, check_labelled, open_labels
+from lemevit_cli.training.datasets.scenes import Ground, SceneParts, parts_of
+from lemevit_cli.training.options import LabelledScene
+from lemevit_cli.vector.scene_polygons import is_vector
+
+
+def open_labelled_pair(
+    labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
+) -> SceneParts:
+    """Open two dates with their labels, count the classes, and divide the place by blocks.
+
+    All is as ``open_labelled_scene`` does it; without a field all polygons are one kind of change.
+
+    Raises:
+        DataError: if a date is missing or they do not fit each other, and as
+            ``open_labelled_scene``.
+    """
+    check_labelled(labelled, dates=2)
+    if labelled.background == IGNORE:
+        raise DataError(
+            f"{labelled.labels}: with the background {IGNORE} no ground is known to be unchanged"
+        )
+    try:
+        pair = open_pair(labelled.scene, str(labelled.after))
+        _check_alike(pair)
+        labels = open_labels(pair.before, _as_change(labelled))
+    except SceneError as error:
+        raise DataError(str(error)) from error
+    ground = Ground(
+        pair,
+        pair.before.num_bands,
+        replace(labels, classes=change_names(labels.classes)),
+        can_be_void=_can_be_void(pair),
+        after=labelled.after,
+    )
+    warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
+    notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
+    return parts_of(ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes)
+
+
+def _check_alike(pair: ScenePair) -> None:
+    first, second = ((date.num_bands, date.dtype) for date in (pair.before, pair.after))
+    if first != second:
+        raise DataError(
+            f"{pair.after.name} has {second[0]} bands of {second[1]}, {pair.before.name} has "
+            f"{first[0]} of {first[1]}; two dates to learn from need the same"
+        )
+
+
+def _can_be_void(pair: ScenePair) -> bool:
+    has_mask = any(date.mask_kind != "none" for date in (pair.before, pair.after))
+    return has_mask or pair.resampling is not None or pair.overlap != pair.window
+
+
+def _as_change(labelled: LabelledScene) -> LabelledScene:
+    """The options of polygons, with the names of change where the user gave none."""
+    if not is_vector(labelled.labels):
+        return labelled
+    is_usual = labelled.background == LabelledScene.background
+    one_kind = labelled.class_name or (CHANGED if labelled.label_field is None else None)
+    return replace(
+        labelled,
+        background=UNCHANGED if is_usual else labelled.background,
+        class_name=one_kind,
+    )

@@ -1,0 +1,220 @@
+"""Change compared with true change: as pixels, pooled, and as polygons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import geopandas
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.blocks import blocks_of
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.progress import Progress
+from lemevit_cli.raster.class_raster import check_class_raster, read_legend
+from lemevit_cli.raster.overlap import (
+    classes_on_grid_of,
+    is_placed,
+    part_over,
+    same_grid,
+)
+from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
+from lemevit_cli.tasks.change.figures import BatchTally, figures_of
+from lemevit_cli.tasks.change.tally import ChangeTally, ObjectTally
+from lemevit_cli.tasks.score_options import ScoreOptions, refuse_options_of_rasters
+from lemevit_cli.vector.scene_polygons import (
+    ScenePolygons,
+    field_names,
+    is_vector,
+    polygons_on,
+    read_layer,
+)
+
+_FIELDS = {"id", "class", "score", "before", "after"}  # what change writes of polygons alone
+
+
+def is_change(path: str) -> bool:
+    """Whether a file is a mask or a layer of change, as ``lemevit change`` writes them."""
+    if is_vector(path):
+        return set(field_names(path)) >= _FIELDS
+    with open_scene(path) as raster:
+        names = read_legend(raster).class_names
+    return names is not None and names[0] == UNCHANGED
+
+
+def score_change(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    """Compare change with true change; either is a raster or a layer of polygons.
+
+    In a raster 0 is what has not changed, whatever else is valid has; what lies in a polygon has
+    changed. All kinds of change are one. Both are compared on the grid of the prediction, of the
+    truth if only that has one; two layers by their areas. Only pixels that are valid in both count.
+
+    Returns:
+        The figures of :class:`ChangeTally`. The objects are what is connected on the grid; where
+        both are layers they are the layers' own polygons, and there are no batches and no pixels.
+
+    Raises:
+        LemevitError: if they cannot be read or compared.
+    """
+    started = time.perf_counter()
+    refuse_options_of_rasters(options, "change is")
+    compare = _compare_layers if is_vector(prediction) and is_vector(truth) else _compare_on_grid
+    figures = compare(prediction, truth, options, progress)
+    return {
+        "prediction": prediction,
+        "truth": truth,
+        **figures,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+class Changed(Protocol):
+    """Change on a grid."""
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Where there is change ``(H, W)``, and where that can be told."""
+        ...
+
+
+@dataclass(frozen=True)
+class _OfRaster:
+    raster: Scene
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        pixels, valid = self.raster.read(window)
+        return pixels[0] != 0, valid
+
+
+@dataclass(frozen=True)
+class _OfPolygons:
+    polygons: ScenePolygons | None  # None: there are none
+
+    def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        everywhere = np.ones((window.height, window.width), bool)
+        if self.polygons is None:
+            return ~everywhere, everywhere
+        ones = np.ones(len(self.polygons.polygons), np.uint8)
+        return self.polygons.burn(window, ones, background=0) == 1, everywhere
+
+
+def _compare_on_grid(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    first, second = (truth, prediction) if is_vector(prediction) else (prediction, truth)
+    with ExitStack() as opened:
+        grid = opened.enter_context(open_scene(first))
+        check_class_raster(grid)
+        is_truth = second == truth
+        other, area = opened.enter_context(
+            _on_grid_of(grid, second, options if is_truth else ScoreOptions(), progress)
+        )
+        own = _OfRaster(grid)
+        found, true = (own, other) if is_truth else (other, own)
+        figures = _tallied(found, true, area, options.block_size, progress)
+    if not figures["pixels"]:
+        raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
+    return figures
+
+
+def _tallied(
+    found: Changed, true: Changed, area: Window, block_size: int, progress: Progress
+) -> dict[str, Any]:
+    """Count pixels block by block, and write both masks down, to be outlined at the end."""
+    tally = ChangeTally(ONE_KIND)
+    blocks = list(blocks_of(area, block_size))
+    progress.start("scoring", total=len(blocks), unit="blocks")
+    try:
+        with tally.over(area) as add:
+            for block in blocks:
+                (answers, known), (truths, labelled) = found.read(block), true.read(block)
+                ids = np.where(known & labelled, truths, NODATA_CLASS).astype(np.uint8)
+                add(block, ids, answers.astype(np.uint8))
+                progress.advance()
+    finally:
+        progress.finish()
+    return tally.figures()
+
+
+@contextmanager
+def _on_grid_of(
+    grid: Scene, path: str, options: ScoreOptions, progress: Progress
+) -> Iterator[tuple[Changed, Window]]:
+    """The change in a file, on the grid of a raster, and the part of it that both reach."""
+    if is_vector(path):
+        table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
+        polygons = None if table.empty else polygons_on(grid, table, path)
+        yield _OfPolygons(polygons), grid.window
+        return
+    with open_scene(path) as raster:
+        check_class_raster(raster)
+        if not same_grid(grid, raster):
+            area = part_over(grid, raster)
+            with classes_on_grid_of(grid, raster) as warped:
+                yield _OfRaster(warped.scene), area
+            return
+        if not (is_placed(grid) and is_placed(raster)):
+            progress.warn(
+                f"{grid.name} and {path} are compared pixel by pixel: not both say where on the "
+                "earth they lie"
+            )
+        yield _OfRaster(raster), grid.window
+
+
+def _compare_layers(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
+    labels = options.labels
+    tables = (
+        read_layer(prediction),
+        read_layer(truth, layer=labels.layer, where=labels.where),
+    )
+    found, true = (
+        _with_area(table, path)
+        for table, path in zip(_on_one_map(tables, truth), (prediction, truth), strict=True)
+    )
+    all_found, all_true = shapely.union_all(found), shapely.union_all(true)
+    hits = shapely.area(shapely.intersection(all_found, all_true))
+    objects = ObjectTally()
+    objects.add(found, true)
+    return {
+        **figures_of(hits, found=all_found.area, true=all_true.area),
+        **BatchTally().figures(),
+        "objects": objects.figures(),
+        "pixels": None,
+    }
+
+
+def _on_one_map(
+    tables: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame], truth: str
+) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
+    """Both on the prediction's map; on the truth's where only that has a plane."""
+    found, true = tables
+    if (found.crs is None) != (true.crs is None):
+        raise DataError(
+            f"{truth} and its prediction: one has a CRS and the other has none; state it "
+            "(ogr2ogr -a_srs)"
+        )
+    if found.crs is None or found.crs == true.crs:
+        return found, true
+    if found.crs.is_geographic:
+        return found.to_crs(true.crs), true
+    return found, true.to_crs(found.crs)
+
+
+def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
+    """The valid geometries of a layer; those that are missing or without an area show nothing."""
+    geometries = shapely.make_valid(table.geometry.to_numpy())
+    kept: NDArray[Any] = geometries[shapely.area(geometries) > 0]
+    if len(table) and not len(kept):
+        raise DataError(f"{path}: holds no polygons")
+    return kept

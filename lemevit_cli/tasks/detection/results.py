@@ -1,0 +1,197 @@
+"""Oriented boxes on the map: vector layers, GeoParquet, and the text of DOTA.
+
+A box becomes a polygon of its four corners, the first that of :func:`corners_of`. Its fields are
+``class``, ``class_id``, ``score``, ``length_m`` and ``width_m`` (long and short axis on the
+ground), ``area_m2``, ``bearing`` (of the long axis, degrees clockwise from grid north, 0 to 180),
+``cx`` and ``cy`` (its centre, in the coordinates of the polygon). Where nothing ties the scene to
+the earth all of these are in pixels, y down: ``length_px`` and so on, north is up on screen.
+
+A CSV holds the polygons as WKT and names no CRS: GDAL would look for it in a .prj of the same stem,
+which may be that of a shapefile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyproj
+import shapely
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth
+from lemevit_cli.geometry.oriented_boxes import GroundSizes, corners_of, sizes_of_corners
+from lemevit_cli.legend import ClassInfo
+from lemevit_cli.raster.atomic import replacing, spooled_to_stdout
+from lemevit_cli.raster.spec import Writer
+from lemevit_cli.raster.targets import BOX_WRITERS, STDOUT, find_writer
+from lemevit_cli.settings import OutputOptions
+from lemevit_cli.vector.layer import (
+    PolygonLayer,
+    check_layer_options,
+    companions_of,
+    crs_of_map,
+    on_the_map,
+    points_on_the_map,
+    vector_refusals,
+    write_layer,
+)
+from lemevit_cli.vector.qgis_style import write_style
+
+_LONLAT = "OGC:CRS84"
+_LONLAT_DECIMALS = "9"  # a tenth of a millimetre; GDAL's 7 are a centimetre
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxesOfScene:
+    """Boxes found in a scene.
+
+    Args:
+        boxes: ``(N, 5)`` in pixels of the scene, see ``geometry/oriented_boxes.py``.
+        scores: ``(N,)`` in [0, 1].
+        class_ids: ``(N,)``, places in ``classes``.
+        georeference: the scene's.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    class_ids: NDArray[np.int64]
+    classes: tuple[ClassInfo, ...]
+    georeference: Georeference
+
+    @property
+    def names(self) -> NDArray[Any]:
+        """The class of each box, ``(N,)`` text."""
+        return np.array([info.name for info in self.classes], object)[self.class_ids]
+
+
+def check_options(options: OutputOptions, writer: Writer) -> None:
+    """Refuse options that the format does not know, before any work.
+
+    Raises:
+        OutputError: naming them, or what has to be installed.
+    """
+    if writer.driver == "Parquet" and find_spec("pyarrow") is None:
+        raise OutputError(
+            "GeoParquet needs pyarrow, which is not installed: pip install pyarrow, "
+            "or write .gpkg or .fgb"
+        )
+    if writer.driver == "DOTA" and options.style:
+        raise OutputError("--style: QGIS opens no DOTA text; write .shp, .gpkg or .geojson")
+    if writer.driver in _WRITE_OF and options.creation_options:
+        raise OutputError(f"--co: {writer.driver} has no creation options")
+    if writer.driver not in _WRITE_OF:
+        check_layer_options(layer_of(_NO_BOXES), _precise(options, writer), writer)
+
+
+def write_boxes(target: str, found: BoxesOfScene, options: OutputOptions) -> None:
+    """Write boxes, no box among them too, in the format of the target; ``-`` is stdout.
+
+    Raises:
+        OutputError: if the target exists, cannot be written, or the format cannot hold them.
+        BrokenPipeError: if stdout's reader has gone.
+    """
+    writer = find_writer(target, options, BOX_WRITERS)
+    write = _WRITE_OF.get(writer.driver, _write_layer)
+    if target == STDOUT:
+        with spooled_to_stdout(writer.suffix) as path:
+            write(path, found, options, writer)
+        return
+    companions = companions_of(Path(target), writer)
+    with replacing(target, overwrite=options.overwrite, companions=companions) as path:
+        write(path, found, options, writer)
+        if options.style:
+            write_style(path.with_suffix(".qml"), found.classes, label="class and score")
+
+
+def sizes_of(found: BoxesOfScene) -> GroundSizes:
+    """Sizes and bearings on the ground; on screen where nothing ties the scene to the earth."""
+    corners, crs_wkt = corners_of(found.boxes), crs_of_map(found.georeference)
+    if not is_tied_to_earth(crs_wkt):
+        return sizes_of_corners(corners * (1, -1), None)
+    on_map = points_on_the_map(corners.reshape(-1, 2), found.georeference)
+    return sizes_of_corners(on_map.reshape(-1, 4, 2), crs_wkt)
+
+
+def layer_of(found: BoxesOfScene) -> PolygonLayer:
+    """Boxes as polygons with fields, on the scene's map."""
+    sizes, place = sizes_of(found), found.georeference
+    if sizes.unit == "px":
+        place = Georeference(transform=None, crs_wkt=None)
+    cx, cy = points_on_the_map(found.boxes[:, :2], place).T
+    return PolygonLayer(
+        polygons=on_the_map(shapely.polygons(corners_of(found.boxes)), place),
+        fields={
+            "class": found.names,
+            "class_id": found.class_ids.astype(np.int32),
+            "score": found.scores.astype(np.float64),
+            f"length_{sizes.unit}": sizes.length_m,
+            f"width_{sizes.unit}": sizes.width_m,
+            "area_m2" if sizes.unit == "m" else "area_px": sizes.area_m2,
+            "bearing": sizes.bearing,
+            "cx": cx,
+            "cy": cy,
+        },
+        crs_wkt=crs_of_map(place),
+    )
+
+
+def _write_layer(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
+    layer = layer_of(found)
+    if writer.driver == "GeoJSON" and layer.crs_wkt is not None:
+        # GDAL turns the polygons into longitudes and latitudes, but no fields.
+        to_lonlat = pyproj.Transformer.from_crs(layer.crs_wkt, _LONLAT, always_xy=True)
+        lon, lat = to_lonlat.transform(layer.fields["cx"], layer.fields["cy"])
+        layer = replace(layer, fields={**layer.fields, "cx": lon, "cy": lat})
+    blame = f"{path.name} cannot be written (is the disk full?)"
+    write_layer(path, layer, _precise(options, writer), writer, blame=blame)
+
+
+def _precise(options: OutputOptions, writer: Writer) -> OutputOptions:
+    """The options, with as many decimals of a degree as boxes deserve unless the user says so."""
+    if writer.driver != "GeoJSON":
+        return options
+    told = {"COORDINATE_PRECISION": _LONLAT_DECIMALS, **options.creation_options}
+    return replace(options, creation_options=told)
+
+
+def _write_parquet(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
+    layer = layer_of(found)
+    table = geopandas.GeoDataFrame(layer.fields, geometry=layer.polygons, crs=layer.crs_wkt)
+    with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
+        table.to_parquet(path, index=False)
+
+
+def _write_dota(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
+    """``x1 y1 x2 y2 x3 y3 x4 y4 class score`` a line, in pixels of the scene.
+
+    As the labels of DOTA, with a score in the place of their mark for difficult objects; spaces in
+    names of classes become hyphens, as in DOTA's own.
+    """
+    corners = corners_of(found.boxes).reshape(-1, 8)
+    lines = [
+        " ".join([*(f"{value:.3f}" for value in row), "-".join(name.split()), f"{score:.6f}"])
+        for row, name, score in zip(corners.tolist(), found.names, found.scores, strict=True)
+    ]
+    with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+_WRITE_OF: dict[str, Callable[[Path, BoxesOfScene, OutputOptions, Writer], None]] = {
+    "Parquet": _write_parquet,
+    "DOTA": _write_dota,
+}  # all others are GDAL's
+_NO_BOXES = BoxesOfScene(
+    boxes=np.empty((0, 5)),
+    scores=np.empty(0),
+    class_ids=np.empty(0, np.int64),
+    classes=(),
+    georeference=Georeference(transform=None, crs_wkt=None),
+)

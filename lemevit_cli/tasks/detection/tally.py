@@ -1,0 +1,182 @@
+"""Found boxes against labelled ones, picture by picture, into figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.metrics.average_precision import (
+    Found,
+    Truth,
+    average_precision,
+    precision_curve,
+    right_boxes,
+)
+from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.tasks.detection.datasets.source import IGNORED, Objects
+
+_LONG = 1.5  # length over width, from which a box has a direction to be wrong about
+_CHOSEN_SCORE = DetectionOptions.score  # as `lemevit detect` leaves out boxes
+_UNSHARED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class BoxMatch:
+    """The classes that a data set and a model both know.
+
+    Args:
+        classes: their names, in the model's order.
+        of_data: the model's id of each class of the data, -1 of those that it does not know.
+        is_judged: of each class of the model, whether the data know it.
+    """
+
+    classes: tuple[str, ...]
+    of_data: NDArray[np.int64]
+    is_judged: NDArray[np.bool_]
+
+
+def match_box_classes(
+    model_classes: Sequence[str], data_classes: Sequence[str], *, place: str = "the data"
+) -> BoxMatch:
+    """Match classes by name; what one side does not know is left out.
+
+    Args:
+        place: of the data's labels, for the message.
+
+    Raises:
+        DataError: if no class is shared.
+    """
+    ids = {name: i for i, name in enumerate(model_classes)}
+    shared = tuple(name for name in model_classes if name in data_classes)
+    if not shared:
+        raise DataError(
+            f"{place}: no class is shared; labelled are {', '.join(data_classes)}, the model "
+            f"knows {', '.join(model_classes)}"
+        )
+    return BoxMatch(
+        shared,
+        np.array([ids.get(name, _UNSHARED) for name in data_classes], dtype=np.int64),
+        np.array([name in shared for name in model_classes], dtype=bool),
+    )
+
+
+class BoxTally:
+    """Collects the boxes of pictures, and judges them together, once there is one.
+
+    Pictures may come from data sets that know other classes: each class is judged where it is
+    labelled.
+
+    Args:
+        classes: the model's.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self._judged: set[str] = set()
+        self._found: list[Found] = []
+        self._truth: list[Truth] = []
+
+    def __len__(self) -> int:
+        """Pictures so far."""
+        return len(self._found)
+
+    def add(
+        self,
+        boxes: NDArray[np.float64],
+        scores: NDArray[np.float64],
+        class_ids: NDArray[np.int64],
+        objects: Objects,
+        match: BoxMatch,
+    ) -> None:
+        """Add a picture, or a window of one.
+
+        What has no class of its own is difficult for all: whatever is found there is no mistake.
+
+        Args:
+            boxes, scores, class_ids: what the model found, ids as it has them.
+            objects: what is labelled there, ids as the data have them.
+        """
+        picture = len(self)
+        known = match.is_judged[class_ids]
+        self._found.append(
+            Found(
+                boxes=boxes[known],
+                scores=scores[known],
+                class_ids=class_ids[known],
+                image_ids=np.full(int(known.sum()), picture),
+            )
+        )
+        self._truth.append(_truth(objects, match, picture))
+        self._judged.update(match.classes)
+
+    def figures(self) -> dict[str, Any]:
+        """Figures over all pictures so far.
+
+        Returns:
+            As :func:`average_precision` of the classes that are judged, precision and recall at the
+            score that ``detect`` has. Of the boxes that are right at that score and lie on an
+            object longer than 1.5 of its width: ``length_error``, the median difference from the
+            object's length as a share of that, and ``bearing_error_deg``, the median angle between
+            the two; None without any.
+        """
+        found, truth = self._joined()
+        figures = average_precision(found, truth, self.classes, score=_CHOSEN_SCORE)
+        judged = {n: r for n, r in figures["classes"].items() if n in self._judged}
+        return {**figures, **_errors(found, truth), "classes": judged}
+
+    def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Recall and precision at an overlap of 0.5 of every class that has an object to find."""
+        found, truth = self._joined()
+        present = set(truth.class_ids[~truth.difficult].tolist())
+        return {
+            name: precision_curve(found, truth, i)
+            for i, name in enumerate(self.classes)
+            if i in present
+        }
+
+    def _joined(self) -> tuple[Found, Truth]:
+        found = {
+            name: np.concatenate([getattr(part, name) for part in self._found])
+            for name in ("boxes", "scores", "class_ids", "image_ids")
+        }
+        truth = {
+            name: np.concatenate([getattr(part, name) for part in self._truth])
+            for name in ("boxes", "class_ids", "image_ids", "difficult")
+        }
+        return Found(**found), Truth(**truth)
+
+
+def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
+    is_ignored = objects.class_ids == IGNORED
+    ids = np.full(len(objects), _UNSHARED)
+    ids[~is_ignored] = match.of_data[objects.class_ids[~is_ignored]]
+    known, ignored = np.flatnonzero(ids != _UNSHARED), np.flatnonzero(is_ignored)
+    every = np.flatnonzero(match.is_judged)
+    rows = np.concatenate([known, np.repeat(ignored, len(every))])
+    return Truth(
+        boxes=objects.boxes[rows],
+        class_ids=np.concatenate([ids[known], np.tile(every, len(ignored))]),
+        image_ids=np.full(len(rows), picture),
+        difficult=(objects.difficult | is_ignored)[rows],
+    )
+
+
+def _errors(found: Found, truth: Truth) -> dict[str, float | None]:
+    boxes, truths = right_boxes(found, truth)
+    chosen = found.scores[boxes] >= _CHOSEN_SCORE
+    _, _, width, height, angle = truth.boxes[truths[chosen]].T
+    _, _, found_width, _, found_angle = found.boxes[boxes[chosen]].T
+    long = width > _LONG * height
+    if not long.any():
+        return {"length_error": None, "bearing_error_deg": None}
+    lengths = np.abs(found_width - width)[long] / width[long]
+    turn = np.mod(found_angle - angle, np.pi)[long]
+    return {
+        "length_error": float(np.median(lengths)),
+        "bearing_error_deg": float(np.degrees(np.median(np.minimum(turn, np.pi - turn)))),
+    }

@@ -1,0 +1,133 @@
+"""Validation of a detector during a training: windows side by side, each judged for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemevit_cli.geometry.oriented_boxes import canonical
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.models.weights import Card
+from lemevit_cli.tasks.detection.crops import KEPT_PART, part_inside
+from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
+from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
+from lemevit_cli.training.crops import model_values
+from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.loop import Validation
+from lemevit_cli.training.window_validation import cost_of_all, spread, windows_of
+
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class BoxExample:
+    """A validation window with its truth and what a model found.
+
+    Args:
+        pixels: ``(bands, H, W)`` float32, in the card's values.
+        truth: in pixels of the window.
+        truth_classes: names that its ids stand for.
+        found: ``(N, 7)``: box, score, class id of the model.
+    """
+
+    pixels: NDArray[np.float32]
+    truth: Objects
+    truth_classes: tuple[str, ...]
+    found: NDArray[np.float64]
+
+
+@dataclass
+class BoxValidation:
+    """Judges a detector on windows of the validation sites.
+
+    The score is the AP50 over the windows of all sources, each class judged where it is labelled,
+    the mean over the classes that occur. An object that a window cuts, so that less than 0.7 of it
+    is inside, is difficult there.
+
+    Args:
+        limit: windows of each source, spread evenly; None takes all.
+
+    Attributes:
+        tally: of the last call, over all sources.
+        examples: up to four windows with objects of the last call, spread evenly.
+        cost_of_all: how many times a call's work it takes to detect in all areas in whole.
+    """
+
+    sources: Sequence[BoxSource]
+    card: Card
+    limit: int | None = None
+    tally: BoxTally = field(init=False)
+    examples: tuple[BoxExample, ...] = field(init=False, default=())
+    cost_of_all: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = self.card.class_names
+        self.tally = BoxTally(names)
+        self._matches = {
+            s.name: match_box_classes(names, s.classes, place=s.name) for s in self.sources
+        }
+        every = [list(windows_of(source.sites, self.card.window)) for source in self.sources]
+        self._tasks = [
+            (source, site, window)
+            for source, found in zip(self.sources, every, strict=True)
+            for site, window in spread(found, self.limit)
+        ]
+        self.cost_of_all = cost_of_all(self.card, sum(map(len, every)), len(self._tasks))
+        with_objects = [
+            number
+            for number, (source, site, window) in enumerate(self._tasks)
+            if len(source.objects[site.scene].centred_in(window))
+        ]
+        self._shown = set(spread(with_objects, _EXAMPLES))
+
+    def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
+        names = self.card.class_names
+        self.tally, examples = BoxTally(names), []
+        by_source = {source.name: BoxTally(names) for source, _, _ in self._tasks}
+        for number, (source, site, window) in enumerate(self._tasks):
+            example = self._judge(answer, source, site, window)
+            boxes, scores, ids = np.split(example.found, [5, 6], axis=1)
+            for tally in (self.tally, by_source[source.name]):
+                tally.add(
+                    boxes,
+                    scores[:, 0],
+                    ids[:, 0].astype(np.int64),
+                    example.truth,
+                    self._matches[source.name],
+                )
+            if number in self._shown:
+                examples.append(example)
+        self.examples = tuple(examples)
+        figures = {name: tally.figures() for name, tally in by_source.items()}
+        return Validation(self.tally.figures()["ap50"] or 0.0, figures)
+
+    def _judge(
+        self, answer: Callable[[Tensor], Tensor], source: BoxSource, site: Site, window: Window
+    ) -> BoxExample:
+        stored, valid = source.read(site, window)
+        pixels = model_values(stored, valid, self.card.mean)
+        rows = answer(torch.from_numpy(pixels[None]))[0].double().cpu().numpy()
+        rows = rows[rows[:, 6] >= 0]
+        rows[:, :5] = canonical(rows[:, :5])
+        truth = objects_in(source.objects[site.scene], window)
+        return BoxExample(pixels, truth, source.classes, rows)
+
+
+def objects_in(objects: Objects, window: Window) -> Objects:
+    """The objects that touch a window, in its pixels; difficult, if less than 0.7 is inside."""
+    left, top = window.col_off, window.row_off
+    corners = np.array(
+        [[left, top], [window.right, top], [window.right, window.bottom], [left, window.bottom]],
+        dtype=np.float64,
+    )
+    inside = part_inside(objects, corners, window)
+    touching = np.flatnonzero(inside > 0)
+    boxes = objects.boxes[touching].copy()
+    boxes[:, :2] -= left, top
+    is_cut = inside[touching] < KEPT_PART
+    return Objects(boxes, objects.class_ids[touching], objects.difficult[touching] | is_cut)

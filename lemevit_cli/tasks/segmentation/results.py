@@ -1,0 +1,131 @@
+"""Class polygons, outlined once from the finished class raster, through GDAL's vector drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio.io import DatasetWriter
+from rasterio.windows import Window as RasterioWindow
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth, polygon_areas_m2
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.raster.atomic import replacing
+from lemevit_cli.raster.gdal import gdal_cache, gdal_refusals
+from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
+from lemevit_cli.settings import OutputOptions
+from lemevit_cli.vector.layer import (
+    PolygonLayer,
+    check_layer_options,
+    companions_of,
+    crs_of_map,
+    measured,
+    on_the_map,
+    write_layer,
+)
+from lemevit_cli.vector.outlines import NOTHING, Regions, create_draft, outlined
+
+_FIRST_ID = NOTHING + 1  # of the draft raster, where class ids are shifted by as much
+
+
+def check_options(options: OutputOptions, writer: Writer) -> None:
+    """Let GDAL try the creation options on a layer without polygons, before any work.
+
+    Raises:
+        OutputError: for an option or a value that the driver does not know, or one that only
+            a raster has.
+    """
+    if options.output_type == "scores":
+        raise OutputError(f"{writer.driver} holds polygons, no scores; write scores to a .tif")
+    nothing = Georeference(transform=None, crs_wkt=None)
+    no_regions = Regions(np.empty(0, object), np.empty(0, np.int32))
+    empty = _layer(no_regions, [], nothing, min_area=0.0)
+    check_layer_options(empty, options, writer)
+
+
+@contextmanager
+def open_sink(
+    target: Path, spec: RasterSpec, options: OutputOptions, writer: Writer
+) -> Iterator[Sink]:
+    """Open a class raster to be written window by window; its outlines are the result.
+
+    The layer has the target's stem as name and the fields ``class``, ``class_id`` and
+    ``area_m2``; without a CRS tied to the earth the last is ``area_px``, and
+    ``options.min_area_m2`` counts pixels.
+
+    Raises:
+        OutputError: if the target exists, cannot be written, or the disk is full.
+    """
+    blame = f"{target} cannot be written (is the disk full?)"
+    companions = companions_of(target, writer)
+    with (
+        replacing(target, overwrite=options.overwrite, companions=companions) as path,
+        gdal_cache(spec),
+    ):
+        draft = path.with_name(path.name + ".draft.tif")
+        with gdal_refusals(blame):
+            dataset = create_draft(draft, width=spec.width, height=spec.height)
+        try:
+            yield _ClassSink(dataset, spec, options, blame)
+        finally:
+            with gdal_refusals(blame):
+                dataset.close()
+        with gdal_refusals(blame):
+            regions = outlined(draft)
+        draft.unlink()
+        names = [info.name for info in spec.classes]
+        layer = _layer(regions, names, spec.georeference, min_area=options.min_area_m2)
+        write_layer(path, layer, options, writer, blame=blame)
+
+
+class _ClassSink:
+    """Writes the kept classes of a window into the draft raster, everything else as 0."""
+
+    def __init__(
+        self, dataset: DatasetWriter, spec: RasterSpec, options: OutputOptions, blame: str
+    ) -> None:
+        self._dataset = dataset
+        self._spec = spec
+        self._blame = blame
+        self._draft_values = np.zeros(256, np.uint8)
+        for class_id, info in enumerate(spec.classes):
+            if class_id != NODATA_CLASS and info.name in (options.classes or (info.name,)):
+                self._draft_values[class_id] = class_id + _FIRST_ID
+
+    def write(self, window: Window, values: NDArray[Any]) -> None:
+        self._spec.check_values(window, values)
+        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
+        with gdal_refusals(self._blame):
+            self._dataset.write(self._draft_values[values], 1, window=place)
+
+
+def _layer(
+    regions: Regions, names: list[str], georeference: Georeference, *, min_area: float
+) -> PolygonLayer:
+    """Outlines in pixels as a layer on the map, those that are too small left out.
+
+    Args:
+        names: of the classes, by id.
+        min_area: in m2 on the ground, or pixels without a CRS on the earth.
+    """
+    areas, area_field = shapely.area(regions.polygons), "area_px"
+    class_ids = regions.values - _FIRST_ID
+    mapped, crs_wkt = on_the_map(regions.polygons, georeference), crs_of_map(georeference)
+    if is_tied_to_earth(crs_wkt):
+        areas, area_field = measured(mapped, crs_wkt, polygon_areas_m2), "area_m2"
+    # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
+    kept = ~(areas < min_area)
+    fields = {
+        "class": np.array(names, object)[class_ids[kept]],
+        "class_id": class_ids[kept],
+        area_field: areas[kept],
+    }
+    return PolygonLayer(polygons=mapped[kept], fields=fields, crs_wkt=crs_wkt)

@@ -1,0 +1,266 @@
+"""``lemevit train``: from labelled pictures and scenes to one file of weights with its card."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.models.weights import (
+    Card,
+    find_weights,
+    initialise,
+    load_weights,
+    read_card,
+    save_weights,
+)
+from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.atomic import check_replaceable, replacing
+from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.tasks import load_training
+from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
+from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
+from lemevit_cli.training.loop import fit
+from lemevit_cli.training.metrics_log import read_metrics
+from lemevit_cli.training.optimizer import check_optimizer
+from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.task import TaskData, Training
+
+_BEST_NAME = "best.safetensors"
+_REPORT_NAME = "report.png"
+_NOT_OF_THE_RECIPE = {
+    "backbone",
+    "backbone_args",
+    "decoder",
+    "decoder_args",
+    "half",
+    "resume",
+    "overwrite",
+    "chosen",
+}
+
+
+def train(
+    task: str | Training,
+    data: DataOptions,
+    output: str,
+    options: TrainingOptions,
+    progress: Progress | None = None,
+    *,
+    samples: str | None = None,
+) -> dict[str, Any]:
+    """Train, and write the averaged weights that validated best.
+
+    Checkpoint, metrics, a picture and the best weights so far lie in
+    ``<output without suffix>_training/``.
+
+    Args:
+        task: a name in ``TASKS``, or a training.
+        samples: a PNG to draw before the first step, as :func:`show_samples` does.
+
+    Returns:
+        A record: ``path``, ``steps``, ``seconds``, ``parameters``, ``classes``, ``report`` (the
+        picture), the ``best`` validation with its ``step`` and, by data set, ``figures``; and
+        ``scores`` by data set, of the weights written on the whole of what was held back, as
+        ``lemevit eval`` gives them. Of several processes all but the first tell path and steps.
+
+    Raises:
+        LemevitError: for data, options or targets that are wrong, before any step, in one line.
+        OutputError: also after the last step, if no weights could be kept on the way.
+    """
+    began = time.perf_counter()
+    progress = _heard(progress)
+    target = Path(output)
+    folder = training_folder(target)
+    _check_target(target, folder, options)
+    training = load_training(task) if isinstance(task, str) else task
+    found = _open_data(training, data, options, progress, samples)
+    options = found.options
+    loss = training.make_loss(found, options)
+    torch.manual_seed(options.seed)
+    model = _build_model(training, found, options, progress)
+    parameters = sum(p.numel() for p in model.parameters())
+    folder.mkdir(exist_ok=True)
+    if _is_first_process() and not options.resume:
+        _remove_old_run(folder)
+
+    def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
+        kept = state if found.saved is None else found.saved(state)
+        save_weights(folder / _BEST_NAME, kept, _signed(found.card, found.record, best, options))
+
+    run = fit(
+        model,
+        loss,
+        found.training,
+        options,
+        folder=folder,
+        listener=progress,
+        save_best=save_best,
+        spent_s=time.perf_counter() - began,
+    )
+    if not run.is_main:
+        return {"path": output, "steps": run.step}
+    _check_kept(folder / _BEST_NAME, run)
+    scores = _score(folder / _BEST_NAME, found, options, progress)
+    training.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
+    state, card = load_weights(folder / _BEST_NAME)
+    card = replace(card, metrics=_metrics(scores, training.headline, target, data))
+    save_weights(target, state, card, half=options.half)
+    return {
+        "path": output,
+        "steps": run.step,
+        "seconds": round(time.perf_counter() - began, 1),
+        "parameters": parameters,
+        "best": run.best,
+        "scores": scores,
+        "classes": list(card.class_names),
+        "report": str(folder / _REPORT_NAME),
+    }
+
+
+def show_samples(
+    task: str,
+    data: DataOptions,
+    options: TrainingOptions,
+    output: str,
+    progress: Progress | None = None,
+) -> None:
+    """Draw a sheet of augmented training windows with their labels: the first that a run sees.
+
+    Raises:
+        LemevitError: as :func:`train`.
+    """
+    if _is_first_process():
+        _open_data(load_training(task), data, options, _heard(progress), output)
+
+
+def training_folder(target: Path) -> Path:
+    """Where checkpoint, metrics and picture of the training of weights lie."""
+    return target.with_name(f"{target.stem}_training")
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks and writes: torchrun numbers its processes in ``RANK``."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _heard(progress: Progress | None) -> Progress:
+    return progress if progress is not None and _is_first_process() else Silent()
+
+
+def _check_options(training: Training, options: TrainingOptions) -> None:
+    """Refuse in a second what would fail after minutes of reading data."""
+    check_optimizer(options.optimizer)
+    training.check(options)
+    if options.init is not None and not options.resume:
+        read_card(find_weights(options.init))
+
+
+def _remove_old_run(folder: Path) -> None:
+    """Remove what an earlier run left, which would pass for this one's; metrics begin anew."""
+    for name in (_BEST_NAME, CHECKPOINT_NAME, _REPORT_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_kept(best: Path, run: Run) -> None:
+    if not run.best or not best.is_file():
+        raise OutputError(
+            f"{best}: no weights could be kept in {run.step} steps; make room on the disk, then go "
+            "on with --resume or start anew"
+        )
+
+
+def _open_data(
+    training: Training,
+    data: DataOptions,
+    options: TrainingOptions,
+    progress: Progress,
+    samples: str | None,
+) -> TaskData:
+    """Check what can be checked in a second, open the data, tell of them; draw, if asked to.
+
+    Of several processes the first one draws.
+    """
+    overwrite = options.overwrite or options.resume
+    picture = samples if _is_first_process() else None
+    if picture is not None:
+        check_replaceable(picture, overwrite=overwrite)
+    _check_options(training, options)
+    found = training.open_data(data, options)
+    for note in found.notes:
+        progress.note(note)
+    if found.training.validate is None:
+        progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
+    if picture is not None:
+        with replacing(picture, overwrite=overwrite) as temporary:
+            training.draw_samples(temporary, found)
+    return found
+
+
+def _build_model(
+    training: Training, found: TaskData, options: TrainingOptions, progress: Progress
+) -> nn.Module:
+    model = training.network.build_model(found.card, pretrained=options.pretrained)
+    if options.resume:
+        return model  # the checkpoint has all of it
+    if options.init is not None:
+        taken = initialise(model, found.card, options.init)
+        left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
+        progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
+    training.prepare(model, found)
+    return model
+
+
+def _score(
+    weights: Path, found: TaskData, options: TrainingOptions, progress: Progress
+) -> dict[str, Any]:
+    """Figures of the best weights by data set, on the whole of what was held back."""
+    if not found.validation:
+        return {}
+    # In full precision, as `lemevit eval` does it by default on a CPU.
+    runtime = RuntimeOptions(device=options.device, threads=options.threads)
+    predictor = predictor_to_score(str(weights), found.card, runtime)
+    return {
+        source.name: evaluate_source(predictor, source, progress=progress)
+        for source in found.validation
+    }
+
+
+def _metrics(
+    scores: Mapping[str, Any], headline: Sequence[str], target: Path, data: DataOptions
+) -> tuple[dict[str, Any], ...]:
+    """The card's record of the scores, each with the command that gives it."""
+    folders = {Path(path).resolve().name: path for path in data.paths}
+    return tuple(
+        {key: figures[key] for key in headline}
+        | {
+            "data": name,
+            "command": f"lemevit eval {target.name} {folders[name]}"
+            if name in folders
+            else f"lemevit train -o {target.name}, on what it held back",
+        }
+        for name, figures in scores.items()
+    )
+
+
+def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
+    if target.suffix != ".safetensors":
+        raise OutputError(f"{target}: weights are written as .safetensors; name it so")
+    check_replaceable(target, overwrite=options.overwrite or options.resume)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")
+
+
+def _signed(
+    card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
+) -> Card:
+    """The card with what was done to get there."""
+    recipe = {key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE}
+    return replace(card, training={**record, "step": best["step"], "recipe": recipe})

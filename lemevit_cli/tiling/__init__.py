@@ -1,1 +1,0 @@
-"""Cutting a grid into windows and putting their scores together again."""

@@ -1,0 +1,100 @@
+"""What training asks of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from lemevit_cli.models.weights import Card
+from lemevit_cli.training.loop import Loss, TrainingData
+from lemevit_cli.training.options import DataOptions, TrainingOptions
+from lemevit_cli.training.sources import Alike
+
+
+class NetworkToTrain(Protocol):
+    """Of a task's network, what training asks of it."""
+
+    def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
+        """Build the network of a card."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What was found in the user's DATA, checked.
+
+    Args:
+        card: what the weights will say of themselves, metrics and record left out.
+        training: the batches, and how a model is validated.
+        record: names and sizes of the data, for the card.
+        options: the recipe, where it left something to the data.
+        validation: what is held back, to be scored in whole; empty where nothing is.
+        class_pixels: labelled training pixels of each class, where the data name it.
+        notes: what a user should know of the data, a line each.
+        saved: what of a model's tensors makes the weights; None takes all.
+    """
+
+    card: Card
+    training: TrainingData
+    record: dict[str, Any]
+    options: TrainingOptions
+    validation: tuple[Alike, ...] = ()
+    class_pixels: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+    saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+
+
+class Training(Protocol):
+    """A task's training: its data, loss, figures and pictures."""
+
+    @property
+    def network(self) -> NetworkToTrain:
+        """What is trained."""
+        ...
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """Names of the figures that a card keeps of a scoring."""
+        ...
+
+    def check(self, options: TrainingOptions) -> None:
+        """Refuse what can be told to be wrong in a second, before the data are opened.
+
+        Raises:
+            LemevitError: if the options name a loss or a part of the network that there is not.
+        """
+        ...
+
+    def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
+        """Find and check training data before any step.
+
+        Raises:
+            DataError: one line on what is wrong and where.
+        """
+        ...
+
+    def prepare(self, model: nn.Module, found: TaskData) -> None:
+        """Fit, before the first step, what is not trained by steps; most networks have nothing."""
+        ...
+
+    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+        """What lets a model answer a batch: sum of the loss over its targets, and their number.
+
+        Raises:
+            DataError: if the options name a loss or a class that there is not.
+        """
+        ...
+
+    def draw_samples(self, path: str | Path, found: TaskData) -> None:
+        """A picture of augmented training windows with their labels."""
+        ...
+
+    def draw_report(
+        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """A picture of how a training went, from the lines of its metrics."""
+        ...

@@ -1,0 +1,252 @@
+"""A layer of polygons with fields, written through GDAL's vector drivers and read back."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.transform import GCPTransformer
+
+from lemevit_cli.errors import OutputError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import is_tied_to_earth
+from lemevit_cli.raster.spec import Writer
+from lemevit_cli.settings import OutputOptions
+
+SHAPEFILE_LIMIT = 2**31 - 1  # bytes of a .shp or .dbf that every reader takes
+_SHAPEFILE_NAME_BYTES = 254  # of a text in a .dbf
+# What GDAL gives a field of a .dbf that says nothing of its width: text, whole numbers, others.
+_TEXT_WIDTH, _INTEGER_WIDTH, _REAL_WIDTH = 80, 9, 24
+_SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".qmd", ".qpj", ".sbn", ".sbx")
+# GDAL journals beside a GeoPackage that was not closed; they would be applied to the new one.
+_GEOPACKAGE_PARTS = ("-wal", "-shm", "-journal")
+_MEASURED_AT_ONCE = 50_000  # polygons
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolygonLayer:
+    """Polygons on the map with their fields.
+
+    Args:
+        polygons: ``(N,)`` shapely polygons, exterior rings counter-clockwise.
+        fields: name of at most ten letters to ``(N,)`` text, int32 or float64.
+        crs_wkt: None where the polygons lie on no known map.
+    """
+
+    polygons: NDArray[Any]
+    fields: Mapping[str, NDArray[Any]]
+    crs_wkt: str | None
+
+
+def on_the_map(polygons: NDArray[Any], georeference: Georeference) -> NDArray[Any]:
+    """Carry polygons ``(N,)`` from pixels to the map, see :func:`points_on_the_map`.
+
+    Exterior rings are counter-clockwise afterwards; one that is turned round keeps its first
+    corner.
+    """
+    mapped = shapely.transform(polygons, lambda xy: points_on_the_map(xy, georeference))
+    # South-up and mirrored scenes turn the rings round.
+    clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(mapped))
+    mapped[clockwise] = shapely.reverse(mapped[clockwise])
+    return mapped
+
+
+def points_on_the_map(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.float64]:
+    """Carry points ``(N, 2)`` from pixels (x to the right, y down) to the map.
+
+    By the transform, else by ground control points, else they stay in pixels.
+    """
+    if georeference.transform is not None:
+        return np.column_stack(georeference.transform @ tuple(xy.T))
+    return _by_gcps(xy, georeference) if georeference.gcps and len(xy) else xy
+
+
+def crs_of_map(georeference: Georeference) -> str | None:
+    """The CRS that :func:`points_on_the_map` leads to, None if it is not known."""
+    if georeference.transform is None and georeference.gcps:
+        return georeference.gcps_crs_wkt
+    return georeference.crs_wkt
+
+
+def _by_gcps(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.float64]:
+    """Map pixels through the polynomial that GDAL fits to the ground control points."""
+    points = [
+        GroundControlPoint(row=row, col=col, x=x, y=y, z=z)
+        for row, col, x, y, z, *_ in georeference.gcps
+    ]
+    with GCPTransformer(points) as transformer:
+        return np.column_stack(transformer.xy(rows=xy[:, 1], cols=xy[:, 0], offset="ul"))
+
+
+def measured(
+    polygons: NDArray[Any],
+    crs_wkt: str | None,
+    measure: Callable[[NDArray[Any], str | None], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """What ``measure`` says of polygons ``(N,)``, asked for some at a time.
+
+    Measuring takes many times the memory of the polygons themselves.
+    """
+    parts = np.array_split(polygons, 1 + len(polygons) // _MEASURED_AT_ONCE)
+    return np.concatenate([measure(part, crs_wkt) for part in parts])
+
+
+def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Writer) -> None:
+    """Let GDAL try the creation options on a layer without polygons, before any work.
+
+    Raises:
+        OutputError: for an option or a value that the driver does not know, or one that only
+            a raster has.
+    """
+    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder, warnings.catch_warnings():
+        # GDAL only warns of a value that it does not know, and takes another.
+        warnings.simplefilter("error", RuntimeWarning)
+        path = Path(folder) / f"empty{writer.suffix}"
+        with vector_refusals(f"--co, {writer.driver}"):
+            _write(path, empty, options, writer.driver)
+
+
+def write_layer(
+    path: Path, layer: PolygonLayer, options: OutputOptions, writer: Writer, *, blame: str
+) -> None:
+    """Write a layer that has the stem of ``path`` as name, and make sure that it is whole.
+
+    Args:
+        path: where ``replacing`` wants it; its folder takes the other files of a shapefile.
+        blame: how the message of an error begins.
+
+    Raises:
+        OutputError: if the format cannot hold the layer, or the disk is full.
+    """
+    # Some drivers take a name without their suffix for a folder.
+    place = path.with_name(path.stem + writer.suffix)
+    with vector_refusals(blame):
+        _write(place, layer, options, writer.driver)
+        _check_complete(place, layer, options, writer.driver)
+    place.replace(path)
+
+
+def companions_of(target: Path, writer: Writer) -> list[str]:
+    """Names of files that may belong to an older target of this format."""
+    if writer.driver == "ESRI Shapefile":
+        return [target.stem + part for part in _SHAPEFILE_PARTS]
+    return [target.name + part for part in _GEOPACKAGE_PARTS]
+
+
+@contextmanager
+def vector_refusals(blame: str) -> Iterator[None]:
+    """Turn whatever a vector driver refuses in the block into ``OutputError("BLAME: REASON")``."""
+    try:
+        yield
+    # pyogrio's errors are RuntimeErrors; it gives a ValueError for options it does not know.
+    except (RuntimeError, RuntimeWarning, ValueError, OSError) as error:
+        raise OutputError(f"{blame}: {' '.join(str(error).split())}") from error
+
+
+def _write(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str) -> None:
+    if driver == "ESRI Shapefile":
+        _check_shapefile_size(layer)
+    with warnings.catch_warnings():
+        # The scene has told already that it has no CRS.
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(
+            path,
+            geometry=shapely.to_wkb(layer.polygons),
+            field_data=list(layer.fields.values()),
+            fields=list(layer.fields),
+            geometry_type="Polygon",
+            layer=_layer_name(path.stem, driver),
+            crs=layer.crs_wkt,
+            driver=driver,
+            **(_layer_options(driver, layer.crs_wkt) | options.creation_options),
+        )
+
+
+def _layer_name(stem: str, driver: str) -> str:
+    # GeoPackage keeps such names to itself.
+    is_reserved = driver == "GPKG" and stem.lower().startswith("gpkg")
+    return f"layer_{stem}" if is_reserved else stem
+
+
+def _layer_options(driver: str, crs_wkt: str | None) -> dict[str, str]:
+    # GDAL then turns the polygons into WGS84 and cuts them at the antimeridian. Without a CRS
+    # there is nothing to turn: GeoJSON holds pixels, or what the world file says.
+    if driver == "GeoJSON" and is_tied_to_earth(crs_wkt):
+        return {"RFC7946": "YES"}
+    return {"GEOMETRY": "AS_WKT"} if driver == "CSV" else {}
+
+
+def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str) -> None:
+    """Read the end of a layer back: nothing tells of a disk that fills while GDAL closes it.
+
+    Raises:
+        OSError: if the end is missing.
+    """
+    num_polygons = len(layer.polygons)
+    if driver == "GeoJSON":
+        with path.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            complete = file.read() == b"]\n}\n"
+    elif num_polygons == 0:
+        complete = True
+    else:
+        name, expected = list(layer.fields.items())[-1]
+        last = {"skip_features": num_polygons - 1, "columns": [name]}
+        _, _, polygons, (values,) = pyogrio.raw.read(path, **last)
+        # The last field, cut off, reads as nothing. FlatGeobuf sorts by place.
+        complete = len(polygons) == 1 and polygons[0] is not None
+        complete = complete and _is_among(values[0], expected)
+    if driver == "GPKG" and "SPATIAL_INDEX" not in options.creation_options:
+        complete &= pyogrio.read_info(path)["capabilities"]["fast_spatial_filter"]
+    if not complete:
+        raise OSError("the end of the layer is missing")
+
+
+def _is_among(value: Any, expected: NDArray[Any]) -> bool:
+    if expected.dtype == object:
+        return value in set(expected)
+    return bool(np.isclose(expected, np.float64(value), equal_nan=True).any())
+
+
+def _check_shapefile_size(layer: PolygonLayer) -> None:
+    """Refuse what a shapefile cannot hold.
+
+    Raises:
+        OutputError: if the .shp or the .dbf would grow too large, or a text is too long.
+    """
+    count = len(layer.polygons)
+    texts = [v for v in layer.fields.values() if v.dtype == object]
+    longest = [max((len(text.encode()) for text in set(column)), default=0) for column in texts]
+    if max(longest, default=0) > _SHAPEFILE_NAME_BYTES:
+        raise OutputError(
+            f"a shapefile holds names of at most {_SHAPEFILE_NAME_BYTES} bytes, one has "
+            f"{max(longest)}; write .gpkg or .fgb"
+        )
+    num_rings = shapely.get_num_interior_rings(layer.polygons).sum() + count
+    num_corners = shapely.get_num_coordinates(layer.polygons).sum()
+    # ESRI's layout: a header, then a box and two counts a polygon, 4 bytes a ring, 16 a corner.
+    shp_bytes = 100 + 52 * count + 4 * num_rings + 16 * num_corners
+    # dBASE's: a header with 32 bytes a field; a mark and all fields a record; a mark at the end.
+    widths = [max(_TEXT_WIDTH, length) for length in longest] + [
+        _INTEGER_WIDTH if v.dtype == np.int32 else _REAL_WIDTH
+        for v in layer.fields.values()
+        if v.dtype != object
+    ]
+    dbf_bytes = 33 + 32 * len(widths) + count * (1 + sum(widths)) + 1
+    size = max(shp_bytes, dbf_bytes)
+    if size > SHAPEFILE_LIMIT:
+        raise OutputError(
+            f"{count} polygons take {size / 1e9:.1f} GB, and a shapefile ends at 2 GB; "
+            "write .gpkg or .fgb, or ask for fewer of them"
+        )

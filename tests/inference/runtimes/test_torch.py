@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lemevit_cli.inference.runtimes.torch import SymmetricRuntime, TorchRuntime, as_torch_dtype
+from lemevit_cli.settings import RuntimeOptions
+
+
+class Double(nn.Module):
+    def forward(self, pixels):
+        return pixels.float() * 2
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
+def test_scores_are_the_decoded_logits_in_float32(dtype):
+    pixels = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).astype(dtype)
+    runtime = TorchRuntime(Double(), lambda logits: logits + 1, RuntimeOptions(device="cpu"))
+    scores = runtime(pixels)
+    assert scores.dtype == torch.float32
+    np.testing.assert_array_equal(scores.numpy(), pixels.astype(np.float32) * 2 + 1)
+
+
+def test_the_model_is_put_in_eval_mode():
+    model = nn.Sequential(nn.Dropout(0.5), Double()).train()
+    TorchRuntime(model, lambda logits: logits, RuntimeOptions(device="cpu"))
+    assert not model.training
+
+
+def test_only_dtypes_that_torch_lacks_are_widened():
+    assert as_torch_dtype(np.zeros(1, np.uint8)).dtype == np.uint8
+    assert as_torch_dtype(np.zeros(1, np.uint16)).dtype == np.float32
+
+
+class Directed(nn.Module):
+    """Answers that depend on where up is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.convolution = nn.Conv2d(3, 4, 5, padding=2)
+
+    def forward(self, pixels):
+        return self.convolution(pixels.float())
+
+
+def runtimes(model):
+    plain = TorchRuntime(model, lambda x: x.softmax(1), RuntimeOptions(device="cpu"))
+    return plain, SymmetricRuntime(plain)
+
+
+def test_symmetries_change_nothing_for_an_equivariant_model():
+    pixels = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
+    plain, symmetric = runtimes(Double())
+    torch.testing.assert_close(symmetric(pixels), plain(pixels), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_with_symmetries_a_turned_window_has_the_turned_scores(turns, mirrored):
+    pixels = np.random.default_rng(0).random((2, 3, 24, 24), dtype=np.float32)
+    plain, symmetric = runtimes(Directed())
+
+    def turn(values):
+        turned = np.rot90(values, turns, axes=(2, 3))
+        return np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
+
+    expected = turn(symmetric(pixels).numpy())
+    np.testing.assert_allclose(symmetric(turn(pixels)).numpy(), expected, atol=1e-6)
+    assert np.abs(plain(turn(pixels)).numpy() - turn(plain(pixels).numpy())).max() > 0.05
+
+
+def test_symmetries_are_the_mean_over_all_eight():
+    pixels = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
+    model = Directed()
+    _, symmetric = runtimes(model)
+    answers = []
+    for axes in ((2, 3), (3, 2)):
+        for flips in ((), (2,), (3,), (2, 3)):
+            seen = torch.from_numpy(pixels).permute(0, 1, *axes).flip(flips)
+            answers.append(model(seen).softmax(1).flip(flips).permute(0, 1, *axes))
+    expected = torch.stack(answers).mean(0).detach()
+    torch.testing.assert_close(symmetric(pixels), expected, atol=1e-6, rtol=0)

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lemevit_cli.geometry.triangle_filter import triangle_filter
+from lemevit_cli.inference.resample import RowResampler
+
+
+def resampled(scores, *, height, width, chunk, rows=None, cols=None):
+    """Feed rows in chunks; the scene's rows put together."""
+    rows, cols = rows or (0, height), cols or (0, width)
+    row_filter = triangle_filter(*rows, source=scores.shape[1], target=height)
+    col_filter = triangle_filter(*cols, source=scores.shape[2], target=width)
+    resampler = RowResampler(row_filter, col_filter)
+    parts = []
+    for top in range(row_filter.start, row_filter.stop, chunk):
+        stop = min(top + chunk, row_filter.stop)
+        parts += list(resampler.add(scores[:, top:stop, col_filter.start : col_filter.stop]))
+    assert [top for top, _ in parts] == list(
+        np.cumsum([rows[0], *(part.shape[1] for _, part in parts[:-1])])
+    )
+    return torch.cat([part for _, part in parts], dim=1)
+
+
+@pytest.mark.parametrize("shape", [(31, 47), (124, 188), (97, 200), (33, 50), (500, 3)])
+@pytest.mark.parametrize("chunk", [1, 13, 200])
+def test_rows_equal_torch_interpolation_of_the_whole(shape, chunk):
+    scores = torch.rand(3, 62, 94, generator=torch.Generator().manual_seed(1))
+    expected = F.interpolate(scores[None], size=shape, mode="bilinear", antialias=True)[0]
+    result = resampled(scores, height=shape[0], width=shape[1], chunk=chunk)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+def test_a_block_equals_its_part_of_the_whole():
+    scores = torch.rand(2, 40, 60, generator=torch.Generator().manual_seed(2))
+    whole = resampled(scores, height=101, width=149, chunk=8)
+    block = resampled(scores, height=101, width=149, chunk=5, rows=(30, 77), cols=(11, 12))
+    torch.testing.assert_close(block, whole[:, 30:77, 11:12], atol=0, rtol=0)

@@ -1,0 +1,188 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.blocks import blocks_of
+from lemevit_cli.inference.run import best_classes, pad_by_reflection
+from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.progress import Silent
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, Tiling
+from lemevit_cli.tasks.segmentation.inference import predict_scene
+
+SCORES = OutputOptions(output_type="scores")
+
+
+def run(path, target, predictor, *, tiling=None, output=None, **reading):
+    """Predict a scene to ``target``; what was written, and the report."""
+    settings = InferenceSettings(
+        tiling=tiling or Tiling(),
+        output=output or OutputOptions(),
+        reading=ReadingOptions(**reading),
+    )
+    with open_scene(path) as scene:
+        source = scene_input(scene, predictor.card, settings.reading, Silent())
+        report = predict_scene(scene, source, str(target), predictor, settings, Silent())
+    with rasterio.open(target) as written:
+        return written.read(), report
+
+
+class Recorder:
+    """A runtime that answers a constant and keeps what it was given."""
+
+    def __init__(self, scores=(0.2, 0.5, 0.3)):
+        self.scores = torch.tensor(scores)
+        self.batches = []
+
+    def __call__(self, pixels):
+        self.batches.append(pixels.copy())
+        count, _, height, width = pixels.shape
+        return self.scores.view(1, -1, 1, 1).expand(count, -1, height, width).contiguous()
+
+
+@pytest.mark.parametrize("gsd", ["native", "0.83", "0.31"])
+def test_output_is_the_same_for_any_block_size(scene, predictor, tmp_path, gsd):
+    whole, _ = run(scene, tmp_path / "whole.tif", predictor, output=SCORES, gsd=gsd)
+    assert np.nanmin(whole) >= 0 and len(np.unique(whole[0])) > 1000
+    for block_size in (64, 37, 16):
+        blocks, _ = run(
+            scene,
+            tmp_path / f"{block_size}.tif",
+            predictor,
+            tiling=Tiling(block_size=block_size),
+            output=SCORES,
+            gsd=gsd,
+        )
+        np.testing.assert_array_equal(blocks, whole)
+
+
+def test_a_part_has_the_pixels_of_the_whole(write_scene, pixels, predictor, tmp_path):
+    north_up = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
+    path = write_scene(pixels, transform=north_up)
+    whole, _ = run(path, tmp_path / "whole.tif", predictor)
+    bounds = (458_005, 5_547_980, 458_025.2, 5_547_996)  # columns 10 to 50, rows 8 to 40
+    part, _ = run(path, tmp_path / "part.tif", predictor, bounds=bounds)
+    np.testing.assert_array_equal(part, whole[:, 8:40, 10:50])
+    with rasterio.open(tmp_path / "part.tif") as written:
+        assert written.transform == north_up @ rasterio.Affine.translation(10, 8)
+
+
+@pytest.mark.parametrize("width", [1, 7, 31, 32, 33, 70])
+@pytest.mark.parametrize("height", [1, 32, 53])
+@pytest.mark.parametrize("gsd", ["native", "1.3", "0.2"])
+def test_a_constant_model_gives_its_constant_in_every_pixel(
+    write_scene, predictor, tmp_path, width, height, gsd
+):
+    path = write_scene(np.full((3, height, width), 7, dtype=np.uint8))
+    constant = replace(predictor, runtime=Recorder())
+    scores, report = run(path, tmp_path / "out.tif", constant, output=SCORES, gsd=gsd)
+    assert scores.shape == (3, height, width)
+    for band, expected in zip(scores, (0.2, 0.5, 0.3), strict=True):
+        np.testing.assert_allclose(band, expected, atol=1e-6)
+    assert report["classes"]["building"]["share"] == 1.0
+
+
+def test_windows_without_a_valid_pixel_never_reach_the_model(write_scene, predictor, tmp_path):
+    values = np.zeros((3, 32, 96), dtype=np.uint8)
+    values[:, :, 70:] = 9
+    recorder = Recorder()
+    ids, report = run(
+        write_scene(values, nodata=0),
+        tmp_path / "out.tif",
+        replace(predictor, runtime=recorder),
+        tiling=Tiling(window=32, overlap=0, batch_size=1),
+    )
+    assert (report["windows"], report["windows_skipped"]) == (3, 2)
+    assert len(recorder.batches) == 1
+    np.testing.assert_array_equal(ids[0], np.where(values[0] == 0, 255, 1))
+
+
+def test_void_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_path):
+    values = np.full((3, 32, 32), -9999, dtype=np.int16)
+    values[:, 5:9, 5:9] = 40
+    recorder = Recorder()
+    card = replace(predictor.card, dtype="int16", mean=(11.0, 12.0, 13.0))
+    settings = replace(predictor, runtime=recorder, card=card)
+    run(write_scene(values, nodata=-9999), tmp_path / "out.tif", settings)
+    (batch,) = recorder.batches
+    assert [set(np.unique(band)) for band in batch[0]] == [{11, 40}, {12, 40}, {13, 40}]
+
+
+def test_every_batch_has_one_shape(scene, predictor, tmp_path):
+    recorder = Recorder()
+    run(
+        scene,
+        tmp_path / "out.tif",
+        replace(predictor, runtime=recorder),
+        tiling=Tiling(batch_size=4),
+    )
+    assert {batch.shape for batch in recorder.batches} == {(4, 3, 32, 32)}
+
+
+def test_a_scene_smaller_than_a_window_is_mirrored_and_cropped_back(
+    write_scene, predictor, tmp_path
+):
+    values = np.arange(3 * 5 * 4, dtype=np.uint8).reshape(3, 5, 4)
+    recorder = Recorder()
+    ids, _ = run(write_scene(values), tmp_path / "out.tif", replace(predictor, runtime=recorder))
+    assert ids.shape == (1, 5, 4)
+    (batch,) = recorder.batches
+    np.testing.assert_array_equal(batch[0, 0, 0, :10], values[0, 0, [0, 1, 2, 3, 2, 1, 0, 1, 2, 3]])
+
+
+def test_an_edge_stays_where_it_is_when_the_model_sees_other_pixels(
+    write_scene, predictor, tmp_path
+):
+    class Threshold:
+        def __call__(self, pixels):
+            bright = torch.from_numpy(pixels[:, 0].astype(np.float32)) / 255
+            return torch.stack([1 - bright, bright, torch.zeros_like(bright)], dim=1)
+
+    values = np.zeros((3, 60, 60), dtype=np.uint8)
+    values[:, 20:, 33:] = 255
+    for gsd in ("1.0", "0.25"):
+        ids, _ = run(
+            write_scene(values),
+            tmp_path / f"{gsd}.tif",
+            replace(predictor, runtime=Threshold()),
+            gsd=gsd,
+        )
+        wrong = ids[0] != (values[0] > 0)
+        rows, cols = np.nonzero(wrong)
+        # The model sees half the pixels: the edge may move by one, never beyond.
+        assert wrong.sum() <= 80
+        assert all(abs(r - 19.5) < 2 or abs(c - 32.5) < 2 for r, c in zip(rows, cols, strict=True))
+
+
+def test_an_interruption_leaves_nothing(scene, predictor, tmp_path):
+    class Interrupted:
+        def __call__(self, pixels):
+            raise KeyboardInterrupt
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        run(scene, tmp_path / "out.tif", replace(predictor, runtime=Interrupted()))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_blocks_cover_an_area_once_and_lie_on_the_scenes_own_multiples():
+    area = Window(col_off=5, row_off=9, width=50, height=30)
+    covered = np.zeros((60, 60), dtype=int)
+    for block in blocks_of(area, 16):
+        covered[block.slices] += 1
+        assert block.col_off == 5 or block.col_off % 16 == 0
+    assert (covered[area.slices] == 1).all() and covered.sum() == 50 * 30
+
+
+def test_best_classes_is_argmax_also_among_equals():
+    scores = torch.randint(0, 4, (6, 40, 50), generator=torch.Generator().manual_seed(0)).float()
+    np.testing.assert_array_equal(best_classes(scores).numpy(), scores.numpy().argmax(0))
+
+
+def test_padding_mirrors_even_a_single_pixel():
+    padded = pad_by_reflection(np.array([[[7]]]), 4)
+    np.testing.assert_array_equal(padded, np.full((1, 4, 4), 7))

@@ -1,0 +1,133 @@
+"""Two dates meet a card and block inference."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+
+from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.blocks import blocks_of
+from lemevit_cli.inference.run import inference_over, masked_scores
+from lemevit_cli.progress import Silent
+from lemevit_cli.raster.scene_pair import open_pair
+from lemevit_cli.settings import ReadingOptions, SceneOptions, Tiling
+from lemevit_cli.simulation.world import World, WorldSpec
+from lemevit_cli.tasks.change.pair_input import pair_input, registered
+
+NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.notes, self.warnings = [], []
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def differs(pixels):
+    """Scores of three classes from the difference of the dates, and of their neighbours."""
+    pixels = torch.as_tensor(np.asarray(pixels)).float()
+    apart = torch.nn.functional.avg_pool2d((pixels[:, :3] - pixels[:, 3:]).abs(), 5, 1, 2)
+    return (apart / 30).softmax(1)
+
+
+@pytest.fixture
+def change_predictor(predictor):
+    return replace(predictor, runtime=differs)
+
+
+@pytest.fixture
+def pair_paths(write_scene, pixels):
+    """A pair on two grids: the second covers the right part of the first, at 0.7 of its pixel."""
+    fine = np.random.default_rng(4).integers(1, 256, (3, 80, 70), dtype=np.uint8)
+    grid = NORTH_UP @ Affine.translation(20, -4) @ Affine.scale(0.7)
+    return (
+        write_scene(pixels, "before.tif", transform=NORTH_UP, nodata=0),
+        write_scene(fine, "after.tif", transform=grid, nodata=0),
+    )
+
+
+def scores_of(pair, predictor, block_size=None, **reading):
+    source = pair_input(pair, predictor.card, ReadingOptions(**reading), Silent()).source
+    inference = inference_over(source, predictor, Tiling(block_size=block_size), Silent())
+    out = np.full((3, pair.height, pair.width), np.nan, np.float32)
+    for block in blocks_of(source.area, block_size):
+        for rows in inference.rows(block):
+            out[:, *rows.window.slices] = masked_scores(rows)
+    return out, inference.account
+
+
+@pytest.mark.parametrize("gsd", ["native", "0.83"])
+def test_scores_of_a_pair_are_the_same_for_any_block_size(pair_paths, change_predictor, gsd):
+    with open_pair(*pair_paths) as pair:
+        whole, _ = scores_of(pair, change_predictor, gsd=gsd)
+        blocks, _ = scores_of(pair, change_predictor, 16, gsd=gsd)
+        _, valid = pair.read(pair.window)
+    np.testing.assert_array_equal(blocks, whole)
+    np.testing.assert_array_equal(np.isfinite(whole[0]), valid)
+    assert 0.5 < valid.mean() < 0.8
+
+
+def test_equal_dates_differ_nowhere(scene, change_predictor):
+    with open_pair(scene, scene) as pair:
+        scores, _ = scores_of(pair, change_predictor)
+    np.testing.assert_allclose(scores[np.isfinite(scores)], 1 / 3, atol=1e-6)
+
+
+def test_each_date_is_stretched_over_the_overlap(write_scene, predictor):
+    random = np.random.default_rng(6)
+    before = random.integers(1, 256, (3, 48, 64), dtype=np.uint8)
+    after = random.integers(100, 900, (3, 48, 64)).astype(np.uint16)
+    after[:, :, 32:] += 20_000  # beyond the first date: must not count
+    moved = NORTH_UP @ Affine.translation(32, 0)
+    paths = (
+        write_scene(before, "a.tif", transform=NORTH_UP),
+        write_scene(after, "b.tif", transform=moved),
+    )
+    told = Told()
+    with open_pair(*paths) as pair:
+        ready = pair_input(pair, predictor.card, ReadingOptions(), told)
+        seen, valid = ready.source.view.read(Window(col_off=32, row_off=0, width=32, height=48))
+    none, stretch = ready.pair.stretches
+    assert none is None and ready.source.stretch is None
+    assert stretch.low == pytest.approx(np.percentile(after[:, :, :32], 2, axis=(1, 2)))
+    assert any("b.tif: values" in note for note in told.notes)
+    assert valid.all() and seen.shape == (6, 48, 32)
+    np.testing.assert_array_equal(seen[:3], before[:, :, 32:])
+    np.testing.assert_allclose(seen[3:], stretch.apply(after[:, :, :32]))
+
+
+def test_the_date_with_the_wrong_bands_is_named(write_scene, pixels, predictor):
+    before = write_scene(pixels, "a.tif")
+    after = write_scene(np.concatenate([pixels, pixels[:2]]), "b.tif")
+    with open_pair(before, after) as pair, pytest.raises(SceneError, match=r"b.tif: has 5 bands"):
+        pair_input(pair, predictor.card, ReadingOptions(), Silent())
+    with open_pair(before, after, None, SceneOptions(bidx=(3, 2, 1))) as pair:
+        assert pair_input(pair, predictor.card, ReadingOptions(), Silent()).pair.num_bands == 6
+
+
+def test_a_shift_is_told_and_undone_when_asked(write_scene):
+    world = World(WorldSpec(seed=2, width=300, height=300))
+    frame = Window(col_off=0, row_off=0, width=300, height=300)
+    before = write_scene(world.draw(frame).pixels, "a.tif", transform=NORTH_UP)
+    after = write_scene(
+        world.draw(frame.shifted(cols=-6, rows=4)).pixels, "b.tif", transform=NORTH_UP
+    )
+    told = Told()
+    with open_pair(before, after) as pair:
+        same, shift = registered(pair, coregister=False, progress=told)
+        assert same is pair and (shift.dx_px, shift.dy_px) == pytest.approx((6, -4), abs=0.1)
+        moved, _ = registered(pair, coregister=True, progress=told)
+        _, left = registered(moved, coregister=False, progress=told)
+    assert len(told.warnings) == 1 and "--coregister moves it back" in told.warnings[0]
+    assert "b.tif lies +6.0" in told.warnings[0] and left.length_px < 0.15
+    assert "it is moved back" in told.notes[0]

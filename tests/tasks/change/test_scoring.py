@@ -1,0 +1,189 @@
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from PIL import Image
+from rasterio.features import shapes
+
+from lemevit_cli.analysis.scoring import score
+from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.raster.targets import RasterSpec, open_sink
+from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.change.results import ChangeSpec, open_layers
+from lemevit_cli.tasks.score_options import ScoreOptions
+from lemevit_cli.training.options import LabelledScene
+
+GRID = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
+SHAPE = (70, 90)
+
+
+def rectangles(*corners):
+    ids = np.zeros(SHAPE, np.uint8)
+    for top, left, bottom, right in corners:
+        ids[top:bottom, left:right] = 1
+    return ids
+
+
+# Of four true rectangles one is found well, one half, one split in two parts, one not at all;
+# a fifth is found where nothing is.
+TRUTH = rectangles((5, 5, 25, 25), (5, 40, 25, 60), (40, 5, 60, 35), (50, 70, 60, 80))
+FOUND = rectangles(
+    (6, 6, 26, 25), (15, 40, 25, 60), (40, 5, 60, 18), (40, 22, 60, 35), (30, 70, 40, 80)
+)
+
+
+@pytest.fixture
+def spec():
+    crs_wkt = rasterio.CRS.from_epsg(32633).to_wkt()
+    return RasterSpec(
+        width=SHAPE[1],
+        height=SHAPE[0],
+        georeference=Georeference(transform=GRID, crs_wkt=crs_wkt),
+        classes=classes_from_names(["unchanged", "changed"]),
+    )
+
+
+@pytest.fixture
+def write_mask(tmp_path, spec):
+    def write(ids, name):
+        with open_sink(str(tmp_path / name), spec, OutputOptions()) as sink:
+            sink.write(Window(col_off=0, row_off=0, width=SHAPE[1], height=SHAPE[0]), ids)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def write_layer(tmp_path, spec):
+    """A function that writes the polygons of a mask as ``change`` does, corner by corner."""
+
+    def write(ids, name):
+        layers = ChangeSpec(raster=spec, before="2018", after="2020", simplify=0)
+        with open_layers([str(tmp_path / name)], layers, OutputOptions()) as sink:
+            window = Window(col_off=0, row_off=0, width=SHAPE[1], height=SHAPE[0])
+            sink.write(window, ids, np.ones(SHAPE, np.float32))
+        return str(tmp_path / name)
+
+    return write
+
+
+def pooled(truth, found):
+    hits, true, said = (truth & found).sum(), truth.sum(), found.sum()
+    return {
+        "iou": hits / (true + said - hits),
+        "f1": 2 * hits / (true + said),
+        "precision": hits / said,
+        "recall": hits / true,
+    }
+
+
+def assert_figures(figures, expected, abs=1e-9):
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, abs=abs), name
+
+
+@pytest.mark.parametrize("block_size", [1024, 32])
+def test_pixels_are_pooled_and_polygons_matched_by_overlap(write_mask, block_size):
+    options = ScoreOptions(block_size=block_size)
+    figures = score(write_mask(FOUND, "f.tif"), write_mask(TRUTH, "t.tif"), options)
+    assert_figures(figures, pooled(TRUTH == 1, FOUND == 1))
+    objects = figures["objects"]
+    # The half has an IoU of 0.5 exactly; a part of the split one has 13 / 30.
+    assert (objects["found"], objects["truths"], objects["matched"]) == (5, 4, 2)
+    assert_figures(objects, {"precision": 2 / 5, "recall": 2 / 4, "f1": 4 / 9})
+    assert figures["pixels"] == TRUTH.size
+    assert figures["batch_f1"] == pytest.approx(figures["f1"])  # one window, one batch
+
+
+def test_masks_and_layers_of_change_give_the_same_figures(write_mask, write_layer):
+    found = [write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg"), write_layer(FOUND, "f.shp")]
+    true = [write_mask(TRUTH, "t.tif"), write_layer(TRUTH, "t.gpkg"), write_layer(TRUTH, "t.shp")]
+    expected = score(found[0], true[0])
+    for prediction in found:
+        for truth in true:
+            figures = score(prediction, truth)
+            assert_figures(figures, pooled(TRUTH == 1, FOUND == 1))
+            assert figures["objects"] == expected["objects"]
+
+
+def test_polygons_of_any_kind_and_crs_are_a_truth(write_mask, write_layer, tmp_path):
+    outlines = [shapely.geometry.shape(s) for s, v in shapes(TRUTH, transform=GRID) if v == 1]
+    table = geopandas.GeoDataFrame({"year": [1, 1, 1, 1]}, geometry=outlines, crs=32633)
+    old = geopandas.GeoDataFrame(
+        {"year": [0]}, geometry=[shapely.box(458_030, 5_547_970, 458_040, 5_547_980)], crs=32633
+    )
+    geopandas.pd.concat([table, old]).to_crs(4326).to_file(tmp_path / "t.geojson")
+    options = ScoreOptions(labels=LabelledScene(scene="", labels="", where="year = 1"))
+    for prediction in (write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg")):
+        figures = score(prediction, str(tmp_path / "t.geojson"), options)
+        assert_figures(figures, pooled(TRUTH == 1, FOUND == 1), abs=1e-4)
+        assert figures["objects"]["matched"] in (1, 2)  # the half one: rounded to either side
+
+
+def test_a_truth_of_0_and_255_without_names_counts_255_as_change(write_mask, tmp_path):
+    Image.fromarray(TRUTH * 255).save(tmp_path / "label.png")
+    figures = score(write_mask(FOUND, "f.tif"), str(tmp_path / "label.png"))
+    assert_figures(figures, pooled(TRUTH == 1, FOUND == 1))
+
+
+def test_a_truth_on_another_grid_is_brought_to_the_predictions(write_mask, write_layer, tmp_path):
+    fine = np.kron(TRUTH, np.ones((2, 2), np.uint8)) * 255
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:32633"}
+    size = {"width": fine.shape[1], "height": fine.shape[0]}
+    path = tmp_path / "fine.tif"
+    with rasterio.open(path, "w", transform=GRID @ Affine.scale(0.5), **size, **profile) as file:
+        file.write(fine, 1)
+    for prediction in (write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg")):
+        assert_figures(score(prediction, str(path)), pooled(TRUTH == 1, FOUND == 1))
+
+
+def test_void_pixels_are_neither_right_nor_wrong(write_mask):
+    found, truth = FOUND.copy(), TRUTH.copy()
+    found[:, :20], truth[:30] = 255, 255
+    figures = score(write_mask(found, "f.tif"), write_mask(truth, "t.tif"))
+    both = np.zeros(SHAPE, bool)
+    both[30:, 20:] = True
+    assert_figures(figures, pooled((TRUTH == 1) & both, (FOUND == 1) & both))
+    assert figures["pixels"] == both.sum()
+
+
+def test_nothing_found_and_nothing_there_have_no_figures(write_mask, write_layer):
+    nothing, truth = np.zeros(SHAPE, np.uint8), write_mask(TRUTH, "t.tif")
+    for prediction in (write_mask(nothing, "n.tif"), write_layer(nothing, "n.gpkg")):
+        figures = score(prediction, truth)
+        assert figures["recall"] == figures["f1"] == 0 and figures["precision"] is None
+        assert figures["objects"]["recall"] == 0 and figures["objects"]["precision"] is None
+    figures = score(write_layer(nothing, "n.shp"), write_layer(nothing, "m.shp"))
+    assert figures["f1"] is None and figures["objects"]["f1"] is None
+
+
+def test_features_without_an_area_are_no_objects(write_layer, tmp_path):
+    layer, odd = write_layer(TRUTH, "t.gpkg"), str(tmp_path / "odd.gpkg")
+    table = geopandas.read_file(layer)
+    left, _, _, top = table.total_bounds
+    flat = shapely.Polygon([(left, top), (left + 5, top), (left, top)])
+    more = table.iloc[[0, 0]].set_geometry([None, flat], crs=table.crs)
+    both = [*table.geometry, *more.geometry]
+    table.iloc[[*range(len(table)), 0, 0]].set_geometry(both, crs=table.crs).to_file(odd)
+    for prediction, truth in ((layer, odd), (odd, layer), (odd, odd)):
+        objects = score(prediction, truth)["objects"]
+        assert (objects["found"], objects["truths"], objects["matched"]) == (4, 4, 4)
+    more.iloc[1:].to_file(tmp_path / "flat.gpkg")
+    with pytest.raises(DataError, match=r"flat\.gpkg: holds no polygons"):
+        score(layer, str(tmp_path / "flat.gpkg"))
+
+
+def test_what_change_cannot_be_told_is_refused(write_mask, write_layer, tmp_path):
+    mask, layer = write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg")
+    with pytest.raises(DataError, match="--tolerance is for rasters of classes"):
+        score(mask, mask, ScoreOptions(tolerance_m=1.0))
+    bare = geopandas.read_file(layer).set_crs(None, allow_override=True)
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        bare.to_file(tmp_path / "bare.gpkg")
+    with pytest.raises(DataError, match="one has a CRS"):
+        score(layer, str(tmp_path / "bare.gpkg"))

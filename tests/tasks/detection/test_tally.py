@@ -1,0 +1,112 @@
+"""Figures of found boxes against counts by hand."""
+
+import numpy as np
+import pytest
+
+from lemevit_cli.errors import DataError
+from lemevit_cli.tasks.detection.datasets.source import IGNORED, Objects
+from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
+
+LONG = np.array([50.0, 40.0, 40.0, 10.0, 0.2])
+SQUARE = (120.0, 40.0, 20.0, 18.0, 0.0)
+
+
+def moved(box, *, cx=0.0, cy=0.0, w=0.0, angle=0.0):
+    return np.asarray(box) + np.array([cx, cy, w, 0.0, angle])
+
+
+def objects(*boxes, ids=None, difficult=None):
+    count = len(boxes)
+    return Objects(
+        np.array(boxes, float).reshape(-1, 5),
+        np.array(ids if ids is not None else [0] * count, np.int64),
+        np.array(difficult if difficult is not None else [False] * count, bool),
+    )
+
+
+def tally_of(truth, boxes, scores=None, ids=None, model=("ship",), data=("ship",)):
+    tally = BoxTally(model)
+    count = len(boxes)
+    tally.add(
+        np.array(boxes, float).reshape(-1, 5),
+        np.array(scores if scores is not None else [0.9] * count),
+        np.array(ids if ids is not None else [0] * count, np.int64),
+        truth,
+        match_box_classes(model, data),
+    )
+    return tally
+
+
+def test_what_is_found_as_it_is_has_no_error():
+    figures = tally_of(objects(LONG, SQUARE), [LONG, SQUARE]).figures()
+    assert figures["ap50"] == figures["ap75"] == figures["ap50_95"] == 1.0
+    assert figures["ap50_voc07"] == pytest.approx(1.0)
+    assert (figures["precision"], figures["recall"]) == (1.0, 1.0)
+    assert (figures["length_error"], figures["bearing_error_deg"]) == (0.0, 0.0)
+
+
+def test_errors_are_medians_over_long_objects_that_are_right():
+    truth = [moved(LONG, cy=60 * i) for i in range(3)]
+    errors = [(2.0, 0.01), (-4.0, -0.05), (8.0, 0.02)]
+    found = [moved(t, w=w, angle=a) for t, (w, a) in zip(truth, errors, strict=True)]
+    # A square has no direction, an unsure box is not shown, a far one is not right.
+    unsure, far = moved(LONG, cy=180, w=9), moved(LONG, cx=300, w=9)
+    more = [SQUARE, unsure, far]
+    scores = [0.9] * 4 + [0.1, 0.9]
+    all_true = objects(*truth, SQUARE, moved(LONG, cy=180))
+    figures = tally_of(all_true, [*found, *more], scores).figures()
+    assert figures["length_error"] == pytest.approx(4 / 40)
+    assert figures["bearing_error_deg"] == pytest.approx(np.degrees(0.02))
+    assert (figures["precision"], figures["recall"]) == (4 / 5, 4 / 5)
+
+
+def test_a_bearing_knows_no_front_and_no_back():
+    upright = (50.0, 40.0, 40.0, 10.0, np.pi / 2 - 0.01)
+    found = (50.0, 40.0, 40.0, 10.0, -np.pi / 2 + 0.01)
+    figures = tally_of(objects(upright), [found]).figures()
+    assert figures["bearing_error_deg"] == pytest.approx(np.degrees(0.02))
+
+
+def test_classes_that_one_side_alone_knows_do_not_count():
+    truth = objects(LONG, SQUARE, ids=[0, 1])
+    tally = tally_of(
+        truth, [LONG, SQUARE, SQUARE], ids=[1, 0, 1], model=("car", "ship"), data=("ship", "pond")
+    )
+    figures = tally.figures()
+    assert list(figures["classes"]) == ["ship"]
+    # The second ship is a pond in truth; the car is not judged.
+    assert (figures["precision"], figures["recall"]) == (0.5, 1.0)
+    with pytest.raises(
+        DataError, match="no class is shared; labelled are pond, the model knows ship"
+    ):
+        match_box_classes(["ship"], ["pond"])
+
+
+def test_difficult_and_ignored_objects_are_neither_right_nor_wrong():
+    truth = objects(LONG, SQUARE, ids=[IGNORED, 0], difficult=[False, True])
+    model = ("ship", "plane")
+    tally = tally_of(truth, [LONG, LONG, SQUARE], ids=[0, 1, 0], model=model, data=model)
+    figures = tally.figures()
+    assert figures["ap50"] is None and figures["precision"] is None
+    assert figures["length_error"] is None and tally.curves() == {}
+
+
+def test_boxes_of_different_pictures_do_not_meet():
+    tally = tally_of(objects(LONG), [])
+    match = match_box_classes(["ship"], ["ship"])
+    tally.add(np.array([LONG]), np.array([0.9]), np.array([0]), objects(), match)
+    figures = tally.figures()
+    assert (figures["ap50"], figures["recall"]) == (0.0, 0.0)
+    recall, precision = tally.curves()["ship"]
+    assert recall.tolist() == [0.0] and precision.tolist() == [0.0]
+
+
+def test_each_class_is_judged_where_it_is_labelled():
+    tally = tally_of(objects(LONG), [LONG, SQUARE], ids=[0, 1], model=("ship", "car"))
+    lake = match_box_classes(["ship", "car"], ["car"])
+    tally.add(
+        np.array([LONG, SQUARE]), np.array([0.9, 0.8]), np.array([0, 1]), objects(SQUARE), lake
+    )
+    figures = tally.figures()
+    assert list(figures["classes"]) == ["ship", "car"]
+    assert figures["ap50"] == figures["precision"] == figures["recall"] == 1.0

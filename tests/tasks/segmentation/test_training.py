@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from lemevit_cli.errors import LemevitError
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card
+from lemevit_cli.tasks import load_training
+from lemevit_cli.tasks.segmentation.network import NETWORK
+from lemevit_cli.tasks.segmentation.training import TRAINING
+
+FIVE = ("land", "building", "road", "vegetation", "water")
+
+
+def test_scores_sum_to_one():
+    logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(NETWORK.scores(logits).sum(dim=1), torch.ones(2, 6, 7))
+
+
+def test_the_faster_model_answers_the_same():
+    card = Card(
+        task="seg",
+        backbone="lemevit_tiny",
+        head="upernet",
+        classes=classes_from_names(FIVE),
+        head_args={"decoder_channels": 64},
+    )
+    torch.manual_seed(0)
+    model = NETWORK.build_model(card).eval()
+    pixels = torch.rand(1, 3, 64, 96) * 255
+    with torch.inference_mode():
+        expected = model(pixels)
+        torch.testing.assert_close(
+            NETWORK.for_inference(model)(pixels), expected, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_an_unknown_task_lists_the_known():
+    assert load_training("seg") is TRAINING
+    with pytest.raises(LemevitError, match="no task 'segment'; tasks are seg"):
+        load_training("segment")

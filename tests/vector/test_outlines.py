@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import shapely
+from rasterio.features import rasterize, shapes
+from rasterio.windows import Window
+
+from lemevit_cli.vector import outlines
+from lemevit_cli.vector.outlines import Regions, create_draft, outlined, simplified, sums_within
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a draft of an array and gives its path."""
+
+    def write(values, name="draft.tif"):
+        path, (height, width) = tmp_path / name, values.shape
+        with create_draft(path, width=width, height=height, dtype=values.dtype.name) as draft:
+            draft.write(values, 1, window=Window(0, 0, width, height))
+        return path
+
+    return write
+
+
+def blobs(seed, shape=(60, 80), values=2):
+    """Speckled blobs of the values 0 to ``values - 1``, with holes and touching corners."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, values, (shape[0] // 5, shape[1] // 5))
+    ids = np.kron(coarse, np.ones((5, 5))).astype(np.uint8)
+    speckles = rng.random(shape) < 0.1
+    ids[speckles] = rng.integers(0, values, speckles.sum())
+    return ids
+
+
+def drawn(polygons, values, shape):
+    pairs = list(zip(polygons, np.broadcast_to(values, len(polygons)).tolist(), strict=True))
+    return rasterize(pairs, out_shape=shape, dtype="int32") if pairs else np.zeros(shape, int)
+
+
+@pytest.mark.parametrize("values", [2, 4])
+def test_outlines_drawn_again_give_the_raster(write, values):
+    ids = blobs(0, values=values)
+    regions = outlined(write(ids))
+    np.testing.assert_array_equal(drawn(regions.polygons, regions.values, ids.shape), ids)
+    assert shapely.is_valid(regions.polygons).all()
+    assert any(shapely.get_num_interior_rings(regions.polygons))
+    assert len(regions.polygons) == sum(value > 0 for _, value in shapes(ids, connectivity=4))
+
+
+def test_regions_are_in_the_order_of_their_first_pixels(write):
+    ids = blobs(1)
+    labels = drawn(outlined(write(ids)).polygons, 1, ids.shape)
+    regions = outlined(write(ids))
+    labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
+    _, first = np.unique(labels[labels > 0], return_index=True)
+    assert (np.diff(first) > 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows):
+    monkeypatch.setattr(outlines, "_ROWS_AT_ONCE", rows)
+    ids = blobs(2, values=3)
+    ids[0], ids[:, -1] = 1, 2  # to the edges
+    scores = np.random.default_rng(3).integers(0, 65536, ids.shape, dtype=np.uint16)
+    regions = outlined(write(ids))
+    labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
+    expected = np.bincount(labels.ravel(), weights=scores.ravel())[1:]
+    sums = sums_within(regions.polygons, write(scores, "scores.tif"))
+    np.testing.assert_array_equal(sums, expected)
+
+
+def test_nothing_has_no_outlines_and_no_sums(write):
+    path = write(np.zeros((20, 30), np.uint8))
+    regions = outlined(path)
+    assert len(regions.polygons) == len(regions.values) == 0
+    assert len(sums_within(regions.polygons, path)) == len(simplified(regions, 1.0)) == 0
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 2.0, 6.0])
+@pytest.mark.parametrize("values", [2, 4])
+def test_simplified_polygons_are_valid_and_lie_beside_one_another(write, tolerance, values):
+    regions = outlined(write(blobs(4, values=values)))
+    thin = simplified(regions, tolerance)
+    assert len(thin) == len(regions.polygons)
+    assert shapely.is_valid(thin).all() and not shapely.is_empty(thin).any()
+    assert (
+        shapely.get_num_coordinates(thin).sum()
+        < 0.99 * shapely.get_num_coordinates(regions.polygons).sum()
+    )
+    together = shapely.union_all(thin)
+    assert shapely.area(thin).sum() == pytest.approx(together.area, rel=1e-9)
+    if values == 2:
+        apart = shapely.hausdorff_distance(regions.polygons, thin)
+        assert apart.max() <= tolerance + 1e-9
+
+
+@pytest.mark.parametrize("has_coverages", [True, False])
+def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
+    monkeypatch.setattr(outlines, "_HAS_COVERAGES", has_coverages and outlines._HAS_COVERAGES)
+    rows, cols = np.indices((60, 80))
+    ids = np.where(cols + rows // 3 < 45, 1, 2).astype(np.uint8)
+    thin = simplified(outlined(write(ids)), 2.0)
+    assert shapely.intersection(thin[0], thin[1]).area == 0
+    if outlines._HAS_COVERAGES:
+        assert shapely.union_all(thin).area == ids.size
+        assert shapely.get_num_coordinates(thin).sum() < 25
+
+
+def test_a_tolerance_in_metres_knows_the_sides_of_a_pixel():
+    # Steps of one row every four columns: half a metre high where a row is half a metre.
+    steps = [(0, 0), *((4 * i + d, i) for i in range(10) for d in (0, 4)), (40, 20), (0, 20)]
+    regions = Regions(np.array([shapely.Polygon(steps)]), np.array([1], np.int32))
+    corners = [
+        shapely.get_num_coordinates(simplified(regions, 0.6, sides=sides))[0]
+        for sides in ((1.0, 0.5), (1.0, 2.0))
+    ]
+    assert corners[0] < 8 and corners[1] == shapely.get_num_coordinates(regions.polygons)[0] - 1
