@@ -119,7 +119,7 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
             found.training,
             found.options,
             folder=Path(folder),
-            listener=Silent(),
+            progress=Silent(),
             save_best=lambda tensors, best: None,
         )
         lines = read_metrics(Path(folder))

@@ -130,7 +130,7 @@ def main() -> None:
             samples,
             options,
             folder=folder,
-            listener=turns,
+            progress=turns,
             save_best=lambda tensors, record: None,
         )
     loop_s, pure_s = statistics.median(turns.loop_s), statistics.median(turns.pure_s)

@@ -22,6 +22,7 @@ LAYERS = [
     ["raster"],
     ["models", "metrics", "simulation"],
     ["geometry"],
+    ["atomic"],
     ["settings", "errors", "legend", "progress"],
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

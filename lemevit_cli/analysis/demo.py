@@ -10,12 +10,12 @@ import rasterio
 
 from lemevit_cli.analysis.pair_quicklook import pair_quicklook
 from lemevit_cli.analysis.quicklook import QuicklookOptions, quicklook
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.metrics.confusion import Confusion
 from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.pictures.picture import Panel, colorize, displayed, write_panels
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.atomic import check_replaceable, replacing
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
 from lemevit_cli.simulation.scenes import simulate_dataset

@@ -7,10 +7,10 @@ from typing import Any
 
 import timm
 
+from lemevit_cli.atomic import check_replaceable
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
 from lemevit_cli.models.weights import Card, load_checkpoint, save_weights
-from lemevit_cli.raster.atomic import check_replaceable
 
 
 def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     read_polygons,
     sheet_of,
 )
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError, SceneError
 from lemevit_cli.geometry.ground import north_in_pixels, pixel_metric_m2
 from lemevit_cli.geometry.window import Window
@@ -28,7 +29,6 @@ from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.pictures.map_picture import round_scale_bar, write_map
 from lemevit_cli.pictures.picture import displayed
-from lemevit_cli.raster.atomic import check_replaceable, replacing
 from lemevit_cli.raster.overlap import outline_in, window_around
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair

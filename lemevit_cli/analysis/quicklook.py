@@ -25,6 +25,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     read_polygons,
     sheet_of,
 )
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError, SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, north_in_pixels, pixel_metric_m2
@@ -33,7 +34,6 @@ from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.pictures.map_picture import round_scale_bar, write_map
 from lemevit_cli.pictures.picture import displayed
 from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.atomic import check_replaceable, replacing
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
 

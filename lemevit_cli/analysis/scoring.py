@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.ground import pixel_metric_m2
 from lemevit_cli.geometry.window import Window
@@ -21,7 +22,6 @@ from lemevit_cli.metrics.boundary import BoundaryTally, Disc, disc_of
 from lemevit_cli.metrics.confusion import Confusion, match_classes, mean_known
 from lemevit_cli.pictures.score_picture import write_score_picture
 from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.atomic import check_replaceable, replacing
 from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
 from lemevit_cli.raster.overlap import classes_on_grid_of, is_placed, part_over, same_grid
 from lemevit_cli.raster.scene import Scene, open_scene

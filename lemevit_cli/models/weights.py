@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo
 
@@ -108,14 +109,10 @@ def save_weights(
             "astray: start again with a smaller learning rate"
         )
     tensors = {k: _storable(v, half=half) for k, v in state.items()}
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with written_whole(target) as temporary:
         # Not save_file, whose files nobody but their owner may read.
         metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
         temporary.write_bytes(serialise(tensors, metadata=metadata))
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _storable(tensor: Tensor, *, half: bool) -> Tensor:

@@ -18,11 +18,11 @@ from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
+from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
-from lemevit_cli.raster.atomic import replacing
 from lemevit_cli.raster.gdal import (
     TILE_SIZE,
     gdal_cache,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lemevit_cli.atomic import check_replaceable, replacing, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.raster.atomic import check_replaceable, replacing, spooled_to_stdout
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from pyproj.exceptions import CRSError
 from rasterio.windows import Window as RasterioWindow
 from shapely import Polygon
 
+from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
@@ -206,12 +206,8 @@ class _Files:
     @contextmanager
     def _beside(self, target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
-        path = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-        try:
+        with written_whole(target) as path:
             yield path
-            path.replace(target)
-        finally:
-            path.unlink(missing_ok=True)
         self.written.append(target)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.models.weights import (
     Card,
@@ -22,7 +23,6 @@ from lemevit_cli.models.weights import (
     save_weights,
 )
 from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.atomic import check_replaceable, replacing
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
@@ -101,7 +101,7 @@ def train(
         found.training,
         options,
         folder=folder,
-        listener=progress,
+        progress=progress,
         save_best=save_best,
         spent_s=time.perf_counter() - began,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.weights import load_checkpoint
 from lemevit_cli.training.options import TrainingOptions
@@ -117,21 +117,8 @@ def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[s
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
     """Write beside the old checkpoint and rename: a full disk keeps the old."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # some file systems tell only now that they are full
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote a checkpoint has left."""
-    for part in folder.glob(f".{CHECKPOINT_NAME}.*.part"):
-        part.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def restore_run(

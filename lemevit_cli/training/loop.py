@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -28,13 +28,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lemevit_cli.atomic import remove_parts
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
+from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.training.checkpoint import (
     CHECKPOINT_NAME,
     Run,
     recipe_of,
-    remove_parts,
     restore_run,
     save_run,
 )
@@ -95,20 +96,6 @@ class TrainingData:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Listener(Protocol):
-    """Hears how the training goes."""
-
-    def start(self, label: str, *, total: int, unit: str) -> None: ...
-
-    def advance(self, count: int = 1, **figures: float) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def warn(self, message: str) -> None: ...
-
-    def note(self, message: str) -> None: ...
-
-
 @dataclass(frozen=True)
 class Setup:
     """What a training runs with, and nothing that it changes."""
@@ -117,7 +104,7 @@ class Setup:
     data: TrainingData
     options: TrainingOptions
     folder: Path
-    listener: Listener
+    progress: Progress
     save_best: SaveBest
     accelerator: Accelerator
 
@@ -134,7 +121,7 @@ def fit(
     options: TrainingOptions,
     *,
     folder: Path,
-    listener: Listener,
+    progress: Progress,
     save_best: SaveBest,
     spent_s: float = 0.0,
 ) -> Run:
@@ -151,14 +138,14 @@ def fit(
     """
     began = time.perf_counter() - spent_s
     accelerator = _accelerator(options)
-    listener = listener if accelerator.is_main_process else _Nobody()
-    setup = Setup(loss, data, options, folder, listener, save_best, accelerator)
+    progress = progress if accelerator.is_main_process else Silent()
+    setup = Setup(loss, data, options, folder, progress, save_best, accelerator)
     run = _prepare(model, setup)
     began -= run.elapsed_s
-    log = MetricsLog(folder, first_step=run.step, warn=listener.warn) if run.is_main else None
+    log = MetricsLog(folder, first_step=run.step, warn=progress.warn) if run.is_main else None
     schedule = _schedule(run, options)
     first_steps = FirstSteps(options.time_budget_s or inf, options.head_first)
-    _announce(run, listener)
+    _announce(run, progress)
     try:
         with closing(_batches(run, setup)) as batches, stop_signals() as stop:
             while not run.is_done:
@@ -168,7 +155,7 @@ def fit(
                 run.step += 1
                 seconds = time.perf_counter() - began - run.elapsed_s
                 run.elapsed_s += seconds
-                listener.advance(1, loss=value, step=run.step)
+                progress.advance(1, loss=value, step=run.step)
                 if run.total_steps is None:
                     first_steps.add(_from_main(seconds, accelerator))
                     if first_steps.enough:
@@ -183,13 +170,13 @@ def fit(
                 if run.is_done or stopped_by or _is_checkpoint_due(run, setup):
                     _save(run, setup)
                 if stopped_by:
-                    listener.note(f"stopped after step {run.step}; go on with --resume")
+                    progress.note(f"stopped after step {run.step}; go on with --resume")
                     leave(stopped_by)
             if run.validated_step != run.step:  # a resume that finds no step left to do
                 _validate(run, setup, log)
                 _save(run, setup)
     finally:
-        listener.finish()
+        progress.finish()
         if log is not None:
             log.close()
     accelerator.wait_for_everyone()
@@ -235,7 +222,7 @@ def _prepare(model: nn.Module, setup: Setup) -> Run:
     optimizer = make_optimizer(model, backbone, options)
     run = Run(model, backbone, average, optimizer, is_main=accelerator.is_main_process)
     if run.is_main:
-        remove_parts(setup.folder)
+        remove_parts(setup.folder / CHECKPOINT_NAME)
     # Processes drop other paths; the first one draws what it would draw alone.
     if accelerator.process_index > 0:
         torch.manual_seed(options.seed + accelerator.process_index)
@@ -263,9 +250,9 @@ def _plan_steps(run: Run, setup: Setup) -> None:
     else:
         run.total_steps = max(options.steps, run.step)
     if before is not None and run.total_steps == run.step:
-        setup.listener.note(f"{run.step} steps are done already; the training ends here")
+        setup.progress.note(f"{run.step} steps are done already; the training ends here")
     elif before is not None and run.total_steps not in {None, before}:
-        setup.listener.note(
+        setup.progress.note(
             f"goes on at step {run.step} towards step {run.total_steps}, not {before} as before; "
             "the learning rate follows the new number"
         )
@@ -292,12 +279,12 @@ def _rate(run: Run) -> float:
     return max(float(group["lr"]) for group in run.optimizer.param_groups)
 
 
-def _announce(run: Run, listener: Listener) -> None:
+def _announce(run: Run, progress: Progress) -> None:
     """Begin a phase: what is left, so that the time left is right after a resume too."""
     if run.total_steps is None:
-        listener.start("measure", total=MEASURED_STEPS, unit="steps")
+        progress.start("measure", total=MEASURED_STEPS, unit="steps")
     else:
-        listener.start("train", total=run.total_steps - run.step, unit="steps")
+        progress.start("train", total=run.total_steps - run.step, unit="steps")
 
 
 def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
@@ -422,11 +409,11 @@ def _fix_steps(
         validate_every=options.validate_every,
         final_cost=setup.data.final_cost,
     )
-    setup.listener.finish()
-    setup.listener.note(
+    setup.progress.finish()
+    setup.progress.note(
         f"a time budget of {options.time_budget_s:g} s is enough for {run.total_steps} steps"
     )
-    _announce(run, setup.listener)
+    _announce(run, setup.progress)
 
 
 def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:
@@ -458,7 +445,7 @@ def _keep_best(run: Run, score: float, figures: dict[str, Any] | None, setup: Se
     try:
         setup.save_best(run.average.module.state_dict(), best)
     except OSError as error:
-        setup.listener.warn(f"the best weights of step {run.step} could not be written ({error})")
+        setup.progress.warn(f"the best weights of step {run.step} could not be written ({error})")
         return
     run.best_score, run.best = score, best
 
@@ -468,7 +455,7 @@ def _save(run: Run, setup: Setup) -> None:
     try:
         save_run(run, setup.folder, setup.accelerator, setup.recipe)
     except (OSError, RuntimeError) as error:
-        setup.listener.warn(
+        setup.progress.warn(
             f"{setup.folder / CHECKPOINT_NAME}: the checkpoint of step {run.step} could not be "
             f"written ({str(error).splitlines()[0]}); the one before, if any, is kept"
         )
@@ -488,17 +475,3 @@ def _is_checkpoint_due(run: Run, setup: Setup) -> bool:
 def _from_main(value: float, accelerator: Accelerator) -> float:
     """The first process's value, so that all decide alike."""
     return float(accelerator.gather(torch.tensor([value], device=accelerator.device))[0])
-
-
-class _Nobody:
-    """Listens for the processes that do not speak."""
-
-    def start(self, label: str, *, total: int, unit: str) -> None: ...
-
-    def advance(self, count: int = 1, **figures: float) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def warn(self, message: str) -> None: ...
-
-    def note(self, message: str) -> None: ...

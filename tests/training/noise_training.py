@@ -120,7 +120,7 @@ def run(folder, listener=None, *, loss=loss, net=None, data=None, **changes):
         TrainingData(samples, **{"validate": validate, **(data or {})}),
         options_of(**changes),
         folder=Path(folder),
-        listener=listener or Listener(),
+        progress=listener or Listener(),
         save_best=lambda tensors, record: best.append(record["step"]),
     )
     return state, best

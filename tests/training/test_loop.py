@@ -237,7 +237,7 @@ def test_best_weights_that_cannot_be_written_do_not_end_the_training(tmp_path):
         noise.TrainingData(noise.make_samples(), noise.validate),
         noise.options_of(),
         folder=tmp_path,
-        listener=listener,
+        progress=listener,
         save_best=full,
     )
     assert state.step == 6 and state.best == {}
@@ -412,7 +412,7 @@ def test_a_model_without_a_backbone_cannot_rest_one(tmp_path):
             noise.TrainingData(noise.make_samples()),
             noise.options_of(head_first=0.5),
             folder=tmp_path,
-            listener=Listener(),
+            progress=Listener(),
             save_best=lambda tensors, record: None,
         )
 

@@ -7,7 +7,6 @@ variance before a principal component analysis keeps the directions in which vie
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import DataError, OutputError
 from lemevit_cli.models.dense_features import DenseFeatures
 from lemevit_cli.models.distiller import TARGET_STRIDE
@@ -215,9 +215,8 @@ class KeptAnswers:
             return Basis(**arrays, explained=float(file["explained"]))
 
     def keep_basis(self, basis: Basis) -> None:
-        temporary = self._folder / f".{os.getpid()}.{_BASIS}"
-        np.savez(temporary, **vars(basis))
-        temporary.replace(self._folder / _BASIS)
+        with written_whole(self._folder / _BASIS) as temporary, temporary.open("wb") as file:
+            np.savez(file, **vars(basis))
 
     def _create(self, count: int, shape: tuple[int, int, int], made_for: Mapping[str, Any]) -> None:
         stated = json.dumps({**made_for, "count": count, "shape": list(shape)}, sort_keys=True)
@@ -240,6 +239,5 @@ class KeptAnswers:
         for name, length in ((_FEATURES, size), (_DONE, count)):
             with (self._folder / name).open("ab") as file:
                 file.truncate(length)
-        temporary = self._folder / f".{os.getpid()}.{_MADE_FOR}"
-        temporary.write_text(stated, encoding="utf-8")
-        temporary.replace(note)  # last: without it the folder counts as empty
+        with written_whole(note) as temporary:  # last: without it the folder counts as empty
+            temporary.write_text(stated, encoding="utf-8")

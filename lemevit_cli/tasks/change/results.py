@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
+from lemevit_cli.atomic import replacing, spooled_to_stdout
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
@@ -27,7 +28,6 @@ from lemevit_cli.geometry.ground import (
 )
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
-from lemevit_cli.raster.atomic import replacing, spooled_to_stdout
 from lemevit_cli.raster.gdal import gdal_cache, gdal_refusals
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.raster.targets import CHANGE_WRITERS, STDOUT, check_disk, find_writer

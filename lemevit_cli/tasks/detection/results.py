@@ -24,12 +24,12 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from lemevit_cli.atomic import replacing, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.oriented_boxes import GroundSizes, corners_of, sizes_of_corners
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.raster.atomic import replacing, spooled_to_stdout
 from lemevit_cli.raster.spec import Writer
 from lemevit_cli.raster.targets import BOX_WRITERS, STDOUT, find_writer
 from lemevit_cli.settings import OutputOptions

@@ -67,6 +67,33 @@ def replacing(
 
 
 @contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Yield a path beside a target of one file; a clean end of the block puts it in its place.
+
+    The bytes are on the disk before the name is: some file systems tell only then that they are
+    full. Any exception leaves the target as it was, and nothing beside it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    # The suffix stays last: drivers go by it.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_parts(target: Path) -> None:
+    """Remove what a process that was killed within :func:`written_whole` has left."""
+    for part in target.parent.glob(f".{target.name}.*.part*"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def spooled_to_stdout(suffix: str) -> Iterator[Path]:
     """Yield a path in a temporary folder; a clean end of the block sends its bytes to stdout.
 
