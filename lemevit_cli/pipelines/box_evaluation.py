@@ -20,7 +20,7 @@ from lemevit_cli.settings import DetectionOptions, InferenceSettings, ReadingOpt
 from lemevit_cli.tasks.box_tally import BoxTally, match_box_classes
 from lemevit_cli.training.datasets.box_folders import open_box_folder
 from lemevit_cli.training.datasets.box_source import BoxSource, Objects
-from lemevit_cli.training.datasets.source import joined_areas
+from lemevit_cli.training.datasets.source import count_pictures, joined_areas
 
 # Average precision asks for unsure boxes as well; all else is as `detect` does it.
 JUDGED = DetectionOptions(score=0.05)
@@ -88,7 +88,7 @@ def evaluate_boxes(
                     progress.advance()
     finally:
         progress.finish()
-    return {**tally.figures(), "pictures": len({site.scene for site in areas})}
+    return {**tally.figures(), "pictures": count_pictures(areas)}
 
 
 def _with_place(name: str, source: BoxSource) -> str:

@@ -21,7 +21,7 @@ from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks.confusion import ClassMatch, Confusion, match_classes
 from lemevit_cli.training.datasets.box_source import BoxSource
 from lemevit_cli.training.datasets.folders import open_folder
-from lemevit_cli.training.datasets.source import Site, Source, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
 
 
 def evaluate(
@@ -121,7 +121,7 @@ def evaluate_pixels(
         progress.finish()
     return {
         **confusion.figures(),
-        "pictures": len({site.scene for site in areas}),
+        "pictures": count_pictures(areas),
         "pixels": int(confusion.counts.sum()),
     }
 
