@@ -11,12 +11,21 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import rasterio.control
+import rasterio.rpc
 import shapely
 from pyproj import Geod
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 
+RPCS = rasterio.rpc.RPC(
+    **{f"{name}_{part}": 10.0 for name in ("height", "lat", "line", "long", "samp")
+       for part in ("off", "scale")},
+    **{f"{name}_{part}_coeff": [1.0] + [0.0] * 19 for name in ("line", "samp")
+       for part in ("num", "den")},
+    err_bias=1.0, err_rand=1.0,
+)  # fmt: skip
 NORTH_UP = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
 
 
@@ -189,6 +198,27 @@ def test_outside_the_mask_there_is_nodata(write_scene, pixels, tiny_weights):
     expected = np.zeros((48, 64), dtype=bool)
     expected[10:30, 10:40] = True
     np.testing.assert_array_equal(ids != 255, expected)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (12, 7)])
+def test_a_part_has_the_points_moved_and_none_of_the_rpcs_of_the_whole(
+    write_scene, pixels, tiny_weights, corner
+):
+    points = [
+        rasterio.control.GroundControlPoint(row=r, col=c, x=15 + c / 1e5, y=50 - r / 1e5)
+        for r, c in ((0, 0), (0, 64), (48, 0), (48, 64))
+    ]
+    path = write_scene(pixels, transform=None, gcps=points, crs="EPSG:4326", rpcs=RPCS)
+    invoke(path, "-w", tiny_weights, "-o", "whole.tif")
+    col, row = corner
+    part = invoke(path, "-w", tiny_weights, "-o", "part.tif", "--bounds", col, row, 40, 30)
+    assert part.exit_code == 0, part.stderr
+    with rasterio.open("whole.tif") as whole, rasterio.open("part.tif") as result:
+        assert whole.rpcs == RPCS and result.rpcs is None
+        assert result.shape == (30 - row, 40 - col)
+        moved = [(p.row + row, p.col + col, p.x, p.y) for p in result.gcps[0]]
+        assert moved == [(p.row, p.col, p.x, p.y) for p in whole.gcps[0]]
+        assert len(moved) == 4
 
 
 def test_another_dtype_is_stretched_and_told(write_scene, pixels, tiny_weights):
