@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations, product
 from pathlib import Path
 
 import geopandas
@@ -85,16 +86,27 @@ def test_scores_are_one_named_band_a_class_and_sum_to_one(scene, tiny_weights):
     assert scores.mask[:, :9, :13].all()
 
 
-def test_tta_is_told_in_the_result_and_changes_it(scene, tiny_weights):
-    scores = []
-    for name, flags in (("plain.tif", []), ("mean.tif", ["--tta"])):
-        run = invoke(scene, "-w", tiny_weights, "--output-type", "scores", "-o", name, *flags)
+def test_tta_is_the_mean_over_the_eight_symmetries_and_told_in_the_result(
+    write_scene, tiny_weights
+):
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 64, 64), dtype=np.uint8)
+
+    def scores_of(seen, *flags):
+        path, flags = write_scene(np.ascontiguousarray(seen)), ("--overwrite", *flags)
+        run = invoke(path, "-w", tiny_weights, "--output-type", "scores", "-o", "out.tif", *flags)
         assert run.exit_code == 0, run.stderr
-        with rasterio.open(name) as result:
-            assert result.tags()["LEMEVIT_SYMMETRIES"] == ("8" if flags else "1")
-            scores.append(result.read(masked=True))
-    np.testing.assert_allclose(scores[1].sum(0).compressed(), 1.0, atol=1e-5)
-    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+        with rasterio.open("out.tif") as result:
+            return result.read(), result.tags()["LEMEVIT_SYMMETRIES"]
+
+    answers = []
+    for axes, flips in product(((0, 1, 2), (0, 2, 1)), ((), (1,), (2,), (1, 2))):
+        scores, symmetries = scores_of(np.flip(pixels.transpose(axes), flips))
+        answers.append(np.flip(scores, flips).transpose(axes))
+        assert symmetries == "1"
+    assert min(np.abs(a - b).max() for a, b in combinations(answers, 2)) > 1e-4
+    mean, symmetries = scores_of(pixels, "--tta")
+    np.testing.assert_allclose(mean, np.mean(answers, axis=0), atol=1e-6)
+    assert symmetries == "8"
 
 
 @pytest.mark.parametrize("suffix", ["shp", "gpkg", "fgb", "geojson"])
