@@ -149,6 +149,7 @@ def test_autocast_stays_near_full_precision(official):
     images = official.float32["input"]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         maps = fast.forward_intermediates(images, intermediates_only=True)
+    assert len(maps) == 4
     for i, tensor in enumerate(maps):
         expected = official.float32[f"feature{i}"]
         assert (tensor.float() - expected).abs().max() < 0.05 * expected.abs().max()
