@@ -31,12 +31,16 @@ class Georeference:
     rpcs: Mapping[str, str] = field(default_factory=dict)
     area_or_point: str | None = None
 
-    def cropped(self, window: Window) -> Georeference:
-        """The georeference of a window of the raster.
+    def cropped(self, window: Window, *, of: Window) -> Georeference:
+        """Move the georeference of a raster to a window of it; of the whole it is the same.
 
-        RPCs are dropped: they are written for the whole picture.
+        Ground control points stay over their pixels. RPCs are dropped: they are written for the
+        whole picture.
+
+        Args:
+            of: the whole raster.
         """
-        if (window.col_off, window.row_off) == (0, 0):
+        if window == of:
             return self
         shift = Affine.translation(window.col_off, window.row_off)
         gcps = tuple((g[0] - window.row_off, g[1] - window.col_off, *g[2:]) for g in self.gcps)

@@ -7,8 +7,8 @@ self-attention. Both figures are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,17 +59,34 @@ def cost_of(name: str, *, size: int, num_classes: int = 1000) -> dict[str, dict[
 
 
 def count(model: nn.Module, *, size: int) -> Cost:
-    """Run one empty image through ``model`` on its device and count."""
+    """Run one empty image through ``model`` on its device and count; it stays as it was."""
     parameter = next(model.parameters())
     parameters = sum(p.numel() for p in model.parameters())
     bands = getattr(model, "in_chans", 3)
     image = torch.empty(1, bands, size, size, device=parameter.device, dtype=parameter.dtype)
-    model.eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
+    with _frozen_in_evaluation(model), FlopCounterMode(display=False) as counter:
         model(image)
     flops: Mapping[Any, int] = counter.get_flop_counts()["Global"]
     layers = sum(flops.get(operation, 0) for operation in _LAYERS)
     return Cost(parameters, layers // 2, sum(flops.values()) // 2)
+
+
+@contextmanager
+def _frozen_in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Freeze a model in evaluation mode, and bring all its parts back to what they were."""
+    modes = {module: module.training for module in model.modules()}
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    # Not by ``no_grad``: views of trainable parameters stay trainable there, without a graph, and
+    # torch's counter fails on them.
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        # Not by ``train``, which would carry a part's mode to all that is inside it.
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, is_trainable in trainable.items():
+            parameter.requires_grad_(is_trainable)
 
 
 def _on_meta(name: str, **arguments: Any) -> nn.Module:

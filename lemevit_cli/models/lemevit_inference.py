@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from lemevit_cli.models.lemevit import (
@@ -29,6 +30,7 @@ from lemevit_cli.models.lemevit import (
     CrossAttention,
     DualCrossAttention,
     LeMeViT,
+    Mlp,
     SelfAttention,
     log_ratio,
     split_heads,
@@ -45,6 +47,9 @@ def optimise_for_inference(model: nn.Module) -> nn.Module:
 
     The copy is in evaluation mode, has no gradients, and its state dict is not that of ``model``:
     load weights before, save and export the original.
+
+    Raises:
+        ValueError: if a block has a part that the faster form would leave out.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for backbone in [module for module in model.modules() if isinstance(module, LeMeViT)]:
@@ -58,6 +63,7 @@ class FoldedBlock(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
+        _refuse_unknown_parts(block)
         self.cpe = block.cpe
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
         self.attn = _FOLDED[type(block.attn)](block.attn)
@@ -184,6 +190,42 @@ _FOLDED: dict[type[nn.Module], Any] = {
     DualCrossAttention: FoldedDualCrossAttention,
     SelfAttention: FoldedSelfAttention,
 }
+
+
+# All that the folded form takes over, by the module that has it. Norms are applied to both streams
+# at once and linear layers are taken apart, so that only those that are known will do.
+_TAKEN_OVER: dict[type[nn.Module], set[str]] = {
+    Block: {"cpe", "norm1", "attn", "norm2", "mlp", "drop_path"},
+    CrossAttention: {"q", "kv", "proj"},
+    DualCrossAttention: {"qkv_x", "qkv_meta", "proj_x", "proj_meta"},
+    SelfAttention: {"qkv", "proj"},
+    Mlp: {"fc1", "fc2"},
+    nn.Conv2d: {"weight", "bias"},
+    nn.LayerNorm: {"weight", "bias"},
+    nn.Linear: {"weight", "bias"},
+    DropPath: set(),  # does nothing in evaluation
+    nn.Identity: set(),  # where a part was pruned
+}
+
+
+def _refuse_unknown_parts(module: nn.Module, place: str = "a block") -> None:
+    """Refuse a module if it, or one inside it, has parts that the folded form leaves out.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    kind = type(module)
+    advice = "fold it in models/lemevit_inference.py, or the answers for inference would lack it"
+    if kind not in _TAKEN_OVER:
+        raise ValueError(f"{place} is a {kind.__name__}, which has no form for inference; {advice}")
+    # Not by ``named_children``, which leaves out the second name of a module that has two.
+    for name in (*module._parameters, *module._buffers, *module._modules):
+        if name not in _TAKEN_OVER[kind]:
+            raise ValueError(
+                f"{place} ({kind.__name__}) has {name!r} beside what is known; {advice}"
+            )
+    for name, child in module.named_children():
+        _refuse_unknown_parts(child, f"{name} of {place}")
 
 
 def _linear(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lemevit_cli.models.weights import Card
+from lemevit_cli.training.datasets.source import count_pictures
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import TrainingOptions
@@ -81,7 +82,7 @@ def record_of(found: Sources) -> dict[str, list[dict[str, object]]]:
         "data": [
             {
                 "name": source.name,
-                "pictures": len({site.scene for site in source.sites}),
+                "pictures": count_pictures(source.sites),
                 "labelled_pixels": int(cells.counts.sum()),
                 "weight": round(weight / sum(found.weights), 4),
                 "classes": list(source.classes),

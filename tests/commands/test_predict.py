@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations, product
 from pathlib import Path
 
 import geopandas
@@ -11,12 +12,21 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import rasterio.control
+import rasterio.rpc
 import shapely
 from pyproj import Geod
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 
+RPCS = rasterio.rpc.RPC(
+    **{f"{name}_{part}": 10.0 for name in ("height", "lat", "line", "long", "samp")
+       for part in ("off", "scale")},
+    **{f"{name}_{part}_coeff": [1.0] + [0.0] * 19 for name in ("line", "samp")
+       for part in ("num", "den")},
+    err_bias=1.0, err_rand=1.0,
+)  # fmt: skip
 NORTH_UP = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
 
 
@@ -76,16 +86,27 @@ def test_scores_are_one_named_band_a_class_and_sum_to_one(scene, tiny_weights):
     assert scores.mask[:, :9, :13].all()
 
 
-def test_tta_is_told_in_the_result_and_changes_it(scene, tiny_weights):
-    scores = []
-    for name, flags in (("plain.tif", []), ("mean.tif", ["--tta"])):
-        run = invoke(scene, "-w", tiny_weights, "--output-type", "scores", "-o", name, *flags)
+def test_tta_is_the_mean_over_the_eight_symmetries_and_told_in_the_result(
+    write_scene, tiny_weights
+):
+    pixels = np.random.default_rng(0).integers(1, 256, (3, 64, 64), dtype=np.uint8)
+
+    def scores_of(seen, *flags):
+        path, flags = write_scene(np.ascontiguousarray(seen)), ("--overwrite", *flags)
+        run = invoke(path, "-w", tiny_weights, "--output-type", "scores", "-o", "out.tif", *flags)
         assert run.exit_code == 0, run.stderr
-        with rasterio.open(name) as result:
-            assert result.tags()["LEMEVIT_SYMMETRIES"] == ("8" if flags else "1")
-            scores.append(result.read(masked=True))
-    np.testing.assert_allclose(scores[1].sum(0).compressed(), 1.0, atol=1e-5)
-    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+        with rasterio.open("out.tif") as result:
+            return result.read(), result.tags()["LEMEVIT_SYMMETRIES"]
+
+    answers = []
+    for axes, flips in product(((0, 1, 2), (0, 2, 1)), ((), (1,), (2,), (1, 2))):
+        scores, symmetries = scores_of(np.flip(pixels.transpose(axes), flips))
+        answers.append(np.flip(scores, flips).transpose(axes))
+        assert symmetries == "1"
+    assert min(np.abs(a - b).max() for a, b in combinations(answers, 2)) > 1e-4
+    mean, symmetries = scores_of(pixels, "--tta")
+    np.testing.assert_allclose(mean, np.mean(answers, axis=0), atol=1e-6)
+    assert symmetries == "8"
 
 
 @pytest.mark.parametrize("suffix", ["shp", "gpkg", "fgb", "geojson"])
@@ -189,6 +210,27 @@ def test_outside_the_mask_there_is_nodata(write_scene, pixels, tiny_weights):
     expected = np.zeros((48, 64), dtype=bool)
     expected[10:30, 10:40] = True
     np.testing.assert_array_equal(ids != 255, expected)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (12, 7)])
+def test_a_part_has_the_points_moved_and_none_of_the_rpcs_of_the_whole(
+    write_scene, pixels, tiny_weights, corner
+):
+    points = [
+        rasterio.control.GroundControlPoint(row=r, col=c, x=15 + c / 1e5, y=50 - r / 1e5)
+        for r, c in ((0, 0), (0, 64), (48, 0), (48, 64))
+    ]
+    path = write_scene(pixels, transform=None, gcps=points, crs="EPSG:4326", rpcs=RPCS)
+    invoke(path, "-w", tiny_weights, "-o", "whole.tif")
+    col, row = corner
+    part = invoke(path, "-w", tiny_weights, "-o", "part.tif", "--bounds", col, row, 40, 30)
+    assert part.exit_code == 0, part.stderr
+    with rasterio.open("whole.tif") as whole, rasterio.open("part.tif") as result:
+        assert whole.rpcs == RPCS and result.rpcs is None
+        assert result.shape == (30 - row, 40 - col)
+        moved = [(p.row + row, p.col + col, p.x, p.y) for p in result.gcps[0]]
+        assert moved == [(p.row, p.col, p.x, p.y) for p in whole.gcps[0]]
+        assert len(moved) == 4
 
 
 def test_another_dtype_is_stretched_and_told(write_scene, pixels, tiny_weights):

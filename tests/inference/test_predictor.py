@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import rasterio
@@ -14,7 +15,7 @@ from lemevit_cli.tasks.segmentation.inference import predict_scene
 
 
 def scores_of(path, predictor, target):
-    settings = InferenceSettings(output=OutputOptions(output_type="scores"))
+    settings = InferenceSettings(output=OutputOptions(output_type="scores", overwrite=True))
     with open_scene(path) as scene:
         source = scene_input(scene, predictor.card, ReadingOptions(), Silent())
         predict_scene(scene, source, str(target), predictor, settings, Silent())
@@ -22,17 +23,20 @@ def scores_of(path, predictor, target):
         return written.read()
 
 
-def test_with_symmetries_a_turned_scene_has_the_turned_result(write_scene, predictor, tmp_path):
+def test_with_symmetries_a_scene_has_the_mean_of_its_eight_results(
+    write_scene, predictor, tmp_path
+):
     # Windows of 32 with steps of 20 lie alike from either side of 72 and 52 pixels.
     pixels = np.random.default_rng(0).integers(0, 256, (3, 52, 72), dtype=np.uint8)
-    upright = write_scene(pixels, "upright.tif")
-    turned = write_scene(np.ascontiguousarray(np.rot90(pixels, axes=(1, 2))), "turned.tif")
+    answers = []
+    for axes, flips in product(((0, 1, 2), (0, 2, 1)), ((), (1,), (2,), (1, 2))):
+        turned = write_scene(np.flip(pixels.transpose(axes), flips).copy(), "turned.tif")
+        scores = scores_of(turned, predictor, tmp_path / "plain.tif")
+        answers.append(np.flip(scores, flips).transpose(axes))
+    assert min(np.abs(a - b).max() for a, b in combinations(answers, 2)) > 0.05
     symmetric = replace(predictor, runtime=SymmetricRuntime(predictor.runtime))
-    expected = np.rot90(scores_of(upright, symmetric, tmp_path / "a.tif"), axes=(1, 2))
-    found = scores_of(turned, symmetric, tmp_path / "b.tif")
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    plain = scores_of(turned, predictor, tmp_path / "c.tif")
-    assert np.abs(plain - expected).max() > 0.05
+    found = scores_of(write_scene(pixels), symmetric, tmp_path / "mean.tif")
+    np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=1e-6)
 
 
 def test_tta_is_chosen_by_the_options(tiny_weights):
@@ -41,8 +45,11 @@ def test_tta_is_chosen_by_the_options(tiny_weights):
         tiny_weights, load_network("seg"), RuntimeOptions(device="cpu", tta=True)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
-    mirrored = np.ascontiguousarray(pixels[..., ::-1])
-    answer, of_mirrored = symmetric.runtime(pixels), symmetric.runtime(mirrored)
-    np.testing.assert_allclose(of_mirrored.flip(3).numpy(), answer.numpy(), atol=1e-5)
-    assert not np.allclose(plain.runtime(pixels), answer, atol=1e-5)
+    answers = []
+    for axes, flips in product(((0, 1, 2, 3), (0, 1, 3, 2)), ((), (2,), (3,), (2, 3))):
+        seen = np.flip(pixels.transpose(axes), flips).copy()
+        answers.append(np.flip(plain.runtime(seen).numpy(), flips).transpose(axes))
+    assert min(np.abs(a - b).max() for a, b in combinations(answers, 2)) > 1e-4
+    expected = np.mean(answers, axis=0)
+    np.testing.assert_allclose(symmetric.runtime(pixels).numpy(), expected, atol=1e-6)
     assert symmetric.device == "cpu"

@@ -235,11 +235,12 @@ def test_mixed_precision_answers_nearly_the_same_and_trains(head, dtype):
         expected = model(pixels)
         with torch.autocast("cpu", dtype):
             found = model(pixels).float()
-    assert (found - expected).abs().mean() < 0.1 * expected.std() + 0.02
+    assert (found - expected).abs().mean() < 0.05 * expected.std()
     with torch.autocast("cpu", dtype):
         loss = model.train()(pixels).float().square().mean()
     loss.backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(gradients) > 50 and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize(("head", "head_args"), FORMS)

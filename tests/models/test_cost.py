@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch import nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.cost import cost_of, count
@@ -86,3 +87,51 @@ def test_another_timm_model_is_counted_too():
 def test_model_of_one_size_refuses_another():
     with pytest.raises(WeightsError, match="vit_tiny_patch16_224 does not run on 96 x 96 pixels"):
         cost_of("vit_tiny_patch16_224", size=96)
+
+
+def state_of(model):
+    """Modes, gradients and hooks of every part of a model, and the hooks on all modules."""
+    hooks = [
+        {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")}
+        for module in model.modules()
+    ]
+    everywhere = vars(nn.modules.module)
+    return (
+        [module.training for module in model.modules()],
+        [(p.requires_grad, p.grad) for p in model.parameters()],
+        hooks,
+        {key: len(everywhere[key]) for key in everywhere if key.endswith("_hooks")},
+    )
+
+
+class Unfinished(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+
+    def forward(self, pixels):
+        self.layers(pixels)
+        raise RuntimeError("no head yet")
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_counted_model_is_given_back_as_it_was(is_training):
+    with torch.device("meta"):
+        model = timm.create_model("lemevit_tiny", num_classes=5).train(is_training)
+    # As a training leaves it that lets some parts rest: modes differ below one another.
+    model.stages[0].train(not is_training)
+    model.stages[0].blocks[0].norm1.train(is_training)
+    model.stages[1].requires_grad_(False)
+    model.head.register_forward_hook(lambda module, args, answer: None)
+    before = state_of(model)
+    assert {True, False} == set(before[0]) == {requires for requires, _ in before[1]}
+    count(model, size=64)
+    assert state_of(model) == before
+
+
+def test_a_model_that_fails_is_given_back_as_it_was_too():
+    model = Unfinished()
+    before = state_of(model)
+    with pytest.raises(RuntimeError, match="no head yet"):
+        count(model, size=32)
+    assert state_of(model) == before and all(before[0])

@@ -93,6 +93,7 @@ def test_dense_maps_equal_the_authors_numbers(official):
     maps = official.model.double().forward_intermediates(
         official.float64["input"], intermediates_only=True
     )
+    assert len(maps) == 4
     for i, tensor in enumerate(maps):
         torch.testing.assert_close(tensor, official.float64[f"feature{i}"], rtol=0, atol=1e-12)
 

@@ -78,9 +78,17 @@ def test_a_picture_is_answered_alike_in_any_batch():
     model = detector().eval()
     with torch.inference_mode():
         both = model(pictures(2))
-        for i in range(2):
-            alone = model(pictures(2)[i : i + 1])
-            torch.testing.assert_close(both[i, :50, 5], alone[0, :50, 5], atol=1e-4, rtol=0)
+        alone = torch.cat([model(picture[None]) for picture in pictures(2)])
+    assert ((both[..., 6] >= 0).sum(dim=1) > 20).all()
+    assert farthest(both[0], both[1]) > 1  # pictures with one answer would prove nothing
+    for rows, expected in zip(both, alone, strict=True):
+        assert farthest(rows, expected) < 1e-3
+
+
+def farthest(rows, others):
+    """Return how far a row lies from its nearest at most: rounding may change their order."""
+    apart = (rows[:, None] - others).abs().amax(dim=-1)
+    return max(apart.amin(dim=0).max(), apart.amin(dim=1).max())
 
 
 def test_no_pictures_have_no_boxes():
@@ -271,7 +279,7 @@ def test_a_second_octave_sees_the_picture_at_half_its_size():
         expected = torch.cat([first[first[:, 5] > 0], second[second[:, 5] > 0]])
         order = expected[:, 5].argsort(descending=True, stable=True)
         own = own[own[:, 5] > 0]
-        assert len(own) == len(expected)
+        assert len(own) == len(expected) > 20
         torch.testing.assert_close(own[:, 5], expected[order, 5])
         torch.testing.assert_close(own.sum(dim=0), expected.sum(dim=0), rtol=1e-4, atol=0.1)
 

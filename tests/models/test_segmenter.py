@@ -102,6 +102,7 @@ def test_every_channel_reaches_the_decoder_at_one_size():
     model.decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0]))
     with torch.no_grad():
         model(torch.rand(2, 3, 64, 96) * 255)
+    assert len(seen) == 6
     for level in seen[2:]:
         assert level.shape[1] >= 64
         torch.testing.assert_close(

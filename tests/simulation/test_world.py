@@ -122,10 +122,10 @@ def test_boxes_of_buildings_cover_their_pixels_and_vehicles_stand_where_they_may
 
 
 def test_boxes_follow_the_convention_and_windows_share_them_out():
-    spec = WorldSpec(seed=4, width=600, height=400)
+    spec = WorldSpec(seed=2, width=600, height=400)
     world = World(spec)
     boxes = world.objects()
-    assert {box.class_name for box in boxes} <= set(OBJECT_NAMES)
+    assert len(boxes) > 20 and {box.class_name for box in boxes} <= set(OBJECT_NAMES)
     assert all(box.w >= box.h > 0 for box in boxes)
     assert all(-np.pi / 2 <= box.angle_rad < np.pi / 2 for box in boxes)
     halves = [Window(col_off=c, row_off=0, width=300, height=400) for c in (0, 300)]

@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -287,8 +289,11 @@ def test_an_epoch_is_as_many_windows_as_the_labels_fill(tmp_path):
         run(tmp_path, **changes)
 
 
-def test_a_time_budget_fixes_the_number_of_steps_once(folders):
+def test_a_time_budget_fixes_the_number_of_steps_once(folders, monkeypatch):
     whole, parts = folders
+    ticks = itertools.count()  # a clock that goes on by a twentieth of a second whenever read
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 20)
+    monkeypatch.setattr("lemevit_cli.training.loop.time", clock)
 
     def copy(step):
         if step == 16:

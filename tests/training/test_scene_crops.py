@@ -109,6 +109,7 @@ def test_augmentation_leaves_void_pixels_alone(parts_of):
     draw, options = draw_of(source)
     crops = TrainingCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
     fill = torch.tensor(FILL)[:, None]
+    with_void = 0
     for index in range(60):
         sample = crops[index]
         assert torch.isfinite(sample["pixels"]).all()
@@ -116,6 +117,8 @@ def test_augmentation_leaves_void_pixels_alone(parts_of):
             is_void = (sample["pixels"].flatten(1) == fill).all(dim=0)
             assert is_void.any()
             assert (sample["ids"].flatten()[is_void] == 255).all()
+            with_void += 1
+    assert with_void > 5
 
 
 def test_samples_are_the_same_after_pickling(parts_of):

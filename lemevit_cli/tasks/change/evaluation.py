@@ -23,7 +23,7 @@ from lemevit_cli.tasks.change.inference import decided
 from lemevit_cli.tasks.change.pair_input import pair_input
 from lemevit_cli.tasks.change.tally import ChangeTally
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import Site, Source, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
 
 
 def open_changes_to_score(data: str, split: str, card: Card) -> PairFolderSource:
@@ -61,8 +61,8 @@ def evaluate_changes(
     areas = joined_areas(source.sites)
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
-        for (before, after), sites in groupby(areas, key=lambda s: (s.scene, str(s.after))):
-            with open_pair(before, after) as pair:
+        for dates, sites in groupby(areas, key=lambda site: site.dates):
+            with open_pair(*dates) as pair:
                 # Silent: what change says of one pair would drown the progress over all.
                 seen = pair_input(pair, predictor.card, ReadingOptions(), Silent())
                 inference = inference_over(
@@ -75,7 +75,7 @@ def evaluate_changes(
                     progress.advance()
     finally:
         progress.finish()
-    return {**tally.figures(), "pictures": len({site.scene for site in areas})}
+    return {**tally.figures(), "pictures": count_pictures(areas)}
 
 
 def _compared(

@@ -21,7 +21,7 @@ from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
 from lemevit_cli.tasks.detection.inference import detect_boxes
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import joined_areas
+from lemevit_cli.training.datasets.source import count_pictures, joined_areas
 
 # Average precision asks for unsure boxes as well; all else is as `detect` does it.
 JUDGED = DetectionOptions(score=0.05)
@@ -89,7 +89,7 @@ def evaluate_boxes(
                     progress.advance()
     finally:
         progress.finish()
-    return {**tally.figures(), "pictures": len({site.scene for site in areas})}
+    return {**tally.figures(), "pictures": count_pictures(areas)}
 
 
 def _with_place(name: str, source: BoxSource) -> str:

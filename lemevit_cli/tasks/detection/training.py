@@ -23,7 +23,7 @@ from lemevit_cli.tasks.detection.data import BoxSources, open_box_sources
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.detection.validation import BoxValidation
-from lemevit_cli.training.datasets.source import pixel_sizes
+from lemevit_cli.training.datasets.source import count_pictures, pixel_sizes
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.statistics import Statistics, statistics_of
@@ -134,7 +134,7 @@ def _record(found: BoxSources) -> dict[str, list[dict[str, object]]]:
         "data": [
             {
                 "name": source.name,
-                "pictures": len({site.scene for site in source.sites}),
+                "pictures": count_pictures(source.sites),
                 "objects": int(source.counts.sum()),
                 "weight": round(weight / sum(found.weights), 4),
                 "classes": list(source.classes),

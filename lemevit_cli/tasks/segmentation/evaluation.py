@@ -16,7 +16,7 @@ from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import ReadingOptions, Tiling
 from lemevit_cli.tasks.evaluation import Evaluation
 from lemevit_cli.training.datasets.folders import open_folder
-from lemevit_cli.training.datasets.source import Site, Source, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
 
 
 def open_pixels_to_score(data: str, split: str, card: Card) -> Source:
@@ -69,7 +69,7 @@ def evaluate_pixels(
         progress.finish()
     return {
         **confusion.figures(),
-        "pictures": len({site.scene for site in areas}),
+        "pictures": count_pictures(areas),
         "pixels": int(confusion.counts.sum()),
     }
 

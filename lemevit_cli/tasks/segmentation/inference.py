@@ -152,7 +152,7 @@ def raster_spec(
     return RasterSpec(
         width=source.area.width,
         height=source.area.height,
-        georeference=scene.georeference.cropped(source.area),
+        georeference=scene.georeference.cropped(source.area, of=scene.window),
         classes=predictor.card.classes,
         output_type=settings.output.output_type,
         tags=tags,

@@ -41,6 +41,16 @@ class Site:
         window = Window(col_off=0, row_off=0, width=width, height=height)
         return cls(scene=picture, room=window, area=window, gsd_m=gsd_m, after=after)
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Paths of its one or two dates, earlier first: what tells its raster from others."""
+        return (self.scene,) if self.after is None else (self.scene, self.after)
+
+
+def count_pictures(sites: Sequence[Site]) -> int:
+    """Count the pictures, or pairs of dates, that sites lie in."""
+    return len({site.dates for site in sites})
+
 
 def pixel_sizes(sites: Sequence[Site]) -> tuple[float, float] | None:
     """Smallest and largest size of a pixel on the ground, in metres."""
@@ -168,11 +178,12 @@ def joined_areas(sites: Sequence[Site]) -> list[Site]:
     """The same areas in fewer sites: what touches along a whole side is joined.
 
     Windows of a model reach over the edge of an area; neighbours would be predicted twice. Areas
-    are joined along rows first, then downward; they stay rectangles that do not overlap.
+    are joined along rows first, then downward; they stay rectangles that do not overlap. Areas of
+    other dates stay apart, though the earlier one be the same.
     """
-    by_row = sorted(sites, key=lambda s: (s.scene, s.area.row_off, s.area.col_off))
+    by_row = sorted(sites, key=lambda s: (s.dates, s.area.row_off, s.area.col_off))
     along_rows = _joined(by_row, _joined_along_row)
-    by_col = sorted(along_rows, key=lambda s: (s.scene, s.area.col_off, s.area.row_off))
+    by_col = sorted(along_rows, key=lambda s: (s.dates, s.area.col_off, s.area.row_off))
     return _joined(by_col, _joined_downward)
 
 
@@ -180,7 +191,7 @@ def _joined(sites: Sequence[Site], join: Callable[[Window, Window], Window | Non
     """Join each site with the one before it where that can be done."""
     found: list[Site] = []
     for site in sites:
-        is_same = bool(found) and found[-1].scene == site.scene
+        is_same = bool(found) and found[-1].dates == site.dates
         area = join(found[-1].area, site.area) if is_same else None
         if area is None:
             found.append(site)

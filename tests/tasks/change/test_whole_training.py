@@ -1,6 +1,7 @@
 """Change weights trained, stopped, resumed, started from others, and scored."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,15 @@ def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
     )
     again = evaluate_changes(kinds, open_pair_folder(village, "train"))
     assert again == figures  # on data with one kind all kinds are one
+
+
+def test_two_later_dates_of_one_earlier_are_scored_each_by_itself(village):
+    source = open_pair_folder(village, "train")
+    first, second = source.pairs
+    shared = replace(source, pairs=(first, replace(second, before=first.before)))
+    figures = evaluate_changes(predictor_of(what_appeared), shared)
+    assert (figures["pictures"], figures["pixels"]) == (2, 2 * WIDTH * HEIGHT)
+    assert figures["precision"] > 0.99 and figures["recall"] > 0.9
 
 
 def test_data_that_cannot_be_scored_are_told(report, tmp_path):

@@ -96,9 +96,11 @@ def origin(samples, index):
 )  # fmt: skip
 def test_boxes_lie_where_their_pixels_are(change):
     samples = samples_of(source_of(boxes_apart()), augmentation=replace(PLAIN, **change))
+    seen = 0
     for index in range(12):
         sample = samples[index]
         boxes, _ = used(sample)
+        seen += len(boxes)
         assert sample["pixels"].shape == (3, CROP, CROP)
         bright = sample["pixels"][0].numpy() > (DARK + BRIGHT) / 2
         outlines = [(shapely.Polygon(c), 1) for c in corners_of(boxes)]
@@ -106,6 +108,7 @@ def test_boxes_lie_where_their_pixels_are(change):
         assert expected.any() or not bright.any()
         # Along the edges, interpolation and the centre of a pixel may differ.
         assert (bright ^ expected).sum() <= 0.12 * expected.sum() + 4
+    assert seen > 12
 
 
 def test_a_plain_window_is_a_part_of_the_picture_to_the_bit():
@@ -264,8 +267,7 @@ def test_a_source_without_an_object_to_find_is_refused():
 def test_mirrored_boxes_keep_their_shape():
     boxes = np.array([[150.0, 110, 40, 10, 0.4]])
     samples = samples_of(source_of(boxes), augmentation=replace(PLAIN, symmetries=True))
-    for index in range(8):
-        found, _ = used(samples[index])
-        if len(found):
-            again = boxes_of_corners(corners_of(found))
-            np.testing.assert_allclose(again[:, 2:4], [[40, 10]], atol=1e-3)
+    found = [used(samples[index])[0] for index in range(8)]
+    assert sum(map(len, found)) > 4
+    again = boxes_of_corners(corners_of(np.concatenate(found)))
+    np.testing.assert_allclose(again[:, 2:4], np.tile([40, 10], (len(again), 1)), atol=1e-3)

@@ -120,6 +120,7 @@ def test_sizes_and_bearings_are_those_of_the_polygons_on_the_ground(tmp_path, gr
     frame = written(tmp_path / "out.gpkg", found_boxes(place(grid)))
     geod = pyproj.Geod(ellps="WGS84")
     degrees = frame.to_crs(4326)
+    assert len(frame) == 40
     for row, polygon, lonlat in zip(
         frame.itertuples(), frame.geometry, degrees.geometry, strict=True
     ):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.training.datasets.source import Site, count_cells, joined_areas
+from lemevit_cli.training.datasets.source import Site, count_cells, count_pictures, joined_areas
 
 
 def test_cells_are_counted_as_by_hand():
@@ -33,3 +33,17 @@ def test_areas_side_by_side_are_joined_and_none_twice():
         for s in chosen:
             wanted[s.area.slices] += 1
         np.testing.assert_array_equal(covered, wanted)
+
+
+def test_two_later_dates_of_one_earlier_are_never_one_place():
+    def site(col, after):
+        area = Window(col_off=col, row_off=0, width=10, height=10)
+        return Site(scene="a.tif", after=after, room=area, area=area, gsd_m=None)
+
+    first = [site(0, "b.tif"), site(10, "b.tif")]
+    second = [site(0, "c.tif"), site(10, "c.tif"), site(20, "c.tif")]
+    alone = [site(30, None)]
+    joined = joined_areas([*second, *alone, *first])
+    wanted = {("a.tif",): (30, 10), ("a.tif", "b.tif"): (0, 20), ("a.tif", "c.tif"): (0, 30)}
+    assert {s.dates: (s.area.col_off, s.area.width) for s in joined} == wanted
+    assert len(joined) == count_pictures(joined) == count_pictures([*first, *second, *alone]) == 3

@@ -107,21 +107,20 @@ class PairFolderSource:
         )
 
     @cached_property
-    def _by_before(self) -> dict[str, Pair]:
-        return {str(pair.before): pair for pair in self.pairs}
+    def _masks(self) -> dict[tuple[str, ...], Path]:
+        return {site.dates: p.mask for site, p in zip(self.sites, self.pairs, strict=True)}
 
     def read(
         self, site: Site, window: Window
     ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
-        pair = self._by_before[site.scene]
-        before, is_first_valid = self.reader.read(pair.before, window)
-        after, is_second_valid = self.reader.read(pair.after, window)
+        dates = [self.reader.read(Path(date), window) for date in site.dates]
+        (before, is_first_valid), (after, is_second_valid) = dates
         valid = is_first_valid & is_second_valid
         ids = self.read_truth(site, window)
         return np.concatenate([before, after]), valid, np.where(valid, ids, np.uint8(NODATA_CLASS))
 
     def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        stored, known = self.reader.read(self._by_before[site.scene].mask, window)
+        stored, known = self.reader.read(self._masks[site.dates], window)
         return self.code.read(stored[0], known)
 
     def count_classes(self) -> Cells:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,19 @@ def test_both_dates_and_the_mask_are_read_window_by_window(make_pairs, names):
     np.testing.assert_array_equal(ids, mask == 255)
     np.testing.assert_array_equal(source.read_truth(site, window), ids)
     assert valid.all() and ids.dtype == np.uint8
+
+
+def test_two_later_dates_of_one_earlier_keep_their_pixels_and_masks(make_pairs):
+    source = open_pair_folder(make_pairs(), "train")
+    first, second = source.pairs
+    shared = replace(source, pairs=(first, replace(second, before=first.before)))
+    for pair, site in zip(shared.pairs, shared.sites, strict=True):
+        pixels, _, ids = shared.read(site, site.area)
+        np.testing.assert_array_equal(pixels[:3], stored(first.before).transpose(2, 0, 1))
+        np.testing.assert_array_equal(pixels[3:], stored(pair.after).transpose(2, 0, 1))
+        np.testing.assert_array_equal(ids, stored(pair.mask) == 255)
+    counted = shared.count_classes().counts.sum(axis=0)
+    np.testing.assert_array_equal(counted, source.count_classes().counts.sum(axis=0))
 
 
 def test_every_changed_pixel_is_counted(make_pairs):
