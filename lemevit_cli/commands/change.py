@@ -7,18 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_table
-from lemevit_cli.settings import (
-    ChangeOptions,
-    InferenceSettings,
-    OutputOptions,
-    ReadingOptions,
-    RuntimeOptions,
-    SceneOptions,
-    Tiling,
-)
+from lemevit_cli.commands.console import print_json, print_table
+from lemevit_cli.commands.groups import Reporting, Scenes, grouped
+from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
+@grouped
 def change(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="A raster that GDAL opens.")],
     after: Annotated[
@@ -30,32 +24,17 @@ def change(
     min_area: options.MinArea = 0.0,
     simplify: options.Simplify = None,
     coregister: options.Coregister = False,
-    bidx: options.Bidx = None,
     bands_after: options.BandsAfter = None,
-    nodata: options.Nodata = None,
-    src_crs: options.SrcCrs = None,
-    stretch: options.Stretch = "auto",
-    gsd: options.Gsd = "auto",
-    bounds: options.Bounds = None,
-    mask: options.Mask = None,
-    window: options.Window = None,
-    overlap: options.Overlap = None,
-    batch_size: options.BatchSize = None,
-    block_size: options.BlockSize = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
+    *,
+    reading: Scenes,
     tta: options.Tta = False,
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    reporting: Reporting,
 ) -> None:
     """Find what has changed between two scenes, whatever their grids.
 
@@ -63,11 +42,8 @@ def change(
     chooses its format: .shp .gpkg .geojson .fgb for polygons, .tif for the mask; -o may be
     repeated, and -o - is GeoJSON.
     """
-    settings = InferenceSettings(
-        scene=SceneOptions(bidx=options.parse_bands(bidx), nodata=nodata, src_crs=src_crs),
-        reading=ReadingOptions(stretch=stretch, gsd=gsd, bounds=bounds, mask=mask),
-        tiling=Tiling(window=window, overlap=overlap, batch_size=batch_size, block_size=block_size),
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
+    settings = reading.settings(
+        tta=tta,
         output=OutputOptions(
             format=format,
             output_type=output_type.value,
@@ -91,10 +67,10 @@ def change(
         output or (),
         weights=weights,
         settings=settings,
-        progress=Console(quiet=quiet, show_progress=not no_progress),
+        progress=reporting.console,
     )
     to_stdout = "-" in result["paths"]
-    if json:
+    if reporting.json:
         print_json(result, to_stderr=to_stdout)
     elif not to_stdout:
         for path in result["paths"]:

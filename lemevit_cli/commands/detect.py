@@ -7,19 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_table
+from lemevit_cli.commands.console import print_table
+from lemevit_cli.commands.groups import Reporting, Scenes, grouped
 from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
-from lemevit_cli.settings import (
-    DetectionOptions,
-    InferenceSettings,
-    OutputOptions,
-    ReadingOptions,
-    RuntimeOptions,
-    SceneOptions,
-    Tiling,
-)
+from lemevit_cli.settings import DetectionOptions, OutputOptions
 
 
+@grouped
 def detect(
     scenes: Annotated[
         list[str],
@@ -31,30 +25,15 @@ def detect(
     nms_iou: options.NmsIou = 0.3,
     classes: options.FoundClasses = None,
     max_per_window: options.MaxPerWindow = 300,
-    bidx: options.Bidx = None,
-    nodata: options.Nodata = None,
-    src_crs: options.SrcCrs = None,
-    stretch: options.Stretch = "auto",
-    gsd: options.Gsd = "auto",
-    bounds: options.Bounds = None,
-    mask: options.Mask = None,
-    window: options.Window = None,
-    overlap: options.Overlap = None,
-    batch_size: options.BatchSize = None,
-    block_size: options.BlockSize = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
+    *,
+    reading: Scenes,
     tta: options.TtaBoxes = False,
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    reporting: Reporting,
 ) -> None:
     """Find objects: where they are, how long, and which way they lie.
 
@@ -62,11 +41,8 @@ def detect(
     output chooses the format: .shp .gpkg .geojson .fgb .csv .parquet, or .txt for DOTA's pixels;
     -o - is GeoJSON. A .csv names no CRS.
     """
-    settings = InferenceSettings(
-        scene=SceneOptions(bidx=options.parse_bands(bidx), nodata=nodata, src_crs=src_crs),
-        reading=ReadingOptions(stretch=stretch, gsd=gsd, bounds=bounds, mask=mask),
-        tiling=Tiling(window=window, overlap=overlap, batch_size=batch_size, block_size=block_size),
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
+    settings = reading.settings(
+        tta=tta,
         output=OutputOptions(
             format=format,
             creation_options=options.parse_creation_options(co),
@@ -84,9 +60,9 @@ def detect(
         output,
         weights=weights,
         settings=settings,
-        progress=Console(quiet=quiet, show_progress=not no_progress),
+        progress=reporting.console,
     )
-    tell_results(report, as_json=json, to_stdout=output == "-")
+    tell_results(report, as_json=reporting.json, to_stdout=output == "-")
     if verbose:
         for result in report.results:
             _summary(result)

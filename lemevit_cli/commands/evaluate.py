@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.figures import (
     print_box_figures,
     print_change_figures,
     print_pixel_figures,
 )
+from lemevit_cli.commands.groups import Reporting, Running, grouped
 
 
 class Split(StrEnum):
@@ -23,6 +24,7 @@ class Split(StrEnum):
     val = "val"
 
 
+@grouped
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A name or a file.")],
     data: Annotated[
@@ -31,14 +33,10 @@ def evaluate(
     ],
     split: Annotated[Split, typer.Option("--split", help="Which part.")] = Split.val,
     batch_size: options.BatchSize = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
+    *,
+    running: Running,
     tta: options.Tta = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    reporting: Reporting,
 ) -> None:
     """Score weights on labelled pictures or pairs: figures pooled over all pixels, or all boxes.
 
@@ -46,18 +44,17 @@ def evaluate(
     count as background; a detector is judged by those that both know. Of change, batch figures are
     means over batches of 16 windows of 256 pixels in the files' order, as its authors report them.
     """
-    from lemevit_cli.settings import RuntimeOptions
     from lemevit_cli.tasks.evaluation import evaluate as evaluate_weights
 
     figures = evaluate_weights(
         weights,
         data,
         split=split.value,
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
+        runtime=running.runtime(tta=tta),
         batch_size=batch_size,
-        progress=Console(quiet=quiet, show_progress=not no_progress),
+        progress=reporting.console,
     )
-    if json:
+    if reporting.json:
         print_json(figures)
     else:
         print_scores(f"{weights} on {data} ({split.value})", figures, to_stderr=False)

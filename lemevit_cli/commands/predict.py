@@ -7,18 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_table
+from lemevit_cli.commands.console import print_table
+from lemevit_cli.commands.groups import Reporting, Scenes, grouped
 from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
-from lemevit_cli.settings import (
-    InferenceSettings,
-    OutputOptions,
-    ReadingOptions,
-    RuntimeOptions,
-    SceneOptions,
-    Tiling,
-)
+from lemevit_cli.settings import OutputOptions
 
 
+@grouped
 def predict(
     scenes: Annotated[
         list[str],
@@ -27,20 +22,8 @@ def predict(
     task: options.Task = options.TaskName.seg,
     output: options.Output = None,
     weights: options.Weights = None,
-    bidx: options.Bidx = None,
-    nodata: options.Nodata = None,
-    src_crs: options.SrcCrs = None,
-    stretch: options.Stretch = "auto",
-    gsd: options.Gsd = "auto",
-    bounds: options.Bounds = None,
-    mask: options.Mask = None,
-    window: options.Window = None,
-    overlap: options.Overlap = None,
-    batch_size: options.BatchSize = None,
-    block_size: options.BlockSize = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
+    *,
+    reading: Scenes,
     tta: options.Tta = False,
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
@@ -48,22 +31,16 @@ def predict(
     classes: options.Classes = None,
     min_area: options.MinArea = 0.0,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
     verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    reporting: Reporting,
 ) -> None:
     """Tell what covers the ground, pixel by pixel, on the scene's own grid.
 
     Prints the path of the result. The suffix of the output chooses the format: .tif for a
     raster of classes, .shp .gpkg .geojson .fgb for polygons.
     """
-    settings = InferenceSettings(
-        scene=SceneOptions(bidx=options.parse_bands(bidx), nodata=nodata, src_crs=src_crs),
-        reading=ReadingOptions(stretch=stretch, gsd=gsd, bounds=bounds, mask=mask),
-        tiling=Tiling(window=window, overlap=overlap, batch_size=batch_size, block_size=block_size),
-        runtime=RuntimeOptions(device=device, precision=precision.value, threads=threads, tta=tta),
+    settings = reading.settings(
+        tta=tta,
         output=OutputOptions(
             format=format,
             output_type=output_type.value,
@@ -82,9 +59,9 @@ def predict(
         weights=weights,
         task=task.value,
         settings=settings,
-        progress=Console(quiet=quiet, show_progress=not no_progress),
+        progress=reporting.console,
     )
-    tell_results(report, as_json=json, to_stdout=output == "-")
+    tell_results(report, as_json=reporting.json, to_stdout=output == "-")
     if verbose:
         for result in report.results:
             _summary(result)

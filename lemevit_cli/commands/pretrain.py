@@ -7,11 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_record
+from lemevit_cli.commands.console import print_json, print_record
+from lemevit_cli.commands.groups import (
+    Reporting,
+    Running,
+    Schedule,
+    TrainedBackbone,
+    TrainedWindows,
+    grouped,
+)
 
 _TEACHER = "Teacher"
 
 
+@grouped
 def pretrain(
     data: Annotated[
         list[str],
@@ -105,33 +114,15 @@ def pretrain(
             rich_help_panel=_TEACHER,
         ),
     ] = None,
-    crop: options.Crop = 256,
-    gsd: options.TrainedGsd = None,
-    workers: options.Workers = 1,
-    backbone: options.Backbone = "lemevit_tiny",
-    pretrained: options.Pretrained = False,
-    init: options.Init = None,
-    drop_path: options.DropPath = 0.0,
+    *,
     steps: options.Steps = 6000,
-    time_budget: options.TimeBudget = None,
-    batch_size: options.TrainedBatchSize = 8,
-    accumulate: options.Accumulate = 1,
-    optimizer: options.Optimizer = "muon",
-    lr: options.LearningRate = None,
-    weight_decay: options.WeightDecay = 0.05,
-    seed: options.Seed = 0,
-    validate_every: options.ValidateEvery = 200,
     checkpoint_every: options.CheckpointEvery = "10m",
-    half: options.Half = False,
-    resume: options.Resume = False,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    windows: TrainedWindows,
+    model: TrainedBackbone,
+    schedule: Schedule,
+    running: Running,
+    reporting: Reporting,
 ) -> None:
     """Teach a backbone what a large network sees, on pictures without labels.
 
@@ -139,7 +130,7 @@ def pretrain(
     knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
     NAME_training/; a run that was interrupted goes on with --resume.
     """
-    budget = options.parse_time(time_budget)
+    timing = schedule.chosen()
     checkpoints = options.parse_checkpoints(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
@@ -160,42 +151,26 @@ def pretrain(
         cache=cache,
     )
     recipe = TrainingOptions(
-        backbone=backbone,
-        backbone_args={"drop_path_rate": drop_path} if drop_path else {},
-        pretrained=pretrained,
-        init=init,
         steps=steps,
-        time_budget_s=budget,
-        batch_size=batch_size,
-        crop=crop,
-        accumulate=accumulate,
-        optimizer=optimizer,
-        lr=options.usual_rate(optimizer) if lr is None else lr,
-        weight_decay=weight_decay,
-        seed=seed,
-        gsd_m=gsd,
-        validate_every=validate_every,
-        **checkpoints,
-        workers=workers,
-        device=device,
-        precision=precision.value,
-        threads=threads,
-        half=half,
-        resume=resume,
         overwrite=overwrite,
+        **checkpoints,
+        **windows.chosen(),
+        **model.chosen(),
+        **timing,
+        **running.chosen(),
     )
-    console = Console(quiet=quiet, show_progress=not no_progress)
-    sources = DataOptions(paths=tuple(data), seed=seed)
+    console = reporting.console
+    sources = DataOptions(paths=tuple(data), seed=schedule.seed)
     try:
         record = pretraining.pretrain(sources, output, teaching, recipe, console)
     finally:
         leave_group()
     if "scores" not in record:
         return  # one of several processes; the first one tells
-    if json:
+    if reporting.json:
         print_json(record)
         return
-    if not quiet:
+    if not reporting.quiet:
         _summary(record)
     typer.echo(record["path"])
 

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.figures import print_pixel_figures
+from lemevit_cli.commands.groups import Reporting, Running, grouped
 
 
+@grouped
 def probe(
     backbone: Annotated[
         str,
@@ -52,13 +54,9 @@ def probe(
         int, typer.Option("--window", min=32, help="Side of a window, in pixels.")
     ] = 512,
     seed: options.Seed = 0,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    *,
+    running: Running,
+    reporting: Reporting,
 ) -> None:
     """Fit a linear layer on frozen features and score it: how much a backbone knows of your data.
 
@@ -67,7 +65,6 @@ def probe(
     """
     chosen = options.parse_numbers(layers, "--layers")
     from lemevit_cli.models.dense_features import FeatureSource
-    from lemevit_cli.settings import RuntimeOptions
     from lemevit_cli.tasks.backbone import probing
     from lemevit_cli.training.options import DataOptions
 
@@ -75,10 +72,10 @@ def probe(
         FeatureSource(backbone, model=model, layers=chosen),
         DataOptions(paths=tuple(data)),
         probing.ProbeOptions(windows=windows, side=window, zoom=zoom, seed=seed),
-        RuntimeOptions(device=device, precision=precision.value, threads=threads),
-        Console(quiet=quiet, show_progress=not no_progress),
+        running.runtime(),
+        reporting.console,
     )
-    if json:
+    if reporting.json:
         print_json(record)
         return
     for name, figures in record["figures"].items():

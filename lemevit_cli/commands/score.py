@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_table
+from lemevit_cli.commands.console import print_json, print_table
 from lemevit_cli.commands.figures import print_box_figures, print_change_figures, share
+from lemevit_cli.commands.groups import Labelling, Reporting, grouped
 
 
+@grouped
 def score(
     prediction: Annotated[
         str,
@@ -52,20 +54,14 @@ def score(
             help="Precision and recall of the boxes with at least this score.",
         ),
     ] = 0.0,
-    label_field: options.LabelField = None,
-    class_name: options.LabelClass = None,
-    layer: options.LabelLayer = None,
-    where: options.LabelWhere = None,
-    background: options.LabelBackground = "background",
+    *,
+    labelling: Labelling,
     png: Annotated[
         str | None,
         typer.Option("--png", metavar="FILE", help="Draw maps, errors and the confusion matrix."),
     ] = None,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    reporting: Reporting,
 ) -> None:
     """Compare a result with the truth, where both have data.
 
@@ -80,31 +76,21 @@ def score(
     """
     from lemevit_cli.analysis.scoring import ScoreOptions
     from lemevit_cli.analysis.scoring import score as compare
-    from lemevit_cli.training.options import LabelledScene
 
-    labels = LabelledScene(
-        scene="",
-        labels="",
-        label_field=label_field,
-        class_name=class_name,
-        layer=layer,
-        where=where,
-        background=background,
-    )
     figures = compare(
         prediction,
         truth,
         ScoreOptions(
             classes=options.parse_names(classes),
             tolerance_m=tolerance,
-            labels=labels,
+            labels=labelling.labels(),
             min_score=min_score,
             picture=png,
             overwrite=overwrite,
         ),
-        Console(quiet=quiet, show_progress=not no_progress),
+        reporting.console,
     )
-    if json:
+    if reporting.json:
         print_json(figures)
     elif "ap50" in figures:
         at_score = f", counted from a score of {figures['score']:g}" if figures["score"] else ""

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json, print_record
+from lemevit_cli.commands.console import print_json, print_record
+from lemevit_cli.commands.groups import (
+    Labelling,
+    Reporting,
+    Running,
+    Schedule,
+    TrainedBackbone,
+    TrainedWindows,
+    grouped,
+)
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -27,6 +36,7 @@ _OF_SCENES = {
 _SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "Schedule"
 
 
+@grouped
 def train(
     context: typer.Context,
     data: Annotated[
@@ -42,6 +52,7 @@ def train(
         str | None, typer.Option("-o", "--output", help="The .safetensors file to write.")
     ] = None,
     task: options.TrainedTask = options.TrainedTaskName.seg,
+    *,
     scene: Annotated[
         list[str] | None,
         typer.Option("--scene", help="A scene to learn from; repeatable.", rich_help_panel=_SCENES),
@@ -67,11 +78,6 @@ def train(
             rich_help_panel=_SCENES,
         ),
     ] = None,
-    label_field: options.LabelField = None,
-    class_name: options.LabelClass = None,
-    layer: options.LabelLayer = None,
-    where: options.LabelWhere = None,
-    background: options.LabelBackground = "background",
     val_scene: Annotated[
         list[str] | None,
         typer.Option("--val-scene", help="A scene to validate on.", rich_help_panel=_SCENES),
@@ -99,7 +105,6 @@ def train(
             help="Draw augmented windows with their labels first; without -o nothing is trained.",
         ),
     ] = None,
-    crop: options.Crop = 256,
     balance: Annotated[
         float,
         typer.Option(
@@ -119,9 +124,6 @@ def train(
             help="How often each DATA, then each scene, is drawn from; once for each.",
         ),
     ] = None,
-    gsd: options.TrainedGsd = None,
-    workers: options.Workers = 1,
-    backbone: options.Backbone = "lemevit_tiny",
     decoder: Annotated[
         str | None,
         typer.Option(
@@ -133,9 +135,6 @@ def train(
             rich_help_panel=_MODEL,
         ),
     ] = None,
-    pretrained: options.Pretrained = False,
-    init: options.Init = None,
-    drop_path: options.DropPath = 0.0,
     loss: Annotated[
         str,
         typer.Option(
@@ -155,12 +154,6 @@ def train(
     ] = "none",
     steps: options.Steps = 2000,
     epochs: options.Epochs = None,
-    time_budget: options.TimeBudget = None,
-    batch_size: options.TrainedBatchSize = 8,
-    accumulate: options.Accumulate = 1,
-    optimizer: options.Optimizer = "muon",
-    lr: options.LearningRate = None,
-    weight_decay: options.WeightDecay = 0.05,
     backbone_lr: Annotated[
         float,
         typer.Option(
@@ -182,40 +175,27 @@ def train(
             rich_help_panel=_SCHEDULE,
         ),
     ] = 0.0,
-    seed: options.Seed = 0,
-    validate_every: options.ValidateEvery = 200,
     checkpoint_every: options.CheckpointEvery = "200",
-    half: options.Half = False,
-    resume: options.Resume = False,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.auto,
-    threads: options.Threads = None,
     overwrite: options.Overwrite = False,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    debug: options.Debug = False,
+    labelling: Labelling,
+    windows: TrainedWindows,
+    model: TrainedBackbone,
+    schedule: Schedule,
+    running: Running,
+    reporting: Reporting,
 ) -> None:
     """Train weights on labelled pictures or scenes; the best by validation is kept.
 
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    budget = options.parse_time(time_budget)
+    timing = schedule.chosen()
     checkpoints = options.parse_checkpoints(checkpoint_every)
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
-    from lemevit_cli.training.options import DataOptions, LabelledScene, TrainingOptions
+    from lemevit_cli.training.options import DataOptions, TrainingOptions
 
-    how = LabelledScene(
-        scene="",
-        labels="",
-        label_field=label_field,
-        class_name=class_name,
-        layer=layer,
-        where=where,
-        background=background,
-    )
+    how = labelling.labels()
     split = "train" if val_scene else None
     if before and (scene or task is not options.TrainedTaskName.change):
         raise typer.BadParameter("is for --task change, without --scene", param_hint="--before")
@@ -239,7 +219,7 @@ def train(
         ),
         source_weights=tuple(source_weight) if source_weight else None,
         val_fraction=val_fraction,
-        seed=seed,
+        seed=schedule.seed,
     )
     _refuse_options_of_scenes(options.given(context), found)
     if not found.paths and not found.scenes:
@@ -247,39 +227,23 @@ def train(
     if output is None and show_samples is None:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
     recipe = TrainingOptions(
-        backbone=backbone,
-        backbone_args={"drop_path_rate": drop_path} if drop_path else {},
         decoder=decoder,
-        pretrained=pretrained,
-        init=init,
         loss=loss,
         class_weights=class_weights,
         steps=steps,
         epochs=epochs,
-        time_budget_s=budget,
-        batch_size=batch_size,
-        crop=crop,
-        accumulate=accumulate,
-        optimizer=optimizer,
-        lr=options.usual_rate(optimizer) if lr is None else lr,
-        weight_decay=weight_decay,
         backbone_lr=backbone_lr,
         head_first=head_first,
-        seed=seed,
         balance=balance,
-        gsd_m=gsd,
-        validate_every=validate_every,
-        **checkpoints,
-        workers=workers,
-        device=device,
-        precision=precision.value,
-        threads=threads,
-        half=half,
-        resume=resume,
         overwrite=overwrite,
         chosen=options.given(context),
+        **checkpoints,
+        **windows.chosen(),
+        **model.chosen(),
+        **timing,
+        **running.chosen(),
     )
-    console = Console(quiet=quiet, show_progress=not no_progress)
+    console = reporting.console
     if output is None:
         training.show_samples(task.value, found, recipe, str(show_samples), console)
         typer.echo(show_samples)
@@ -290,10 +254,10 @@ def train(
         leave_group()
     if "scores" not in record:
         return  # one of several processes; the first one tells
-    if json:
+    if reporting.json:
         print_json(record)
         return
-    if not quiet:
+    if not reporting.quiet:
         _summary(record)
     typer.echo(record["path"])
 

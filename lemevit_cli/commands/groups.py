@@ -1,0 +1,234 @@
+"""Groups of options that commands share: declared once, handed on as one object.
+
+A command names a group as the type of a parameter; :func:`grouped` spreads it into its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from lemevit_cli.commands import options
+from lemevit_cli.commands.console import Console
+from lemevit_cli.settings import (
+    InferenceSettings,
+    ReadingOptions,
+    RuntimeOptions,
+    SceneOptions,
+    Tiling,
+)
+
+if TYPE_CHECKING:
+    from lemevit_cli.training.options import LabelledScene
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Spread each parameter of a command whose type is a group into the options of the group.
+
+    Typer reads the signature that this gives; the command gets its groups filled.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            parameters.extend(_options_of(groups[name]))
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
+
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    # No signature may have a default before a parameter without one: keywords are as good here.
+    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    return run
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """Where and how exactly a model runs."""
+
+    device: options.Device = "auto"
+    precision: options.Precision = options.PrecisionName.auto
+    threads: options.Threads = None
+
+    def runtime(self, *, tta: bool = False) -> RuntimeOptions:
+        """Give the settings of a runtime."""
+        return RuntimeOptions(
+            device=self.device, precision=self.precision.value, threads=self.threads, tta=tta
+        )
+
+    def chosen(self) -> dict[str, Any]:
+        """Give the fields of a training's options."""
+        return {
+            "device": self.device,
+            "precision": self.precision.value,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """How scenes are opened, read, cut, and run through a model."""
+
+    bidx: options.Bidx = None
+    nodata: options.Nodata = None
+    src_crs: options.SrcCrs = None
+    stretch: options.Stretch = "auto"
+    gsd: options.Gsd = "auto"
+    bounds: options.Bounds = None
+    mask: options.Mask = None
+    window: options.Window = None
+    overlap: options.Overlap = None
+    batch_size: options.BatchSize = None
+    block_size: options.BlockSize = None
+    device: options.Device = "auto"
+    precision: options.Precision = options.PrecisionName.auto
+    threads: options.Threads = None
+
+    def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
+        """Give all settings of a run over scenes.
+
+        Args:
+            further: the command's own fields of :class:`InferenceSettings`, such as ``output``.
+        """
+        running = Running(device=self.device, precision=self.precision, threads=self.threads)
+        return InferenceSettings(
+            scene=SceneOptions(
+                bidx=options.parse_bands(self.bidx), nodata=self.nodata, src_crs=self.src_crs
+            ),
+            reading=ReadingOptions(
+                stretch=self.stretch, gsd=self.gsd, bounds=self.bounds, mask=self.mask
+            ),
+            tiling=Tiling(
+                window=self.window,
+                overlap=self.overlap,
+                batch_size=self.batch_size,
+                block_size=self.block_size,
+            ),
+            runtime=running.runtime(tta=tta),
+            **further,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """What a person or a script is told."""
+
+    json: options.Json = False
+    quiet: options.Quiet = False
+    no_progress: options.NoProgress = False
+    debug: options.Debug = False
+
+    @property
+    def console(self) -> Console:
+        """Where progress, notes and warnings go."""
+        return Console(quiet=self.quiet, show_progress=not self.no_progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """How labels of a scene are read."""
+
+    label_field: options.LabelField = None
+    class_name: options.LabelClass = None
+    layer: options.LabelLayer = None
+    where: options.LabelWhere = None
+    background: options.LabelBackground = "background"
+
+    def labels(self) -> LabelledScene:
+        """Give how labels are read; scene and file are to be filled in."""
+        from lemevit_cli.training.options import LabelledScene
+
+        return LabelledScene(
+            scene="",
+            labels="",
+            label_field=self.label_field,
+            class_name=self.class_name,
+            layer=self.layer,
+            where=self.where,
+            background=self.background,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedBackbone:
+    """What a training makes its network of."""
+
+    backbone: options.Backbone = "lemevit_tiny"
+    pretrained: options.Pretrained = False
+    init: options.Init = None
+    drop_path: options.DropPath = 0.0
+    half: options.Half = False
+
+    def chosen(self) -> dict[str, Any]:
+        """Give the fields of a training's options."""
+        return {
+            "backbone": self.backbone,
+            "backbone_args": {"drop_path_rate": self.drop_path} if self.drop_path else {},
+            "pretrained": self.pretrained,
+            "init": self.init,
+            "half": self.half,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long a training is, and how large its steps are."""
+
+    time_budget: options.TimeBudget = None
+    batch_size: options.TrainedBatchSize = 8
+    accumulate: options.Accumulate = 1
+    optimizer: options.Optimizer = "muon"
+    lr: options.LearningRate = None
+    weight_decay: options.WeightDecay = 0.05
+    seed: options.Seed = 0
+    validate_every: options.ValidateEvery = 200
+    resume: options.Resume = False
+
+    def chosen(self) -> dict[str, Any]:
+        """Give the fields of a training's options; wrong usage if a time is none."""
+        return {
+            "time_budget_s": options.parse_time(self.time_budget),
+            "batch_size": self.batch_size,
+            "accumulate": self.accumulate,
+            "optimizer": self.optimizer,
+            "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
+            "weight_decay": self.weight_decay,
+            "seed": self.seed,
+            "validate_every": self.validate_every,
+            "resume": self.resume,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedWindows:
+    """What windows a training sees."""
+
+    crop: options.Crop = 256
+    gsd: options.TrainedGsd = None
+    workers: options.Workers = 1
+
+    def chosen(self) -> dict[str, Any]:
+        """Give the fields of a training's options."""
+        return {"crop": self.crop, "gsd_m": self.gsd, "workers": self.workers}
