@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -85,6 +85,8 @@ class BlockInference:
         grid: windows over the view.
         num_classes: of the scores.
         batch_size: windows in one pass.
+        readers: threads that read windows ahead, the same for all blocks: each keeps a handle of
+            its own on the scene for as long as the scene is open.
     """
 
     view: SceneView
@@ -92,6 +94,7 @@ class BlockInference:
     grid: WindowGrid
     num_classes: int
     batch_size: int
+    readers: Executor
     account: Account
     progress: Progress
 
@@ -156,32 +159,31 @@ class BlockInference:
         waiting = iter(windows)
         found: list[tuple[Window, NDArray[Any], NDArray[np.bool_]]] = []
         queue: deque[tuple[Window, Future[Any]]] = deque()
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
-            try:
-                while True:
-                    missing = self.batch_size * _BATCHES_AHEAD - len(queue)
-                    queue.extend(
-                        (w, readers.submit(self.view.read, w)) for w in islice(waiting, missing)
-                    )
-                    if not queue:
-                        break
-                    window, future = queue.popleft()
-                    with self.account.timed("read"):
-                        pixels, valid = future.result()
-                    self.account.windows += 1
-                    if not valid.any():
-                        self.account.windows_skipped += 1
-                        self._tell(1)
-                        continue
-                    found.append((window, pixels, valid))
-                    if len(found) == self.batch_size:
-                        yield self._batch(found)
-                        found = []
-                if found:
+        try:
+            while True:
+                missing = self.batch_size * _BATCHES_AHEAD - len(queue)
+                queue.extend(
+                    (w, self.readers.submit(self.view.read, w)) for w in islice(waiting, missing)
+                )
+                if not queue:
+                    break
+                window, future = queue.popleft()
+                with self.account.timed("read"):
+                    pixels, valid = future.result()
+                self.account.windows += 1
+                if not valid.any():
+                    self.account.windows_skipped += 1
+                    self._tell(1)
+                    continue
+                found.append((window, pixels, valid))
+                if len(found) == self.batch_size:
                     yield self._batch(found)
-            finally:
-                for _, future in queue:
-                    future.cancel()
+                    found = []
+            if found:
+                yield self._batch(found)
+        finally:
+            for _, future in queue:
+                future.cancel()
 
     def _tell(self, windows: int) -> None:
         """Progress in windows, and in the scene's megapixels that they bring a second."""
@@ -199,10 +201,14 @@ class BlockInference:
         return Batch([w for w, _, _ in found], pixels, [v for _, _, v in found])
 
 
+@contextmanager
 def inference_over(
     source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
-) -> BlockInference:
-    """The shared loop, set up for a scene: windows and overlap of the card unless told."""
+) -> Iterator[BlockInference]:
+    """Set up the shared loop for a scene: windows and overlap of the card unless told.
+
+    Its reading threads end with the ``with`` block: close the scene after it.
+    """
     size, overlap = tiling_of(predictor.card, tiling)
     grid = WindowGrid(
         width=source.view.width, height=source.view.height, size=size, overlap=overlap
@@ -210,15 +216,21 @@ def inference_over(
     # A scene of few windows is not worth a full batch of zeros.
     windows = len(grid.col_offs) * len(grid.row_offs)
     batch_size = tiling.batch_size or default_batch_size(predictor.device)
-    return BlockInference(
-        view=source.view,
-        runtime=predictor.runtime,
-        grid=grid,
-        num_classes=len(predictor.card.classes),
-        batch_size=min(batch_size, windows),
-        account=Account(),
-        progress=progress,
-    )
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+    try:
+        yield BlockInference(
+            view=source.view,
+            runtime=predictor.runtime,
+            grid=grid,
+            num_classes=len(predictor.card.classes),
+            batch_size=min(batch_size, windows),
+            readers=readers,
+            account=Account(),
+            progress=progress,
+        )
+    finally:
+        # What a failed run wanted next is no longer read.
+        readers.shutdown(cancel_futures=True)
 
 
 def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:

@@ -11,7 +11,8 @@ import numpy as np
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.weights import Card
-from lemevit_cli.pipelines.detection import detect_boxes
+from lemevit_cli.pipelines.block_inference import inference_over
+from lemevit_cli.pipelines.detection import detect_in_area
 from lemevit_cli.pipelines.predictor import Predictor
 from lemevit_cli.pipelines.progress import Progress, Silent
 from lemevit_cli.pipelines.scene_input import scene_input
@@ -79,13 +80,14 @@ def evaluate_boxes(
             with open_scene(path) as scene:
                 # Silent: what detect says of one scene would drown the progress over all.
                 view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-                for site in sites:
-                    found = detect_boxes(
-                        replace(view, area=site.area), predictor, settings, Silent()
-                    )
-                    truth = objects_of_area(source.objects[path], site.area)
-                    tally.add(found.boxes, found.scores, found.class_ids, truth, match)
-                    progress.advance()
+                with inference_over(view, predictor, settings.tiling, Silent()) as inference:
+                    for site in sites:
+                        found = detect_in_area(
+                            inference, replace(view, area=site.area), predictor.card, settings
+                        )
+                        truth = objects_of_area(source.objects[path], site.area)
+                        tally.add(found.boxes, found.scores, found.class_ids, truth, match)
+                        progress.advance()
     finally:
         progress.finish()
     return {**tally.figures(), "pictures": len({site.scene for site in areas})}

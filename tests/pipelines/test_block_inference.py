@@ -112,6 +112,22 @@ def test_void_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_pat
     assert [set(np.unique(band)) for band in batch[0]] == [{11, 40}, {12, 40}, {13, 40}]
 
 
+def test_a_run_of_many_blocks_holds_few_handles_on_its_scene(
+    scene, predictor, tmp_path, count_handles
+):
+    class Counter(Recorder):
+        def __call__(self, pixels):
+            held.append(count_handles(scene))
+            return super().__call__(pixels)
+
+    held = []
+    tiling = Tiling(window=16, overlap=8, block_size=8, batch_size=1)
+    run(scene, tmp_path / "out.tif", replace(predictor, runtime=Counter()), tiling=tiling)
+    assert len(held) > 100  # windows of 48 blocks
+    # One of each thread: two that read windows, and the one that works.
+    assert max(held) <= 3 and count_handles(scene) == 0
+
+
 def test_every_batch_has_one_shape(scene, predictor, tmp_path):
     recorder = Recorder()
     run(
