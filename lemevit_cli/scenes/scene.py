@@ -21,7 +21,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.bands import choose_bands
 from lemevit_cli.scenes.source import Source, Warp, WarpResampling
-from lemevit_cli.scenes.validity import as_dtype, valid_pixels
+from lemevit_cli.scenes.validity import as_dtype, nodata_by_band, valid_pixels
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
@@ -136,7 +136,8 @@ class Scene:
             SceneError: if the file cannot be read there.
             ValueError: if the window leaves the scene.
         """
-        return self._read(window, (window.height, window.width))
+        raw, valid = self._read_raw(window, (window.height, window.width))
+        return self._chosen(raw), valid
 
     def read_overview(
         self, max_side: int, *, window: Window | None = None
@@ -147,11 +148,25 @@ class Scene:
         overviews) and validity keeps its meaning. Otherwise as :meth:`read`.
         """
         window = window or self.window
-        shrink = max(1.0, max(window.width, window.height) / max_side)
-        shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
-        return self._read(window, shape)
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        return self._chosen(raw), valid
 
-    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[NDArray, NDArray[np.bool_]]:
+    def read_overview_by_band(
+        self, max_side: int, *, window: Window | None = None
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read as :meth:`read_overview`, with a mask of each band ``(bands, H, W)``.
+
+        A band is void, too, where it alone holds its nodata value.
+        """
+        window = window or self.window
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
+        return self._chosen(raw), by_band[list(self._reading.picks)]
+
+    def _read_raw(
+        self, window: Window, shape: tuple[int, int]
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``."""
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         reading = self._reading
@@ -175,11 +190,15 @@ class Scene:
             valid = _both(valid, masks.any(axis=0))
         if valid is None:
             valid = np.broadcast_to(np.True_, shape)
-        if reading.is_scaled:
-            pixels = _scaled(pixels, reading, self.dtype)
-        if reading.picks != tuple(range(len(reading.bands))):
-            pixels = pixels[list(reading.picks)]
         return pixels, valid
+
+    def _chosen(self, raw: NDArray) -> NDArray:
+        """Pick the scene's bands, scaled, from what was read of the file."""
+        reading = self._reading
+        pixels = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+        if reading.picks == tuple(range(len(reading.bands))):
+            return pixels
+        return pixels[list(reading.picks)]
 
     def on_grid(
         self,
@@ -283,6 +302,11 @@ def _scaled_dtype(reading: _Reading) -> str:
 def _scaled(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
     scales = np.array(reading.scales, dtype)[:, None, None]
     return pixels.astype(dtype) * scales + np.array(reading.offsets, dtype)[:, None, None]
+
+
+def _overview_shape(window: Window, max_side: int) -> tuple[int, int]:
+    shrink = max(1.0, max(window.width, window.height) / max_side)
+    return max(1, round(window.height / shrink)), max(1, round(window.width / shrink))
 
 
 def _both(valid: NDArray[np.bool_] | None, also: NDArray[np.bool_]) -> NDArray[np.bool_]:
