@@ -35,10 +35,29 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     """
     source = Source(os.fspath(path))
     try:
-        return Scene(source, options or SceneOptions())
+        scene = Scene(source, options or SceneOptions())
+        bound_block_cache(scene)
     except BaseException:
         source.close()
         raise
+    return scene
+
+
+def bound_block_cache(scene: Scene) -> None:
+    """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
+
+    Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
+    a row. GDAL asks once a process, at its first read: the first scene that is opened decides, by
+    the environment, so that worker processes do as this one. A user's own GDAL_CACHEMAX wins.
+    """
+    if "GDAL_CACHEMAX" in os.environ:
+        return
+    dataset = scene.dataset()
+    row_bytes = dataset.width * dataset.count * np.dtype(scene._reading.dtype).itemsize
+    is_striped = dataset.block_shapes[0][1] >= dataset.width
+    rows = 1024 if is_striped else 512
+    megabytes = min(max(row_bytes * rows // 2**20, 64), 512)
+    os.environ["GDAL_CACHEMAX"] = str(megabytes)
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,6 @@ class Scene:
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self.dtype = _scaled_dtype(self._reading)
-        _bound_block_cache(dataset, self._reading)
 
     @property
     def window(self) -> Window:
@@ -396,16 +414,3 @@ def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> l
     if gsd_m is None:
         return ["its centre lies outside its CRS's domain: areas in metres are unknown there"]
     return []
-
-
-def _bound_block_cache(dataset: Any, reading: _Reading) -> None:
-    """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
-
-    Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
-    a row. GDAL asks once a process, at its first read; a user's own GDAL_CACHEMAX wins then.
-    """
-    row_bytes = dataset.width * dataset.count * np.dtype(reading.dtype).itemsize
-    is_striped = dataset.block_shapes[0][1] >= dataset.width
-    rows = 1024 if is_striped else 512
-    megabytes = min(max(row_bytes * rows // 2**20, 64), 512)
-    os.environ.setdefault("GDAL_CACHEMAX", str(megabytes))
