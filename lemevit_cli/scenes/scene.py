@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.scenes.bands import choose_bands
 from lemevit_cli.scenes.source import Source, Warp, WarpResampling
 from lemevit_cli.scenes.validity import as_dtype, nodata_by_band, valid_pixels
+from lemevit_cli.scenes.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
@@ -231,8 +232,8 @@ class Scene:
         Void pixels give nothing to those around them; a pixel is void where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
-        nodata = self.nodata[0]
-        can_be = nodata is not None and as_dtype(nodata, np.dtype(self._reading.dtype)) is not None
+        reading, nodata = self._reading, self.nodata[0]
+        can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
@@ -242,6 +243,17 @@ class Scene:
             src_crs_wkt=self.georeference.crs_wkt,
             src_nodata=nodata if can_be else None,
         )
+        if np.issubdtype(np.dtype(reading.dtype), np.floating):
+            # Of all that voids a pixel, a NaN beside the nodata value is what GDAL does not know.
+            vrt = validity_vrt(
+                self.dataset(),
+                self._source.file,
+                bands=reading.bands,
+                nodata=reading.nodata,
+                alpha=reading.alpha,
+                masked_bands=reading.masked_bands,
+            )
+            warp = replace(warp, src_nodata=None, src_vrt=vrt)
         return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
 
@@ -77,18 +78,23 @@ def test_scores_of_a_pair_are_the_same_for_any_block_size(pair_paths, change_pre
     assert 0.5 < valid.mean() < 0.8
 
 
+# One of each thread; floats are warped through a view of which two lead to the file.
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 3), ("float32", 5)])
 def test_a_run_of_many_blocks_holds_few_handles_on_either_date(
-    pair_paths, change_predictor, count_handles
+    pair_paths, change_predictor, write_scene, count_handles, dtype, most
 ):
     def counted(pixels):
-        held.append([count_handles(path) for path in pair_paths])
+        held.append([count_handles(path) for path in (before, after)])
         return differs(pixels)
 
-    held = []
-    with open_pair(*pair_paths) as pair:
+    before, held = pair_paths[0], []
+    with rasterio.open(pair_paths[1]) as file:
+        pixels, grid = file.read().astype(dtype), file.transform
+    after = write_scene(pixels, "again.tif", transform=grid, nodata=0)
+    with open_pair(before, after) as pair:
         scores_of(pair, replace(change_predictor, runtime=counted), block_size=8)
     assert len(held) >= 20
-    assert np.max(held) <= 3 and count_handles(pair_paths[1]) == 0
+    assert np.max(held) <= most and count_handles(after) == 0
 
 
 def test_equal_dates_differ_nowhere(scene, change_predictor):

@@ -113,6 +113,21 @@ def test_masks_say_where_the_scenes_own_pixels_under_a_window_are_valid(
     assert none == ()
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.3, 2.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_weighs_as_little_as_a_declared_nodata(
+    write_scene, rgb, scale, value
+):
+    declared, found = rgb.astype(np.float32), rgb.astype(np.float32)
+    void = np.random.default_rng(2).random((48, 64)) < 0.05
+    declared[:, void], found[1, void] = -9999, value
+    views = []
+    for pixels, nodata in ((declared, -9999), (found, None)):
+        with open_scene(write_scene(pixels, nodata=nodata)) as scene:
+            views.append(whole(SceneView(scene, scale=scale, fill=FILL)))
+    np.testing.assert_equal(views[1], views[0])
+
+
 def test_model_pixel_is_valid_if_any_scene_pixel_under_it_is(write_scene):
     pixels = np.zeros((1, 48, 64), np.uint8)
     pixels[0, 13, 22] = 9
