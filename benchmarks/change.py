@@ -118,14 +118,15 @@ def run_model(args: argparse.Namespace, predictor: Predictor) -> float:
     pair = open_pair(str(args.before), str(args.after))
     found = pair_input(pair, predictor.card, settings.reading, Silent())
     with found.pair:
-        inference = inference_over(found.source, predictor, settings.tiling, Silent())
-        windows = (found.source.view.read(w) for w in inference.grid.windows_over(pair.window))
+        with inference_over(found.source, predictor, settings.tiling, Silent()) as inference:
+            grid, size = inference.grid, inference.batch_size
+        windows = (found.source.view.read(w) for w in grid.windows_over(pair.window))
         waiting: list[NDArray[np.uint8]] = []
-        run = partial(timed, predictor, size=inference.batch_size)
+        run = partial(timed, predictor, size=size)
         for pixels, valid in windows:
             if valid.any():
                 waiting.append(pixels)
-            if len(waiting) == inference.batch_size:
+            if len(waiting) == size:
                 seconds += run(waiting)
                 waiting = []
         if waiting:

@@ -87,11 +87,11 @@ def run_model(args: argparse.Namespace, predictor: Predictor) -> float:
     settings, seconds = settings_of(args), 0.0
     with open_scene(str(args.scene)) as scene:
         source = scene_input(scene, predictor.card, settings.reading, Silent())
-        inference = inference_over(source, predictor, settings.tiling, Silent())
-        windows = list(inference.grid.windows_over(source.area))
-        for first in range(0, len(windows), inference.batch_size):
-            batch = [source.view.read(w)[0] for w in windows[first : first + inference.batch_size]]
-            empty = [np.zeros_like(batch[0])] * (inference.batch_size - len(batch))
+        with inference_over(source, predictor, settings.tiling, Silent()) as inference:
+            windows, size = list(inference.grid.windows_over(source.area)), inference.batch_size
+        for first in range(0, len(windows), size):
+            batch = [source.view.read(w)[0] for w in windows[first : first + size]]
+            empty = [np.zeros_like(batch[0])] * (size - len(batch))
             pixels = np.stack(batch + empty)
             start = time.perf_counter()
             predictor.runtime(pixels)

@@ -1,5 +1,8 @@
 """Scenes and weights that tests make for themselves."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -56,6 +59,21 @@ def pixels():
 def scene(write_scene, pixels):
     """Path of a scene of these pixels, nodata 0."""
     return write_scene(pixels, nodata=0)
+
+
+@pytest.fixture
+def count_handles():
+    """A function that tells how many handles this process holds on a file."""
+    handles = Path("/proc/self/fd")
+    if not handles.exists():
+        pytest.skip("only Linux tells which files a process holds")
+
+    def count(path):
+        # The folder is one of those that it lists, and gone by the time it is asked for.
+        there = [handle for handle in handles.iterdir() if handle.exists()]
+        return sum(os.path.realpath(handle) == os.path.realpath(path) for handle in there)
+
+    return count
 
 
 class Convolution(nn.Module):

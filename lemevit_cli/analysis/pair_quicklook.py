@@ -130,17 +130,22 @@ def _after_on(
         raise SceneError(f"{after.name}: does not reach this part of {pair.before.name}")
     read = sheet_of(after, reached, 2 * longest)
     pixels, valid = after.read_overview(2 * longest, window=reached)
-    way = {
-        "src_transform": read.georeference.transform,
-        "src_crs": read.georeference.crs_wkt,
-        "dst_transform": sheet.georeference.transform,
-        "dst_crs": sheet.georeference.crs_wkt,
-    }
-    shown = np.zeros((len(pixels), *sheet.shape), np.float32)
-    reproject(pixels.astype(np.float32), shown, resampling=Resampling.bilinear, **way)
-    there = np.zeros(sheet.shape, np.uint8)
-    reproject(valid.astype(np.uint8), there, resampling=Resampling.nearest, **way)
-    return shown, there == 1
+    # Whatever void pixels hold, in all bands, must not be mixed into those around them.
+    known = pixels.astype(np.float32)
+    known[:, ~valid] = np.nan
+    shown = np.empty((len(pixels), *sheet.shape), np.float32)
+    reproject(
+        known,
+        shown,
+        src_transform=read.georeference.transform,
+        src_crs=read.georeference.crs_wkt,
+        dst_transform=sheet.georeference.transform,
+        dst_crs=sheet.georeference.crs_wkt,
+        src_nodata=np.nan,
+        dst_nodata=np.nan,
+        resampling=Resampling.bilinear,
+    )
+    return shown, np.isfinite(shown[0])
 
 
 def _change_on(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> Layer | None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter
+from lemevit_cli.geometry.window import Window
 
 _ROWS_AT_ONCE = 64  # scene rows made in one go: bounds memory where a scene is much finer
 
@@ -56,6 +60,31 @@ class RowResampler:
         drop = min(max(first - self._kept_top, 0), self._kept.shape[1])
         # A copy: what came was a view of rows that will change.
         self._kept, self._kept_top = self._kept[:, drop:].clone(), self._kept_top + drop
+
+
+class MaskRows:
+    """Puts masks of windows together to masks of rows, which are taken from top to bottom.
+
+    What no mask covers is False.
+    """
+
+    def __init__(self) -> None:
+        self._masks: list[PackedMask] = []
+
+    def add(self, mask: PackedMask) -> None:
+        """Keep a mask until all its rows are taken."""
+        if mask.bits is not False:
+            self._masks.append(mask)
+
+    def take(self, rows: Window) -> NDArray[np.bool_]:
+        """Return the mask ``(H, W)`` of a window, true where any is, and forget what is above."""
+        taken = np.zeros((rows.height, rows.width), bool)
+        for mask in self._masks:
+            part = mask.window.intersection(rows)
+            if part is not None:
+                taken[part.relative_to(rows).slices] |= mask.part(part)
+        self._masks = [mask for mask in self._masks if mask.window.bottom > rows.bottom]
+        return taken
 
 
 def _gather(values: Tensor, taps: Tensor, weights: Tensor, *, axis: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemevit_cli.errors import LemevitError
+from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
-from lemevit_cli.inference.resample import RowResampler
+from lemevit_cli.inference.resample import MaskRows, RowResampler
 from lemevit_cli.inference.runtimes.torch import Runtime
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -44,11 +45,16 @@ class Batch:
         pixels: ``(B, bands, size, size)`` with B >= N: the last batch is filled with zeros, so
             that the model always sees one shape.
         valid: N masks, ``(H, W)`` of their window.
+        scene_valid: masks of the scene's own pixels under each of the N windows, on another grid.
     """
 
     windows: list[Window]
     pixels: NDArray[Any]
     valid: list[NDArray[np.bool_]]
+    scene_valid: list[tuple[PackedMask, ...]]
+
+
+_Read = tuple[NDArray[Any], NDArray[np.bool_], tuple[PackedMask, ...]]
 
 
 @dataclass
@@ -85,6 +91,8 @@ class BlockInference:
         grid: windows over the view.
         num_classes: of the scores.
         batch_size: windows in one pass.
+        readers: threads that read windows ahead, the same for all blocks: each keeps a handle of
+            its own on the scene for as long as the scene is open.
     """
 
     view: SceneView
@@ -92,6 +100,7 @@ class BlockInference:
     grid: WindowGrid
     num_classes: int
     batch_size: int
+    readers: Executor
     account: Account
     progress: Progress
 
@@ -100,7 +109,7 @@ class BlockInference:
         if self.view.is_resampled:
             yield from self._resampled_rows(block)
         else:
-            yield from self._model_rows(block)
+            yield from self._model_rows(block, MaskRows())
 
     def area_of(self, block: Window) -> Window:
         """The part of the model's grid that a block of the scene needs."""
@@ -126,23 +135,27 @@ class BlockInference:
             yield batch, answers
             self._tell(len(batch.windows))
 
-    def _model_rows(self, area: Window) -> Iterator[Rows]:
+    def _model_rows(self, area: Window, scene_valid: MaskRows) -> Iterator[Rows]:
+        """Yield rows of the model's grid; the masks under them are in ``scene_valid`` by then."""
         mosaic = Mosaic(self.grid, area, num_classes=self.num_classes)
         for batch, scores in self.batches(self.grid.windows_over(area)):
-            for window, share, valid in zip(batch.windows, scores, batch.valid, strict=False):
+            shares = zip(batch.windows, scores, batch.valid, batch.scene_valid, strict=False)
+            for window, share, valid, masks in shares:
                 yield from mosaic.rows_above(window.row_off)
                 with self.account.timed("blend"):
                     mosaic.add(window, share[:, : window.height, : window.width], valid)
+                    for mask in masks:
+                        scene_valid.add(mask)
         yield from mosaic.rows_above(area.bottom)
 
     def _resampled_rows(self, block: Window) -> Iterator[Rows]:
-        resampler = RowResampler(*self._filters(block))
-        for rows in self._model_rows(self.area_of(block)):
+        resampler, scene_valid = RowResampler(*self._filters(block)), MaskRows()
+        for rows in self._model_rows(self.area_of(block), scene_valid):
             for top, scores in resampler.add(rows.scores):
                 window = Window(
                     col_off=block.col_off, row_off=top, width=block.width, height=scores.shape[1]
                 )
-                yield Rows(window, scores, self.view.scene.read(window)[1])
+                yield Rows(window, scores, scene_valid.take(window))
 
     def _filters(self, block: Window) -> tuple[AxisFilter, AxisFilter]:
         """From the model's grid to the rows and the columns of a block."""
@@ -154,34 +167,34 @@ class BlockInference:
     def _read_ahead(self, windows: Iterable[Window]) -> Iterator[Batch]:
         """Read windows in threads, a few batches ahead of the model, and keep their order."""
         waiting = iter(windows)
-        found: list[tuple[Window, NDArray[Any], NDArray[np.bool_]]] = []
+        found: list[tuple[Window, _Read]] = []
         queue: deque[tuple[Window, Future[Any]]] = deque()
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
-            try:
-                while True:
-                    missing = self.batch_size * _BATCHES_AHEAD - len(queue)
-                    queue.extend(
-                        (w, readers.submit(self.view.read, w)) for w in islice(waiting, missing)
-                    )
-                    if not queue:
-                        break
-                    window, future = queue.popleft()
-                    with self.account.timed("read"):
-                        pixels, valid = future.result()
-                    self.account.windows += 1
-                    if not valid.any():
-                        self.account.windows_skipped += 1
-                        self._tell(1)
-                        continue
-                    found.append((window, pixels, valid))
-                    if len(found) == self.batch_size:
-                        yield self._batch(found)
-                        found = []
-                if found:
+        try:
+            while True:
+                missing = self.batch_size * _BATCHES_AHEAD - len(queue)
+                queue.extend(
+                    (window, self.readers.submit(self.view.read_with_masks, window))
+                    for window in islice(waiting, missing)
+                )
+                if not queue:
+                    break
+                window, future = queue.popleft()
+                with self.account.timed("read"):
+                    read = future.result()
+                self.account.windows += 1
+                if not read[1].any():
+                    self.account.windows_skipped += 1
+                    self._tell(1)
+                    continue
+                found.append((window, read))
+                if len(found) == self.batch_size:
                     yield self._batch(found)
-            finally:
-                for _, future in queue:
-                    future.cancel()
+                    found = []
+            if found:
+                yield self._batch(found)
+        finally:
+            for _, future in queue:
+                future.cancel()
 
     def _tell(self, windows: int) -> None:
         """Progress in windows, and in the scene's megapixels that they bring a second."""
@@ -190,19 +203,24 @@ class BlockInference:
         rate = self.account.windows * new_pixels / 1e6 / self.account.elapsed_s
         self.progress.advance(windows, **{"Mpx/s": rate})
 
-    def _batch(self, found: list[tuple[Window, NDArray[Any], NDArray[np.bool_]]]) -> Batch:
-        first = found[0][1]
+    def _batch(self, found: list[tuple[Window, _Read]]) -> Batch:
+        windows, read = zip(*found, strict=True)
+        values, valid, scene_valid = zip(*read, strict=True)
         size = self.grid.size
-        pixels = np.zeros((self.batch_size, len(first), size, size), dtype=first.dtype)
-        for place, (_, values, _) in zip(pixels, found, strict=False):
-            place[:] = pad_by_reflection(values, size)
-        return Batch([w for w, _, _ in found], pixels, [v for _, _, v in found])
+        pixels = np.zeros((self.batch_size, len(values[0]), size, size), dtype=values[0].dtype)
+        for place, of_window in zip(pixels, values, strict=False):
+            place[:] = pad_by_reflection(of_window, size)
+        return Batch(list(windows), pixels, list(valid), list(scene_valid))
 
 
+@contextmanager
 def inference_over(
     source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
-) -> BlockInference:
-    """The shared loop, set up for a scene: windows and overlap of the card unless told."""
+) -> Iterator[BlockInference]:
+    """Set up the shared loop for a scene: windows and overlap of the card unless told.
+
+    Its reading threads end with the ``with`` block: close the scene after it.
+    """
     size, overlap = tiling_of(predictor.card, tiling)
     grid = WindowGrid(
         width=source.view.width, height=source.view.height, size=size, overlap=overlap
@@ -210,15 +228,21 @@ def inference_over(
     # A scene of few windows is not worth a full batch of zeros.
     windows = len(grid.col_offs) * len(grid.row_offs)
     batch_size = tiling.batch_size or default_batch_size(predictor.device)
-    return BlockInference(
-        view=source.view,
-        runtime=predictor.runtime,
-        grid=grid,
-        num_classes=len(predictor.card.classes),
-        batch_size=min(batch_size, windows),
-        account=Account(),
-        progress=progress,
-    )
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+    try:
+        yield BlockInference(
+            view=source.view,
+            runtime=predictor.runtime,
+            grid=grid,
+            num_classes=len(predictor.card.classes),
+            batch_size=min(batch_size, windows),
+            readers=readers,
+            account=Account(),
+            progress=progress,
+        )
+    finally:
+        # What a failed run wanted next is no longer read.
+        readers.shutdown(cancel_futures=True)
 
 
 def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:

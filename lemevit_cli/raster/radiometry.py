@@ -99,7 +99,8 @@ def choose_stretch(
         value_range: their lowest and highest value.
         window: the part of the scene that is measured; None measures all of it.
 
-    Percentiles are of each band's valid pixels in one decimated read.
+    Percentiles are of each band's valid pixels in one decimated read, without those that are
+    nodata in that band alone.
 
     Raises:
         LemevitError: if ``spec`` is none of these.
@@ -139,24 +140,22 @@ def _percentile_stretch(
     percentiles: tuple[float, float],
     value_range: tuple[float, float],
 ) -> Stretch:
-    pixels = _sample(scene, window or scene.window)
-    if pixels.shape[1] == 0:
-        n = scene.num_bands
-        low, high = (value_range[0],) * n, (value_range[1],) * n
-        return Stretch(low, high, value_range, origin="no valid pixel to measure")
-    low, high = np.percentile(pixels.astype(np.float64), percentiles, axis=1)
+    bands = _sample(scene, window or scene.window)
+    # A band without a valid pixel is read as it is, over the weights' own range.
+    limits = [np.percentile(b, percentiles).tolist() if b.size else value_range for b in bands]
+    origin = f"percentiles {percentiles[0]:g} and {percentiles[1]:g} of the scene"
+    if not any(band.size for band in bands):
+        origin = "no valid pixel to measure"
     return Stretch(
-        tuple(low.tolist()),
-        tuple(high.tolist()),
-        value_range,
-        origin=f"percentiles {percentiles[0]:g} and {percentiles[1]:g} of the scene",
+        tuple(low for low, _ in limits), tuple(high for _, high in limits), value_range, origin
     )
 
 
-def _sample(scene: Scene, window: Window) -> NDArray:
-    """Valid pixels ``(bands, N)`` spread over a window of the scene."""
+def _sample(scene: Scene, window: Window) -> list[NDArray[np.float64]]:
+    """Valid values of each band, spread over a window of the scene."""
     for side in _OVERVIEW_SIDES:
-        pixels, valid = scene.read_overview(side, window=window)
-        if np.count_nonzero(valid) >= _ENOUGH_PIXELS or max(window.width, window.height) <= side:
+        pixels, valid = scene.read_overview_by_band(side, window=window)
+        fewest = np.count_nonzero(valid, axis=(1, 2)).min()
+        if fewest >= _ENOUGH_PIXELS or max(window.width, window.height) <= side:
             break
-    return pixels[:, valid]
+    return [band[there].astype(np.float64) for band, there in zip(pixels, valid, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,8 @@ from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.bands import choose_bands
 from lemevit_cli.raster.source import Source, Warp, WarpResampling
-from lemevit_cli.raster.validity import as_dtype, valid_pixels
+from lemevit_cli.raster.validity import as_dtype, nodata_by_band, valid_pixels
+from lemevit_cli.raster.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
@@ -35,10 +36,29 @@ def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
     """
     source = Source(os.fspath(path))
     try:
-        return Scene(source, options or SceneOptions())
+        scene = Scene(source, options or SceneOptions())
+        bound_block_cache(scene)
     except BaseException:
         source.close()
         raise
+    return scene
+
+
+def bound_block_cache(scene: Scene) -> None:
+    """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
+
+    Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
+    a row. GDAL asks once a process, at its first read: the first scene that is opened decides, by
+    the environment, so that worker processes do as this one. A user's own GDAL_CACHEMAX wins.
+    """
+    if "GDAL_CACHEMAX" in os.environ:
+        return
+    dataset = scene.dataset()
+    row_bytes = dataset.width * dataset.count * np.dtype(scene._reading.dtype).itemsize
+    is_striped = dataset.block_shapes[0][1] >= dataset.width
+    rows = 1024 if is_striped else 512
+    megabytes = min(max(row_bytes * rows // 2**20, 64), 512)
+    os.environ["GDAL_CACHEMAX"] = str(megabytes)
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,6 @@ class Scene:
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self.dtype = _scaled_dtype(self._reading)
-        _bound_block_cache(dataset, self._reading)
 
     @property
     def window(self) -> Window:
@@ -136,7 +155,8 @@ class Scene:
             SceneError: if the file cannot be read there.
             ValueError: if the window leaves the scene.
         """
-        return self._read(window, (window.height, window.width))
+        raw, valid = self._read_raw(window, (window.height, window.width))
+        return self._chosen(raw), valid
 
     def read_overview(
         self, max_side: int, *, window: Window | None = None
@@ -147,11 +167,25 @@ class Scene:
         overviews) and validity keeps its meaning. Otherwise as :meth:`read`.
         """
         window = window or self.window
-        shrink = max(1.0, max(window.width, window.height) / max_side)
-        shape = (max(1, round(window.height / shrink)), max(1, round(window.width / shrink)))
-        return self._read(window, shape)
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        return self._chosen(raw), valid
 
-    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[NDArray, NDArray[np.bool_]]:
+    def read_overview_by_band(
+        self, max_side: int, *, window: Window | None = None
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read as :meth:`read_overview`, with a mask of each band ``(bands, H, W)``.
+
+        A band is void, too, where it alone holds its nodata value.
+        """
+        window = window or self.window
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
+        return self._chosen(raw), by_band[list(self._reading.picks)]
+
+    def _read_raw(
+        self, window: Window, shape: tuple[int, int]
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``."""
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         reading = self._reading
@@ -175,11 +209,15 @@ class Scene:
             valid = _both(valid, masks.any(axis=0))
         if valid is None:
             valid = np.broadcast_to(np.True_, shape)
-        if reading.is_scaled:
-            pixels = _scaled(pixels, reading, self.dtype)
-        if reading.picks != tuple(range(len(reading.bands))):
-            pixels = pixels[list(reading.picks)]
         return pixels, valid
+
+    def _chosen(self, raw: NDArray) -> NDArray:
+        """Pick the scene's bands, scaled, from what was read of the file."""
+        reading = self._reading
+        pixels = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+        if reading.picks == tuple(range(len(reading.bands))):
+            return pixels
+        return pixels[list(reading.picks)]
 
     def on_grid(
         self,
@@ -194,8 +232,8 @@ class Scene:
         Void pixels give nothing to those around them; a pixel is void where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
-        nodata = self.nodata[0]
-        can_be = nodata is not None and as_dtype(nodata, np.dtype(self._reading.dtype)) is not None
+        reading, nodata = self._reading, self.nodata[0]
+        can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
@@ -205,6 +243,17 @@ class Scene:
             src_crs_wkt=self.georeference.crs_wkt,
             src_nodata=nodata if can_be else None,
         )
+        if np.issubdtype(np.dtype(reading.dtype), np.floating):
+            # Of all that voids a pixel, a NaN beside the nodata value is what GDAL does not know.
+            vrt = validity_vrt(
+                self.dataset(),
+                self._source.file,
+                bands=reading.bands,
+                nodata=reading.nodata,
+                alpha=reading.alpha,
+                masked_bands=reading.masked_bands,
+            )
+            warp = replace(warp, src_nodata=None, src_vrt=vrt)
         return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
 
     def close(self) -> None:
@@ -283,6 +332,11 @@ def _scaled_dtype(reading: _Reading) -> str:
 def _scaled(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
     scales = np.array(reading.scales, dtype)[:, None, None]
     return pixels.astype(dtype) * scales + np.array(reading.offsets, dtype)[:, None, None]
+
+
+def _overview_shape(window: Window, max_side: int) -> tuple[int, int]:
+    shrink = max(1.0, max(window.width, window.height) / max_side)
+    return max(1, round(window.height / shrink)), max(1, round(window.width / shrink))
 
 
 def _both(valid: NDArray[np.bool_] | None, also: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -372,16 +426,3 @@ def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> l
     if gsd_m is None:
         return ["its centre lies outside its CRS's domain: areas in metres are unknown there"]
     return []
-
-
-def _bound_block_cache(dataset: Any, reading: _Reading) -> None:
-    """Keep GDAL's block cache, 5 % of the machine's memory by default, to what windows need.
-
-    Two rows of windows: fewer, and a file of full-width strips is decoded again for each window of
-    a row. GDAL asks once a process, at its first read; a user's own GDAL_CACHEMAX wins then.
-    """
-    row_bytes = dataset.width * dataset.count * np.dtype(reading.dtype).itemsize
-    is_striped = dataset.block_shapes[0][1] >= dataset.width
-    rows = 1024 if is_striped else 512
-    megabytes = min(max(row_bytes * rows // 2**20, 64), 512)
-    os.environ.setdefault("GDAL_CACHEMAX", str(megabytes))

@@ -48,6 +48,7 @@ class Warp:
             ``nearest`` to the centre.
         src_crs_wkt: CRS of the file, as it states it or as the user does.
         src_nodata: value that is void in the file, None where no value is.
+        src_vrt: text of a VRT that is warped instead of the file, None to warp the file.
     """
 
     transform: Affine
@@ -57,6 +58,7 @@ class Warp:
     resampling: WarpResampling
     src_crs_wkt: str | None
     src_nodata: float | None
+    src_vrt: str | None = None
 
     def over(self, dataset: Any) -> Any:
         """The warped view of a rasterio dataset: its bands, and in an alpha band what is valid."""
@@ -82,6 +84,11 @@ class Source:
 
     Handles open when a thread first asks and stay open until :meth:`close`. A pickled source
     opens the file anew where it is unpickled; only the original removes what stdin was spooled to.
+
+    Attributes:
+        path: as the user gave it.
+        name: what messages call it.
+        file: what is opened: ``path``, or what stdin was spooled to.
     """
 
     def __init__(self, path: str) -> None:
@@ -90,10 +97,10 @@ class Source:
         self._owner_pid = os.getpid()
         self._remove_spool = None
         self._warp: tuple[Source, Warp] | None = None
-        self._file = path
+        self.file = path
         if path == STDIN:
-            self._file = _spool_stdin()
-            self._remove_spool = weakref.finalize(self, _remove, self._file, self._owner_pid)
+            self.file = _spool_stdin()
+            self._remove_spool = weakref.finalize(self, _remove, self.file, self._owner_pid)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -104,7 +111,7 @@ class Source:
         self._opened_in = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name, "_file": self._file, "_warp": self._warp}
+        return {"path": self.path, "name": self.name, "file": self.file, "_warp": self._warp}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -137,22 +144,22 @@ class Source:
             return handle
         if self._closed:
             raise ValueError(f"{self.name} is closed")
-        handle = self._open()
-        with self._lock:
-            self._handles.append(handle)
+        if self._warp is None:
+            with self.failures("cannot be opened as a raster"):
+                handle = self._keep(_open(self.file))
+        else:
+            source, warp = self._warp
+            with self.failures("cannot be read on another grid"):
+                vrt = warp.src_vrt
+                dataset = source.handle() if vrt is None else self._keep(_open(vrt))
+                handle = self._keep(warp.over(dataset))
         self._of_thread.handle = handle
         return handle
 
-    def _open(self) -> Any:
-        if self._warp is not None:
-            source, warp = self._warp
-            with self.failures("cannot be read on another grid"):
-                return warp.over(source.handle())
-        failures = self.failures("cannot be opened as a raster")
-        with failures, WARNINGS_LOCK, warnings.catch_warnings():
-            # A missing georeference is told once, in our words.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(self._file)
+    def _keep(self, handle: Any) -> Any:
+        with self._lock:
+            self._handles.append(handle)
+        return handle
 
     @contextlib.contextmanager
     def failures(self, what: str) -> Iterator[None]:
@@ -166,20 +173,27 @@ class Source:
         """What GDAL said first worth reading, in one line."""
         if "previous exception" in str(error) and error.__cause__ is not None:
             error = error.__cause__
-        text = " ".join(str(error).split()).removeprefix(f"{self._file}: ")
+        text = " ".join(str(error).split()).removeprefix(f"{self.file}: ")
         if text.startswith(": "):
             text = text[2:]
-        return text.replace(self._file, self.name) if self.path == STDIN else text
+        return text.replace(self.file, self.name) if self.path == STDIN else text
 
     def close(self) -> None:
         """Close the handles of all threads and remove what stdin was spooled to."""
         self._closed = True
         with self._lock:
-            for handle in self._handles:
+            for handle in reversed(self._handles):  # a view before what it looks at
                 handle.close()
             self._handles.clear()
         if self._remove_spool is not None:
             self._remove_spool()
+
+
+def _open(file: str) -> Any:
+    with WARNINGS_LOCK, warnings.catch_warnings():
+        # A missing georeference is told once, in our words.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(file)
 
 
 def _spool_stdin() -> str:

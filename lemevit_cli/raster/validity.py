@@ -36,6 +36,20 @@ def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.
     return finite if valid is None else valid & finite
 
 
+def nodata_by_band(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Return where a band holds its nodata value, whatever the others hold: ``(bands, H, W)``.
+
+    Args:
+        pixels, nodata: as of :func:`valid_pixels`.
+    """
+    void = np.zeros(pixels.shape, bool)
+    for place, band, value in zip(void, pixels, nodata, strict=True):
+        number = None if value is None else as_dtype(value, pixels.dtype)
+        if number is not None:
+            place[:] = ~_differs(band, number)
+    return void
+
+
 def _not_nodata(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
     declared = [
         (band, value) for band, value in zip(pixels, nodata, strict=True) if value is not None
@@ -47,9 +61,13 @@ def _not_nodata(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.b
         number = as_dtype(value, pixels.dtype)
         if number is None:  # a value that the band cannot hold voids nothing
             return None
-        differs = ~np.isnan(band) if np.isnan(number) else band != number
+        differs = _differs(band, number)
         valid = differs if valid is None else np.logical_or(valid, differs, out=valid)
     return valid
+
+
+def _differs(band: NDArray, number: np.generic) -> NDArray[np.bool_]:
+    return ~np.isnan(band) if np.isnan(number) else band != number
 
 
 def as_dtype(value: float, dtype: np.dtype) -> np.generic | None:

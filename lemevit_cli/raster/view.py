@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.radiometry import Stretch
@@ -86,19 +87,31 @@ class SceneView:
             SceneError: if the file cannot be read there.
             ValueError: if the window leaves the grid.
         """
+        pixels, valid, _ = self.read_with_masks(window)
+        return pixels, valid
+
+    def read_with_masks(
+        self, window: Window
+    ) -> tuple[NDArray, NDArray[np.bool_], tuple[PackedMask, ...]]:
+        """Read as :meth:`read`, and keep what was learned of the scene's own pixels on the way.
+
+        Returns:
+            Also where scene pixels are valid, in the scene's frame; together the masks cover all
+            that lie under the window. None on one grid, where the second answer says it.
+        """
         grid = Window(col_off=0, row_off=0, width=self.width, height=self.height)
         if grid.intersection(window) != window:
             raise ValueError(f"{window} leaves the grid of {self.width} x {self.height} pixels")
         if not self.is_resampled:
             pixels, valid = self._read_scene(window)
-            return filled(pixels, valid, self.fill), valid
+            return filled(pixels, valid, self.fill), valid, ()
         cols = triangle_filter(
             window.col_off, window.right, source=self.scene.width, target=self.width
         )
         parts = [self._read_rows(*rows, cols) for rows in self._row_groups(window, cols)]
-        pixels = np.concatenate([pixels for pixels, _ in parts], axis=1)
-        valid = np.concatenate([valid for _, valid in parts])
-        return filled(pixels, valid, self.fill), valid
+        pixels = np.concatenate([pixels for pixels, _, _ in parts], axis=1)
+        valid = np.concatenate([valid for _, valid, _ in parts])
+        return filled(pixels, valid, self.fill), valid, tuple(mask for _, _, mask in parts)
 
     def _read_scene(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
         pixels, valid = self.scene.read(window)
@@ -116,7 +129,7 @@ class SceneView:
 
     def _read_rows(
         self, first: int, stop: int, cols: AxisFilter
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], PackedMask]:
         rows = triangle_filter(first, stop, source=self.scene.height, target=self.height)
         source = Window(
             col_off=cols.start,
@@ -125,9 +138,10 @@ class SceneView:
             height=rows.stop - rows.start,
         )
         pixels, valid = self._read_scene(source)
-        pixels = pixels.astype(np.float32, copy=False)
+        pixels, mask = pixels.astype(np.float32, copy=False), PackedMask.of(source, valid)
         if valid.all():
-            return _weighted(pixels, rows, cols), np.ones((stop - first, len(cols.weights)), bool)
+            under = np.ones((stop - first, len(cols.weights)), bool)
+            return _weighted(pixels, rows, cols), under, mask
         void = ~valid
         pixels = np.where(valid, pixels, np.float32(0))
         missing = _weighted(void.astype(np.float32)[None], rows, cols)[0]
@@ -137,7 +151,7 @@ class SceneView:
         # the same bits as a window that sees no void pixel at all.
         partial = (missing > 0) & (weight > 0)
         np.divide(pixels, weight, out=pixels, where=partial)
-        return pixels, _any_under(_any_under(valid, rows).T, cols).T
+        return pixels, _any_under(_any_under(valid, rows).T, cols).T, mask
 
 
 def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:

@@ -62,6 +62,23 @@ def test_two_dates_stand_side_by_side(pair):
     assert record["scale_bar"] and record["classes"] == []
 
 
+@pytest.mark.parametrize("nodata", [None, -9999])
+def test_void_pixels_of_the_second_date_darken_nothing_around_them(pair, write_scene, nodata):
+    after = np.random.default_rng(0).uniform(100, 200, (3, 480, 640)).astype(np.float32)
+    hole = np.zeros((480, 640), bool)
+    hole[100:110, 200:300] = True
+    turned = NORTH_UP @ Affine.translation(-60, -40) @ Affine.rotation(5)
+
+    def shown(hole):
+        held = np.where(hole, np.nan if nodata is None else nodata, after).astype(np.float32)
+        path = write_scene(held, "turned.tif", transform=turned, nodata=nodata)
+        return panels(pair[0], path)[0][1].astype(int)
+
+    whole, holed = shown(np.zeros_like(hole)), shown(hole)
+    apart = np.abs(whole - holed).max(axis=2)
+    assert 900 < (apart > 2).sum() < 1400  # the hole, and half the weight of its rim
+
+
 def test_change_lies_over_the_second_date(pair, changes):
     (_, second, third), record = panels(*pair, change=changes, alpha=1.0)
     assert record["classes"] == ["changed"]

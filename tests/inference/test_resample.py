@@ -3,8 +3,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import triangle_filter
-from lemevit_cli.inference.resample import RowResampler
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.resample import MaskRows, RowResampler
 
 
 def resampled(scores, *, height, width, chunk, rows=None, cols=None):
@@ -37,3 +39,17 @@ def test_a_block_equals_its_part_of_the_whole():
     whole = resampled(scores, height=101, width=149, chunk=8)
     block = resampled(scores, height=101, width=149, chunk=5, rows=(30, 77), cols=(11, 12))
     torch.testing.assert_close(block, whole[:, 30:77, 11:12], atol=0, rtol=0)
+
+
+def test_rows_of_masks_are_those_of_the_whole():
+    whole = np.random.default_rng(3).random((60, 50)) < 0.5
+    whole[:, :10], whole[:30, 30:] = True, False
+    masks, taken = MaskRows(), []
+    for top in range(0, 60, 15):
+        for left in (0, 12, 30):
+            window = Window(col_off=left, row_off=top, width=20, height=min(20, 60 - top))
+            masks.add(PackedMask.of(window, whole[window.slices]))
+        for row in (top, top + 4):
+            height = 4 if row == top else 11
+            taken.append(masks.take(Window(col_off=5, row_off=row, width=45, height=height)))
+    np.testing.assert_array_equal(np.concatenate(taken), whole[:, 5:])

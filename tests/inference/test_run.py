@@ -7,10 +7,11 @@ import torch
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
-from lemevit_cli.inference.run import best_classes, pad_by_reflection
-from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.run import best_classes, inference_over, pad_by_reflection
+from lemevit_cli.inference.scene_input import SceneInput, scene_input
 from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, Tiling
 from lemevit_cli.tasks.segmentation.inference import predict_scene
 
@@ -42,6 +43,40 @@ class Recorder:
         self.batches.append(pixels.copy())
         count, _, height, width = pixels.shape
         return self.scores.view(1, -1, 1, 1).expand(count, -1, height, width).contiguous()
+
+
+class CountedScene:
+    """Reads like a scene, and keeps which windows it was asked for."""
+
+    def __init__(self, scene):
+        self.scene, self.reads = scene, []
+        self.width, self.height, self.num_bands = scene.width, scene.height, scene.num_bands
+
+    def read(self, window):
+        self.reads.append((window.row_off, window.col_off, window.height, window.width))
+        return self.scene.read(window)
+
+
+@pytest.mark.parametrize("block_size", [None, 24])
+@pytest.mark.parametrize("scale", [0.6, 0.17, 1.4])
+def test_a_resampled_scene_is_read_for_the_model_alone(scene, predictor, scale, block_size):
+    with open_scene(scene) as opened:
+        counted = CountedScene(opened)
+        view = SceneView(counted, scale=scale, fill=(0.0, 0.0, 0.0))
+        source = SceneInput("scene", view, opened.window, None)
+        tiling = Tiling(window=16, overlap=4)
+        valid = np.zeros((opened.height, opened.width), bool)
+        with inference_over(source, predictor, tiling, Silent()) as inference:
+            blocks = list(blocks_of(opened.window, block_size))
+            for block in blocks:
+                for rows in inference.rows(block):
+                    valid[rows.window.slices] = rows.valid
+        by_run, counted.reads = counted.reads, []
+        for block in blocks:
+            for window in inference.grid.windows_over(inference.area_of(block)):
+                view.read(window)
+        np.testing.assert_array_equal(valid, opened.read(opened.window)[1])
+    assert sorted(by_run) == sorted(counted.reads)
 
 
 @pytest.mark.parametrize("gsd", ["native", "0.83", "0.31"])
@@ -110,6 +145,22 @@ def test_void_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_pat
     run(write_scene(values, nodata=-9999), tmp_path / "out.tif", settings)
     (batch,) = recorder.batches
     assert [set(np.unique(band)) for band in batch[0]] == [{11, 40}, {12, 40}, {13, 40}]
+
+
+def test_a_run_of_many_blocks_holds_few_handles_on_its_scene(
+    scene, predictor, tmp_path, count_handles
+):
+    class Counter(Recorder):
+        def __call__(self, pixels):
+            held.append(count_handles(scene))
+            return super().__call__(pixels)
+
+    held = []
+    tiling = Tiling(window=16, overlap=8, block_size=8, batch_size=1)
+    run(scene, tmp_path / "out.tif", replace(predictor, runtime=Counter()), tiling=tiling)
+    assert len(held) > 100  # windows of 48 blocks
+    # One of each thread: two that read windows, and the one that works.
+    assert max(held) <= 3 and count_handles(scene) == 0
 
 
 def test_every_batch_has_one_shape(scene, predictor, tmp_path):

@@ -9,6 +9,7 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.radiometry import Stretch, check_stretch, choose_stretch
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.settings import SceneOptions
 
 CARD = {"dtype": "uint8", "value_range": (0.0, 255.0)}
 
@@ -34,6 +35,46 @@ def test_other_dtype_is_stretched_by_percentiles_of_valid_pixels(write_scene, ui
     expected = np.percentile(valid, (2, 98), axis=1)
     np.testing.assert_allclose([stretch.low, stretch.high], expected)
     assert stretch.describe().endswith("to 0..255 (percentiles 2 and 98 of the scene)")
+
+
+def test_nodata_of_a_band_alone_is_left_out_of_that_bands_percentiles(write_scene, uint16_pixels):
+    uint16_pixels[0, :, 40:] = -9999
+
+    def setup(out):
+        out.scales, out.offsets = (0.5, 1), (10, 0)
+
+    path = write_scene(uint16_pixels, nodata=-9999, setup=setup)
+    with open_scene(path, SceneOptions(bidx=(2, 1, 2))) as scene:
+        stretch = choose_stretch(scene, spec="auto", **CARD)
+        _, valid = scene.read(scene.window)
+    assert valid[20:, 40:].all()  # the other band has something there
+    own = [band[band != -9999] for band in uint16_pixels]
+    first, second = np.percentile(own[0] * 0.5 + 10, (2, 98)), np.percentile(own[1], (2, 98))
+    np.testing.assert_allclose(
+        [stretch.low, stretch.high], np.transpose([second, first, second]), rtol=1e-6
+    )
+
+
+def test_a_band_of_nothing_but_nodata_leaves_the_others_their_percentiles(
+    write_scene, uint16_pixels
+):
+    uint16_pixels[0] = -9999
+    with open_scene(write_scene(uint16_pixels, nodata=-9999)) as scene:
+        stretch = choose_stretch(scene, spec="auto", **CARD)
+    own = uint16_pixels[1][uint16_pixels[1] != -9999]
+    assert (stretch.low[0], stretch.high[0]) == (0, 255)
+    assert [stretch.low[1], stretch.high[1]] == pytest.approx(np.percentile(own, (2, 98)))
+
+
+def test_nan_and_infinite_values_are_left_out_of_the_percentiles(write_scene, uint16_pixels):
+    floats = uint16_pixels.astype(np.float32)
+    floats[0, 20, :], floats[1, 30, :5], floats[1, 30, 5:] = np.nan, np.inf, -np.inf
+    with open_scene(write_scene(floats, nodata=-9999)) as scene:
+        stretch = choose_stretch(scene, spec="auto", **CARD)
+    valid = floats[:, np.isfinite(floats).all(axis=0) & (uint16_pixels[0] != -9999)]
+    np.testing.assert_allclose(
+        [stretch.low, stretch.high], np.percentile(valid.astype(np.float64), (2, 98), axis=1)
+    )
 
 
 def test_given_limits_hold_for_every_band(write_scene, uint16_pixels):

@@ -24,8 +24,8 @@ from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.raster.source import stem_of
+from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.source import Source, stem_of
 from lemevit_cli.settings import SceneOptions
 
 RGB = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
@@ -565,6 +565,22 @@ def test_scene_travels_to_worker_processes(write_scene, rgb, method):
             return
         with multiprocessing.get_context("fork").Pool(1) as pool:
             assert pool.apply(_mean_in_worker, (scene,)) == rgb[1].mean()
+
+
+def test_the_first_scene_that_is_opened_bounds_the_block_cache_and_no_object_does(
+    write_scene, rgb, monkeypatch
+):
+    monkeypatch.setenv("GDAL_CACHEMAX", "set back afterwards")
+    monkeypatch.delenv("GDAL_CACHEMAX")
+    small, large = write_scene(rgb), write_scene(np.zeros((1, 4, 200_000), np.uint8), "large.tif")
+    Scene(Source(small), SceneOptions()).close()
+    assert "GDAL_CACHEMAX" not in os.environ
+    for path, megabytes in ((large, "195"), (small, "195")):
+        with open_scene(path):
+            assert os.environ["GDAL_CACHEMAX"] == megabytes
+    monkeypatch.setenv("GDAL_CACHEMAX", "7")
+    with open_scene(large):
+        assert os.environ["GDAL_CACHEMAX"] == "7"
 
 
 def test_folder_of_the_scene_is_left_as_it_was(write_scene, rgb, tmp_path):

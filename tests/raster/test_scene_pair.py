@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +218,78 @@ def test_no_dark_rim_grows_around_what_is_void(write_scene, way, scale):
     assert valid[: int(16 * scale)].mean() > 0.9
 
 
+VOID_BESIDE = {
+    "nothing": {},
+    "nodata": {"nodata": -9999},
+    "nan": {"nodata": np.nan},
+    "alpha": {"colors": RGBA},
+    "mask": {"mask": True},
+}
+
+
+@pytest.mark.parametrize("beside", VOID_BESIDE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("scale", [1.0, 0.7, 2.0])
+def test_a_number_that_is_not_finite_voids_as_a_declared_one_does(
+    write_scene, beside, dtype, value, scale
+):
+    """One band of a pixel alone is not finite, beside other ways to be void."""
+    grid = NORTH_UP @ Affine.translation(0.3, 0.3) @ Affine.scale(scale)
+    floats = smooth(grid).astype(dtype)
+    hole, speck = np.zeros(floats.shape[1:], bool), np.zeros(floats.shape[1:], bool)
+    hole[20:30, 10:22], speck[[25, 41], [60, 32]] = beside != "nothing", True
+    declared = np.where(hole | speck, dtype(np.nan), floats)
+    profile, held = dict(VOID_BESIDE[beside]), floats.copy()
+    held[:, hole] = profile.get("nodata", 0)
+    held[1, speck] = value
+    shown = np.where(hole, 0, 255).astype(np.uint8)
+    if "colors" in profile:
+        held = np.concatenate([held, shown[None].astype(dtype)])
+    if "mask" in profile:
+        profile["mask"] = shown
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    expected, valid = read_pair(
+        before, write_scene(declared, "b.tif", transform=grid, nodata=np.nan)
+    )
+    options = SceneOptions(bidx=(1, 2, 3))
+    after = write_scene(held, "c.tif", transform=grid, **profile)
+    found, found_valid = read_pair(before, after, options_after=options)
+    np.testing.assert_array_equal(found_valid, valid)
+    np.testing.assert_array_equal(found[:, valid], expected[:, valid])
+    if (scale, beside) == (1.0, "nothing"):
+        assert (~valid[1:-1, 1:-1]).sum() == 2
+
+
+def test_doubles_beyond_single_precision_are_numbers(write_scene):
+    doubles = smooth().astype(np.float64)
+    doubles[:, 40:60], doubles[:, 60:80] = 1e300, -1e300
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    grid = NORTH_UP @ Affine.translation(0.5, 0)
+    pixels, valid = read_pair(before, write_scene(doubles, "b.tif", transform=grid))
+    assert valid[:, 1:].all() and pixels[3:, 50, 1:] == pytest.approx(1e300)
+
+
+def test_a_band_that_was_not_chosen_voids_nothing(write_scene):
+    floats = smooth().astype(np.float32)
+    floats[2, 30:40] = np.nan
+    before = write_scene(smooth()[:2], "a.tif", transform=NORTH_UP)
+    after = write_scene(floats, "b.tif", transform=NORTH_UP @ Affine.translation(0.5, 0))
+    _, valid = read_pair(before, after, options_after=SceneOptions(bidx=(1, 2)))
+    assert valid[:, 1:].all()
+
+
+def test_what_cannot_be_read_of_floats_on_another_grid_is_named(write_scene):
+    floats = np.random.default_rng(0).random((2, 128, 128)).astype(np.float32)
+    grid = NORTH_UP @ Affine.translation(0.3, 0.3)
+    settings = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    after = write_scene(floats, "b.tif", transform=grid, interleave="band", **settings)
+    os.truncate(after, Path(after).stat().st_size - 3000)  # in the last tile of the second band
+    before = write_scene(smooth(width=128, height=128)[:2], "a.tif", transform=NORTH_UP)
+    with open_pair(before, after) as pair, pytest.raises(SceneError, match=r"b\.tif: cannot read"):
+        pair.read(pair.window)
+
+
 def test_a_value_between_two_that_equals_nodata_is_valid(write_scene):
     slope = np.broadcast_to(np.arange(80, dtype=np.uint8) * 2 + 1, (3, 60, 80))
     before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
@@ -399,8 +473,10 @@ def test_a_shift_that_leaves_nothing_is_refused(write_scene, rgb):
         pair.shifted(dx_px=70, dy_px=0)
 
 
-def test_threads_and_unpickled_pairs_read_the_same(write_scene):
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_threads_and_unpickled_pairs_read_the_same(write_scene, dtype):
     there, transform = on_other_grid(smooth(), NORTH_UP, "EPSG:32632", 0.35)
+    there = there.astype(dtype)
     before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
     after = write_scene(there, "b.tif", transform=transform, crs="EPSG:32632", nodata=0)
     windows = [window(col, row, 32, 32) for col in range(0, 128, 16) for row in range(0, 88, 16)]

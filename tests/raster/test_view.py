@@ -90,6 +90,44 @@ def test_partly_void_surroundings_weigh_valid_pixels_alone(write_scene, rgb, sca
     np.testing.assert_allclose(pixels[:, valid], expected[:, valid], atol=2e-3)
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.3, 2.0])
+def test_masks_say_where_the_scenes_own_pixels_under_a_window_are_valid(
+    write_scene, rgb, scale, monkeypatch
+):
+    rgb[:, np.random.default_rng(2).random((48, 64)) < 0.3] = 0
+    rgb[:, 20:, 30:] = 0
+    monkeypatch.setattr(view_module, "_PIXELS_AT_ONCE", 500)  # many groups of rows
+    with open_scene(write_scene(rgb, nodata=0)) as scene:
+        view = SceneView(scene, scale=scale, fill=FILL)
+        window = Window(col_off=3, row_off=2, width=view.width - 8, height=view.height - 6)
+        *read, masks = view.read_with_masks(window)
+        np.testing.assert_equal(read, list(view.read(window)))
+        covered = np.zeros((48, 64), bool)
+        for mask in masks:
+            place = mask.window.slices
+            np.testing.assert_array_equal(mask.part(mask.window), rgb[0][place] > 0)
+            covered[place] = True
+        *_, none = SceneView(scene, fill=FILL).read_with_masks(scene.window)
+    top, left = int(2 / scale), int(3 / scale)
+    assert covered[top : round(window.bottom / scale), left : round(window.right / scale)].all()
+    assert none == ()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3, 2.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_weighs_as_little_as_a_declared_nodata(
+    write_scene, rgb, scale, value
+):
+    declared, found = rgb.astype(np.float32), rgb.astype(np.float32)
+    void = np.random.default_rng(2).random((48, 64)) < 0.05
+    declared[:, void], found[1, void] = -9999, value
+    views = []
+    for pixels, nodata in ((declared, -9999), (found, None)):
+        with open_scene(write_scene(pixels, nodata=nodata)) as scene:
+            views.append(whole(SceneView(scene, scale=scale, fill=FILL)))
+    np.testing.assert_equal(views[1], views[0])
+
+
 def test_model_pixel_is_valid_if_any_scene_pixel_under_it_is(write_scene):
     pixels = np.zeros((1, 48, 64), np.uint8)
     pixels[0, 13, 22] = 9

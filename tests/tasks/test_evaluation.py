@@ -92,8 +92,8 @@ def test_held_back_blocks_are_scored_as_predict_would_answer(predictor, write_sc
     figures = evaluate_source(predictor, parts.validation)
     with open_scene(path) as scene:
         view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-        inference = inference_over(view, predictor, Tiling(), Silent())
-        found = class_ids(_whole(inference, scene.window), 255)
+        with inference_over(view, predictor, Tiling(), Silent()) as inference:
+            found = class_ids(_whole(inference, scene.window), 255)
     held_back = np.zeros((150, 210), dtype=bool)
     for site in parts.validation.sites:
         held_back[site.area.slices] = True

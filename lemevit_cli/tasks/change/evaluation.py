@@ -65,14 +65,13 @@ def evaluate_changes(
             with open_pair(*dates) as pair:
                 # Silent: what change says of one pair would drown the progress over all.
                 seen = pair_input(pair, predictor.card, ReadingOptions(), Silent())
-                inference = inference_over(
-                    seen.source, predictor, Tiling(batch_size=batch_size), Silent()
-                )
-                for site in sites:
-                    with tally.over(site.area) as add:
-                        for rows in inference.rows(site.area):
-                            add(rows.window, *_compared(source, site, rows, match))
-                    progress.advance()
+                tiling = Tiling(batch_size=batch_size)
+                with inference_over(seen.source, predictor, tiling, Silent()) as inference:
+                    for site in sites:
+                        with tally.over(site.area) as add:
+                            for rows in inference.rows(site.area):
+                                add(rows.window, *_compared(source, site, rows, match))
+                        progress.advance()
     finally:
         progress.finish()
     return {**tally.figures(), "pictures": count_pictures(areas)}

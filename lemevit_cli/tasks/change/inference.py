@@ -227,26 +227,27 @@ def change_pair(
     """
     pair, source = found.pair, found.source
     started = time.perf_counter()
-    inference = inference_over(source, predictor, settings.tiling, progress)
-    account, census = inference.account, Census(pair, predictor.card)
-    spec = raster_spec(pair, source, predictor, inference.grid, settings)
-    spec = replace(spec, tags={**spec.tags, **tags_of(pair, settings)})
+    census = Census(pair, predictor.card)
     blocks = list(blocks_of(source.area, settings.tiling.block_size))
-    total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
-    progress.start(pair.name, total=total, unit="windows")
-    try:
-        with (
-            account.timed("total"),
-            open_outputs(targets, spec, layer_spec(spec, pair, settings), settings) as outputs,
-        ):
-            for block in blocks:
-                for rows in inference.rows(block):
-                    with account.timed("write"):
-                        ids, scores = decided(rows, settings.change.threshold)
-                        census.add(rows.window, ids)
-                        outputs.write(rows.window.relative_to(source.area), rows, ids, scores)
-    finally:
-        progress.finish()
+    with inference_over(source, predictor, settings.tiling, progress) as inference:
+        account = inference.account
+        spec = raster_spec(pair, source, predictor, inference.grid, settings)
+        spec = replace(spec, tags={**spec.tags, **tags_of(pair, settings)})
+        total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
+        progress.start(pair.name, total=total, unit="windows")
+        try:
+            with (
+                account.timed("total"),
+                open_outputs(targets, spec, layer_spec(spec, pair, settings), settings) as outputs,
+            ):
+                for block in blocks:
+                    for rows in inference.rows(block):
+                        with account.timed("write"):
+                            ids, scores = decided(rows, settings.change.threshold)
+                            census.add(rows.window, ids)
+                            outputs.write(rows.window.relative_to(source.area), rows, ids, scores)
+        finally:
+            progress.finish()
     if not census.valid_pixels:
         progress.warn(f"{pair.name}: no pixel is valid in both, the result is empty")
     return {

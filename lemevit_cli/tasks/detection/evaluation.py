@@ -11,6 +11,7 @@ import numpy as np
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.run import inference_over
 from lemevit_cli.inference.scene_input import scene_input
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress, Silent
@@ -18,7 +19,7 @@ from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import DetectionOptions, InferenceSettings, ReadingOptions, Tiling
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
-from lemevit_cli.tasks.detection.inference import detect_boxes
+from lemevit_cli.tasks.detection.inference import detect_in_area
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
 from lemevit_cli.training.datasets.source import count_pictures, joined_areas
@@ -80,13 +81,14 @@ def evaluate_boxes(
             with open_scene(path) as scene:
                 # Silent: what detect says of one scene would drown the progress over all.
                 view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-                for site in sites:
-                    found = detect_boxes(
-                        replace(view, area=site.area), predictor, settings, Silent()
-                    )
-                    truth = objects_of_area(source.objects[path], site.area)
-                    tally.add(found.boxes, found.scores, found.class_ids, truth, match)
-                    progress.advance()
+                with inference_over(view, predictor, settings.tiling, Silent()) as inference:
+                    for site in sites:
+                        found = detect_in_area(
+                            inference, replace(view, area=site.area), predictor.card, settings
+                        )
+                        truth = objects_of_area(source.objects[path], site.area)
+                        tally.add(found.boxes, found.scores, found.class_ids, truth, match)
+                        progress.advance()
     finally:
         progress.finish()
     return {**tally.figures(), "pictures": count_pictures(areas)}

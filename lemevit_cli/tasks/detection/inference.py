@@ -174,17 +174,24 @@ def detect_scene(
 def detect_boxes(
     source: SceneInput, predictor: Predictor, settings: InferenceSettings, progress: Progress
 ) -> Detections:
-    """Find the objects of a scene: blocks, windows, the boxes of each, one merge over the scene.
+    """Find the objects of one area of a scene; see :func:`detect_in_area`."""
+    with inference_over(source, predictor, settings.tiling, progress) as inference:
+        return detect_in_area(inference, source, predictor.card, settings)
+
+
+def detect_in_area(
+    inference: BlockInference, source: SceneInput, card: Card, settings: InferenceSettings
+) -> Detections:
+    """Find the objects of an area: blocks, windows, the boxes of each, one merge over the area.
 
     Boxes of less than the score or of a class that is not asked for are dropped before the merge;
     after it, those whose centre lies outside of the area or on a void pixel, so that no part of
     them that another window saw is left. Windows lie on one grid of the whole scene and each
     belongs to one block: blocks change nothing.
     """
-    inference = inference_over(source, predictor, settings.tiling, progress)
     area = area_on_view(source)
-    wanted = ids_of(settings.output.classes, predictor.card)
-    blocks = []
+    wanted = ids_of(settings.output.classes, card)
+    blocks, progress = [], inference.progress
     progress.start(source.name, total=inference.grid.count_over(area), unit="windows")
     try:
         for block in blocks_of(area, settings.tiling.block_size):

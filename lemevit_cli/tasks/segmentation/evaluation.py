@@ -61,10 +61,11 @@ def evaluate_pixels(
             with open_scene(path) as scene:
                 # Silent: what predict says of one scene would drown the progress over all.
                 view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-                inference = inference_over(view, predictor, Tiling(batch_size=batch_size), Silent())
-                for site in sites:
-                    _score_area(source, site, inference, match, confusion)
-                    progress.advance()
+                tiling = Tiling(batch_size=batch_size)
+                with inference_over(view, predictor, tiling, Silent()) as inference:
+                    for site in sites:
+                        _score_area(source, site, inference, match, confusion)
+                        progress.advance()
     finally:
         progress.finish()
     return {

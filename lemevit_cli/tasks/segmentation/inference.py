@@ -94,24 +94,24 @@ def predict_scene(
         The record that ``--json`` prints.
     """
     started = time.perf_counter()
-    inference = inference_over(source, predictor, settings.tiling, progress)
     census = Census(scene, predictor.card)
-    spec = raster_spec(scene, source, predictor, inference.grid, settings)
     blocks = list(blocks_of(source.area, settings.tiling.block_size))
-    total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
-    progress.start(scene.name, total=total, unit="windows")
-    try:
-        with inference.account.timed("total"), open_sink(target, spec, settings.output) as sink:
-            for block in blocks:
-                for rows in inference.rows(block):
-                    with inference.account.timed("write"):
-                        ids = class_ids(rows, NODATA_CLASS)
-                        census.add(rows.window, ids)
-                        as_scores = settings.output.output_type == "scores"
-                        values = masked_scores(rows) if as_scores else ids
-                        sink.write(rows.window.relative_to(source.area), values)
-    finally:
-        progress.finish()
+    with inference_over(source, predictor, settings.tiling, progress) as inference:
+        spec = raster_spec(scene, source, predictor, inference.grid, settings)
+        total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
+        progress.start(scene.name, total=total, unit="windows")
+        try:
+            with inference.account.timed("total"), open_sink(target, spec, settings.output) as sink:
+                for block in blocks:
+                    for rows in inference.rows(block):
+                        with inference.account.timed("write"):
+                            ids = class_ids(rows, NODATA_CLASS)
+                            census.add(rows.window, ids)
+                            as_scores = settings.output.output_type == "scores"
+                            values = masked_scores(rows) if as_scores else ids
+                            sink.write(rows.window.relative_to(source.area), values)
+        finally:
+            progress.finish()
     if not census.valid_pixels:
         progress.warn(f"{scene.name}: no valid pixel, the result is all nodata")
     return {

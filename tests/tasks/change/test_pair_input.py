@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
 
@@ -58,11 +59,11 @@ def pair_paths(write_scene, pixels):
 
 def scores_of(pair, predictor, block_size=None, **reading):
     source = pair_input(pair, predictor.card, ReadingOptions(**reading), Silent()).source
-    inference = inference_over(source, predictor, Tiling(block_size=block_size), Silent())
     out = np.full((3, pair.height, pair.width), np.nan, np.float32)
-    for block in blocks_of(source.area, block_size):
-        for rows in inference.rows(block):
-            out[:, *rows.window.slices] = masked_scores(rows)
+    with inference_over(source, predictor, Tiling(block_size=block_size), Silent()) as inference:
+        for block in blocks_of(source.area, block_size):
+            for rows in inference.rows(block):
+                out[:, *rows.window.slices] = masked_scores(rows)
     return out, inference.account
 
 
@@ -75,6 +76,25 @@ def test_scores_of_a_pair_are_the_same_for_any_block_size(pair_paths, change_pre
     np.testing.assert_array_equal(blocks, whole)
     np.testing.assert_array_equal(np.isfinite(whole[0]), valid)
     assert 0.5 < valid.mean() < 0.8
+
+
+# One of each thread; floats are warped through a view of which two lead to the file.
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 3), ("float32", 5)])
+def test_a_run_of_many_blocks_holds_few_handles_on_either_date(
+    pair_paths, change_predictor, write_scene, count_handles, dtype, most
+):
+    def counted(pixels):
+        held.append([count_handles(path) for path in (before, after)])
+        return differs(pixels)
+
+    before, held = pair_paths[0], []
+    with rasterio.open(pair_paths[1]) as file:
+        pixels, grid = file.read().astype(dtype), file.transform
+    after = write_scene(pixels, "again.tif", transform=grid, nodata=0)
+    with open_pair(before, after) as pair:
+        scores_of(pair, replace(change_predictor, runtime=counted), block_size=8)
+    assert len(held) >= 20
+    assert np.max(held) <= most and count_handles(after) == 0
 
 
 def test_equal_dates_differ_nowhere(scene, change_predictor):

@@ -152,6 +152,25 @@ def test_only_what_lies_in_an_area_is_judged(harbour, find_bright_boxes):
     assert near.difficult.tolist() == [False, True]
 
 
+def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(
+    harbour, find_bright_boxes, count_handles
+):
+    def find(pixels):
+        held.append(count_handles(site.scene))
+        return find_bright_boxes(pixels)
+
+    held = []
+    source = open_box_folder(harbour).validation
+    site = source.sites[0]
+    areas = [
+        Window(col_off=col, row_off=row, width=7, height=7)
+        for col in range(0, WIDTH - 8, 8) for row in range(0, HEIGHT - 8, 8)
+    ]  # fmt: skip
+    apart = tuple(replace(site, area=area) for area in areas)
+    evaluate_boxes(bright_predictor(find), replace(source, sites=apart))
+    assert len(held) >= len(areas) > 100 and max(held) <= 3
+
+
 def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, find_bright_boxes):
     source = open_box_folder(harbour).validation
     both = replace(source, classes=("boat", "pier"), first_of={"pier": "c.txt, line 3"})
