@@ -109,7 +109,7 @@ def train(
         return {"path": output, "steps": run.step}
     _check_kept(folder / _BEST_NAME, run)
     scores = _score(folder / _BEST_NAME, found, options, progress)
-    training.draw_report(folder / _REPORT_NAME, found, read_metrics(folder))
+    found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     state, card = load_weights(folder / _BEST_NAME)
     card = replace(card, metrics=_metrics(scores, training.headline, target, data))
     save_weights(target, state, card, half=options.half)

@@ -15,7 +15,7 @@ from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import TrainingOptions
 from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import Sources
-from lemevit_cli.training.task import TaskData
+from lemevit_cli.training.task import DrawReport, TaskData
 from lemevit_cli.training.window_validation import WindowValidation
 
 
@@ -26,6 +26,7 @@ def data_of_pixels(
     origin: Callable[[int], str],
     validate: WindowValidation | None,
     options: TrainingOptions,
+    draw_report: DrawReport,
     notes: tuple[str, ...],
 ) -> TaskData:
     """What was found, with all that the loop and the card ask of it."""
@@ -44,6 +45,7 @@ def data_of_pixels(
         training,
         record,
         options,
+        draw_report,
         validation=found.validation,
         class_pixels=pixels_of_classes(found, card.class_names),
         notes=notes,

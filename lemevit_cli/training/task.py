@@ -14,6 +14,8 @@ from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.sources import Alike
 
+DrawReport = Callable[[str | Path, Sequence[Mapping[str, Any]]], None]
+
 
 class NetworkToTrain(Protocol):
     """Of a task's network, what training asks of it."""
@@ -35,6 +37,8 @@ class TaskData:
         validation: what is held back, to be scored in whole; empty where nothing is.
         class_pixels: labelled training pixels of each class, where the data name it.
         notes: what a user should know of the data, a line each.
+        draw_report: draws how a training went, from the lines of its metrics, and what the last
+            validation saw.
         saved: what of a model's tensors makes the weights; None takes all.
     """
 
@@ -42,6 +46,7 @@ class TaskData:
     training: TrainingData
     record: dict[str, Any]
     options: TrainingOptions
+    draw_report: DrawReport
     validation: tuple[Alike, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
@@ -91,10 +96,4 @@ class Training(Protocol):
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         """A picture of augmented training windows with their labels."""
-        ...
-
-    def draw_report(
-        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """A picture of how a training went, from the lines of its metrics."""
         ...

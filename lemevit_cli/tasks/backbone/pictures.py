@@ -101,7 +101,7 @@ def open_pictures(data: DataOptions) -> UnlabelledData:
     """
     items = [item for path in data.paths for item in _items_of(path)]
     items += [_scene_item(scene) for scene in data.scenes]
-    items = [item for item in items if item.paths or item.left_out]
+    items, again = _once_each([item for item in items if item.paths or item.left_out])
     opened: list[list[_Opened]] = []
     unreadable: dict[str, list[str]] = {}
     for item in items:
@@ -110,6 +110,8 @@ def open_pictures(data: DataOptions) -> UnlabelledData:
         if wrong:
             unreadable.setdefault(item.name, []).extend(wrong)
     notes = list(_notes(items, unreadable))
+    if again:
+        notes.append(f"{again} pictures are named more than once, and count once")
     kinds = Counter(each.kind for found in opened for each in found)
     if not kinds:
         raise DataError(
@@ -170,6 +172,24 @@ def _items_of(path: str) -> Iterator[_Item]:
         yield _folder_item(place)
     else:
         yield _Item(name=place.stem, paths=(path,), weight=None, gsd_m=None)
+
+
+def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
+    """Drop what an earlier item has already, or nothing could be held back; and how many."""
+    seen: set[str] = set()
+    kept, again = [], 0
+    for item in items:
+        own = {path: _identity(path) for path in item.paths}
+        fresh = tuple(path for path, identity in own.items() if identity not in seen)
+        again += len(item.paths) - len(fresh)
+        seen.update(own.values())
+        kept.append(replace(item, paths=fresh))
+    return kept, again
+
+
+def _identity(path: str) -> str:
+    """The file itself, however it is spelled; an address as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _scene_item(entry: LabelledScene) -> _Item:

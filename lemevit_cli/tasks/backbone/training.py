@@ -106,10 +106,40 @@ class Distillation:
             )
         found = open_pictures(data)
         draw = ViewDraw(found.training, options)
-        statistics = statistics_of(draw, bands=found.bands, dtype=found.dtype)
-        card = _card(found, statistics, options)
+        card = _card(found, statistics_of(draw, bands=found.bands, dtype=found.dtype), options)
         count = self._number_of_views(options)
-        views = Views(
+        views = self._views(draw, card, options, count=count)
+        identity = self._identity(features, found, options)
+        self._teacher = self._open_teacher(features, views, options, identity)
+        validate = self._validation(found, card, options)
+        training = TrainingData(
+            views,
+            validate,
+            origin=views.origin,
+            labelled_pixels=sum(p.width * p.height for s in found.training for p in s.pictures),
+            final_cost=0.0,
+            identity=identity | {"levels": [[s, w] for s, w in self._options.levels.items()]},
+        )
+
+        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+            titles = ["view", "teacher", *(f"stride {s}" for s in self._options.levels)]
+            examples = () if validate is None else validate.examples
+            write_feature_report(path, metrics, examples, titles)
+
+        return TaskData(
+            card,
+            training,
+            self._record(features, found, count),
+            options,
+            report,
+            notes=self._notes(found, count),
+            saved=backbone_alone,
+        )
+
+    def _views(
+        self, draw: ViewDraw, card: Card, options: TrainingOptions, *, count: int | None
+    ) -> Views:
+        return Views(
             draw,
             options,
             count=count,
@@ -117,48 +147,37 @@ class Distillation:
             value_range=card.value_range,
             fill=card.mean,
         )
-        identity = self._identity(features, found, options)
-        self._teacher = self._open_teacher(features, views, options, identity)
-        record = {
+
+    def _validation(
+        self, found: UnlabelledData, card: Card, options: TrainingOptions
+    ) -> FeatureValidation | None:
+        if not found.validation:
+            return None
+        draw = ViewDraw((PictureSet(_VALIDATION, found.validation, 1.0),), options)
+        return FeatureValidation(
+            self._taught_by(),
+            self._views(draw, card, options, count=None),
+            count=options.validation_windows or len(found.validation),
+            levels=self._options.levels,
+            value_range=card.value_range,
+        )
+
+    def _record(
+        self, features: DenseFeatures, found: UnlabelledData, count: int | None
+    ) -> dict[str, Any]:
+        """What the card says of teacher and data."""
+        basis = self._taught_by().basis
+        return {
             "teacher": {
                 "name": features.label,
                 "licence": self._options.licence or features.licence or "not stated",
                 "digest": features.digest,
-                "width": len(self._teacher.basis.scale),
-                "explained": round(self._teacher.basis.explained, 3),
+                "width": len(basis.scale),
+                "explained": round(basis.explained, 3),
             },
             "views": count,
             "data": _record_of(found.training),
         }
-        levels = list(self._options.levels)
-        validate = None
-        if found.validation:
-            held_back = (PictureSet(_VALIDATION, found.validation, 1.0),)
-            validate = FeatureValidation(
-                self._teacher,
-                Views(
-                    ViewDraw(held_back, options),
-                    options,
-                    count=None,
-                    zoom=self._options.zoom,
-                    value_range=card.value_range,
-                    fill=card.mean,
-                ),
-                count=options.validation_windows or len(found.validation),
-                levels=self._options.levels,
-                value_range=card.value_range,
-            )
-        pixels = sum(p.width * p.height for s in found.training for p in s.pictures)
-        training = TrainingData(
-            views,
-            validate,
-            origin=views.origin,
-            labelled_pixels=pixels,
-            final_cost=0.0,
-            identity={**identity, "levels": levels, "weights": list(self._options.levels.values())},
-        )
-        notes = self._notes(found, count)
-        return TaskData(card, training, record, options, notes=notes, saved=backbone_alone)
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """The student with its projections."""
@@ -198,15 +217,6 @@ class Distillation:
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         raise LemevitError("views without labels are not drawn")
-
-    def draw_report(
-        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
-    ) -> None:
-        """Curves, and of some views the teacher's and the student's first three components."""
-        validate = found.training.validate
-        rows = validate.examples if isinstance(validate, FeatureValidation) else ()
-        titles = ["view", "teacher", *(f"stride {s}" for s in self._options.levels)]
-        write_feature_report(path, metrics, rows, titles)
 
     def _taught_by(self) -> Teacher:
         if self._teacher is None:

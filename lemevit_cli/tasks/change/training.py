@@ -75,7 +75,14 @@ class ChangeDetection:
             else None
         )
         notes = (*found.notes, _note_of_change(found))
-        return data_of_pixels(found, card, samples, samples.origin, validate, options, notes)
+
+        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+            score, dates = ("f1", "F1 of change"), ("before", "after")
+            draw_report(path, validate, card, metrics, score=score, dates=dates)
+
+        return data_of_pixels(
+            found, card, samples, samples.origin, validate, options, report, notes
+        )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
         """Nothing is fitted beforehand."""
@@ -85,14 +92,6 @@ class ChangeDetection:
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         draw_samples(path, found.training.samples, found.card)
-
-    def draw_report(
-        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
-    ) -> None:
-        validate = found.training.validate
-        validation = validate if isinstance(validate, WindowValidation) else None
-        score = ("f1", "F1 of change")
-        draw_report(path, validation, found.card, metrics, score=score, dates=("before", "after"))
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a head or a backbone that there is not."""

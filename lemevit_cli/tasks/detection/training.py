@@ -81,8 +81,12 @@ class OrientedDetection:
             final_cost=validate.cost_of_all if validate else 0.0,
             identity={"classes": list(classes), **record},
         )
+
+        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+            draw_report(path, validate, card, metrics)
+
         return TaskData(
-            card, training, record, options, validation=found.validation, notes=found.notes
+            card, training, record, options, report, validation=found.validation, notes=found.notes
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
@@ -99,13 +103,6 @@ class OrientedDetection:
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         draw_samples(path, found.training.samples, found.card)
-
-    def draw_report(
-        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
-    ) -> None:
-        validate = found.training.validate
-        validation = validate if isinstance(validate, BoxValidation) else None
-        draw_report(path, validation, found.card, metrics)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a head or a backbone that there is not, and what only segmentation has."""

@@ -61,7 +61,13 @@ class Segmentation:
             if found.validation
             else None
         )
-        return data_of_pixels(found, card, samples, samples.origin, validate, options, notes)
+
+        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+            draw_report(path, validate, card, metrics)
+
+        return data_of_pixels(
+            found, card, samples, samples.origin, validate, options, report, notes
+        )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
         if isinstance(model, Segmenter):
@@ -72,13 +78,6 @@ class Segmentation:
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         draw_samples(path, found.training.samples, found.card)
-
-    def draw_report(
-        self, path: str | Path, found: TaskData, metrics: Sequence[Mapping[str, Any]]
-    ) -> None:
-        validate = found.training.validate
-        validation = validate if isinstance(validate, WindowValidation) else None
-        draw_report(path, validation, found.card, metrics)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a decoder or a backbone that there is not."""

@@ -91,3 +91,12 @@ def test_nothing_to_learn_from_is_said_with_its_reason(tmp_path, make, said):
 def test_a_path_that_is_none_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no_such"):
         open_pictures(DataOptions(paths=(str(tmp_path / "no_such"),)))
+
+
+def test_a_picture_that_is_named_twice_counts_once(tmp_path):
+    write(tmp_path / "towns" / "a.png")
+    write(tmp_path / "towns" / "deep" / "b.png")
+    again = tmp_path / "towns" / ".." / "towns" / "deep"
+    found = open_pictures(DataOptions(paths=(str(tmp_path / "towns"), str(again))))
+    assert len(paths_of(found)) == 2
+    assert found.notes == ("1 pictures are named more than once, and count once",)

@@ -120,7 +120,7 @@ def test_results_are_drawn_with_both_dates(make_set, tmp_path):
     found = opened(make_set())
     found.training.validate(lambda pixels: torch.zeros(len(pixels), 2, *pixels.shape[2:]))
     log = [{"step": 1, "loss": 1.0}, {"step": 1, "score": 0.2, "validation": {}}]
-    TASK.draw_report(tmp_path / "report.png", found, log)
+    found.draw_report(tmp_path / "report.png", log)
     picture = np.asarray(Image.open(tmp_path / "report.png"))
     assert picture.shape[1] > 600 and picture.std() > 5
 

@@ -16,6 +16,7 @@ from lemevit_cli.models.oriented_rcnn import OrientedRCNN
 from lemevit_cli.tasks import load_training
 from lemevit_cli.tasks.detection.crops import MOST_OBJECTS
 from lemevit_cli.tasks.detection.datasets.source import Objects
+from lemevit_cli.tasks.detection.pictures import draw_report
 from lemevit_cli.tasks.detection.validation import BoxValidation, objects_in
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
@@ -201,12 +202,11 @@ def test_samples_and_report_are_drawn(task, tmp_path, find_bright_boxes):
         {"step": 2, "loss": 1.0},
         {"step": 2, "score": 0.4, "validation": {"boats": {"ap50": 0.4}}},
     ]
-    task.draw_report(tmp_path / "early.png", found, metrics)  # nothing is validated yet
+    found.draw_report(tmp_path / "early.png", metrics)  # nothing is validated yet
     found.training.validate(find_bright_boxes)
-    task.draw_report(tmp_path / "report.png", found, metrics)
+    found.draw_report(tmp_path / "report.png", metrics)
     for name in ("samples", "early", "report"):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert picture.shape[1] > 800 and picture.std() > 10
-    empty = replace(found, training=replace(found.training, validate=None))
-    task.draw_report(tmp_path / "none.png", empty, metrics[:2])
+    draw_report(tmp_path / "none.png", None, found.card, metrics[:2])
     assert (tmp_path / "none.png").stat().st_size > 1000
