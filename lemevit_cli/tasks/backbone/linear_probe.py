@@ -25,7 +25,7 @@ class LinearLayer:
     bias: Tensor
 
     def logits(self, maps: Sequence[Tensor], *, height: int, width: int) -> Tensor:
-        """Logits ``(B, classes, height, width)`` of maps ``(B, C, h, w)`` of several strides.
+        """Return logits ``(B, classes, height, width)`` of maps ``(B, C, h, w)`` of all strides.
 
         A linear layer and an interpolation may change places: the layer is applied where a map is
         coarse, and only its few logits are enlarged.
@@ -43,7 +43,7 @@ class LinearLayer:
 
 
 def features_at(maps: Sequence[Tensor], points: Tensor) -> Tensor:
-    """Features ``(N, C)`` at points, interpolated as :meth:`LinearLayer.logits` does it.
+    """Return features ``(N, C)`` at points, interpolated as by :meth:`LinearLayer.logits`.
 
     Args:
         maps: of one picture, ``(1, C, h, w)`` each.

@@ -188,7 +188,7 @@ def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
 
 
 def _identity(path: str) -> str:
-    """The file itself, however it is spelled; an address as it is."""
+    """Return the resolved path of a file, however it is spelled; an address as it is."""
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 
@@ -224,7 +224,7 @@ def _folder_item(folder: Path) -> _Item:
 
 
 def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
-    """The pictures of an item, and why others could not be opened."""
+    """Open the pictures of an item, and say why others could not be opened."""
     found, wrong = [], []
     for path in item.paths:
         try:
@@ -239,7 +239,7 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
 
 
 def _notes(items: Sequence[_Item], wrong: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """What was left out: a line for all labels and held-back parts, one for each unreadable set."""
+    """Say what was left out: a line for all labels and held-back parts, one per unreadable set."""
     left_out = [item for item in items if item.left_out]
     if left_out:
         names = ", ".join(item.name for item in left_out[:_NAMED])

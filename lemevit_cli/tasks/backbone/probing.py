@@ -102,7 +102,7 @@ class _Look:
     dtype: torch.dtype
 
     def __call__(self, pixels: NDArray[np.float32]) -> list[Tensor]:
-        """Maps of pixels ``(bands, H, W)``, in the values that the network knows."""
+        """Return maps of pixels ``(bands, H, W)`` that are in the values that the network knows."""
         given = torch.from_numpy(np.ascontiguousarray(pixels[: self.features.bands]))
         is_short = self.dtype != torch.float32
         with (
@@ -160,7 +160,7 @@ class _Scaling:
     def read(
         self, source: Source, site: Site, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Pixels ``(bands, H, W)`` and class ids ``(H, W)`` of a window."""
+        """Read pixels ``(bands, H, W)`` and class ids ``(H, W)`` of a window."""
         stored, valid, ids = source.read(site, window)
         middle = [sum(self.given) / 2] * len(stored)
         pixels = model_values(stored, valid, middle)
@@ -217,7 +217,7 @@ def _number_of_classes(source: Source, site: Site, window: Window) -> int:
 def _sample(
     look: _Look, source: Source, options: ProbeOptions, scale: _Scaling, progress: Progress
 ) -> tuple[Tensor, Tensor]:
-    """Features ``(N, C)`` and class ids ``(N,)`` of pixels drawn from the windows."""
+    """Draw pixels from the windows: features ``(N, C)`` and class ids ``(N,)``."""
     random = np.random.default_rng(options.seed + 1)
     most = _MOST_NUMBERS // (options.windows * look.features.channels)
     count = max(min(_PIXELS_A_WINDOW, most), 16)

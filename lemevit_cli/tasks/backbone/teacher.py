@@ -105,7 +105,7 @@ class Teacher:
         self.scale = torch.from_numpy(self.basis.scale).to(device)
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Answers ``(B, width, side / 8, side / 8)``, float32, of views as they were read."""
+        """Answer views as they were read: ``(B, width, side / 8, side / 8)``, float32."""
         views = batch["view"].tolist()
         answers: dict[int, Tensor] = {}
         if self._kept is not None:
@@ -125,11 +125,11 @@ class Teacher:
         return torch.stack([answers[i] for i in range(len(views))])
 
     def ask(self, batch: Mapping[str, Tensor], chosen: Sequence[int] | None = None) -> Tensor:
-        """Answers of some views of a batch, or of all, whatever is kept of them."""
+        """Answer some views of a batch, or all, whatever is kept of them."""
         return self._reduced(self._raw(batch, chosen or range(len(batch["view"]))))
 
     def _raw(self, batch: Mapping[str, Tensor], chosen: Sequence[int]) -> Tensor:
-        """All maps of some views of a batch on one grid, ``(n, C, g, g)``."""
+        """Return all maps of some views of a batch on one grid, ``(n, C, g, g)``."""
         grid = batch["shown"].shape[-1] // TARGET_STRIDE
         zooms = batch["zoom"][list(chosen)].tolist()
         raw: list[Tensor] = [torch.empty(0)] * len(chosen)
@@ -163,7 +163,7 @@ class Teacher:
         return torch.einsum("wc,bchk->bwhk", self._components, standard)
 
     def _tokens(self, batches: Iterable[Mapping[str, Tensor]]) -> NDArray[np.float32]:
-        """Tokens ``(N, C)`` of views, spread evenly over each."""
+        """Collect tokens ``(N, C)`` of views, spread evenly over each."""
         found = []
         for batch in batches:
             raw = self._raw(batch, range(len(batch["view"]))).flatten(2)  # (B, C, g * g)

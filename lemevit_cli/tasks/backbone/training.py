@@ -87,7 +87,7 @@ class Distillation:
 
     @property
     def network(self) -> Distillation:
-        """It builds what it trains."""
+        """Return itself: it builds what it trains."""
         return self
 
     def check(self, options: TrainingOptions) -> None:
@@ -165,7 +165,7 @@ class Distillation:
     def _record(
         self, features: DenseFeatures, found: UnlabelledData, count: int | None
     ) -> dict[str, Any]:
-        """What the card says of teacher and data."""
+        """Record what the card says of teacher and data."""
         basis = self._taught_by().basis
         return {
             "teacher": {
@@ -180,7 +180,7 @@ class Distillation:
         }
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
-        """The student with its projections."""
+        """Build the student with its projections."""
         return Distiller(
             backbone=card.backbone,
             backbone_args=card.backbone_args,
@@ -192,7 +192,7 @@ class Distillation:
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Nothing is fitted before the first step."""
+        """Do nothing: there is nothing to fit before the first step."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         teacher, levels = self._taught_by(), self._options.levels
@@ -241,7 +241,7 @@ class Distillation:
     def _identity(
         self, features: DenseFeatures, found: UnlabelledData, options: TrainingOptions
     ) -> dict[str, Any]:
-        """What decides what the teacher says of view number so and so."""
+        """Record all that decides what the teacher says of a view of a given number."""
         return {
             "teacher": features.label,
             "teacher_digest": features.digest,
@@ -300,13 +300,13 @@ class Distillation:
 
 
 def backbone_alone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors of the backbone, under the names of timm's ``features_only``."""
+    """Return the tensors of the backbone, under the names of timm's ``features_only``."""
     prefix = "encoder.model."
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def token_weights(side: int, levels: Mapping[int, float]) -> Tensor:
-    """Weight ``(T,)`` of every token, so that a level counts by its weight, whatever its tokens."""
+    """Weight every token ``(T,)``, so that a level counts by its weight, whatever its tokens."""
     counts = tokens_of_levels(side, list(levels))
     parts = [
         torch.full((count,), weight / count)
@@ -316,7 +316,7 @@ def token_weights(side: int, levels: Mapping[int, float]) -> Tensor:
 
 
 def token_loss(said: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
-    """Loss ``(B, T)`` of tokens ``(B, width, T)``.
+    """Return the loss ``(B, T)`` of tokens ``(B, width, T)``.
 
     Args:
         said: in units of each component's deviation, as the student's projection gives them.
@@ -397,7 +397,7 @@ class FeatureValidation:
 
 
 def _turned(maps: Tensor, turns: Tensor) -> Tensor:
-    """Each of maps ``(B, C, h, w)`` by its symmetry."""
+    """Turn each of maps ``(B, C, h, w)`` by its symmetry."""
     return torch.stack([symmetry(m, t) for m, t in zip(maps, turns.tolist(), strict=True)])
 
 

@@ -140,11 +140,11 @@ class Views(Dataset[dict[str, Tensor]]):
         }
 
     def drawn(self, number: int) -> DrawnView:
-        """The window that view ``number`` is made of."""
+        """Draw the window that view ``number`` is made of."""
         return self._draw(number)
 
     def as_read(self, number: int) -> dict[str, Tensor]:
-        """View ``number`` without any variation."""
+        """Read view ``number`` without any variation."""
         drawn = self.drawn(number)
         values = model_values(drawn.pixels, drawn.valid, self._fill)
         below, right = drawn.side - values.shape[-2], drawn.side - values.shape[-1]
@@ -167,7 +167,7 @@ class Views(Dataset[dict[str, Tensor]]):
         }
 
     def origin(self, index: int) -> str:
-        """Where sample ``index`` is from, for messages."""
+        """Say where sample ``index`` is from, for messages."""
         drawn = self.drawn(self._number(index))
         window = drawn.window
         return (
@@ -191,7 +191,7 @@ class Views(Dataset[dict[str, Tensor]]):
 
 
 def as_shown(pixels: Tensor, value_range: tuple[float, float]) -> Tensor:
-    """Pixels ``(bands, H, W)`` as a teacher of photographs knows them: uint8 ``(3, H, W)``.
+    """Return pixels ``(bands, H, W)`` as a teacher of photographs knows them: uint8 ``(3, H, W)``.
 
     The first three bands, or one in grey.
     """
