@@ -29,12 +29,12 @@ _OPPOSITES = (
 
 
 def change_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes by id, as this program calls them."""
+    """Return names of classes by id, as this program calls them."""
     return ONE_KIND if len(names) <= len(ONE_KIND) else (UNCHANGED, *names[1:])
 
 
 def classes_of_all(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
-    """The classes of a model that learns from several data sets.
+    """Return the classes of a model that learns from several data sets.
 
     Args:
         sources: name and classes of each.
@@ -56,7 +56,7 @@ def classes_of_all(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, .
 
 
 def change_groups(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[int, ...]:
-    """The data set's class id of every class of the model, as ``class_groups.groups_of``.
+    """Return the data set's class id of every class of the model, as ``class_groups.groups_of``.
 
     Where one of them knows one kind of change, that stands for all kinds.
     """
@@ -66,7 +66,7 @@ def change_groups(model_classes: Sequence[str], data_classes: Sequence[str]) -> 
 
 
 def ids_of_swapped_dates(classes: Sequence[str]) -> Tensor | None:
-    """What each id ``(256,)`` becomes where the dates are swapped; None where nobody can tell."""
+    """Return each id ``(256,)`` as it is with the dates swapped; None where nobody can tell."""
     ids = {name.lower(): i for i, name in enumerate(classes)}
     swapped = torch.arange(NODATA_CLASS + 1)
     if len(classes) == len(ONE_KIND):

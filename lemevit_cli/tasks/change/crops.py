@@ -24,12 +24,12 @@ class PairCrops(Dataset[dict[str, Tensor]]):
 
     Ids ``(crop, crop)`` are those of the source, which the groups bring to the model's classes.
     What changes geometry is done to both dates and the ids in step; light, colour, sharpness and a
-    small shift are drawn for each date by itself. Void pixels hold ``fill``.
+    small shift are drawn for each date by itself. Nodata pixels hold ``fill``.
 
     Args:
         draw: gives windows by number.
         value_range: of the pixels, for the augmentation.
-        fill: what void pixels hold, a value a band: the card's mean, once for each date.
+        fill: what nodata pixels hold, a value a band: the card's mean, once for each date.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PairCrops(Dataset[dict[str, Tensor]]):
         return finished_sample(pixels, maps, drawn, self._fill)
 
     def origin(self, index: int) -> str:
-        """Where sample ``index`` is from, for messages."""
+        """Say where sample ``index`` is from, for messages."""
         return place_of(self._draw(index))
 
 

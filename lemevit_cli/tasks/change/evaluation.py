@@ -80,7 +80,7 @@ def evaluate_changes(
 def _compared(
     source: Source, site: Site, rows: Rows, match: ClassMatch
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Class ids ``(H, W)`` of truth and prediction, as both can be judged."""
+    """Return class ids ``(H, W)`` of truth and prediction, as both can be judged."""
     truth = source.read_truth(site, rows.window)
     found, _ = decided(rows, ChangeOptions.threshold)
     truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about

@@ -19,7 +19,7 @@ _SIDE, _BATCH = 256, 16  # of the authors' windows and batches
 
 
 def match_changes(model_classes: Sequence[str], data_classes: Sequence[str]) -> ClassMatch:
-    """Kinds of change matched by name if both know the same, else changed against unchanged."""
+    """Match kinds of change by name if both know the same, else changed against unchanged."""
     if set(model_classes) == set(data_classes):
         of_prediction = tuple(data_classes.index(name) for name in model_classes)
         return ClassMatch(tuple(data_classes), tuple(range(len(data_classes))), of_prediction)
@@ -28,7 +28,7 @@ def match_changes(model_classes: Sequence[str], data_classes: Sequence[str]) -> 
 
 
 def change_figures(confusion: Confusion) -> dict[str, Any]:
-    """``f1``, ``iou``, ``precision`` and ``recall`` of change, of whatever kind, in [0, 1].
+    """Return ``f1``, ``iou``, ``precision``, ``recall`` of change, of whatever kind, in [0, 1].
 
     None where neither truth nor prediction has any. With several kinds also
     ``classes.<name>.{iou,f1,precision,recall}``, in which one kind taken for another is wrong.
@@ -43,7 +43,7 @@ def change_figures(confusion: Confusion) -> dict[str, Any]:
 
 
 def figures_of(hits: float, *, found: float, true: float) -> dict[str, float | None]:
-    """``f1``, ``iou``, ``precision`` and ``recall``, in [0, 1], None where they are of nothing.
+    """Return ``f1``, ``iou``, ``precision`` and ``recall``, in [0, 1], None where of nothing.
 
     Args:
         hits, found, true: pixels, areas or objects that are in both, found, and true.
@@ -93,7 +93,7 @@ class BatchTally:
             counts[:, column] += np.bincount(numbers[mask], minlength=len(counts))
 
     def figures(self) -> dict[str, float | None]:
-        """``batch_f1``, ``batch_precision`` and ``batch_recall``: means over batches, in [0, 1].
+        """Return ``batch_f1``, ``batch_precision``, ``batch_recall``: means over batches in [0, 1].
 
         A batch without change in truth and prediction is left out; one with change in only one of
         them counts 0. None without any change.

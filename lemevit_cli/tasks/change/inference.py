@@ -140,13 +140,13 @@ def check_outputs(
 
 
 def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[str], list[str]]:
-    """Those that hold pixels, and those that hold polygons."""
+    """Split targets into those that hold pixels, and those that hold polygons."""
     rasters = [t for t in targets if find_writer(t, options, CHANGE_WRITERS).kind == "raster"]
     return rasters, [t for t in targets if t not in rasters]
 
 
 def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
-    """What a raster is told; beside layers, what is meant for them does not concern it."""
+    """Return the options of a raster; beside layers, without what is meant for them."""
     return replace(options, min_area_m2=0.0, style=False) if beside_layers else options
 
 
@@ -192,7 +192,7 @@ def compare(
 def options_of_dates(
     before: str, after: str, settings: InferenceSettings
 ) -> tuple[SceneOptions, SceneOptions]:
-    """How each scene is opened: bands of its own for the second, a CRS where it has none."""
+    """Return the options of each scene: own bands for the second, a CRS where it has none."""
     options = settings.scene
     bidx = settings.change.bidx_after or options.bidx
     chosen = (options, replace(options, bidx=bidx))
@@ -206,7 +206,7 @@ def options_of_dates(
 
 
 def lacks_crs(path: str) -> bool:
-    """Whether a file names no CRS; stdin, which can be read once, is taken not to."""
+    """Say whether a file names no CRS; stdin, which can be read once, is taken not to."""
     if path == STDIN:
         return True
     with open_scene(path) as scene:
@@ -220,7 +220,7 @@ def change_pair(
     settings: InferenceSettings,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Blocks of the output, windows of the model; all targets are fed by the same rows.
+    """Compare two dates block by block; all targets are fed by the same rows.
 
     Returns:
         As :func:`compare`, without the shift.
@@ -315,7 +315,7 @@ def open_outputs(
 
 
 def decided(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Class ids ``(H, W)`` by a threshold on the score of change, and that score.
+    """Decide class ids ``(H, W)`` by a threshold on the score of change; return both.
 
     What has changed is of the best class that is not the first.
     """
@@ -327,7 +327,7 @@ def decided(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def changed(census: Census) -> dict[str, Any]:
-    """Area and share of all that has changed, and the classes of the mask."""
+    """Return area and share of all that has changed, and the classes of the mask."""
     summary = census.summary()
     _, *kinds = summary["classes"].values()
     areas = [kind["area_m2"] for kind in kinds]
@@ -339,7 +339,7 @@ def changed(census: Census) -> dict[str, Any]:
 
 
 def tags_of(pair: ScenePair, settings: InferenceSettings) -> dict[str, str]:
-    """What a mask says of itself beside what a map of classes says."""
+    """Return the tags of a mask beside those of a map of classes."""
     stretches = [s.describe() if s else "none" for s in pair.stretches]
     return {
         "before": label_of(pair.before),
@@ -351,7 +351,7 @@ def tags_of(pair: ScenePair, settings: InferenceSettings) -> dict[str, str]:
 
 
 def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -> ChangeSpec:
-    """What the polygons say of the two dates, and how far their outlines may move."""
+    """Return what the polygons say of the two dates, and how far their outlines may move."""
     return ChangeSpec(
         raster=replace(spec, output_type="classes"),
         before=label_of(pair.before),
@@ -362,5 +362,5 @@ def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -
 
 
 def label_of(scene: Scene) -> str:
-    """The day a scene was taken, else its name."""
+    """Return the day a scene was taken, else its name."""
     return date_of(scene) or scene.stem

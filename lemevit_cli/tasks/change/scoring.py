@@ -42,7 +42,7 @@ _FIELDS = {"id", "class", "score", "before", "after"}  # what change writes of p
 
 
 def is_change(path: str) -> bool:
-    """Whether a file is a mask or a layer of change, as ``lemevit change`` writes them."""
+    """Say whether a file is a mask or a layer of change, as ``lemevit change`` writes them."""
     if is_vector(path):
         return set(field_names(path)) >= _FIELDS
     with open_scene(path) as raster:
@@ -82,7 +82,7 @@ class Changed(Protocol):
     """Change on a grid."""
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Where there is change ``(H, W)``, and where that can be told."""
+        """Read where there is change ``(H, W)``, and where that can be told."""
         ...
 
 
@@ -149,7 +149,7 @@ def _tallied(
 def _on_grid_of(
     grid: Scene, path: str, options: ScoreOptions, progress: Progress
 ) -> Iterator[tuple[Changed, Window]]:
-    """The change in a file, on the grid of a raster, and the part of it that both reach."""
+    """Open the change in a file on the grid of a raster, and give the part that both reach."""
     if is_vector(path):
         table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
         polygons = None if table.empty else polygons_on(grid, table, path)
@@ -197,7 +197,7 @@ def _compare_layers(
 def _on_one_map(
     tables: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame], truth: str
 ) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
-    """Both on the prediction's map; on the truth's where only that has a plane."""
+    """Bring both to the prediction's map; to the truth's where only that has a plane."""
     found, true = tables
     if (found.crs is None) != (true.crs is None):
         raise DataError(
@@ -212,7 +212,7 @@ def _on_one_map(
 
 
 def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
-    """The valid geometries of a layer; those that are missing or without an area show nothing."""
+    """Return the valid geometries of a layer, without those that are missing or have no area."""
     geometries = shapely.make_valid(table.geometry.to_numpy())
     kept: NDArray[Any] = geometries[shapely.area(geometries) > 0]
     if len(table) and not len(kept):

@@ -52,7 +52,7 @@ class ChangeTally:
             yield add
 
     def figures(self) -> dict[str, Any]:
-        """All figures, in [0, 1], None where there is nothing to count.
+        """Return all figures, in [0, 1], None where there is nothing to count.
 
         Returns:
             ``f1``, ``iou``, ``precision`` and ``recall`` of change, pooled over the pixels (see
@@ -111,7 +111,7 @@ class ObjectTally:
             self.add(*(outlined(path).polygons for path in paths))
 
     def figures(self) -> dict[str, Any]:
-        """``precision``, ``recall``, ``f1`` in [0, 1], None of nothing; and what was counted."""
+        """Return ``precision``, ``recall``, ``f1`` in [0, 1], None of nothing; and the counts."""
         shares = figures_of(self._matched, found=self._found, true=self._true)
         del shares["iou"]  # of polygons that count as found or not, it says nothing more
         return {

@@ -85,7 +85,7 @@ class ChangeDetection:
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Nothing is fitted beforehand."""
+        """Do nothing: there is nothing to fit beforehand."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         return loss_of_pixels(found, options)

@@ -53,7 +53,7 @@ class MaskCode:
     ids: tuple[int, ...]
 
     def read(self, stored: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Class ids of stored values, ``NODATA_CLASS`` where they are not known."""
+        """Return class ids of stored values, ``NODATA_CLASS`` where they are not known."""
         table = np.array(self.ids, dtype=np.uint8)
         return np.where(known, table[np.where(known, stored, 0)], np.uint8(NODATA_CLASS))
 
@@ -100,7 +100,7 @@ class PairFolderSource:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Every pair, whole."""
+        """Return every pair, whole."""
         return tuple(
             Site.whole(str(p.before), p.width, p.height, p.gsd_m, after=str(p.after))
             for p in self.pairs
@@ -178,7 +178,7 @@ def open_pair_folder(
 
 
 def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
-    """Earlier dates, later dates and masks of a split, by their stems."""
+    """Find earlier dates, later dates and masks of a split, by their stems."""
     place = folder / split
     if not place.is_dir():
         raise DataError(f"{place}: no such folder; {folder} needs {{train,val}}/{{A,B,label}}")
@@ -236,7 +236,7 @@ def _check_grids(before: Scene, after: Scene, mask: Path) -> None:
 
 
 def _read_code(folder: Path, split: str, reader: PictureReader) -> tuple[tuple[str, ...], MaskCode]:
-    """Names of the classes, and what the masks' values mean, from the masks of all splits."""
+    """Read names of the classes, and what the masks' values mean, from the masks of all splits."""
     listed = folder / CLASSES_FILE
     names, ignored = read_class_list(listed) if listed.is_file() else (ONE_KIND, None)
     splits = [s for s in _SPLITS if s == split or (folder / s).is_dir()]
@@ -280,7 +280,7 @@ def _ids_of_values(folder: Path, names: Sequence[str], found: dict[int, Path]) -
 
 
 def _values_of(masks: Sequence[Path], reader: PictureReader) -> dict[int, Path]:
-    """The values that masks hold, and the first mask with each."""
+    """Collect the values that masks hold, and the first mask with each."""
     found: dict[int, Path] = {}
     for path in masks:
         with open_picture(path) as scene:

@@ -66,7 +66,7 @@ def _can_be_void(pair: ScenePair) -> bool:
 
 
 def _as_change(labelled: LabelledScene) -> LabelledScene:
-    """The options of polygons, with the names of change where the user gave none."""
+    """Return the options of polygons, with the names of change where the user gave none."""
     if not is_vector(labelled.labels):
         return labelled
     is_usual = labelled.background == LabelledScene.background
