@@ -63,7 +63,7 @@ def _object(
     categories: Mapping[Any, str],
     path: Path,
 ) -> tuple[str, Outline]:
-    """The picture's name and the object of an annotation."""
+    """Return the picture's name and the object of an annotation."""
     where = annotation.get("id", f"number {position}") if isinstance(annotation, dict) else position
     place = f"{path}, annotation {where}"
     try:
@@ -85,7 +85,7 @@ def _object(
 
 
 def _points(annotation: Mapping[str, Any]) -> NDArray[np.float64]:
-    """All corners of an object's polygons ``(K, 2)``, or of its box where it has none."""
+    """Return all corners of an object's polygons ``(K, 2)``, or of its box where it has none."""
     polygons = annotation.get("segmentation")
     if isinstance(polygons, list) and polygons:
         rings = [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in polygons]

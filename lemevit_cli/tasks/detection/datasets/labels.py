@@ -32,12 +32,12 @@ class Outline:
 
 
 def renamed(outlines: Iterable[Outline], naming: Naming) -> list[Outline]:
-    """Outlines with their names as they are used."""
+    """Rename outlines as a naming says."""
     return [replace(outline, name=naming.name(outline.name)) for outline in outlines]
 
 
 def names_in(outlines: Iterable[Outline]) -> tuple[str, ...]:
-    """All names, by the alphabet."""
+    """List all names, by the alphabet."""
     return tuple(sorted({outline.name for outline in outlines if outline.name is not None}))
 
 
@@ -72,7 +72,7 @@ def check_inside(outlines: Iterable[Outline], *, width: int, height: int) -> Non
 
 
 def objects_of(outlines: Sequence[Outline], classes: Sequence[str]) -> Objects:
-    """Minimum rectangles around outlines, with class ids; what has no area is left out."""
+    """Fit minimum rectangles around outlines, with class ids; what has no area is left out."""
     ids = {name: i for i, name in enumerate(classes)}
     boxes = np.empty((len(outlines), 5))
     has_four = np.array([len(o.points) == 4 for o in outlines], dtype=bool)

@@ -83,7 +83,7 @@ def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
 
 
 def _text_folders(folder: Path, split: str) -> tuple[Path, Path] | None:
-    """Where the pictures and the label files of a split are; None where there is no such split.
+    """Find the folders of pictures and label files of a split; None where there is no such split.
 
     Raises:
         DataError: if there are pictures without a folder of labels.
@@ -138,7 +138,7 @@ def _read_yolo(classes: Sequence[str], label: Path, scene: Scene) -> Labelled:
 
 
 def _matched(images: Path, labels: Path) -> tuple[dict[Path, Path], list[str]]:
-    """Each picture with its label file, and notes on those that have no partner.
+    """Match each picture with its label file, and note those that have no partner.
 
     Raises:
         DataError: if none has one.
@@ -191,7 +191,7 @@ def _read_already(outlines: list[Outline], scene: Scene) -> Labelled:
 
 
 def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, Path], list[str]]:
-    """The pictures that a file names, where they lie, and notes on those that are not there.
+    """Find the pictures that a file names, and note those that are not there.
 
     Raises:
         DataError: if none is.
@@ -214,7 +214,7 @@ def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, 
 
 
 def stated_classes(folder: Path) -> tuple[str, ...] | None:
-    """The names in ``classes.json``, None without such a file."""
+    """Read the names in ``classes.json``, None without such a file."""
     path = folder / CLASSES_FILE
     if not path.is_file():
         return None
@@ -228,7 +228,7 @@ def stated_classes(folder: Path) -> tuple[str, ...] | None:
 
 
 def _numbered_classes(folder: Path) -> tuple[str, ...] | None:
-    """The names in ``data.yaml``, or in the only file of that kind; None without one."""
+    """Read the names in ``data.yaml``, or in the only file of that kind; None without one."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     path = next((f for f in files if f.stem == "data"), files[0] if len(files) == 1 else None)
     if path is None:

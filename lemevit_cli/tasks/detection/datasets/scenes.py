@@ -107,7 +107,7 @@ def _check(labelled: LabelledScene) -> None:
 
 
 def _objects(scene: Scene, found: NamedPolygons) -> Objects:
-    """Boxes in pixels of the scene; what has its centre on no data counts as not labelled."""
+    """Fit boxes in pixels of the scene; one whose centre is nodata counts as not labelled."""
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
@@ -121,7 +121,7 @@ def _objects(scene: Scene, found: NamedPolygons) -> Objects:
 
 
 def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where ``(N, 2)`` the pixels at places are valid; one outside the scene has no say."""
+    """Say of places ``(N, 2)`` whether their pixel is valid; True of one outside the scene."""
     seen = np.ones(len(centres), dtype=bool)
     cells, of_place = np.unique(centres.astype(np.int64) // _CELL, axis=0, return_inverse=True)
     for number, (col, row) in enumerate(cells.tolist()):
@@ -170,7 +170,7 @@ def _held_back(
     val_fraction: float | None,
     seed: int,
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Which blocks are for validation ``(N,)``, all or none where the split is stated, and why."""
+    """Choose the blocks for validation ``(N,)``, all or none where the split is stated; say why."""
     if labelled.split is not None:
         return np.full(len(blocks), labelled.split == "val"), []
     held, note = hold_back(
@@ -189,7 +189,7 @@ def _held_back(
 def _rooms(
     blocks: list[_Block], held: NDArray[np.bool_], grid: BlockGrid, whole: Window
 ) -> list[Window]:
-    """Where the windows of each block lie: of one to train on, nowhere in one that is held back."""
+    """Return the extent of each block's windows: one to train on keeps out of those held back."""
     held_back = np.zeros(grid.shape, dtype=bool)
     for block, is_held in zip(blocks, held, strict=True):
         held_back[block.row, block.col] = is_held
@@ -206,7 +206,7 @@ def _source(
     objects: Objects,
     blocks: list[tuple[_Block, Window]],
 ) -> BoxSource:
-    """A source of blocks, each with the room that its windows lie in."""
+    """Make a source of blocks, each with the extent that its windows lie in."""
     return BoxSource(
         name=scene.stem,
         split=split,

@@ -38,7 +38,7 @@ class Objects:
 
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
-        """``(N,)``: has a class and is to be found."""
+        """Mark the objects ``(N,)`` that have a class and are to be found."""
         return (self.class_ids != IGNORED) & ~self.difficult
 
     @cached_property
@@ -46,13 +46,13 @@ class Objects:
         return circumscribed(self.boxes)
 
     def near(self, bounds: Sequence[float]) -> NDArray[np.int64]:
-        """Which objects may touch ``x1, y1, x2, y2``."""
+        """Return the indices of objects that may touch ``x1, y1, x2, y2``."""
         x1, y1, x2, y2 = bounds
         left, top, right, bottom = self._bounds.T
         return np.flatnonzero((right > x1) & (left < x2) & (bottom > y1) & (top < y2))
 
     def centred_in(self, window: Window) -> NDArray[np.int64]:
-        """Which objects have their centre in a window: each is in one of windows side by side."""
+        """Find the objects centred in a window: each is in just one of windows side by side."""
         x, y = self.boxes[:, 0], self.boxes[:, 1]
         along = (x >= window.col_off) & (x < window.right)
         return np.flatnonzero(along & (y >= window.row_off) & (y < window.bottom))
@@ -62,7 +62,7 @@ class WindowReader(Protocol):
     """Reads windows of rasters by their paths. Can be pickled."""
 
     def read(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
+        """Read pixels ``(bands, H, W)`` and their validity ``(H, W)``; both may be views."""
         ...
 
 
@@ -92,21 +92,21 @@ class BoxSource:
     first_of: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, site: Site, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels ``(bands, H, W)`` of a window, and where they are valid ``(H, W)``."""
+        """Read pixels ``(bands, H, W)`` of a window, and where they are valid ``(H, W)``."""
         return self.reader.read(Path(site.scene), window)
 
     def own(self, site: Site) -> NDArray[np.int64]:
-        """Which objects of a site's raster belong to it: those that have their centre in it."""
+        """Find the objects of a site's raster that belong to it: those with their centre in it."""
         return self.objects[site.scene].centred_in(site.area)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """Objects of each class that are to be found, ``(classes,)``."""
+        """Count the objects of each class that are to be found, ``(classes,)``."""
         return np.array([len(self.lengths[name]) for name in self.classes], dtype=np.int64)
 
     @cached_property
     def lengths(self) -> dict[str, NDArray[np.float64]]:
-        """Of the objects of each class that are to be found, in pixels of their rasters."""
+        """Return lengths of the objects to be found, by class, in pixels of their rasters."""
         ids, lengths = [np.empty(0, np.int64)], [np.empty(0)]
         for site in self.sites:
             objects, own = self.objects[site.scene], self.own(site)
@@ -118,7 +118,7 @@ class BoxSource:
 
     @property
     def num_pixels(self) -> int:
-        """Of all sites."""
+        """Count the pixels of all sites."""
         return sum(site.area.width * site.area.height for site in self.sites)
 
 

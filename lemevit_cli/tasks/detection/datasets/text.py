@@ -26,7 +26,7 @@ _YOLO = "class x1 y1 x2 y2 x3 y3 x4 y4"
 
 
 def read_dota(path: Path) -> tuple[list[Outline], float | None]:
-    """Objects of a DOTA label file, and the metres a pixel that its header states, if any.
+    """Read the objects of a DOTA label file, and the metres a pixel that its header may state.
 
     Raises:
         DataError: with the line that cannot be understood.
@@ -41,7 +41,7 @@ def read_dota(path: Path) -> tuple[list[Outline], float | None]:
 
 
 def dota_rows(path: Path) -> Iterator[tuple[NDArray[np.float64], str, str, str]]:
-    """Objects of a DOTA text: corners ``(4, 2)``, class, what follows it or nothing, and the place.
+    """Yield the objects of a DOTA text: corners ``(4, 2)``, class, what follows it, and the place.
 
     Raises:
         DataError: with the line that cannot be understood.
@@ -52,7 +52,7 @@ def dota_rows(path: Path) -> Iterator[tuple[NDArray[np.float64], str, str, str]]
 
 
 def read_yolo(path: Path, classes: Sequence[str], *, width: int, height: int) -> list[Outline]:
-    """Objects of a YOLO-OBB label file.
+    """Read the objects of a YOLO-OBB label file.
 
     Args:
         classes: names, by the numbers in the file.
@@ -81,7 +81,7 @@ def read_yolo(path: Path, classes: Sequence[str], *, width: int, height: int) ->
 
 
 def looks_like_yolo(path: Path) -> bool | None:
-    """Whether the first object of a label file begins with the number of a class.
+    """Say whether the first object of a label file begins with the number of a class.
 
     None where the file holds no object.
     """
@@ -93,7 +93,7 @@ def looks_like_yolo(path: Path) -> bool | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not empty, each with its place for messages."""
+    """Yield the lines that are not empty, each with its place for messages."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -113,7 +113,7 @@ def _dota_object(line: str, place: str) -> Outline:
 
 
 def _dota_fields(line: str, place: str) -> tuple[NDArray[np.float64], str, str]:
-    """Corners, class, and what follows it."""
+    """Return corners, class, and what follows it."""
     fields = line.split()
     numbers = next((i for i, field in enumerate(fields) if _number(field) is None), len(fields))
     # A name follows the coordinates, so the first text tells how many there are, unless that is
