@@ -1,6 +1,6 @@
-"""The tasks by name: a room each, whose parts load when they are asked for.
+"""The tasks by name: a package each, whose parts load when they are asked for.
 
-A room has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
+A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
 training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data).
 """
 

@@ -142,12 +142,12 @@ def show_samples(
 
 
 def training_folder(target: Path) -> Path:
-    """Where checkpoint, metrics and picture of the training of weights lie."""
+    """Return the folder of checkpoint, metrics and picture of a training, beside its weights."""
     return target.with_name(f"{target.stem}_training")
 
 
 def _is_first_process() -> bool:
-    """Whether this process speaks and writes: torchrun numbers its processes in ``RANK``."""
+    """Say whether this process speaks and writes: torchrun numbers processes in ``RANK``."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -221,7 +221,7 @@ def _build_model(
 def _score(
     weights: Path, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
-    """Figures of the best weights by data set, on the whole of what was held back."""
+    """Score the best weights by data set, on the whole of what was held back."""
     if not found.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
@@ -236,7 +236,7 @@ def _score(
 def _metrics(
     scores: Mapping[str, Any], headline: Sequence[str], target: Path, data: DataOptions
 ) -> tuple[dict[str, Any], ...]:
-    """The card's record of the scores, each with the command that gives it."""
+    """Make the card's record of the scores, each with the command that gives it."""
     folders = {Path(path).resolve().name: path for path in data.paths}
     return tuple(
         {key: figures[key] for key in headline}
@@ -261,6 +261,6 @@ def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
 def _signed(
     card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
 ) -> Card:
-    """The card with what was done to get there."""
+    """Add to a card what was done to get there."""
     recipe = {key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE}
     return replace(card, training={**record, "step": best["step"], "recipe": recipe})

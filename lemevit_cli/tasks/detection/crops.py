@@ -114,7 +114,7 @@ class DrawnFrame:
     """A frame as it was drawn and read, before any variation.
 
     Args:
-        seen: the part of the frame's window that lies in the site's room.
+        seen: the part of the frame's window that lies in the site's extent.
         pixels, valid: of ``seen``, as :meth:`BoxSource.read` gives them.
         generator: for what is drawn next.
     """
@@ -157,7 +157,7 @@ class FrameDraw:
 def _draw_target(
     source: SourceOfBoxes, generator: Generator
 ) -> tuple[Site, tuple[float, float, float]]:
-    """A site, and what to aim at in it: a place ``x, y`` and how wide the object there is."""
+    """Draw a site, and what to aim at in it: a place ``x, y`` and the width of the object there."""
     sites = source.source.sites
     if uniform(generator, 0.0, 1.0) < _GROUND:
         site = sites[pick(source.ground_shares, generator)]
@@ -182,7 +182,7 @@ class TrainingBoxCrops(Dataset[dict[str, Tensor]]):
     the window; ``labels`` ``(MOST_OBJECTS,)``: ids of the model's classes, ``IGNORED`` for what is
     neither a class nor background (difficult, tiny, cut by the edge, dropped), ``EMPTY`` in
     unused rows, which come last; ``unknown`` ``(classes,)`` bool: classes that the source does not
-    label. A cut object keeps its whole box. Void pixels, and those outside of the raster, hold
+    label. A cut object keeps its whole box. Nodata pixels, and those outside of the raster, hold
     ``fill``; no augmentation of colours touches them.
 
     Args:
@@ -224,7 +224,7 @@ class TrainingBoxCrops(Dataset[dict[str, Tensor]]):
         }
 
     def origin(self, index: int) -> str:
-        """Where sample ``index`` is from, for messages."""
+        """Say where sample ``index`` is from, for messages."""
         drawn = self._draw(index)
         seen = drawn.seen
         return (
@@ -242,7 +242,7 @@ def _draw_symmetry(options: AugmentationOptions, generator: Generator) -> int:
 def _boxes_in(
     drawn: DrawnFrame, to_crop: Affine, valid: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Boxes ``(N, 5)`` that touch a window, in its pixels, and their labels ``(N,)``."""
+    """Return boxes ``(N, 5)`` that touch a window, in its pixels, and their labels ``(N,)``."""
     objects = drawn.source.source.objects[drawn.site.scene]
     inside = part_inside(objects, drawn.frame.corners, drawn.site.room)
     touching = np.flatnonzero(inside > 0)
@@ -263,7 +263,7 @@ def _boxes_in(
 def part_inside(
     objects: Objects, corners: NDArray[np.float64], room: Window
 ) -> NDArray[np.float64]:
-    """Which part of each object's area lies in a quadrilateral and in a room, ``(N,)`` in [0, 1].
+    """Measure the part of each object's area in a quadrilateral and an extent, ``(N,)`` in [0, 1].
 
     Args:
         corners: ``(4, 2)`` of the quadrilateral, in pixels of the raster.
@@ -280,7 +280,7 @@ def part_inside(
 
 
 def _rows(boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Boxes and labels in a constant number of rows: objects to find first, then by size."""
+    """Put boxes and labels in a constant number of rows: objects to find first, then by size."""
     order = np.lexsort([-boxes[:, 2] * boxes[:, 3], labels == IGNORED])[:MOST_OBJECTS]
     padded = np.zeros((MOST_OBJECTS, 5), dtype=np.float32)
     padded[: len(order)] = boxes[order]

@@ -36,7 +36,7 @@ class BoxSources:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of a model that learns from all of them: in order of appearance, matched by name."""
+        """List the classes of all sources, in order of appearance, matched by name."""
         return tuple(dict.fromkeys(name for source in self.training for name in source.classes))
 
 
@@ -84,7 +84,7 @@ def open_box_sources(data: DataOptions, *, crop: int) -> BoxSources:
 
 
 def _note_of_long_objects(sources: Sequence[BoxSource], crop: int) -> list[str]:
-    """A line on classes of which much is seen in parts only, or shrunk."""
+    """Note, in a line, the classes of which much is seen in parts only, or shrunk."""
     lengths: dict[str, list[float]] = {}
     for source in sources:
         for name, found in source.lengths.items():

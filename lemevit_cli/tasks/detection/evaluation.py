@@ -99,7 +99,7 @@ def _with_place(name: str, source: BoxSource) -> str:
 
 
 def objects_of_area(objects: Objects, area: Window) -> Objects:
-    """Objects that may touch an area; those that have their centre elsewhere are difficult."""
+    """Select objects that may touch an area; those with their centre elsewhere are difficult."""
     near = objects.near((area.col_off, area.row_off, area.right, area.bottom))
     is_foreign = ~np.isin(near, objects.centred_in(area))
     return Objects(

@@ -93,25 +93,25 @@ def read_boxes(path: str, reading: BoxReading | None = None) -> BoxFile:
 
 
 def is_box_text(path: str) -> bool:
-    """Whether a path is that of a DOTA text."""
+    """Say whether a path is that of a DOTA text."""
     return path.lower().endswith(".txt")
 
 
 def is_box_file(path: str) -> bool:
-    """Whether a path can only hold boxes: a DOTA text, a folder of them, or a table."""
+    """Say whether a path can only hold boxes: a DOTA text, a folder of them, or a table."""
     if Path(path).is_dir():
         return bool(texts_in(path))
     return is_box_text(path) or path.lower().endswith(".parquet") or _has_corner_fields(path)
 
 
 def texts_in(folder: str) -> dict[str, Path]:
-    """DOTA texts of a folder by the picture that each is of: its stem without ``_boxes``."""
+    """List the DOTA texts of a folder by the picture of each: its stem without ``_boxes``."""
     found = sorted(p for p in Path(folder).iterdir() if is_box_text(p.name))
     return {path.stem.removesuffix("_boxes"): path for path in found}
 
 
 def _read_text(path: str) -> BoxFile:
-    """A DOTA text: what follows the class is a score if it has decimals, else marks difficulty."""
+    """Read a DOTA text: after the class, a number with decimals is a score, else difficulty."""
     rows = list(dota_rows(Path(path)))
     last = [flag for _, _, flag, _ in rows]
     numbers = np.array([_last_number(flag, place) for _, _, flag, place in rows], dtype=np.float64)
@@ -155,7 +155,7 @@ def _has_corner_fields(path: str) -> bool:
 
 
 def _read_corner_fields(path: str) -> geopandas.GeoDataFrame:
-    """A CSV without geometry, its corners in fields of their own."""
+    """Read a CSV without geometry, its corners in fields of their own."""
     with Path(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file)
         names, records = reader.fieldnames or [], list(reader)
@@ -195,7 +195,7 @@ def _boxes_of_table(table: geopandas.GeoDataFrame, path: str, reading: BoxReadin
 def _corners_of(
     table: geopandas.GeoDataFrame, path: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
-    """Corners ``(N, 4, 2)``, the row of each, and how many polygons have not just these four."""
+    """Return corners ``(N, 4, 2)``, their rows, and how many polygons have not just these four."""
     geometries = table.geometry.to_numpy()
     is_polygon = np.isin(shapely.get_type_id(geometries), _POLYGONS)
     rows = np.flatnonzero(is_polygon & ~shapely.is_empty(geometries))
@@ -231,7 +231,7 @@ def _names(table: geopandas.GeoDataFrame, path: str, reading: BoxReading) -> lis
 def _numbers(
     values: Any, name: str, path: str, *, missing: float | None = None
 ) -> NDArray[np.float64]:
-    """Values of a field as finite numbers."""
+    """Read values of a field as finite numbers."""
     numbers = []
     for feature, value in enumerate(values, 1):
         text = "" if value is None or value != value else str(value).strip()

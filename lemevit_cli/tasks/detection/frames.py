@@ -43,18 +43,18 @@ class Frame:
     angle_rad: float
 
     def to_raster(self, size: int) -> Affine:
-        """From pixels of a window of ``size`` to those of the raster."""
+        """Map pixels of a window of ``size`` to those of the raster."""
         turned = Affine.translation(self.x, self.y) @ Affine.rotation(degrees(self.angle_rad))
         return turned @ Affine.scale(self.side / size) @ Affine.translation(-size / 2, -size / 2)
 
     @property
     def corners(self) -> NDArray[np.float64]:
-        """``(4, 2)`` in pixels of the raster."""
+        """Return the corners ``(4, 2)`` in pixels of the raster."""
         return corners_of([[self.x, self.y, self.side, self.side, self.angle_rad]])[0]
 
     @property
     def window(self) -> Window:
-        """The pixels that the frame needs, beyond the raster's edges too."""
+        """Return the pixels that the frame needs, beyond the raster's edges too."""
         half = self.side / 2
         if self.angle_rad == 0.0:
             left, top = round(self.x - half), round(self.y - half)
@@ -72,10 +72,10 @@ def draw_frame(
     options: TrainingOptions,
     generator: Generator,
 ) -> Frame:
-    """A frame with the target somewhere in it, whole if it fits, and inside the room if that fits.
+    """Draw a frame with the target in it, whole if it fits, and inside the extent if that fits.
 
-    A frame is not wider than the room, unless that is smaller than a window: nothing is shrunk to
-    leave the window empty, and nothing magnified for want of room.
+    A frame is not wider than the extent, unless that is smaller than a window: nothing is shrunk to
+    leave the window empty, and nothing magnified for want of space.
     """
     augmentation, crop = options.augmentation, options.crop
     side = round(crop / draw_zoom(augmentation, generator))
@@ -98,13 +98,13 @@ def draw_frame(
 
 
 def _moved_inside(centre: float, low: float, high: float, side: float) -> float:
-    """An interval's centre, moved so that one of it and ``low`` to ``high`` holds the other."""
+    """Move an interval's centre so that one of it and ``low`` to ``high`` holds the other."""
     first, last = sorted((low + side / 2, high - side / 2))
     return min(max(centre, first), last)
 
 
 def _is_well_inside(dx: float, dy: float, angle: float, slack: float) -> bool:
-    """Whether a place seen from a turned frame's centre is no farther off than it may be drawn."""
+    """Say whether a place is no farther off a turned frame's centre than it may be drawn."""
     across, down = dx * cos(angle) + dy * sin(angle), dy * cos(angle) - dx * sin(angle)
     return max(abs(across), abs(down)) <= slack
 
@@ -118,12 +118,12 @@ def sample_frame(
     crop: int,
     fill: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    """Pixels ``(bands, crop, crop)`` of a frame, and where they are valid ``(crop, crop)``.
+    """Sample pixels ``(bands, crop, crop)`` of a frame, and their validity ``(crop, crop)``.
 
     Args:
         seen: the part of the frame's window that was read.
         pixels, valid: of ``seen``.
-        fill: what void pixels, and those not seen, hold before they are interpolated.
+        fill: what nodata pixels, and those not seen, hold before they are interpolated.
     """
     window = frame.window
     place = seen.relative_to(window).slices
@@ -159,7 +159,7 @@ def _turned(pixels: Tensor, valid: Tensor, frame: Frame, crop: int) -> tuple[Ten
 
 
 def _grid(frame: Frame, crop: int) -> Tensor:
-    """Where each pixel of a window lies in the frame's window, ``(crop, crop, 2)`` in [-1, 1]."""
+    """Locate each pixel of a window in the frame's window, ``(crop, crop, 2)`` in [-1, 1]."""
     window = frame.window
     to_unit = (
         Affine.translation(-1, -1)

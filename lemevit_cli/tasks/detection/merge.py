@@ -41,7 +41,7 @@ class RawBoxes:
 
 
 def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:
-    """Indices of the boxes that the scene keeps, best score first.
+    """Return the indices of the boxes that the scene keeps, best score first.
 
     Whole boxes that stand for the same object are settled by :func:`rotated_nms`. A cut box then
     falls to those of its class that are left if more than 0.4 of it lies in them, or if one that is
@@ -67,13 +67,13 @@ def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:
 
 
 def _by_value(raw: RawBoxes) -> Indices:
-    """Indices by falling score; what is equal in that goes by class, cut and place."""
+    """Sort indices by falling score; what is equal in that goes by class, cut and place."""
     keys = (*raw.boxes.T[::-1], raw.cut, raw.class_ids, -raw.scores)  # the last counts most
     return np.lexsort(keys)
 
 
 def _settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]:
-    """Which of some boxes, in falling score, stay."""
+    """Mark which of some boxes, in falling score, stay."""
     kept = rotated_nms(raw.boxes[order], raw.scores[order], raw.class_ids[order], nms_iou)
     stays = np.zeros(len(order), dtype=bool)
     stays[kept] = True
@@ -81,7 +81,7 @@ def _settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]
 
 
 def _gives_way(parts: Floats, whole: Floats, nms_iou: float) -> NDArray[np.bool_]:
-    """Which cut boxes lie in whole ones, these taken together, or stand for one that is larger."""
+    """Mark cut boxes that lie in whole ones, these taken together, or stand for a larger one."""
     share, falls = np.zeros(len(parts)), np.zeros(len(parts), dtype=bool)
     areas, whole_areas = parts[:, 2] * parts[:, 3], whole[:, 2] * whole[:, 3]
     index = shapely.STRtree(shapely.box(*circumscribed(parts).T))
@@ -98,7 +98,7 @@ def _gives_way(parts: Floats, whole: Floats, nms_iou: float) -> NDArray[np.bool_
 
 
 def _shares_covered(boxes: Floats, parts: Floats) -> Floats:
-    """Which share of part i ``(P, 5)`` lies in box i ``(P, 5)``: ``(P,)`` in [0, 1].
+    """Return the share of part i ``(P, 5)`` that lies in box i ``(P, 5)``: ``(P,)`` in [0, 1].
 
     Zero where the part has no area.
     """

@@ -31,7 +31,7 @@ class DetectionNetwork:
         return optimise_for_inference(model)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Boxes as they are: they have their scores."""
+        """Return boxes as they are: they have their scores."""
         return logits
 
 

@@ -68,7 +68,7 @@ class BoxesOfScene:
 
     @property
     def names(self) -> NDArray[Any]:
-        """The class of each box, ``(N,)`` text."""
+        """Return the class of each box, ``(N,)`` text."""
         return np.array([info.name for info in self.classes], object)[self.class_ids]
 
 
@@ -112,7 +112,7 @@ def write_boxes(target: str, found: BoxesOfScene, options: OutputOptions) -> Non
 
 
 def sizes_of(found: BoxesOfScene) -> GroundSizes:
-    """Sizes and bearings on the ground; on screen where nothing ties the scene to the earth."""
+    """Measure sizes and bearings on the ground; on screen of a scene not tied to the earth."""
     corners, crs_wkt = corners_of(found.boxes), crs_of_map(found.georeference)
     if not is_tied_to_earth(crs_wkt):
         return sizes_of_corners(corners * (1, -1), None)
@@ -121,7 +121,7 @@ def sizes_of(found: BoxesOfScene) -> GroundSizes:
 
 
 def layer_of(found: BoxesOfScene) -> PolygonLayer:
-    """Boxes as polygons with fields, on the scene's map."""
+    """Return boxes as polygons with fields, on the scene's map."""
     sizes, place = sizes_of(found), found.georeference
     if sizes.unit == "px":
         place = Georeference(transform=None, crs_wkt=None)
@@ -155,7 +155,7 @@ def _write_layer(path: Path, found: BoxesOfScene, options: OutputOptions, writer
 
 
 def _precise(options: OutputOptions, writer: Writer) -> OutputOptions:
-    """The options, with as many decimals of a degree as boxes deserve unless the user says so."""
+    """Add as many decimals of a degree as boxes deserve, unless the user states them."""
     if writer.driver != "GeoJSON":
         return options
     told = {"COORDINATE_PRECISION": _LONLAT_DECIMALS, **options.creation_options}
@@ -170,7 +170,7 @@ def _write_parquet(path: Path, found: BoxesOfScene, options: OutputOptions, writ
 
 
 def _write_dota(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
-    """``x1 y1 x2 y2 x3 y3 x4 y4 class score`` a line, in pixels of the scene.
+    """Write ``x1 y1 x2 y2 x3 y3 x4 y4 class score`` a line, in pixels of the scene.
 
     As the labels of DOTA, with a score in the place of their mark for difficult objects; spaces in
     names of classes become hyphens, as in DOTA's own.

@@ -107,7 +107,7 @@ def _pairs_of_folders(prediction: str, truth: str, progress: Progress) -> list[P
 
 
 def _some(names: Sequence[str] | dict[str, Any]) -> str:
-    """The first names of many."""
+    """List the first names of many."""
     first = ", ".join(list(names)[:3])
     return f"{first} and {len(names) - 3} more" if len(names) > 3 else first or "none"
 
@@ -124,7 +124,7 @@ def _nothing_found(name: str) -> BoxFile:
 
 
 def _on_map_of(found: BoxFile, true: BoxFile, progress: Progress) -> BoxFile:
-    """The true boxes on the map, or in the pixels, of the found ones.
+    """Bring the true boxes to the map, or the pixels, of the found ones.
 
     Raises:
         DataError: if one lies on a map and the other does not, or there is no way between them.
@@ -163,7 +163,7 @@ def _to_crs(true: BoxFile, found: BoxFile) -> NDArray[np.float64]:
 
 
 def _touch(found: BoxFile, true: BoxFile) -> bool:
-    """Whether the rectangles around all boxes of either share a point; empty ones do."""
+    """Say whether the rectangles around all boxes of either share a point; empty ones do."""
     if len(found.corners) == 0 or len(true.corners) == 0:
         return True
     low = np.maximum(found.corners.min(axis=(0, 1)), true.corners.min(axis=(0, 1)))
@@ -179,7 +179,7 @@ def _middle(file: BoxFile) -> str:
 def _numbered(
     prediction: str, truth: str, pairs: Sequence[Pair], progress: Progress
 ) -> tuple[Found, Truth, tuple[str, ...]]:
-    """All boxes with numbers for classes and pictures, and the names of the classes.
+    """Give all boxes numbers for classes and pictures, and return the names of the classes.
 
     Raises:
         DataError: if there is no true box, or no class that both name.

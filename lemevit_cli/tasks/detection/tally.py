@@ -82,7 +82,7 @@ class BoxTally:
         self._truth: list[Truth] = []
 
     def __len__(self) -> int:
-        """Pictures so far."""
+        """Count the pictures so far."""
         return len(self._found)
 
     def add(
@@ -115,7 +115,7 @@ class BoxTally:
         self._judged.update(match.classes)
 
     def figures(self) -> dict[str, Any]:
-        """Figures over all pictures so far.
+        """Return figures over all pictures so far.
 
         Returns:
             As :func:`average_precision` of the classes that are judged, precision and recall at the
@@ -130,7 +130,7 @@ class BoxTally:
         return {**figures, **_errors(found, truth), "classes": judged}
 
     def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Recall and precision at an overlap of 0.5 of every class that has an object to find."""
+        """Return recall and precision at overlap 0.5 of every class with an object to find."""
         found, truth = self._joined()
         present = set(truth.class_ids[~truth.difficult].tolist())
         return {

@@ -90,7 +90,7 @@ class OrientedDetection:
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Nothing is fitted beforehand."""
+        """Do nothing: there is nothing to fit beforehand."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ TRAINING = OrientedDetection()
 
 
 def _record(found: BoxSources) -> dict[str, list[dict[str, object]]]:
-    """What the card says of the data."""
+    """Record what the card says of the data."""
     return {
         "data": [
             {
@@ -144,7 +144,7 @@ def _record(found: BoxSources) -> dict[str, list[dict[str, object]]]:
 def _card(found: BoxSources, statistics: Statistics, options: TrainingOptions) -> Card:
     first = found.training[0]
     head_args = dict(_FORMS[options.decoder or _HEAD])
-    # Statistics of norms can rest only if the backbone brings some that fit it.
+    # Statistics of norms can be frozen only if the backbone brings some that fit it.
     head_args["freeze_norms"] &= options.pretrained or options.init is not None
     # A detector sees more of a scene than it was trained on at once: fewer objects are cut.
     window = min(2 * options.crop, _LARGEST_WINDOW)

@@ -119,7 +119,7 @@ class BoxValidation:
 
 
 def objects_in(objects: Objects, window: Window) -> Objects:
-    """The objects that touch a window, in its pixels; difficult, if less than 0.7 is inside."""
+    """Select objects that touch a window, in its pixels; difficult, if less than 0.7 is inside."""
     left, top = window.col_off, window.row_off
     corners = np.array(
         [[left, top], [window.right, top], [window.right, window.bottom], [left, window.bottom]],

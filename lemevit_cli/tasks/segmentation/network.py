@@ -33,7 +33,7 @@ class SegmentationNetwork:
         return optimise_for_inference(model)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Softmax over the classes: ``(B, classes, H, W)``, sums to one in every pixel."""
+        """Apply softmax over the classes: ``(B, classes, H, W)``, sums to one in every pixel."""
         return torch.softmax(logits, dim=1)
 
 
