@@ -175,7 +175,7 @@ def draw(
     *,
     caption: str,
 ) -> None:
-    """Scene, truth and result side by side, from one decimated read each."""
+    """Draw scene, truth and result side by side, from one decimated read each."""
     panels = []
     with open_scene(str(scene)) as opened:
         panels.append(Panel("scene", displayed(*opened.read_overview(_PICTURE_SIDE))))

@@ -23,7 +23,7 @@ _LIBRARIES = ("timm", "segmentation-models-pytorch", "accelerate", "geopandas", 
 
 
 def describe(subject: str | None, *, size: int) -> dict[str, Any]:
-    """A record of plain values about whatever ``subject`` names.
+    """Describe whatever ``subject`` names in a record of plain values.
 
     Args:
         subject: weights (a starter's name or a .safetensors file), a timm model's name, a scene,
@@ -50,7 +50,7 @@ def describe(subject: str | None, *, size: int) -> dict[str, Any]:
 
 
 def installation() -> dict[str, Any]:
-    """Versions, devices and starter weights."""
+    """List versions, devices and starter weights."""
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "lemevit": __version__,
@@ -65,5 +65,5 @@ def installation() -> dict[str, Any]:
 
 
 def model(name: str, *, size: int) -> dict[str, Any]:
-    """Parameters and multiply-adds, as a classifier of 1000 classes and as a dense backbone."""
+    """Count parameters and multiply-adds, as a classifier of 1000 classes and a dense backbone."""
     return {"model": name, "input_size": size, **cost_of(name, size=size)}

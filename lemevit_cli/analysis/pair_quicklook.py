@@ -120,7 +120,7 @@ def _common(pair: ScenePair, part: Window) -> Window:
 def _after_on(
     sheet: Sheet, pair: ScenePair, part: Window
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The second date on the sheet: one decimated read, and what is left of the way by bilinear."""
+    """Bring the second date onto the sheet: read decimated, then resampled by bilinear."""
     after, longest = pair.after, max(sheet.shape)
     if pair.resampling is None:
         pixels, valid = after.read_overview(longest, window=part)
@@ -130,7 +130,7 @@ def _after_on(
         raise SceneError(f"{after.name}: does not reach this part of {pair.before.name}")
     read = sheet_of(after, reached, 2 * longest)
     pixels, valid = after.read_overview(2 * longest, window=reached)
-    # Whatever void pixels hold, in all bands, must not be mixed into those around them.
+    # Whatever nodata pixels hold, in all bands, must not be mixed into those around them.
     known = pixels.astype(np.float32)
     known[:, ~valid] = np.nan
     shown = np.empty((len(pixels), *sheet.shape), np.float32)
@@ -149,7 +149,7 @@ def _after_on(
 
 
 def _change_on(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> Layer | None:
-    """What has changed, on a sheet; None of a layer without polygons."""
+    """Bring what has changed onto a sheet; None of a layer without polygons."""
     if is_layer(change):
         table = read_polygons(change, pair.before)
         return polygon_layer(table, change, sheet) if len(table) else None

@@ -165,7 +165,7 @@ def _part(scene: Scene, options: QuicklookOptions) -> Window:
 
 
 def _sheet_around(table: GeoDataFrame, path: str, options: QuicklookOptions) -> Sheet:
-    """North up around a layer, or on its bounds, with pixels that are squares on the ground."""
+    """Lay a sheet, north up, around a layer or on its bounds, with pixels square on the ground."""
     crs_wkt = table.crs.to_wkt() if table.crs is not None else None
     west, south, east, north = (float(v) for v in table.total_bounds)
     if options.bounds is not None:

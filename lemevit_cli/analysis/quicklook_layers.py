@@ -78,7 +78,7 @@ class Layer:
 
     @property
     def legend(self) -> tuple[ClassInfo, ...]:
-        """What the legend says: classes, with the number of their objects where there are any."""
+        """Return the legend's classes, with the number of their objects where there are any."""
         if self.counts is None:
             return self.told
         pairs = zip(self.told, self.counts, strict=True)
@@ -86,7 +86,7 @@ class Layer:
 
 
 def sheet_of(scene: Scene, part: Window, size: int) -> Sheet:
-    """The grid that :meth:`Scene.read_overview` answers on."""
+    """Return the grid that :meth:`Scene.read_overview` answers on."""
     shrink = max(1.0, max(part.width, part.height) / size)
     width, height = max(1, round(part.width / shrink)), max(1, round(part.height / shrink))
     transform, crs_wkt = scene.georeference.transform, scene.georeference.crs_wkt
@@ -99,14 +99,14 @@ def sheet_of(scene: Scene, part: Window, size: int) -> Sheet:
 
 
 def holds_classes(raster: Scene) -> bool:
-    """Whether a raster is of classes or scores, rather than a scene."""
+    """Say whether a raster is of classes or scores, rather than a scene."""
     legend = read_legend(raster)
     is_one_band = raster.num_bands == 1 and bool(legend.names or legend.colors)
     return is_one_band or _score_names(raster) is not None
 
 
 def _score_names(raster: Scene) -> tuple[str, ...] | None:
-    """Classes of a raster of scores, a band each, as our writer leaves them; None for others."""
+    """Return the classes of a raster of scores, a band each, if our writer left it; else None."""
     dataset = raster.dataset()
     names = tuple(dataset.descriptions[b - 1] for b in raster.bidx)
     is_ours = raster.dtype == "float32" and "LEMEVIT_TASK" in dataset.tags()
@@ -114,7 +114,7 @@ def _score_names(raster: Scene) -> tuple[str, ...] | None:
 
 
 def class_layer(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> Layer:
-    """Classes of a raster on the sheet of a scene's part, from one decimated read."""
+    """Read the classes of a raster on the sheet of a scene's part, by one decimated read."""
     names = _score_names(raster)
     if names is None:
         check_class_raster(raster)
@@ -143,7 +143,7 @@ def _decimated_ids(
 def _warped_ids(
     raster: Scene, sheet: Sheet, scene: Scene, part: Window, *, is_scores: bool
 ) -> NDArray[np.uint8]:
-    """Classes on another grid: read at about the sheet's pixel size, then nearest."""
+    """Warp classes from another grid: read at about the sheet's pixel size, then nearest."""
     part_over(scene, raster)  # for what it says if there is none
     shown = outline_in(scene, raster.georeference.crs_wkt, part)
     reached = window_around(raster, shown)
@@ -167,7 +167,7 @@ def _warped_ids(
 
 
 def is_layer(path: str) -> bool:
-    """Whether a result is polygons or boxes, rather than a raster."""
+    """Say whether a result is polygons or boxes, rather than a raster."""
     return path != STDIN and (_is_box_table(path) or is_vector(path))
 
 
@@ -194,7 +194,7 @@ def _is_box_table(path: str) -> bool:
 
 
 def _read_box_table(path: str) -> GeoDataFrame:
-    """Boxes of a file that GDAL reads as no polygons, with the fields that ``detect`` writes."""
+    """Read boxes of a file that GDAL reads as no polygons, with the fields of ``detect``."""
     file = read_boxes(path)
     fields: dict[str, Any] = {_CLASS_FIELD: file.classes, _BEARING_FIELD: 0.0}
     if file.scores is not None:
@@ -205,7 +205,7 @@ def _read_box_table(path: str) -> GeoDataFrame:
 
 
 def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
-    """Polygons on a sheet, by their field ``class``, else as one class.
+    """Draw polygons on a sheet, by their field ``class``, else as one class.
 
     They are filled and outlined; boxes are outlined alone, and counted.
     """
@@ -223,7 +223,7 @@ def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
 
 
 def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
-    """Outlines of boxes, the surest on top."""
+    """Draw outlines of boxes, the surest on top."""
     nothing = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
     if len(table) == 0:
         return Layer(nothing, (), (), nothing, ())
@@ -247,7 +247,7 @@ def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
 
 
 def _classes_of(table: GeoDataFrame, path: str) -> tuple[tuple[ClassInfo, ...], NDArray[np.uint8]]:
-    """The classes of a layer, and each row's place in them, ``NODATA_CLASS`` of none.
+    """Return the classes of a layer, and each row's place in them, ``NODATA_CLASS`` of none.
 
     By the field ``class``, in the order of ``class_id`` where there is one, which is that of the
     weights and gives their colours; without a class all rows are of one.
@@ -273,7 +273,7 @@ def _classes_of(table: GeoDataFrame, path: str) -> tuple[tuple[ClassInfo, ...], 
 
 
 def _by_id(names: list[str | None], ids: NDArray[Any]) -> list[str] | None:
-    """Names at the places of their ids, gaps filled; None unless each name has an id of its own."""
+    """Put names at the places of their ids, gaps filled; None unless each has an id of its own."""
     pairs = set(zip(names, ids.tolist(), strict=True))
     name_of = {number: name for name, number in pairs if name is not None}
     is_clear = len(pairs) == len(name_of) == len(set(names))
@@ -302,7 +302,7 @@ def _rasterized(
 
 
 def colored(layer: Layer) -> NDArray[np.uint8]:
-    """The layer alone; outlines of what is filled are a darker shade."""
+    """Colour the layer alone; outlines of what is filled are a darker shade."""
     rgb = colorize(layer.ids, layer.classes)
     if layer.outlines is None:
         return rgb
@@ -313,7 +313,7 @@ def colored(layer: Layer) -> NDArray[np.uint8]:
 
 
 def blended(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
-    """The layer over a scene; its outlines are opaque."""
+    """Blend the layer over a scene; its outlines are opaque."""
     opacity = np.where(layer.ids == NODATA_CLASS, 0.0, alpha)[..., None]
     mixed = rgb * (1 - opacity) + colorize(layer.ids, layer.classes) * opacity
     out = mixed.round().astype(np.uint8)

@@ -86,7 +86,7 @@ class Classes(Protocol):
     """Class ids on the prediction's grid."""
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Ids ``(H, W)``, ``NODATA_CLASS`` where there is none."""
+        """Read ids ``(H, W)``, ``NODATA_CLASS`` where there is none."""
         ...
 
 
@@ -218,7 +218,7 @@ def _names(
     truth: tuple[str, tuple[str, ...] | None],
     given: tuple[str, ...] | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the prediction's ids and of the truth's, from each path with its own names.
+    """Return names of the prediction's ids and of the truth's, from each path with its own names.
 
     Raises:
         DataError: if one of them has names and the other has none.
@@ -245,7 +245,7 @@ def _check_ids(ids: NDArray[np.uint8], names: tuple[str, ...], path: str) -> Non
 
 
 def tolerance_disc(scene: Scene, tolerance_m: float | None) -> Disc:
-    """Steps in pixels that are within the tolerance on the ground, as at the scene's centre.
+    """Find steps in pixels within the tolerance on the ground, as at the scene's centre.
 
     Raises:
         DataError: if metres are asked of pixels without a size, or are too many pixels.
@@ -304,7 +304,7 @@ class _Tally:
         around: Window,
     ) -> None:
         """Count a block, given ids among the classes with what surrounds it."""
-        # A predicted class that the truth does not know is wrong, but it is not void.
+        # A predicted class that the truth does not know is wrong, but it is not nodata.
         valid = valid & (truth != NODATA_CLASS)
         core = block.relative_to(around)
         self._boundaries.add(truth, found, valid, core)
@@ -321,14 +321,14 @@ class _Tally:
 
     @property
     def classes(self) -> list[int]:
-        """Ids of the classes that are told: those that occur, or all."""
+        """List the ids of the classes that are told: those that occur, or all."""
         counts = self._confusion.counts
         if self._keep_unseen:
             return list(range(len(counts)))
         return np.flatnonzero(counts.sum(axis=1) + counts[:, :-1].sum(axis=0)).tolist()
 
     def figures(self) -> dict[str, Any]:
-        """As :func:`score_classes` returns."""
+        """Return figures as :func:`score_classes` does."""
         figures = self._confusion.figures()
         boundary_f1 = self._boundaries.f1()
         names, counts = self._confusion.classes, self._confusion.counts
@@ -356,7 +356,7 @@ def _draw(
     *,
     overwrite: bool,
 ) -> None:
-    """Classes have the prediction's colours where it has some."""
+    """Draw both maps and the matrix, classes in the prediction's colours where it has some."""
     own = {info.name: info for info in legend}
     classes = [own.get(info.name, info) for info in classes_from_names(tuple(figures["classes"]))]
     place = np.full(256, NODATA_CLASS, dtype=np.uint8)
