@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def axis_weights(
     offsets: Sequence[int], *, length: int, size: int
 ) -> dict[int, NDArray[np.float32]]:
-    """Weights of every window along one axis, by its offset; they sum to one in every pixel.
+    """Weigh every window along one axis, by its offset; weights sum to one in every pixel.
 
     A window's weight rises linearly over the pixels that it shares with its left neighbour and
     falls over those shared with its right one; at the scene's edge, where no neighbour exists,

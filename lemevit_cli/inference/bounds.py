@@ -25,7 +25,7 @@ _ROUNDING_PX = 1e-3
 
 
 def window_of_bounds(scene: Scene, bounds: tuple[float, float, float, float]) -> Window:
-    """Pixels of the scene within ``(west, south, east, north)``, map units.
+    """Return the pixels of the scene within ``(west, south, east, north)``, map units.
 
     * North-up and south-up: the pixels that lie wholly inside.
     * Rotated: the smallest window that contains the part of the rectangle within the scene.
@@ -80,7 +80,7 @@ class PolygonsMask:
     polygons: ScenePolygons
 
     def read(self, window: Window) -> NDArray[np.bool_]:
-        """Pixels ``(H, W)`` whose centre lies inside a polygon."""
+        """Mark the pixels ``(H, W)`` whose centre lies inside a polygon."""
         ones = np.ones(len(self.polygons.polygons), dtype=np.uint8)
         return self.polygons.burn(window, ones, background=0).astype(bool)
 

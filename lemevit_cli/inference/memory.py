@@ -11,7 +11,7 @@ _LINUX_STATUS = Path("/proc/self/status")
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    """Return the largest resident size of this process so far, in MB (10^6 bytes)."""
     if _LINUX_STATUS.exists():
         # Not getrusage: its figure survives exec, so a child would report its parent's peak.
         lines = _LINUX_STATUS.read_text().splitlines()

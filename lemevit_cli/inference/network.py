@@ -14,7 +14,7 @@ class Network(Protocol):
 
     @property
     def task(self) -> str:
-        """Its key in ``TASKS`` and in the card."""
+        """Return the task's key in ``TASKS`` and in the card."""
         ...
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:

@@ -88,7 +88,7 @@ class MaskRows:
 
 
 def _gather(values: Tensor, taps: Tensor, weights: Tensor, *, axis: int) -> Tensor:
-    """Weighted sum over the taps, tap by tap: ``values`` along ``axis`` to ``len(taps)`` pixels."""
+    """Sum taps by weight, tap by tap: ``values`` along ``axis`` to ``len(taps)`` pixels."""
     total = values.index_select(axis, taps[:, 0]) * weights[:, 0]
     for tap in range(1, taps.shape[1]):
         total += values.index_select(axis, taps[:, tap]) * weights[:, tap]

@@ -56,12 +56,12 @@ class Area:
     mask: PolygonsMask | None
 
     def of(self, source: Scene | ScenePair) -> Scene | ScenePair | MaskedScene:
-        """The source, void outside the mask."""
+        """Return the source, nodata outside the mask."""
         return MaskedScene(source, self.mask) if self.mask else source
 
 
 def area_of(grid: Scene, options: ReadingOptions) -> Area:
-    """What ``--bounds`` and ``--mask`` leave of a scene's grid.
+    """Return what ``--bounds`` and ``--mask`` leave of a scene's grid.
 
     Raises:
         SceneError: if they miss it, or the mask cannot be read.
@@ -95,7 +95,7 @@ def scene_input(
 
 
 def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
-    """Model pixels per scene pixel, along rows and along columns.
+    """Return model pixels per scene pixel, along rows and along columns.
 
     ``auto``: 1 within the card's range of pixel sizes, else to its nearest end; pixels that are no
     squares on the ground, as those in degrees, become squares.
@@ -152,7 +152,7 @@ def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
 
 
 class MaskedScene:
-    """A scene (or a pair) that is void outside polygons; reads like a :class:`Scene`."""
+    """A scene (or a pair) that is nodata outside polygons; reads like a :class:`Scene`."""
 
     def __init__(self, scene: Scene | ScenePair, mask: PolygonsMask) -> None:
         self._scene = scene
@@ -160,7 +160,7 @@ class MaskedScene:
         self.width, self.height, self.num_bands = scene.width, scene.height, scene.num_bands
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """As :meth:`Scene.read`; valid inside the polygons only."""
+        """Read as :meth:`Scene.read` does; valid inside the polygons only."""
         inside = self._mask.read(window)
         if not inside.any():
             return self._void(window), inside

@@ -15,7 +15,7 @@ from lemevit_cli.inference.blend import axis_weights
 
 
 def window_offsets(length: int, *, size: int, overlap: int) -> tuple[int, ...]:
-    """Starts of the windows that cover ``length`` pixels.
+    """Return the starts of the windows that cover ``length`` pixels.
 
     The last window is shifted inwards to end on the edge: padding there would lower the scores
     of everything near it. A length of at most ``size`` has one window, at 0.
@@ -54,23 +54,23 @@ class WindowGrid:
 
     @cached_property
     def col_weights(self) -> dict[int, NDArray[np.float32]]:
-        """Blending weights along a row of pixels, by the window's ``col_off``."""
+        """Return blending weights along a row of pixels, by the window's ``col_off``."""
         return axis_weights(self.col_offs, length=self.width, size=self.size)
 
     @cached_property
     def row_weights(self) -> dict[int, NDArray[np.float32]]:
-        """Blending weights along a column of pixels, by the window's ``row_off``."""
+        """Return blending weights along a column of pixels, by the window's ``row_off``."""
         return axis_weights(self.row_offs, length=self.height, size=self.size)
 
     def windows_over(self, area: Window) -> Iterator[Window]:
-        """Windows that share a pixel with ``area``, clipped to the grid, row by row."""
+        """Yield windows that share a pixel with ``area``, clipped to the grid, row by row."""
         cols = _touching(self.col_offs, self.size, area.col_off, area.right)
         for row_off in _touching(self.row_offs, self.size, area.row_off, area.bottom):
             for col_off in cols:
                 yield self._window(col_off=col_off, row_off=row_off)
 
     def windows_from(self, block: Window, *, area: Window) -> Iterator[Window]:
-        """Windows over ``area`` whose first pixel in it lies in ``block``, row by row.
+        """Yield windows over ``area`` whose first pixel in it lies in ``block``, row by row.
 
         Blocks that cut the area up share no window, and leave none out.
         """
@@ -81,7 +81,7 @@ class WindowGrid:
                 yield window
 
     def count_over(self, area: Window) -> int:
-        """How many windows :meth:`windows_over` yields."""
+        """Count the windows that :meth:`windows_over` yields."""
         cols = _touching(self.col_offs, self.size, area.col_off, area.right)
         rows = _touching(self.row_offs, self.size, area.row_off, area.bottom)
         return len(cols) * len(rows)

@@ -122,7 +122,7 @@ class SymmetricDetector:
         return torch.from_numpy(np.stack(answers).astype(np.float32))
 
     def _best(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
+        """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         kept = rotated_nms(rows[:, :5], rows[:, 5], rows[:, 6].astype(np.int64), self._nms_iou)
@@ -136,7 +136,7 @@ class SymmetricDetector:
 def _turned_back(
     rows: NDArray[np.float64], turns: int, *, side: int, mirrored: bool
 ) -> NDArray[np.float64]:
-    """Boxes ``(..., 7)`` of a window that was turned by ``np.rot90``, then mirrored, in its own."""
+    """Turn back boxes ``(..., 7)`` of a window that ``np.rot90`` turned, and was then mirrored."""
     cx, cy, angle = rows[..., 0], rows[..., 1], rows[..., 4]
     if mirrored:
         cx, angle = side - cx, -angle
@@ -149,5 +149,5 @@ def _turned_back(
 
 
 def as_torch_dtype(pixels: NDArray[Any]) -> NDArray[Any]:
-    """The same values in a dtype that torch computes with: uint8 and float32 stay, others widen."""
+    """Cast values to a dtype that torch computes with: uint8 and float32 stay, others widen."""
     return pixels if pixels.dtype in (np.uint8, np.float32) else pixels.astype(np.float32)
