@@ -94,12 +94,12 @@ def _duration(seconds: float) -> str:
 
 
 def print_json(value: Any, *, to_stderr: bool = False) -> None:
-    """One JSON object, readable by people too."""
+    """Print one JSON object, readable by people too."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), err=to_stderr)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
-    """A table with the first column to the left and figures to the right."""
+    """Print a table with the first column to the left and figures to the right."""
     from rich.table import Table
 
     _print(title, to_stderr=to_stderr)
@@ -112,7 +112,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_std
 
 
 def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> None:
-    """Names and values, side by side."""
+    """Print names and values, side by side."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))

@@ -61,7 +61,7 @@ def evaluate(
 
 
 def print_scores(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """Figures by class, then the means: of pixels, of boxes, or of change."""
+    """Print figures by class, then the means: of pixels, of boxes, or of change."""
     telling = {"ap50": print_box_figures, "batch_f1": print_change_figures}
     print_figures = next((telling[key] for key in telling if key in figures), print_pixel_figures)
     print_figures(title, figures, to_stderr=to_stderr)

@@ -13,7 +13,7 @@ _COUNTS = {"truths": "objects", "found": "found"}
 
 
 def print_pixel_figures(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """IoU, F1, precision and recall by class, then the means."""
+    """Print IoU, F1, precision and recall by class, then the means."""
     rows = [
         [name, *(share(record.get(column)) for column in _PIXELS)]
         for name, record in figures["classes"].items()
@@ -24,7 +24,7 @@ def print_pixel_figures(title: str, figures: dict[str, Any], *, to_stderr: bool)
 
 
 def print_change_figures(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """IoU, F1, precision and recall of change, by kind, as means over batches, and as polygons."""
+    """Print IoU, F1, precision and recall of change, by kind, over batches, and as polygons."""
     records = {"change": figures, **figures.get("classes", {})}
     records["mean of batches"] = {
         column: figures[f"batch_{column}"] for column in ("f1", "precision", "recall")
@@ -39,7 +39,7 @@ def print_change_figures(title: str, figures: dict[str, Any], *, to_stderr: bool
 
 
 def print_box_figures(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """Average precision, precision and recall by class, the means, and errors where measured."""
+    """Print average precision, precision and recall by class, means, and errors where measured."""
     rows = [
         [
             name,
@@ -58,5 +58,5 @@ def print_box_figures(title: str, figures: dict[str, Any], *, to_stderr: bool) -
 
 
 def share(value: float | None) -> str:
-    """A share of one, or a dash where there is none."""
+    """Format a share, or a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"

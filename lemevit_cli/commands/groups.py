@@ -142,7 +142,7 @@ class Reporting:
 
     @property
     def console(self) -> Console:
-        """Where progress, notes and warnings go."""
+        """Make the console that progress, notes and warnings go to."""
         return Console(quiet=self.quiet, show_progress=not self.no_progress)
 
 

@@ -32,7 +32,7 @@ def info(
 
 
 def _lines(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested record as rows: ``training.steps`` and its value."""
+    """Flatten a nested record to rows: ``training.steps`` and its value."""
     rows: list[tuple[str, str]] = []
     for name, value in record.items():
         if isinstance(value, dict) and value:

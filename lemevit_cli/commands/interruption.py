@@ -26,14 +26,14 @@ def install() -> None:
 
 
 def hold() -> None:
-    """From now on the caller calls :func:`check` again and again."""
+    """Only note signals from now on: the caller calls :func:`check` again and again."""
     global _held
     check()
     _held = True
 
 
 def release() -> None:
-    """The caller's loop has ended: a signal noted in it acts now, later ones at once."""
+    """Let signals act again: one noted since :func:`hold` now, later ones at once."""
     global _held
     _held = False
     check()

@@ -14,7 +14,7 @@ _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of
 
 
 def debugging() -> bool:
-    """Whether ``--debug`` was given."""
+    """Say whether ``--debug`` was given."""
     return _debug
 
 
@@ -496,13 +496,13 @@ Resume = Annotated[
 
 
 def given(context: typer.Context) -> tuple[str, ...]:
-    """Names of the parameters that the user wrote down, rather than left at their defaults."""
+    """Return names of the parameters that the user wrote down, not left at their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return tuple(n for n, source in sources.items() if source and source.name != "DEFAULT")
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """``3,2,1`` as numbers; wrong usage if it is anything else."""
+    """Read ``3,2,1`` as numbers; wrong usage if it is anything else."""
     return parse_numbers(text, "-b", kind="bands")
 
 
@@ -524,12 +524,12 @@ def parse_numbers(
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:
-    """``building,water`` as names."""
+    """Read ``building,water`` as names."""
     return None if text is None else tuple(part.strip() for part in text.split(","))
 
 
 def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` pairs as a dictionary with upper-case names."""
+    """Read ``NAME=VALUE`` pairs as a dictionary with upper-case names."""
     options = {}
     for pair in pairs or []:
         name, separator, value = pair.partition("=")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_folder(scenes: Sequence[str], output: str | None) -> None:
-    """Several results go into a folder; wrong usage if anything else is named."""
+    """Refuse to put several results anywhere but into a folder, as wrong usage."""
     from lemevit_cli.inference.scenes import is_folder
 
     if len(scenes) > 1 and output is not None and not is_folder(output):
@@ -24,7 +24,7 @@ def check_folder(scenes: Sequence[str], output: str | None) -> None:
 
 
 def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
-    """Paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
+    """Print paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
     if as_json and len(report.results) + len(report.failures) > 1:
         failures = {scene: str(error) for scene, error in report.failures.items()}
         print_json({"results": report.results, "failures": failures})
@@ -36,7 +36,7 @@ def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
 
 
 def tell_failures(report: Report) -> None:
-    """A line for every scene that failed, and exit 1 if there is any."""
+    """Print a line for every scene that failed, and exit 1 if there is any."""
     for scene, error in report.failures.items():
         typer.echo(f"lemevit: failed: {scene}: {error}", err=True)
     if report.failures:

@@ -263,7 +263,7 @@ def train(
 
 
 def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions) -> None:
-    """Options that only scenes heed are not silently ignored without one."""
+    """Refuse options that only scenes heed, if there is none, rather than ignore them."""
     may_list_scenes = any(path.lower().endswith(".toml") for path in data.paths)
     for name, (option, in_lists) in _OF_SCENES.items():
         if name in given and not data.scenes and not (may_list_scenes and in_lists):
@@ -282,7 +282,7 @@ def labelled_scenes(
     option: str,
     after: list[str] | None = None,
 ) -> list[LabelledScene]:
-    """Scenes with their labels, as many of each or one file of labels for all.
+    """Pair scenes with their labels, as many of each or one file of labels for all.
 
     Args:
         after: of pairs the later dates, as many as scenes.
@@ -301,7 +301,7 @@ def labelled_scenes(
 
 
 def _summary(record: dict[str, Any]) -> None:
-    """How the weights score on the validation part of each data set, on stderr."""
+    """Print, on stderr, how the weights score on the validation part of each data set."""
     from lemevit_cli.commands.evaluate import print_scores
 
     for name, figures in record["scores"].items():
