@@ -120,7 +120,7 @@ def _common(pair: ScenePair, part: Window) -> Window:
 def _after_on(
     sheet: Sheet, pair: ScenePair, part: Window
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Bring the second date onto the sheet: read decimated, then resampled by bilinear."""
+    """Bring the second date onto the sheet: read decimated, then bilinear where grids differ."""
     after, longest = pair.after, max(sheet.shape)
     if pair.resampling is None:
         pixels, valid = after.read_overview(longest, window=part)

@@ -26,7 +26,7 @@ def install() -> None:
 
 
 def hold() -> None:
-    """Only note signals from now on: the caller calls :func:`check` again and again."""
+    """Hold signals back from now on: the caller calls :func:`check` again and again."""
     global _held
     check()
     _held = True

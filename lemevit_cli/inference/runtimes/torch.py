@@ -136,7 +136,7 @@ class SymmetricDetector:
 def _turned_back(
     rows: NDArray[np.float64], turns: int, *, side: int, mirrored: bool
 ) -> NDArray[np.float64]:
-    """Turn back boxes ``(..., 7)`` of a window that ``np.rot90`` turned, and was then mirrored."""
+    """Turn back boxes ``(..., 7)`` of a window turned by ``np.rot90``, then mirrored."""
     cx, cy, angle = rows[..., 0], rows[..., 1], rows[..., 4]
     if mirrored:
         cx, angle = side - cx, -angle

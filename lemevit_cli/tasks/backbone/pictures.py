@@ -175,7 +175,7 @@ def _items_of(path: str) -> Iterator[_Item]:
 
 
 def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
-    """Drop what an earlier item has already, or nothing could be held back; and how many."""
+    """Drop what an earlier item has already, or nothing could be held back; count the dropped."""
     seen: set[str] = set()
     kept, again = [], 0
     for item in items:
