@@ -34,7 +34,7 @@ def predict(
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
-    """Tell what covers the ground, pixel by pixel, on the scene's own grid.
+    """Classify every pixel of a scene, on the scene's own grid.
 
     Prints the path of the result. The suffix of the output chooses the format: .tif for a
     raster of classes, .shp .gpkg .geojson .fgb for polygons.

@@ -171,7 +171,7 @@ def train(
             min=0.0,
             max=1.0,
             metavar="PART",
-            help="Part of the training in which the backbone rests.",
+            help="Part of the training in which the backbone is frozen.",
             rich_help_panel=_SCHEDULE,
         ),
     ] = 0.0,
