@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_record
+from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
     Reporting,
     Running,
@@ -16,6 +16,7 @@ from lemevit_cli.commands.groups import (
     TrainedWindows,
     grouped,
 )
+from lemevit_cli.commands.reporting import tell_training
 
 _TEACHER = "Teacher"
 
@@ -165,14 +166,7 @@ def pretrain(
         record = pretraining.pretrain(sources, output, teaching, recipe, console)
     finally:
         leave_group()
-    if "scores" not in record:
-        return  # one of several processes; the first one tells
-    if reporting.json:
-        print_json(record)
-        return
-    if not reporting.quiet:
-        _summary(record)
-    typer.echo(record["path"])
+    tell_training(record, reporting, _summary)
 
 
 def parse_levels(text: str) -> dict[int, float]:

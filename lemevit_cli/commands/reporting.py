@@ -1,13 +1,14 @@
-"""What commands over several scenes tell at their end."""
+"""What commands tell at their end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lemevit_cli.commands.console import print_json
+from lemevit_cli.commands.groups import Reporting
 
 if TYPE_CHECKING:
     from lemevit_cli.inference.scenes import Report
@@ -41,3 +42,20 @@ def tell_failures(report: Report) -> None:
         typer.echo(f"lemevit: failed: {scene}: {error}", err=True)
     if report.failures:
         raise typer.Exit(1)
+
+
+def tell_training(
+    record: dict[str, Any], reporting: Reporting, summary: Callable[[dict[str, Any]], None]
+) -> None:
+    """Print the path of weights, or all of a training's record as JSON, and a summary on stderr.
+
+    Of several processes the first one alone has figures to tell.
+    """
+    if "scores" not in record:
+        return
+    if reporting.json:
+        print_json(record)
+        return
+    if not reporting.quiet:
+        summary(record)
+    typer.echo(record["path"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_record
+from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
     Labelling,
     Reporting,
@@ -20,6 +20,7 @@ from lemevit_cli.commands.groups import (
     TrainedWindows,
     grouped,
 )
+from lemevit_cli.commands.reporting import tell_training
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -252,14 +253,7 @@ def train(
         record = training.train(task.value, found, output, recipe, console, samples=show_samples)
     finally:
         leave_group()
-    if "scores" not in record:
-        return  # one of several processes; the first one tells
-    if reporting.json:
-        print_json(record)
-        return
-    if not reporting.quiet:
-        _summary(record)
-    typer.echo(record["path"])
+    tell_training(record, reporting, _summary)
 
 
 def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions) -> None:
