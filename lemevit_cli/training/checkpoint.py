@@ -77,7 +77,7 @@ class Run:
 def recipe_of(
     options: TrainingOptions, *, processes: int, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Plain values that a resume must find unchanged, by the names of their options."""
+    """Return plain values that a resume must find unchanged, by the names of their options."""
     named = asdict(options)
     varied = {f"augmentation.{key}": value for key, value in named.pop("augmentation").items()}
     chosen = {key: value for key, value in named.items() if key not in _FREE}

@@ -40,7 +40,7 @@ class AugmentationOptions:
 
     @classmethod
     def none(cls) -> AugmentationOptions:
-        """Windows as they are."""
+        """Return options that leave windows as they are."""
         return cls(
             symmetries=False,
             turns=0.0,

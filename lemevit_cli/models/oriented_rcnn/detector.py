@@ -101,7 +101,7 @@ PAPER_HEAD = asdict(
 
 
 def head_defaults() -> dict[str, Any]:
-    """Arguments of the light form, a copy."""
+    """Return a copy of the arguments of the light form."""
     return dict(LIGHT_HEAD)
 
 
@@ -181,7 +181,7 @@ class OrientedRCNN(nn.Module):
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """Names of the layers that have a row for every class."""
+        """Return the names of the layers that have a row for every class."""
         return ("roi_head.classify",)
 
     def forward(
@@ -191,7 +191,7 @@ class OrientedRCNN(nn.Module):
         labels: Tensor | None = None,
         unknown: Tensor | None = None,
     ) -> Tensor:
-        """The loss in training mode; in evaluation mode the boxes that were found.
+        """Return the loss in training mode; in evaluation mode the boxes that were found.
 
         Args:
             pixels: ``(B, bands, H, W)``, uint8 or float, any size.
@@ -214,7 +214,7 @@ class OrientedRCNN(nn.Module):
     def losses(
         self, pixels: Tensor, boxes: Tensor, labels: Tensor, unknown: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The four terms of the loss by their names, each a mean over the samples of the batch."""
+        """Return the four terms of the loss by name, each a mean over the samples of the batch."""
         if self.freeze_norms:
             self._rest_norms()
         truths = truths_of(boxes, labels, unknown, self.num_classes)
@@ -249,7 +249,7 @@ class OrientedRCNN(nn.Module):
         return answer
 
     def _seen(self, pixels: Tensor, octave: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What may be objects in pictures that are halved so often.
+        """Return what may be objects at one pyramid scale, of pictures halved ``octave`` times.
 
         Returns:
             Boxes ``(R, 5)`` in pixels of the whole pictures, scores and pictures as :meth:`_look`.
@@ -270,7 +270,7 @@ class OrientedRCNN(nn.Module):
     def _look(
         self, levels: Sequence[Tensor], boxes: Tensor, pictures: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Better boxes ``(R, 5)``, their scores ``(R, classes)`` and pictures, of proposals.
+        """Refine proposals by cascade stages: boxes ``(R, 5)``, scores ``(R, classes)``, pictures.
 
         Only what may be an object is looked at again.
         """
@@ -286,7 +286,7 @@ class OrientedRCNN(nn.Module):
         return boxes, scores, pictures
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
-        """The pyramid's maps ``(B, channels, H / s, W / s)``, s from 4 to 64; sides round up."""
+        """Return the pyramid ``(B, channels, H / s, W / s)``, s from 4 to 64; sides round up."""
         x = (pad_to_stride(pixels) - self.mean) / self.std
         features = self.encoder(x)[-_LEVELS:]
         norms = list(self.feature_norms)[-_LEVELS:]
@@ -301,7 +301,7 @@ class OrientedRCNN(nn.Module):
 
 
 def halved(pixels: Tensor, times: int) -> Tensor:
-    """Pictures ``(B, bands, H, W)`` with sides of a power of two of theirs, of one pixel at least.
+    """Shrink pictures ``(B, bands, H, W)`` by a power of two, to one pixel at least.
 
     A pixel is the weighted mean of those around it; place ``x`` becomes ``x / 2 ** times`` exactly.
     """
@@ -343,7 +343,7 @@ def _form(head_args: Mapping[str, Any] | None) -> HeadForm:
 
 
 def _best_boxes(boxes: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
-    """Rows of the answer ``(N, 7)``, best first, of boxes ``(P, 5)`` and scores ``(P, classes)``.
+    """Return the answer ``(N, 7)``, best first, of boxes ``(P, 5)`` and scores ``(P, classes)``.
 
     A box may answer for several classes; suppression is within a class.
     """

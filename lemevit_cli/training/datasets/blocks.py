@@ -34,11 +34,11 @@ class BlockGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
+        """Count the rows and columns of blocks."""
         return len(self.row_edges) - 1, len(self.col_edges) - 1
 
     def window(self, rows: slice, cols: slice) -> Window:
-        """The rectangle of a range of blocks."""
+        """Return the rectangle of a range of blocks."""
         top, left = self.row_edges[rows.start], self.col_edges[cols.start]
         return Window(
             col_off=left,
@@ -48,7 +48,7 @@ class BlockGrid:
         )
 
     def block(self, row: int, col: int) -> Window:
-        """One block."""
+        """Return the rectangle of one block."""
         return self.window(slice(row, row + 1), slice(col, col + 1))
 
 
@@ -111,7 +111,7 @@ def choose_held_back(
 
 
 def room_of(row: int, col: int, grid: BlockGrid, held_back: NDArray[np.bool_]) -> Window:
-    """A training block's room: grown to all sides in turn, by at most eight blocks to each.
+    """Grow a training block's extent to all sides in turn, by at most eight blocks to each.
 
     Args:
         held_back: ``(rows, cols)`` of the grid, the validation blocks.
