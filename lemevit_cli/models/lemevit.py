@@ -312,7 +312,7 @@ class LeMeViT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps of stages 1 to 4 (indices 0 to 3), not normalised, as dense tasks take them.
+        """Return maps of stages 1 to 4 (indices 0 to 3), not normalised, as dense tasks take them.
 
         Args:
             norm: apply the final batch norm to the last map.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
-    """Where the numbers themselves say that a pixel is valid; None where all do.
+    """Mark where the numbers themselves say that a pixel is valid; None where all do.
 
     Args:
         pixels: ``(bands, H, W)``, raw.
@@ -71,7 +71,7 @@ def _differs(band: NDArray, number: np.generic) -> NDArray[np.bool_]:
 
 
 def as_dtype(value: float, dtype: np.dtype) -> np.generic | None:
-    """``value`` as a number of ``dtype``; None where an integer type cannot hold it."""
+    """Return ``value`` as a number of ``dtype``; None where an integer type cannot hold it."""
     if np.issubdtype(dtype, np.floating):
         with np.errstate(over="ignore"):
             return dtype.type(value)

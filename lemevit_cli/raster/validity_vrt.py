@@ -77,7 +77,7 @@ def validity_vrt(
 def _numbers_of_void(
     dtypes: Sequence[str], bands: Sequence[int], nodata: Sequence[float | None]
 ) -> list[tuple[str, float]]:
-    """List bands with the number that voids a pixel if all hold theirs; none if one cannot."""
+    """List bands with their nodata number if all hold theirs; none if one cannot."""
     stated = [(b, v) for b, v in zip(bands, nodata, strict=True) if v is not None]
     numbers = [(b, as_dtype(value, np.dtype(dtypes[b - 1]))) for b, value in stated]
     known = [(f"{b}", float(number)) for b, number in numbers if number is not None]

@@ -72,7 +72,7 @@ class SceneView:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether the model's grid differs from the scene's."""
+        """Say whether the model's grid differs from the scene's."""
         return (self.width, self.height) != (self.scene.width, self.scene.height)
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -120,7 +120,7 @@ class SceneView:
         return (pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), valid
 
     def _row_groups(self, window: Window, cols: AxisFilter) -> list[tuple[int, int]]:
-        """First and last-but-one row of groups that need few scene pixels at once."""
+        """Return first and end row (exclusive) of groups that need few scene pixels at once."""
         shrink = max(1.0, self.scene.height / self.height)
         rows = _PIXELS_AT_ONCE / (cols.stop - cols.start) / shrink
         step = max(1, int(rows) - 2)  # two rows more: the triangle reaches beyond the group
@@ -155,7 +155,7 @@ class SceneView:
 
 
 def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:
-    """Weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
+    """Return weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
 
     Tap by tap instead of as a matrix product, whose order of summation depends on its shape.
     """
@@ -170,7 +170,7 @@ def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np
 
 
 def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
-    """For each model row, where any scene row under it is valid; columns stay as they are."""
+    """Mark for each model row where any scene row under it is valid; columns stay as they are."""
     index = np.arange(rows.first, rows.first + len(rows.taps))
     # The rounding of an exact edge must not put a neighbour under the pixel.
     low = np.floor(index * rows.shrink + 1e-6).astype(np.intp) - rows.start
@@ -181,7 +181,7 @@ def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
 
 
 def filled(pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float] | NDArray) -> NDArray:
-    """Pixels ``(bands, H, W)`` with ``fill``, a value a band, where they are not valid."""
+    """Return pixels ``(bands, H, W)`` with ``fill``, a value a band, where they are not valid."""
     if valid.all():
         return pixels
     values = np.asarray(fill).astype(pixels.dtype)[:, None, None]
