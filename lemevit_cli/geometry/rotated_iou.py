@@ -43,7 +43,7 @@ def paired_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
 
 def shared_areas(boxes: Floats, others: Floats) -> Floats:
     """Return the areas ``(N,)`` that box i ``(N, 5)`` shares with other i ``(N, 5)``."""
-    # In the frame of the other box two of its edges are upright and add exactly nothing.
+    # In the frame of the other box two of its edges are vertical and add exactly nothing.
     cos, sin = np.cos(others[:, 4]), np.sin(others[:, 4])
     dx, dy = (boxes[:, :2] - others[:, :2]).T
     turned = np.column_stack(

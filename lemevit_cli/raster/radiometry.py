@@ -47,7 +47,7 @@ class Stretch:
     def apply(self, pixels: NDArray) -> NDArray[np.float32]:
         """Map pixels ``(bands, H, W)``; the result is new and lies in :attr:`value_range`.
 
-        Void pixels must hold finite numbers or be replaced afterwards; a NaN stays one.
+        Nodata pixels must hold finite numbers or be replaced afterwards; a NaN stays one.
         """
         bottom, top = self.value_range
         low = np.array(self.low, np.float64)

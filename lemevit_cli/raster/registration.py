@@ -75,7 +75,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
     cols, rows = (round(float(d)) for d in np.median(coarse, axis=0))
     agreed = coarse
     if cols or rows:
-        # Windows that show the same ground share all of it: the second look is sharper.
+        # Windows that show the same ground share all of it: the second estimate is sharper.
         fine = _agreed(_measured(pair, cols=cols, rows=rows))
         agreed = coarse if fine is None else fine
     dx_px, dy_px = (float(d) for d in np.median(agreed, axis=0))
@@ -130,7 +130,7 @@ def _edges(scene: Scene, window: Window) -> NDArray[np.complex64] | None:
 
     Each points along its gradient, columns real and rows imaginary. Its length tells a strong edge
     from a weak one but not from a stronger one: glare and shadows, which move with the sun, would
-    drown all others. Edges at the rim of void pixels are not the ground's and count nothing.
+    drown all others. Edges at the rim of nodata pixels are not the ground's and count nothing.
     """
     pixels, valid = scene.read(window)
     if valid.mean() < _VALID_SHARE:

@@ -156,7 +156,7 @@ class ScenePair:
 
         Returns:
             Pixels ``(bands of both, H, W)`` in :attr:`dtype`, and where both dates are valid
-            ``(H, W)``. Void pixels hold any number.
+            ``(H, W)``. Nodata pixels hold any number.
 
         Raises:
             SceneError: if a file cannot be read there.

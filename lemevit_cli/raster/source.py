@@ -47,7 +47,7 @@ class Warp:
         resampling: ``average`` over what lies under a pixel, ``cubic`` between pixels, or the
             ``nearest`` to the centre.
         src_crs_wkt: CRS of the file, as it states it or as the user does.
-        src_nodata: value that is void in the file, None where no value is.
+        src_nodata: nodata value of the file, None where no value is.
         src_vrt: text of a VRT that is warped instead of the file, None to warp the file.
     """
 

@@ -41,7 +41,7 @@ def validity_vrt(
         bands: those that the rules are about, counted from 1.
         nodata: a raw number for each of them, None where there is none.
         alpha: the file's alpha band, None without one.
-        masked_bands: those whose masks GDAL keeps; a pixel is void where all of these say so.
+        masked_bands: those whose masks GDAL keeps; a pixel is nodata where all of these say so.
     """
     source, dtypes = _parse_path(file).as_vsi(), dataset.dtypes
     root = _raster_like(dataset)

@@ -18,7 +18,7 @@ _PIXELS_AT_ONCE = 4_000_000
 
 
 class ReadableScene(Protocol):
-    """What a view needs of a scene: a :class:`Scene`, or one that is void in places."""
+    """What a view needs of a scene: a :class:`Scene`, or one that has nodata in places."""
 
     @property
     def width(self) -> int: ...
@@ -47,7 +47,7 @@ class SceneView:
         scale: model pixels per scene pixel, along rows and along columns if these differ; 1 reads
             straight.
         stretch: applied to scene pixels, before resampling; None reads values as they are.
-        fill: what void pixels hold, a value a band, in the card's values.
+        fill: what nodata pixels hold, a value a band, in the card's values.
 
     Raises:
         ValueError: if ``scale`` is not positive or ``fill`` has another number of bands.
@@ -80,8 +80,8 @@ class SceneView:
 
         Returns:
             Pixels ``(bands, H, W)``: uint8 if the scene is and nothing is stretched or resampled,
-            else float32; void pixels hold ``fill``. And where they are valid ``(H, W)``: where any
-            scene pixel under the model's pixel is.
+            else float32; nodata pixels hold ``fill``. And where they are valid ``(H, W)``: where
+            any scene pixel under the model's pixel is.
 
         Raises:
             SceneError: if the file cannot be read there.
@@ -148,7 +148,7 @@ class SceneView:
         weight = _weighted(valid.astype(np.float32)[None], rows, cols)[0]
         pixels = _weighted(pixels, rows, cols)
         # Where nothing is missing the weights' sum is 1 but for rounding: not dividing there gives
-        # the same bits as a window that sees no void pixel at all.
+        # the same bits as a window that sees no nodata pixel at all.
         partial = (missing > 0) & (weight > 0)
         np.divide(pixels, weight, out=pixels, where=partial)
         return pixels, _any_under(_any_under(valid, rows).T, cols).T, mask

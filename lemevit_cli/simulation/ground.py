@@ -305,7 +305,7 @@ def _winding_view(
     x, y = np.broadcast_arrays(
         canvas.x.astype(np.float32)[None], canvas.y.astype(np.float32)[:, None]
     )
-    # A look at few points first: most blocks lie off the river.
+    # A test of few points first: most blocks lie off the river.
     thin = (slice(None, None, 8), slice(None, None, 8))
     rough, _ = winding.distance(x[thin], y[thin])
     if np.abs(rough).min() > winding.half_m + margin + 16 * canvas.gsd_m:

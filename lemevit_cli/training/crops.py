@@ -89,7 +89,7 @@ class DrawnWindow:
     """A window as it was drawn and read, before any variation.
 
     Args:
-        side: of the square that the window becomes; the window is smaller where its room is.
+        side: of the square that the window becomes; the window is smaller where its extent is.
         pixels, valid, ids: as :meth:`Source.read` gives them.
         generator: for what is drawn next.
     """
@@ -139,12 +139,12 @@ class WindowDraw:
 class TrainingCrops(Dataset[dict[str, Tensor]]):
     """Sample ``i``: augmented pixels ``(bands, crop, crop)`` float32, ids ``(crop, crop)``, groups.
 
-    Void pixels hold ``fill``, as where a scene is predicted; no augmentation touches them.
+    Nodata pixels hold ``fill``, as where a scene is predicted; no augmentation touches them.
 
     Args:
         draw: gives windows by number.
         value_range: of the pixels, for the augmentation.
-        fill: what void pixels hold, a value a band: the card's mean.
+        fill: what nodata pixels hold, a value a band: the card's mean.
     """
 
     def __init__(
@@ -239,8 +239,8 @@ def draw_window(
 
     Returns:
         Site, window, and the side of the square that the window becomes: ``side``, less in a
-        smaller room, but not below ``crop``, so that nothing is magnified for want of room. The
-        window is as wide and high as that, or as the room.
+        smaller extent, but not below ``crop``, so that nothing is magnified for want of it. The
+        window is as wide and high as that, or as the extent.
     """
     class_id = pick(source.class_shares, generator)
     cumulated = source.cell_counts[class_id]

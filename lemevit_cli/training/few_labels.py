@@ -20,7 +20,7 @@ from lemevit_cli.training.sources import Sources
 
 FEW = 0.05  # of the pixels that could have a label
 
-# The backbone rests, so that steps are short and many; colours stay what they are on this scene.
+# The backbone is frozen, so that steps are short and many; colours stay as they are on this scene.
 _RECIPE: dict[str, Any] = {
     "decoder": PIXEL_DECODER,
     "optimizer": "adamw",
@@ -45,7 +45,7 @@ def suit_few_labels(options: TrainingOptions, found: Sources) -> TrainingOptions
     """Return options for few labels, in all that the user did not choose; others as they are.
 
     Labels are few if no source says what all its pixels are, and less than a twentieth of them has
-    a label. The backbone rests then, so it must know something: without weights of its kind to
+    a label. The backbone is frozen then, so it must know something: without weights of its kind to
     start from nothing is changed.
     """
     if any(source.is_complete for source in found.training) or share_of_labels(found) >= FEW:

@@ -198,7 +198,7 @@ def _accelerator(options: TrainingOptions) -> Accelerator:
     precision = _MIXED_PRECISION[choose_dtype(options.precision, device)]
     if device.index is not None:
         torch.cuda.set_device(device)
-    # A backbone of timm may carry parts that its maps do not depend on, and a backbone may rest:
+    # A backbone of timm may carry parts that its maps do not depend on, and one may be frozen:
     # no gradient reaches them.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
@@ -302,9 +302,9 @@ def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
 
 
 def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
-    """Set mode and rates of the next step: a frozen backbone is as in use, and fixed.
+    """Set mode and rates of the next step: a frozen backbone is in evaluation mode.
 
-    While a time budget is measured, every other step computes the gradients of a resting backbone
+    While a time budget is measured, every other step computes the gradients of a frozen backbone
     too, to learn what they will cost, but its rate is zero.
     """
     run.model.train()

@@ -65,7 +65,7 @@ class FirstSteps:
 
     Args:
         budget_s: for the whole run.
-        head_first: part of the run in which the backbone rests; these steps are shorter.
+        head_first: part of the run in which the backbone is frozen; these steps are shorter.
     """
 
     budget_s: float

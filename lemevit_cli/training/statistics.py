@@ -46,7 +46,7 @@ def statistics_of(draw: Callable[[int], Drawn], *, bands: int, dtype: str) -> St
     """Return ImageNet's mean and deviation for 8-bit RGB; else measure training windows.
 
     The windows are the first of the training itself, so that sources and classes weigh as they
-    will. Void pixels do not count. The range leaves out a thousandth at either end.
+    will. Nodata pixels do not count. The range leaves out a thousandth at either end.
 
     Raises:
         DataError: if the values have no range, or none is valid.

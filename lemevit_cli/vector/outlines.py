@@ -107,13 +107,13 @@ def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
     """Sum a raster of whole numbers over the pixels of each polygon, exactly.
 
     No pixel is given a label. Green's theorem on a grid: the sum within a ring is that of the
-    running sums ``S`` (all pixels above and to the left of a corner) along its upright edges,
+    running sums ``S`` (all pixels above and to the left of a corner) along its vertical edges,
     ``S(end) - S(start)``, down counted against up. So each strip of the raster answers for the
     corners in it, and polygons may be as many and as large as they like.
 
     Args:
-        polygons: ``(N,)`` as :func:`outlined` gives them: corners are whole numbers, edges upright
-            or level.
+        polygons: ``(N,)`` as :func:`outlined` gives them: corners are whole numbers, edges vertical
+            or horizontal.
         path: a raster of one band of unsigned integers, on the same grid.
     """
     rings, ring_owner = shapely.get_rings(polygons, return_index=True)

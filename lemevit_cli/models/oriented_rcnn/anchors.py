@@ -1,4 +1,4 @@
-"""Anchors: upright boxes of three shapes around every cell of every level."""
+"""Anchors: axis-aligned boxes of three shapes around every cell of every level."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ RULES = {
     "paper": Rules(
         inside_only=True, anchor_iou=0.7, anchors_an_object=1, moved_copies=0, offset_weight=None
     ),
-    # The paper's rules leave a long object one anchor, and the second stage no proposal of it but
-    # the object itself: a proposal that is turned a little wrong overlaps it by less than half.
+    # The paper's assigner leaves a long object one anchor, and the second stage no proposal of it
+    # but the object itself: a proposal that is turned a little wrong overlaps it by less than half.
     # Long training makes up for that, short training cannot.
     "generous": Rules(
         inside_only=False, anchor_iou=0.5, anchors_an_object=4, moved_copies=8, offset_weight=0.3

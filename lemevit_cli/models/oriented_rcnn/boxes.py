@@ -84,7 +84,7 @@ def intersections(boxes: Tensor, others: Tensor) -> Tensor:
 def paired_intersections(boxes: Tensor, others: Tensor) -> Tensor:
     """Return shared areas ``(N,)`` of the boxes of each row of ``(N, 5)`` and ``(N, 5)``.
 
-    In the frame of the other box, which is upright there, let every point of the first box's
+    In the frame of the other box, axis-aligned there, let every point of the first box's
     outline move to the nearest point of the other box. The outline then runs around the
     intersection, and what lay outside runs along the other's border, to and fro: the area within
     is the line integral of ``x dy``. No vertices are looked for or sorted, so that boxes that are

@@ -30,7 +30,7 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
         (gx - px) / pw, (gy - py) / ph, ln(gw / pw), ln(gh / ph), (ga - gx) / gw, (gb - gy) / gh
 
     over their deviations, where ga is the x of the top corner and gb the y of the right corner; of
-    an upright box that is the corner farthest right, and the one farthest down.
+    an axis-aligned box that is the corner farthest right, and the one farthest down.
 
     Deviates from the original, which looks for ties of top and right corners one by one: where only
     the shorter side lies nearly level, both become one corner and the box a line.

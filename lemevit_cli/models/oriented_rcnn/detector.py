@@ -8,9 +8,10 @@ LeMeViT's authors trained it in OBBDetection. Written from a description of what
 The paper's form (``PAPER_HEAD``) reads the backbone's raw features. The light form, the default,
 has narrower layers, fewer proposals, and a batch norm of each level in front of the pyramid:
 channels of LeMeViT's levels differ in size by two orders of magnitude (see ``segmenter.py``). It
-learns by more generous rules (``assignment.RULES``), and looks at what it found twice more: of a
-better box the second stage tells more exactly where the object lies, and what it is. It also sees
-each picture at half its size, where what is as large as the windows that it learned from is small.
+learns by a more generous assigner (``assignment.RULES``), and has three cascade stages: of a better
+box the next stage tells more exactly where the object lies, and what it is. It also has a second
+pyramid scale, each picture at half its size, where what is as large as the windows that it learned
+from is small.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class HeadForm:
         hidden: width of the two layers that look at a proposal.
         proposals: kept of each level, and of a picture.
         rpn_samples, roi_samples: anchors and proposals of a picture that the losses look at.
-        rules: a name in ``assignment.RULES``: which anchors and proposals the losses look at.
-        looks: how often the second stage looks at a proposal, each time at the box it found last.
-        octaves: 1 sees pictures as they are, 2 at half their size too, and so on.
+        rules: the assigner, a name in ``assignment.RULES``: which anchors, proposals are samples.
+        looks: cascade stages, each refining the boxes of the one before.
+        octaves: pyramid scales: 1 sees pictures as they are, 2 at half their size too, and so on.
         norm_levels: a batch norm of each level of the backbone in front of the pyramid.
         freeze_norms: the backbone's batch norms keep their statistics while training. Right for a
             backbone that has learned much already, wrong for one that starts from nothing.
@@ -112,7 +113,7 @@ class Decoding:
     Args:
         score: boxes of a lower score are left out.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
-        max_per_window: room for boxes in the answer.
+        max_per_window: rows for boxes in the answer.
     """
 
     score: float = 0.05
@@ -272,7 +273,7 @@ class OrientedRCNN(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Refine proposals by cascade stages: boxes ``(R, 5)``, scores ``(R, classes)``, pictures.
 
-        Only what may be an object is looked at again.
+        Only what may be an object goes through the next stage.
         """
         scores = boxes.new_full((len(boxes), self.num_classes), float("inf"))
         for _ in range(self.looks):

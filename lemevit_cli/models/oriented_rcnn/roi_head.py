@@ -1,4 +1,4 @@
-"""The second look: what is in each proposal, and how exactly does it lie?"""
+"""The second stage: what is in each proposal, and how exactly does it lie?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RoiHead(nn.Module):
         channels: of the levels.
         hidden: width of both layers.
         samples: proposals of a picture that the loss looks at.
-        rules: which proposals learn which object.
+        rules: the assigner: which proposals learn which object.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class RegionProposals(nn.Module):
         channels: of the levels.
         samples: anchors of a picture that the loss looks at.
         proposals: kept before and after suppression: of each level, then of a picture.
-        rules: which anchors learn which object.
+        rules: the assigner: which anchors learn which object.
     """
 
     def __init__(self, channels: int, *, samples: int, proposals: int, rules: Rules) -> None:

@@ -1,9 +1,9 @@
 """Blocks of a scene: which are held back for validation, and how far training windows reach.
 
 Pure arithmetic on windows and counts. A scene is cut into blocks of nearly equal sides; a block is
-a training block, a validation block, or has no labels. The room of a training block is its
-rectangle, grown over neighbours that are no validation blocks: a window inside the room shares no
-pixel with any validation block.
+a training block, a validation block, or has no labels. The extent of a training block is
+its rectangle, grown over neighbours that are no validation blocks: a window inside the extent
+shares no pixel with any validation block.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def choose_held_back(
     given back, if this brings the classes' shares, by the sum of their squared distances, closer
     to the fraction. At least half of each class (``1 - fraction`` of it, if that is less) and one
     block stay for training. Two by two neighbours follow each other in the order: single blocks
-    here and there would leave the training windows little room between them.
+    here and there would leave the training windows little space between them.
 
     Args:
         counts: ``(N, classes)`` labelled pixels of each block, none without any.

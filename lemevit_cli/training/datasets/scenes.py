@@ -92,7 +92,7 @@ def open_labelled_scene(
 ) -> SceneParts:
     """Open a scene with its labels, count its classes, and divide it unless its split is stated.
 
-    Validity is read only if the scene can have void pixels, and only where labels may be.
+    Validity is read only if the scene can have nodata pixels, and only where labels may be.
 
     Args:
         crop: side of the training windows, from which the blocks' sides follow.

@@ -21,8 +21,8 @@ class Site:
 
     Args:
         scene: path of the raster.
-        room: windows lie inside, in pixels of the raster.
-        area: what is aimed at, or validated; inside ``room``. Of a picture both are the whole.
+        room: the extent that windows lie inside, in pixels of the raster.
+        area: the core that is aimed at, or validated, inside ``room``. Of a picture both are all.
         gsd_m: metres a pixel on the ground, None where the raster is not tied to the earth.
         after: path of the later date, where ``scene`` is the earlier one of two.
     """
@@ -121,7 +121,7 @@ class Source(Protocol):
         Returns:
             Pixels ``(bands, H, W)``, of a pair ``(2 * bands, H, W)`` with the earlier date first;
             where they are valid ``(H, W)``; and class ids ``(H, W)``, ``NODATA_CLASS`` where
-            ignored, unknown or void.
+            ignored, unknown or nodata.
         """
         ...
 
