@@ -9,23 +9,23 @@ class Progress(Protocol):
     """Hears what happens; never decides anything."""
 
     def start(self, label: str, *, total: int, unit: str) -> None:
-        """A phase of ``total`` units begins."""
+        """Begin a phase of ``total`` units."""
         ...
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """``count`` units are done; figures (loss, megapixels) are for show."""
+        """Add ``count`` units that are done; figures (loss, megapixels) are for show."""
         ...
 
     def finish(self) -> None:
-        """The phase is over."""
+        """End the phase."""
         ...
 
     def warn(self, message: str) -> None:
-        """Something the user should know, in one line."""
+        """Say something that the user should know, in one line."""
         ...
 
     def note(self, message: str) -> None:
-        """Something that was decided for the user, in one line."""
+        """Say what was decided for the user, in one line."""
         ...
 
 

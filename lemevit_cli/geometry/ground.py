@@ -33,7 +33,7 @@ def is_tied_to_earth(crs_wkt: str | None) -> bool:
 
 
 def pixel_area_m2(georeference: Georeference, *, col: float, row: float) -> float | None:
-    """Ground area of a pixel-sized square centred on ``(col, row)``, pixel coordinates.
+    """Measure the ground area of a pixel-sized square centred on ``(col, row)``, in pixels.
 
     None where the raster has no transform, no CRS tied to the earth, or the square leaves the
     CRS's domain.
@@ -49,7 +49,7 @@ def pixel_area_m2(georeference: Georeference, *, col: float, row: float) -> floa
 def polygon_areas_m2(
     geometries: Sequence[Any] | NDArray, crs_wkt: str | None
 ) -> NDArray[np.float64]:
-    """Ground areas of shapely polygons or multipolygons, holes subtracted.
+    """Measure the ground areas of shapely polygons or multipolygons, holes subtracted.
 
     Edges are straight in the CRS, as the edges of pixels are. In a projected CRS a polygon may
     cross the antimeridian or hold a pole. In degrees an edge is as long as it is drawn: one from
@@ -79,7 +79,7 @@ def polygon_areas_m2(
 def polygon_perimeters_m(
     geometries: Sequence[Any] | NDArray, crs_wkt: str | None
 ) -> NDArray[np.float64]:
-    """Lengths on the ground of the outlines of shapely polygons, those of holes too.
+    """Measure the outlines of shapely polygons on the ground, those of holes too.
 
     Returns:
         ``(N,)`` in metres, NaN outside the CRS's domain, 0 for what is empty.
@@ -103,7 +103,7 @@ def polygon_perimeters_m(
 
 
 def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
-    """Geodesic distances between pairs of points.
+    """Measure geodesic distances between pairs of points.
 
     Args:
         xy_from, xy_to: ``(N, 2)`` in map units, x first (longitude first in degrees).
@@ -156,7 +156,7 @@ def local_metres(xy: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
 def pixel_metric_m2(
     georeference: Georeference, *, col: float, row: float
 ) -> NDArray[np.float64] | None:
-    """The symmetric ``(2, 2)`` G that gives lengths on the ground near a pixel position.
+    """Return the symmetric ``(2, 2)`` G that gives lengths on the ground near a pixel position.
 
     A step of ``d = (cols, rows)`` is ``sqrt(d G d)`` metres long, whatever the transform and CRS
     do to pixels. None where :func:`pixel_area_m2` is None.
@@ -174,7 +174,7 @@ def pixel_metric_m2(
 def north_in_pixels(
     georeference: Georeference, *, col: float, row: float
 ) -> tuple[float, float] | None:
-    """The direction of true north at a pixel position: ``(cols, rows)`` of length 1, rows down.
+    """Return true north's direction at a pixel position: ``(cols, rows)`` of length 1, rows down.
 
     None where the raster has no transform, no CRS tied to the earth, or the position is outside
     its domain.
@@ -198,7 +198,7 @@ def north_in_pixels(
 
 @lru_cache(maxsize=32)
 def _horizontal_crs(crs_wkt: str) -> pyproj.CRS | None:
-    """The geographic or projected part of a CRS, None if it has none."""
+    """Return the geographic or projected part of a CRS, None if it has none."""
     crs = pyproj.CRS.from_wkt(crs_wkt)
     if crs.is_compound:
         crs = crs.sub_crs_list[0]
@@ -233,7 +233,7 @@ def _geod(crs: pyproj.CRS) -> pyproj.Geod:
 
 
 def _to_lonlat(xy: NDArray, crs: pyproj.CRS) -> tuple[NDArray, NDArray]:
-    """Longitude and latitude in radians on the CRS's own datum, NaN outside its domain.
+    """Return longitude and latitude in radians on the CRS's own datum, NaN outside its domain.
 
     Longitudes may leave [-pi, pi]: only their differences count here.
     """
@@ -248,7 +248,7 @@ def _to_lonlat(xy: NDArray, crs: pyproj.CRS) -> tuple[NDArray, NDArray]:
 
 
 def _from_lonlat(lon: NDArray, lat: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
-    """Positions ``(N, 2)`` in map units, of longitudes and latitudes in radians."""
+    """Return positions ``(N, 2)`` in map units, of longitudes and latitudes in radians."""
     radians_per_unit = _geodetic(crs).axis_info[0].unit_conversion_factor
     x, y = lon / radians_per_unit, lat / radians_per_unit
     if not crs.is_geographic:
@@ -263,7 +263,7 @@ def _inverse_projection(crs_wkt: str) -> pyproj.Transformer:
 
 
 def _ring_areas(rings: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
-    """Unsigned areas of closed rings in map units, all at once."""
+    """Measure unsigned areas of closed rings in map units, all at once."""
     xy, owner = shapely.get_coordinates(rings, return_index=True)
     lon, lat = _to_lonlat(xy, crs)
     geod = _geod(crs)
@@ -286,7 +286,7 @@ def _ring_areas(rings: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
 
 
 def _authalic_height(lat: Any, geod: pyproj.Geod) -> Any:
-    """Height in metres on the cylinder around the equator that keeps areas; odd in ``lat``."""
+    """Return metres of height on the equator's cylinder that keeps areas; odd in ``lat``."""
     sine = np.sin(lat)
     if geod.es == 0:
         return geod.a * sine

@@ -26,7 +26,7 @@ _UNIT_CORNERS = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
 
 
 def corners_of(boxes: ArrayLike) -> Floats:
-    """Corners ``(N, 4, 2)`` of boxes ``(N, 5)``, clockwise on screen.
+    """Return corners ``(N, 4, 2)`` of boxes ``(N, 5)``, clockwise on screen.
 
     The first is the top-left corner of the box before it is turned.
     """
@@ -37,7 +37,7 @@ def corners_of(boxes: ArrayLike) -> Floats:
 
 
 def boxes_of_corners(corners: ArrayLike) -> Floats:
-    """Minimum rectangles ``(N, 5)`` of quadrilaterals ``(N, 4, 2)``, canonical.
+    """Return minimum rectangles ``(N, 5)`` of quadrilaterals ``(N, 4, 2)``, canonical.
 
     Exact for rectangles. The order of the corners does not count; they may cross, lie on a line or
     be one point.
@@ -50,7 +50,7 @@ def boxes_of_corners(corners: ArrayLike) -> Floats:
 
 
 def box_of_polygon(points: ArrayLike) -> Floats:
-    """The minimum rectangle ``(5,)`` of a polygon's corners ``(K, 2)``, canonical.
+    """Return the minimum rectangle ``(5,)`` of a polygon's corners ``(K, 2)``, canonical.
 
     Raises:
         ValueError: if there is no point.
@@ -64,7 +64,7 @@ def box_of_polygon(points: ArrayLike) -> Floats:
 
 
 def canonical(boxes: ArrayLike) -> Floats:
-    """The same rectangles ``(N, 5)`` with ``w >= h`` and angles in [-pi/2, pi/2)."""
+    """Return the same rectangles ``(N, 5)`` with ``w >= h`` and angles in [-pi/2, pi/2)."""
     cx, cy, w, h, angle = _as_boxes(boxes).T
     upright = h > w
     angle = np.where(upright, angle + np.pi / 2, angle)
@@ -75,7 +75,7 @@ def canonical(boxes: ArrayLike) -> Floats:
 
 
 def circumscribed(boxes: ArrayLike) -> Floats:
-    """The smallest unturned rectangles ``(N, 4)`` around boxes: ``x1, y1, x2, y2``."""
+    """Return the smallest axis-aligned rectangles ``(N, 4)`` around boxes: ``x1, y1, x2, y2``."""
     cx, cy, w, h, angle = _as_boxes(boxes).T
     cos, sin = np.abs(np.cos(angle)), np.abs(np.sin(angle))
     half_x, half_y = (w * cos + h * sin) / 2, (w * sin + h * cos) / 2
@@ -83,7 +83,7 @@ def circumscribed(boxes: ArrayLike) -> Floats:
 
 
 def mapped(boxes: ArrayLike, transform: Affine) -> Floats:
-    """Boxes in the frame that an affine leads to, canonical there.
+    """Map boxes to the frame that an affine leads to, canonical there.
 
     The corners are mapped, then measured: exact where the affine keeps right angles, mirrored or
     not; elsewhere the smallest rectangle around what has become a parallelogram.
@@ -92,7 +92,7 @@ def mapped(boxes: ArrayLike, transform: Affine) -> Floats:
 
 
 def mapped_points(points: Floats, transform: Affine) -> Floats:
-    """Points ``(..., 2)`` through an affine."""
+    """Map points ``(..., 2)`` by an affine."""
     x, y = points[..., 0], points[..., 1]
     a, b, c, d, e, f = transform[:6]
     return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
@@ -163,7 +163,7 @@ def _as_boxes(boxes: ArrayLike) -> Floats:
 
 
 def _smallest_rectangles(points: Floats, directions: Floats) -> Floats:
-    """For each set of points the smallest rectangle that has a side along a direction.
+    """Find for each set of points the smallest rectangle that has a side along a direction.
 
     Args:
         points: ``(N, K, 2)``.

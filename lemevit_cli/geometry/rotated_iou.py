@@ -19,7 +19,7 @@ _PAIRS_AT_ONCE = 8192  # a pair takes about 2 kB on the way; more at once leaves
 
 
 def rotated_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
-    """Intersection over union of every pair of oriented boxes.
+    """Return the intersection over union of every pair of oriented boxes.
 
     Args:
         boxes: ``(N, 5)``, see ``geometry/oriented_boxes.py``.
@@ -35,15 +35,15 @@ def rotated_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
 
 
 def paired_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
-    """Intersection over union of box i ``(N, 5)`` and other i ``(N, 5)``: ``(N,)`` in [0, 1]."""
+    """Return the IoU of box i ``(N, 5)`` and other i ``(N, 5)``: ``(N,)`` in [0, 1]."""
     boxes, others = np.asarray(boxes, dtype=np.float64), np.asarray(others, dtype=np.float64)
     shared = shared_areas(boxes, others)
     return _over_union(shared, boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3])
 
 
 def shared_areas(boxes: Floats, others: Floats) -> Floats:
-    """Areas ``(N,)`` that box i ``(N, 5)`` shares with other i ``(N, 5)``."""
-    # In the frame of the other box two of its edges are upright and add exactly nothing.
+    """Return the areas ``(N,)`` that box i ``(N, 5)`` shares with other i ``(N, 5)``."""
+    # In the frame of the other box two of its edges are vertical and add exactly nothing.
     cos, sin = np.cos(others[:, 4]), np.sin(others[:, 4])
     dx, dy = (boxes[:, :2] - others[:, :2]).T
     turned = np.column_stack(
@@ -56,7 +56,7 @@ def shared_areas(boxes: Floats, others: Floats) -> Floats:
 
 
 def paired_iou_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:
-    """Intersection over union of quadrilateral i and other i, ``(N, 4, 2)`` each.
+    """Return the IoU of quadrilateral i and other i, ``(N, 4, 2)`` each.
 
     The corners follow each other around, either way; quadrilaterals need be neither rectangles nor
     convex. Zero where one has no area.
@@ -83,7 +83,7 @@ def _signed_areas(corners: Floats) -> Floats:
 
 
 def _signed_overlaps(corners: Floats, others: Floats) -> Floats:
-    """Areas that quadrilaterals share, negative where just one of the two runs the other way."""
+    """Return areas that quadrilaterals share, negative where just one runs the other way."""
     shared = np.empty(len(corners))
     for first in range(0, len(corners), _PAIRS_AT_ONCE):
         part = slice(first, first + _PAIRS_AT_ONCE)
@@ -92,7 +92,7 @@ def _signed_overlaps(corners: Floats, others: Floats) -> Floats:
 
 
 def _overlaps_of_few(corners: Floats, others: Floats) -> Floats:
-    """The sum over pairs of edges of the area under the lower one, signed by their directions."""
+    """Sum over pairs of edges the area under the lower one, signed by their directions."""
     # Pairs stand last: numpy's inner loop then runs over them, not over four edges.
     x, y = corners.transpose(2, 1, 0)[:, :, None]  # (4, 1, N) each
     other_x, other_y = others.transpose(2, 1, 0)[:, None]  # (1, 4, N) each

@@ -29,7 +29,7 @@ _PAIRS = 1 << 18  # overlaps computed at once
 def rotated_nms(
     boxes: ArrayLike, scores: ArrayLike, class_ids: ArrayLike, iou: float
 ) -> NDArray[np.int64]:
-    """Indices of the boxes that stay, best score first, of equal scores the lowest index first.
+    """Return the boxes that stay, as indices: best score first, of equal scores the lowest index.
 
     A box falls to a kept one of its class that goes before it if their intersection over union is
     above ``iou``.
@@ -49,7 +49,7 @@ def rotated_nms(
 
 
 def suppress(boxes: Floats, overlap: Overlap, limit: float) -> Indices:
-    """Indices of the boxes ``(N, 5)`` that stay, ascending; earlier boxes go before later ones.
+    """Return ascending indices of the boxes ``(N, 5)`` that stay; earlier boxes go before later.
 
     Args:
         overlap: of box i that goes before, ``(P, 5)``, with box i that may fall, ``(P, 5)``:
@@ -78,7 +78,7 @@ def suppress(boxes: Floats, overlap: Overlap, limit: float) -> Indices:
 
 
 def _settled(boxes: Floats, rectangles: NDArray, overlap: Overlap, limit: float) -> Indices:
-    """The same of few boxes, by all their overlaps."""
+    """Suppress few boxes as :func:`suppress` does, by all their overlaps."""
     better, worse = shapely.STRtree(rectangles).query(rectangles)
     ahead = better < worse
     better, worse = better[ahead], worse[ahead]
@@ -97,7 +97,7 @@ def _settled(boxes: Floats, rectangles: NDArray, overlap: Overlap, limit: float)
 def _exceeding(
     boxes: Floats, better: Indices, worse: Indices, overlap: Overlap, limit: float
 ) -> NDArray[np.bool_]:
-    """Which of the pairs overlap by more than the limit."""
+    """Mark the pairs that overlap by more than the limit."""
     falls = np.empty(len(better), dtype=bool)
     for first in range(0, len(better), _PAIRS):
         part = slice(first, first + _PAIRS)

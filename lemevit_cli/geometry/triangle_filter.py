@@ -29,7 +29,7 @@ class AxisFilter:
 
 
 def triangle_filter(first: int, stop: int, *, source: int, target: int) -> AxisFilter:
-    """Filter for the target pixels ``first .. stop`` (exclusive) of an axis.
+    """Make the filter for the target pixels ``first .. stop`` (exclusive) of an axis.
 
     ``source`` pixels and ``target`` pixels span the same extent. A target pixel is the mean under a
     triangle two target pixels wide, or two source pixels where that is wider: linear interpolation

@@ -24,21 +24,21 @@ class Window:
 
     @property
     def right(self) -> int:
-        """First column beyond the window."""
+        """Return the first column beyond the window."""
         return self.col_off + self.width
 
     @property
     def bottom(self) -> int:
-        """First row beyond the window."""
+        """Return the first row beyond the window."""
         return self.row_off + self.height
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index an array of the frame that the window lies in."""
+        """Return rows and columns, to index an array of the frame that the window lies in."""
         return slice(self.row_off, self.bottom), slice(self.col_off, self.right)
 
     def intersection(self, other: Window) -> Window | None:
-        """The pixels in both, None where there are none."""
+        """Return the pixels in both, None where there are none."""
         col_off, row_off = max(self.col_off, other.col_off), max(self.row_off, other.row_off)
         width = min(self.right, other.right) - col_off
         height = min(self.bottom, other.bottom) - row_off
@@ -47,7 +47,7 @@ class Window:
         return Window(col_off=col_off, row_off=row_off, width=width, height=height)
 
     def shifted(self, *, cols: int, rows: int) -> Window:
-        """The same rectangle, moved by whole pixels."""
+        """Return the same rectangle, moved by whole pixels."""
         return Window(
             col_off=self.col_off + cols,
             row_off=self.row_off + rows,
@@ -56,5 +56,5 @@ class Window:
         )
 
     def relative_to(self, frame: Window) -> Window:
-        """The same rectangle, counted from the upper left corner of ``frame``."""
+        """Return the same rectangle, counted from the upper left corner of ``frame``."""
         return self.shifted(cols=-frame.col_off, rows=-frame.row_off)

@@ -98,7 +98,7 @@ def average_precision(
 
 
 def right_boxes(found: Found, truth: Truth, iou: float = 0.5) -> tuple[Indices, Indices]:
-    """The boxes that are right, as indices, and the truth that each is right about."""
+    """Return the boxes that are right, as indices, and the truth that each is right about."""
     boxes, truths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for class_id in np.unique(truth.class_ids):
         match = _match(found, truth, class_id)
@@ -109,7 +109,7 @@ def right_boxes(found: Found, truth: Truth, iou: float = 0.5) -> tuple[Indices, 
 
 
 def precision_curve(found: Found, truth: Truth, class_id: int) -> tuple[Floats, Floats]:
-    """Recall and precision of a class at an overlap of 0.5, after each box by falling score."""
+    """Return a class's recall and precision at overlap 0.5, after each box by falling score."""
     match = _match(found, truth, class_id)
     return _curve(*_judged(match, 0.5), match.num_truths)
 
@@ -146,7 +146,7 @@ def _counted(match: _Match, scores: Floats, ious: Sequence[float], score: float)
 
 
 def area_under(recall: Floats, precision: Floats) -> float:
-    """The area under a curve whose precision is, at each recall, the best at that recall or more.
+    """Measure the area under a curve whose precision is the best at each recall or more.
 
     Args:
         recall: ``(N,)``, never falling, in [0, 1].
@@ -158,7 +158,7 @@ def area_under(recall: Floats, precision: Floats) -> float:
 
 
 def eleven_points(recall: Floats, precision: Floats) -> float:
-    """The mean of the best precisions at recalls of 0, 0.1, ... 1 or more, as in VOC 2007."""
+    """Average the best precisions at recalls of 0, 0.1, ... 1 or more, as in VOC 2007."""
     # By arange, as the devkit: three tenths are a little less than its fourth point.
     points = np.arange(0.0, 1.1, 0.1)
     return float(np.mean([precision[recall >= t].max(initial=0.0) for t in points]))
@@ -203,7 +203,7 @@ def _match(found: Found, truth: Truth, class_id: int) -> _Match:
 
 
 def _judged(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which boxes are right, and which are wrong."""
+    """Mark the boxes that are right, and those that are wrong."""
     reaches = match.overlaps > iou
     candidates = np.flatnonzero(reaches & ~match.is_difficult)
     first_of_truth = np.unique(match.truths[candidates], return_index=True)[1]
@@ -215,7 +215,7 @@ def _judged(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bo
 def _curve(
     right: NDArray[np.bool_], wrong: NDArray[np.bool_], truths: int
 ) -> tuple[Floats, Floats]:
-    """Recall and precision after each box."""
+    """Return recall and precision after each box."""
     hits, false_alarms = np.cumsum(right), np.cumsum(wrong)
     return hits / max(truths, 1), hits / np.maximum(hits + false_alarms, _TINY)
 
@@ -223,7 +223,7 @@ def _curve(
 def _best_truths(
     corners: Floats, image_ids: Indices, true_corners: Floats, true_image_ids: Indices
 ) -> tuple[Indices, Floats]:
-    """For each found box the truth that it overlaps most, and by how much; -1 and 0 without one."""
+    """Find for each box the truth that it overlaps most, and by how much; -1, 0 without one."""
     best, overlaps = np.full(len(corners), -1), np.zeros(len(corners))
     if len(corners) == 0 or len(true_corners) == 0:
         return best, overlaps
@@ -246,7 +246,7 @@ def _best_truths(
 def _side_by_side(
     corners: Floats, image_ids: Indices, others: Floats, other_image_ids: Indices
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Rectangles around quadrilaterals, the pictures laid out in a row: one index serves all."""
+    """Return rectangles around quadrilaterals, pictures laid out in a row: one index serves all."""
     low = np.minimum(corners.min(axis=(0, 1)), others.min(axis=(0, 1)))
     high = np.maximum(corners.max(axis=(0, 1)), others.max(axis=(0, 1)))
     step = 1.01 * (high[0] - low[0]) + 1.0

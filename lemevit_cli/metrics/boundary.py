@@ -28,7 +28,7 @@ _NOT_THERE = np.iinfo(np.int32).max // 2
 
 
 def disc_of(metric: NDArray[np.float64], tolerance: float) -> Disc:
-    """The pixel steps ``d = (cols, rows)`` with ``sqrt(d G d) <= tolerance``: row by row.
+    """Return the pixel steps ``d = (cols, rows)`` with ``sqrt(d G d) <= tolerance``, row by row.
 
     Args:
         metric: the symmetric ``(2, 2)`` G of :func:`lemevit_cli.geometry.ground.pixel_metric_m2`,
@@ -49,7 +49,7 @@ def disc_of(metric: NDArray[np.float64], tolerance: float) -> Disc:
 
 
 def reach_of(disc: Disc) -> int:
-    """Pixels from the centre to the farthest row or column."""
+    """Count the pixels from the centre to the farthest row or column."""
     return max(abs(n) for row, columns in disc.items() for n in (row, *columns))
 
 
@@ -88,7 +88,7 @@ class BoundaryTally:
                 self._hit[class_id] += np.count_nonzero((edge_true & near)[inside])
 
     def f1(self) -> list[float | None]:
-        """Boundary F1 of each class; None where neither truth nor prediction has a boundary."""
+        """Return boundary F1 of each class; None where neither truth nor prediction has one."""
         return [
             _f1(*counts)
             for counts in zip(
@@ -110,7 +110,7 @@ def _f1(hit: int, true: int, right: int, found: int) -> float | None:
 
 
 def boundary(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Valid pixels of a mask ``(H, W)`` with a valid neighbour, of four, that is not in it."""
+    """Mark valid pixels of a mask ``(H, W)`` with a valid neighbour, of four, that is not in it."""
     other = valid & ~mask
     edge = np.zeros_like(mask)
     edge[1:] |= other[:-1]
@@ -121,7 +121,7 @@ def boundary(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bo
 
 
 def within(points: NDArray[np.bool_], disc: Disc) -> NDArray[np.bool_]:
-    """Where some point ``(H, W)`` lies on the disc around a pixel: a dilation, exact.
+    """Mark where some point ``(H, W)`` lies on the disc around a pixel: a dilation, exact.
 
     For every pixel the column of the next point to the right is found once; each row of the disc
     then takes one comparison, however wide it is.

@@ -23,7 +23,7 @@ NO_GROUP = -1
 def union_of_classes(
     class_lists: Sequence[Sequence[str]], are_complete: Sequence[bool] | None = None
 ) -> tuple[str, ...]:
-    """The classes of a model that learns from several data sets, in order of appearance.
+    """Return the classes of a model that learns from several data sets, in order of appearance.
 
     ``background`` stays a class only if every complete data set has it: where one names all that
     there is, another's background is a group of these.
@@ -40,7 +40,7 @@ def union_of_classes(
 
 
 def groups_of(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[int, ...]:
-    """The data set's class id of every class of the model, matched by name.
+    """Return the data set's class id of every class of the model, matched by name.
 
     Raises:
         DataError: if no class but the background is shared.
@@ -57,7 +57,7 @@ def groups_of(model_classes: Sequence[str], data_classes: Sequence[str]) -> tupl
 
 
 def own_ids(ids: Tensor, groups: Tensor, *, several: int = NODATA_CLASS) -> Tensor:
-    """A source's class ids as the model's.
+    """Return a source's class ids as the model's.
 
     Args:
         ids: ``(H, W)``, of the source.

@@ -41,7 +41,7 @@ class Confusion:
         self.counts += np.bincount(pairs, minlength=n * (n + 1)).reshape(n, n + 1)
 
     def figures(self) -> dict[str, Any]:
-        """``miou``, ``f1``, ``accuracy`` and ``classes.<name>.{iou,f1,precision,recall}``.
+        """Return ``miou``, ``f1``, ``accuracy`` and ``classes.<name>.{iou,f1,precision,recall}``.
 
         All in [0, 1]; ``miou`` and ``f1`` are means over the classes. None where neither truth nor
         prediction has a pixel of the class; such a class does not count in the means.
@@ -66,7 +66,7 @@ class Confusion:
 
 
 def mean_known(values: Iterable[float | None]) -> float | None:
-    """The mean of what is not None; None if all is."""
+    """Average what is not None; None if all is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -89,11 +89,11 @@ class ClassMatch:
     of_prediction: tuple[int, ...]
 
     def truth(self, ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class ids of the data, ``NODATA_CLASS`` kept, as ids among ``classes``."""
+        """Return class ids of the data, ``NODATA_CLASS`` kept, as ids among ``classes``."""
         return _table(self.of_truth)[ids]
 
     def prediction(self, ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class ids of the model as ids among ``classes``; ``NODATA_CLASS`` where none fits."""
+        """Return the model's class ids as ids among ``classes``; ``NODATA_CLASS`` if none fits."""
         return _table(self.of_prediction)[ids]
 
 

@@ -44,7 +44,7 @@ def check_backbone(backbone: str, *, pretrained: bool = False) -> None:
 def make_encoder(
     backbone: str, backbone_args: Mapping[str, Any] | None, *, bands: int, pretrained: bool
 ) -> tuple[nn.Module, list[int]]:
-    """A backbone that answers the picture and its maps, finest first; and the widths of the maps.
+    """Make a backbone that answers the picture and its maps, finest first; return the maps' widths.
 
     A width of zero stands for a stride that the backbone does not have.
 
@@ -67,7 +67,7 @@ def make_encoder(
 
 
 def any_size(backbone: str) -> dict[str, Any]:
-    """What frees a backbone of the image size that its name was trained at, if timm can do so."""
+    """Return what frees a backbone of the image size of its training, if timm can do so."""
     configuration = timm.get_pretrained_cfg(backbone)
     if configuration is None or not configuration.fixed_input_size:
         return {}

@@ -96,7 +96,7 @@ DEFAULT_HEAD = "bit"
 
 
 def head_defaults(head: str) -> dict[str, Any]:
-    """All arguments of a head of that name."""
+    """Return all arguments of a head of that name."""
     return asdict(_form(head, None))
 
 
@@ -169,11 +169,11 @@ class ChangeDetector(nn.Module):
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """Names of the layers that have a row for every class."""
+        """Return the names of the layers that have a row for every class."""
         return ("head.classify",)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(B, classes, H, W)`` of two dates, uint8 or float, on one grid of any size.
+        """Return logits ``(B, classes, H, W)`` of two dates, uint8 or float, on a grid of any size.
 
         Args:
             pixels: ``(B, 2 * bands, H, W)``, all bands of the earlier date first.
@@ -197,7 +197,7 @@ class ChangeDetector(nn.Module):
 
 
 def difference(both: Tensor, *, signed: bool) -> Tensor:
-    """What the later half of a batch ``(2B, ...)`` has more than the earlier: ``(B, ...)``.
+    """Subtract the earlier half of a batch ``(2B, ...)`` from the later: ``(B, ...)``.
 
     Not ``signed``: how much they differ, the same for either order of the dates.
     """
@@ -230,7 +230,7 @@ class BitHead(nn.Module):
         self.classify = nn.Conv2d(channels, num_classes, 3, padding=1)
 
     def forward(self, both: Tensor) -> Tensor:
-        """A map ``(2B, width, h, w)`` of stride s to logits ``(B, classes, s * h, s * w)``."""
+        """Turn a map ``(2B, width, h, w)`` of stride s into logits ``(B, classes, sh, sw)``."""
         x = self.project(F.interpolate(both, scale_factor=2.0))  # (2B, C, 2h, 2w)
         pixels = x.flatten(2).mT  # (2B, N, C)
         tokens = self._mix(self.tokenize(x).flatten(2).softmax(-1) @ pixels)  # (2B, T, C)
@@ -294,7 +294,7 @@ class TokenAttention(nn.Module):
 
 
 def _light_decoder(widths: Sequence[int], form: DifferenceForm) -> nn.Module:
-    """The library's UPerNet: maps of strides 4 to 32 to one of stride 4."""
+    """Make the library's UPerNet: maps of strides 4 to 32 to one of stride 4."""
     # In front stand the picture and, of a backbone without it, stride 2: neither is looked at.
     decoder = UPerNetDecoder([0, 0, *widths[-_LEVELS:]], decoder_channels=form.channels)
     if not form.decode_first:
@@ -304,7 +304,7 @@ def _light_decoder(widths: Sequence[int], form: DifferenceForm) -> nn.Module:
 
 
 def _difference_head(channels: int, num_classes: int) -> nn.Module:
-    """Logits, at the size of the picture, of a difference of stride 4."""
+    """Make layers that turn a difference of stride 4 into logits at the size of the picture."""
     return nn.Sequential(
         OrderedDict(
             refine=Conv2dReLU(channels, channels, kernel_size=3, padding=1),
@@ -333,7 +333,7 @@ def _form(head: str, head_args: Mapping[str, Any] | None) -> BitForm | Differenc
 
 
 def _what_fits(name: str, value: object, default: object) -> str | None:
-    """In words, what an argument takes; None if the value is good."""
+    """Say in words what an argument takes; None if the value is good."""
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
     allowed = range(_LEVELS) if name == "level" else range(1, _LARGEST + 1)

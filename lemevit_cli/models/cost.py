@@ -39,7 +39,7 @@ class Cost:
 
 
 def cost_of(name: str, *, size: int, num_classes: int = 1000) -> dict[str, dict[str, int]]:
-    """Cost of a timm model as a ``classifier`` and as a ``dense_backbone`` (if it can be one).
+    """Count a timm model's cost as a ``classifier`` and as a ``dense_backbone`` (if it can be one).
 
     Args:
         size: side of the square input, pixels.

@@ -86,14 +86,14 @@ class DenseFeatures(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of all maps together."""
+        """Count the channels of all maps together."""
         device = self.mean.device
         maps = self(torch.zeros(1, self.bands, 2 * self.step, 2 * self.step, device=device))
         return sum(m.shape[1] for m in maps)
 
     @property
     def step(self) -> int:
-        """Sides of the input have to be multiples of this many pixels."""
+        """Return the pixels of which the sides of the input have to be multiples."""
         return max(self.strides)
 
     def train(self, mode: bool = True) -> DenseFeatures:
@@ -101,7 +101,7 @@ class DenseFeatures(nn.Module):
         return super().train(False)
 
     def forward(self, pixels: Tensor, *, zoom: float = 1.0) -> list[Tensor]:
-        """Maps ``(B, C, H / stride, W / stride)`` of pixels ``(B, bands, H, W)``, any size.
+        """Return maps ``(B, C, H / stride, W / stride)`` of pixels ``(B, bands, H, W)``, any size.
 
         Args:
             zoom: how much larger the network sees the pixels; its sides are then rounded to whole

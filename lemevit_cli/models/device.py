@@ -10,7 +10,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """Return the torch device of ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
         DeviceError: if the name is unknown or this machine has no such device.
@@ -38,7 +38,7 @@ def _best() -> str:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of the model: ``auto`` is fp32, on CUDA bf16 where it is native, else fp16.
+    """Choose the model's arithmetic: ``auto`` is fp32, on CUDA bf16 where it is native, else fp16.
 
     Raises:
         DeviceError: for fp16 on a CPU, which is slower there than fp32 and overflows.
@@ -55,7 +55,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def default_batch_size(device: str) -> int:
-    """Windows in one pass: many keep a GPU busy; on a CPU more than two only cost memory."""
+    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory."""
     return 2 if device == "cpu" else 16
 
 

@@ -70,7 +70,7 @@ class Distiller(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Tokens ``(B, width, T)`` of all levels, one level behind the other.
+        """Return tokens ``(B, width, T)`` of all levels, one level behind the other.
 
         A level finer than ``TARGET_STRIDE`` is averaged to it: a teacher is blind for such detail,
         and nothing of it is to be unlearned.
@@ -86,13 +86,13 @@ class Distiller(nn.Module):
 
 
 def tokens_of(maps: Tensor, strides: Sequence[int]) -> Tensor:
-    """Maps ``(B, C, h, w)`` of stride ``TARGET_STRIDE`` as tokens ``(B, C, T)`` of all levels."""
+    """Turn maps ``(B, C, h, w)`` of ``TARGET_STRIDE`` into tokens ``(B, C, T)`` of all levels."""
     averaged = [F.avg_pool2d(maps, max(stride // TARGET_STRIDE, 1)) for stride in strides]
     return torch.cat([level.flatten(2) for level in averaged], dim=2)
 
 
 def tokens_of_levels(side: int, strides: Sequence[int]) -> list[int]:
-    """Number of tokens of each level, of square pixels whose side is a multiple of 32.
+    """Count the tokens of each level, of square pixels whose side is a multiple of 32.
 
     Raises:
         ValueError: if it is not.

@@ -109,17 +109,17 @@ class SelfAttention(nn.Module):
 
 
 def split_heads(tokens: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """``(B, N, parts * C)`` to ``parts`` times ``(B, heads, N, C / heads)``, parts outermost."""
+    """Split ``(B, N, parts * C)`` into ``parts`` times ``(B, heads, N, C / heads)``."""
     return tokens.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """Softmax attention of ``(B, heads, N, d)``, merged to ``(B, N, C)``; 1/sqrt(d) if no scale."""
+    """Attend over ``(B, heads, N, d)``, merged to ``(B, N, C)``; 1/sqrt(d) if no scale."""
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
 
 
 def log_ratio(num_meta: int, num_pixels: int, *, like: Tensor) -> Tensor:
-    """ln(M) / ln(N) as a tensor, because N may be symbolic under ``torch.export``."""
+    """Return ln(M) / ln(N) as a tensor, because N may be symbolic under ``torch.export``."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     return math.log(num_meta) / torch.full((), num_pixels, dtype=dtype, device=like.device).log()
 
@@ -193,7 +193,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, c: Tensor | None, keep_meta: bool) -> tuple[Tensor, Tensor | None]:
-        """Without ``keep_meta``, meta tokens are updated only as far as this stage's maps need."""
+        """Update both streams; without ``keep_meta`` meta tokens only as far as maps need it."""
         x = self.downsample(x)
         c = self.meta_mlp(c) if keep_meta or self.image_reads_meta else None
         for i, block in enumerate(self.blocks, start=1):
@@ -295,7 +295,7 @@ class LeMeViT(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Last map, normalised, with the mean of the meta tokens added to every pixel."""
+        """Return the last map, normalised, plus the mean of the meta tokens at every pixel."""
         maps, c = self._run_stages(x, len(self.stages), keep_meta=True)
         return self._fuse(maps[-1], c)
 
@@ -312,7 +312,7 @@ class LeMeViT(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps of stages 1 to 4 (indices 0 to 3), not normalised, as dense tasks take them.
+        """Return maps of stages 1 to 4 (indices 0 to 3), not normalised, as dense tasks take them.
 
         Args:
             norm: apply the final batch norm to the last map.
@@ -332,7 +332,7 @@ class LeMeViT(nn.Module):
     def _run_stages(
         self, x: Tensor, num_stages: int, *, keep_meta: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """Map of each stage, and the last meta tokens, which mean nothing without ``keep_meta``."""
+        """Return each stage's map and the last meta tokens; no use without ``keep_meta``."""
         H, W = x.shape[-2:]
         if H <= LARGEST_SIDE_TOO_SMALL and W <= LARGEST_SIDE_TOO_SMALL:
             raise ValueError(f"LeMeViT needs a side above 8 pixels, got an image of {H} x {W}")
@@ -387,7 +387,7 @@ class LeMeViT(nn.Module):
         return self.head
 
     def no_weight_decay(self) -> set[str]:
-        """Nothing by name: as in the original, the meta tokens and position kernels decay."""
+        """Return no name: as in the original, the meta tokens and position kernels decay."""
         return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -404,7 +404,7 @@ class LeMeViT(nn.Module):
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Linear layers as in the original; norms and convolutions keep PyTorch's defaults."""
+    """Initialise linear layers as the original; norms and convolutions keep PyTorch's defaults."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -155,7 +155,7 @@ class ImageReader(nn.Module):
         self.register_buffer("bv", bv.clone())
 
     def forward(self, q: Tensor, t: Tensor) -> Tensor:
-        """Scaled queries ``(B, h, M, d)`` and tokens ``(B, N, C)`` to ``(B, M, C)``."""
+        """Read tokens ``(B, N, C)`` by scaled queries ``(B, h, M, d)`` into ``(B, M, C)``."""
         # The keys' bias adds the same to all scores of a query: softmax does not see it.
         weights = ((q @ self.wk).flatten(1, 2) @ t.mT).softmax(-1)  # (B, hM, N)
         read = (weights @ t).unflatten(1, (q.shape[1], -1)) @ self.wv  # (B, h, M, d)
@@ -174,7 +174,7 @@ class FoldedSelfAttention(nn.Module):
         return self._merge(F.scaled_dot_product_attention(q, k, v), t), None
 
     def of_both(self, t: Tensor, c: Tensor, norm: nn.Module) -> Tensor:
-        """Both streams as one of ``(B, N + M, C)``, because they share their weights."""
+        """Attend in both streams as one of ``(B, N + M, C)``, because they share their weights."""
         both, N = torch.cat((t, c), dim=1), t.shape[1]
         q, k, v = split_heads(_linear(self.qkv, norm(both)), 3, self.num_heads)
         of_image = F.scaled_dot_product_attention(q[:, :, :N], k[:, :, :N], v[:, :, :N])
@@ -231,7 +231,7 @@ def _refuse_unknown_parts(module: nn.Module, place: str = "a block") -> None:
 def _linear(
     layer: nn.Linear, x: Tensor, *, gelu: bool = False, plus: Tensor | None = None
 ) -> Tensor:
-    """A linear layer, then GELU or a residual, in one pass over the result where possible."""
+    """Apply a linear layer, then GELU or a residual, in one pass over the result where possible."""
     if _HAS_FUSED_LINEAR and _is_plain_float32_on_cpu(x):
         fused = torch.ops.mkldnn._linear_pointwise
         if plus is not None:

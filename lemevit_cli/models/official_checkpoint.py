@@ -46,12 +46,12 @@ _OFFICIAL_BIT_TO_OURS = (
 
 
 def our_key(official: str) -> str:
-    """Name in this file of a tensor of the authors' state dict."""
+    """Return the name in this file of a tensor of the authors' state dict."""
     return _renamed(official, _OFFICIAL_TO_OURS)
 
 
 def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the authors' change head under the names of :class:`BitHead` in ``bit.py``."""
+    """Rename the tensors of the authors' change head to those of :class:`BitHead` in ``bit.py``."""
     state = {_renamed(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
     for key in [key for key in state if key.endswith(".qkv.weight")]:
         # The layers that tokens read each other in have one matrix for all three.
@@ -67,7 +67,7 @@ def _renamed(key: str, patterns: Iterable[tuple[str, str]]) -> str:
 
 
 def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
-    """Which variant a checkpoint of the authors holds.
+    """Tell which variant a checkpoint of the authors holds.
 
     Returns:
         timm name, and the arguments in which it may differ from that variant's defaults.
@@ -134,7 +134,7 @@ def load_backbone(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _is_dropped(backbone: LeMeViT, key: str) -> bool:
-    """True for a tensor of a part that ``features_only`` or ``num_classes=0`` took away."""
+    """Say whether ``features_only`` or ``num_classes=0`` took away the part of a tensor."""
     if match := re.match(r"stages\.(\d)\.", key):
         stage = int(match[1])
         if len(backbone.stages) <= stage < len(STAGE_KINDS):
@@ -148,7 +148,7 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 
 
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The backbone's tensors under our names, from any of the layouts that the authors write."""
+    """Return the backbone's tensors under our names, from any layout that the authors write."""
     layouts = ("state_dict_ema", "state_dict", "model")
     state = next((checkpoint[name] for name in layouts if checkpoint.get(name)), checkpoint)
     state = {key.removeprefix("module."): value for key, value in state.items()}

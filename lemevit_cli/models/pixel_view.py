@@ -48,7 +48,7 @@ class PixelView(nn.Module):
         self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, pixels: Tensor, picture: Tensor, detail: Tensor) -> Tensor:
-        """Logits ``(B, classes, H, W)``.
+        """Return logits ``(B, classes, H, W)``.
 
         Args:
             pixels, picture: ``(B, bands, H, W)``, as they are and normalised.
@@ -57,7 +57,7 @@ class PixelView(nn.Module):
         return self.answer(colours_around(pixels, picture), detail)
 
     def answer(self, colours: Tensor, detail: Tensor) -> Tensor:
-        """Logits ``(B, classes, H, W)`` of colours ``(B, C, H, W)`` and detail, of any size."""
+        """Return logits ``(B, classes, H, W)`` of ``(B, C, H, W)`` and detail of any size."""
         colours = self.dropout(self.norm_colours(colours))
         fine = self.dropout(self.norm_detail(detail))
         # The linear layer before the resizing: they commute, and the fine map is smaller still.
@@ -68,7 +68,7 @@ class PixelView(nn.Module):
 
 
 def colours_around(pixels: Tensor, picture: Tensor) -> Tensor:
-    """What a pixel view knows of colours: ``(B, 2 * bands * (1 + squares), H, W)``."""
+    """Return what a pixel view knows of colours: ``(B, 2 * bands * (1 + squares), H, W)``."""
     squares = local_statistics(picture, _SIDES)
     return torch.cat([picture, shares_of_bands(pixels), *squares], dim=1)
 
@@ -103,7 +103,7 @@ def fit_pixel_view(view: PixelView, colours: Tensor, detail: Tensor, ids: Tensor
 
 
 def shares_of_bands(pixels: Tensor) -> Tensor:
-    """Each band's share of the sum of all bands, which light and shade leave as it is.
+    """Return each band's share of the sum of all bands, which light and shade leave as it is.
 
     Values below zero count as zero; where all bands are zero, so are the shares.
     """
@@ -113,7 +113,7 @@ def shares_of_bands(pixels: Tensor) -> Tensor:
 
 
 def local_statistics(picture: Tensor, sides: Sequence[int]) -> list[Tensor]:
-    """Mean and standard deviation of the bands in squares around each pixel, by turns.
+    """Return mean and standard deviation of the bands in squares around each pixel, by turns.
 
     At the picture's edge what lies inside counts.
 

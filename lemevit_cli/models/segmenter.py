@@ -58,7 +58,7 @@ _DROPOUT = 0.1  # of whole channels, in front of the paper's classifiers
 
 
 def decoder_defaults(decoder: str) -> dict[str, Any]:
-    """Arguments of a decoder of that name where ours differ from the library's: light ones."""
+    """Return a decoder's arguments where ours differ from the library's: light ones."""
     return dict(_ARGUMENTS.get(decoder, {}))
 
 
@@ -147,7 +147,7 @@ class Segmenter(nn.Module):
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """Names of the layers that have a row for every class."""
+        """Return the names of the layers that have a row for every class."""
         names = ["segmentation_head.0"]
         if self.auxiliary_head is not None:
             names.append("auxiliary_head.2")
@@ -156,7 +156,7 @@ class Segmenter(nn.Module):
         return tuple(names)
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits ``(B, classes, H, W)`` of uint8 or float pixels ``(B, bands, H, W)``, any size.
+        """Return logits ``(B, classes, H, W)`` of uint8 or float ``(B, bands, H, W)``, any size.
 
         In training mode, with the paper's auxiliary head: the logits of both.
         """
@@ -177,7 +177,7 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width]
 
     def pixel_inputs(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What the pixel view reads: colours ``(B, C, H, W)`` and detail ``(B, D, H, W)``.
+        """Return what the pixel view reads: colours ``(B, C, H, W)``, detail ``(B, D, H, W)``.
 
         The detail is the backbone's own: norms behind it go on changing while the head is trained.
         """
@@ -188,14 +188,14 @@ class Segmenter(nn.Module):
         return colours[..., :height, :width], detail[..., :height, :width]
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Pixels, grown to whole strides, as they are and normalised, and the backbone's levels."""
+        """Return pixels, grown to whole strides, as they are and normalised; and the levels."""
         pixels = pad_to_stride(pixels)
         x = (pixels - self.mean) / self.std
         return pixels, x, list(self.encoder(x)[1:])
 
 
 def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:
-    """Logits from the features of stride 16 alone: they teach the backbone, nobody else asks."""
+    """Make layers for logits from stride 16 alone: they teach the backbone, nobody else asks."""
     return nn.Sequential(
         Conv2dReLU(channels[_AUXILIARY_LEVEL], _AUXILIARY_CHANNELS, kernel_size=3, padding=1),
         nn.Dropout2d(_DROPOUT),

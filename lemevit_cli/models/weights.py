@@ -76,7 +76,7 @@ class Card:
 
     @classmethod
     def from_json(cls, text: str) -> Card:
-        """Inverse of :meth:`to_json`; fields of later versions are refused, not ignored."""
+        """Read what :meth:`to_json` wrote; fields of later versions are refused, not ignored."""
         raw = json.loads(text)
         if raw.get("format_version", 0) > FORMAT_VERSION:
             raise WeightsError(
@@ -288,7 +288,7 @@ def renamed(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mappin
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:
-    """What the names of parts begin with, the empty one first; three levels hold any backbone."""
+    """List how names of parts begin, the empty one first; three levels hold any backbone."""
     parts = [key.split(".")[:-1] for key in keys]
     found = (".".join([*part[:depth], ""]) for part in parts for depth in (1, 2, 3)[: len(part)])
     return ["", *dict.fromkeys(found)]
@@ -297,7 +297,7 @@ def _prefixes(keys: Iterable[str]) -> list[str]:
 def _rows_by_name(
     old: Tensor, new: Tensor, old_classes: Sequence[str], new_classes: Sequence[str]
 ) -> Tensor | None:
-    """The new rows, those of classes that both know taken from the old.
+    """Return the new rows, those of classes that both know taken from the old.
 
     Rows behind those of the classes, as a detector has one for background, are taken too.
     """
@@ -315,7 +315,7 @@ def _rows_by_name(
 
 
 def _bands_fitted(old: Tensor, new: Tensor, old_bands: int, new_bands: int) -> Tensor | None:
-    """Weights of a first convolution for another number of bands; None of any other tensor."""
+    """Fit a first convolution's weights to another number of bands; None of other tensors."""
     if old.ndim != 4 or (old.shape[1], new.shape[1]) != (old_bands, new_bands):
         return None
     if (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
@@ -327,20 +327,20 @@ def _bands_fitted(old: Tensor, new: Tensor, old_bands: int, new_bands: int) -> T
 
 
 def _parts(target: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Parts of a model that nothing was copied into: ``decoder (70 of 70 tensors)``."""
+    """List a model's parts that nothing was copied into: ``decoder (70 of 70 tensors)``."""
     all_of = Counter(key.partition(".")[0] for key in target)
     missing = Counter(key.partition(".")[0] for key in target if key not in fitted)
     return tuple(f"{part} ({n} of {all_of[part]} tensors)" for part, n in missing.items())
 
 
 def starter_weights() -> dict[str, Path]:
-    """Names and paths of the weights that come with the package."""
+    """Return names and paths of the weights that come with the package."""
     folder = Path(str(resources.files("lemevit_cli") / "weights"))
     return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
 
 
 def find_weights(name_or_file: str) -> Path:
-    """Path of a starter weight by its name, or the file itself."""
+    """Return the path of a starter weight by its name, or the file itself."""
     return starter_weights().get(name_or_file, Path(name_or_file))
 
 

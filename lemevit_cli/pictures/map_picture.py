@@ -34,7 +34,7 @@ class ScaleBar:
 
 
 def round_scale_bar(metres_per_pixel: float, *, most_px: float) -> ScaleBar:
-    """The longest bar of 1, 2 or 5 times a power of ten metres that is not above ``most_px``."""
+    """Return the longest bar of 1, 2 or 5 times a power of ten metres within ``most_px``."""
     most = metres_per_pixel * most_px
     power = 10.0 ** math.floor(math.log10(most))
     metres = max(f * power for f in (1, 2, 5) if f * power <= most * (1 + 1e-9))
@@ -135,5 +135,5 @@ def _draw_north(axes: Axes, direction: tuple[float, float], width: int, *, unit:
 
 
 def _halo(unit: float) -> list[patheffects.AbstractPathEffect]:
-    """A white rim: black is read on any scene then."""
+    """Return a white rim: black is read on any scene then."""
     return [patheffects.withStroke(linewidth=4 * unit, foreground="white")]

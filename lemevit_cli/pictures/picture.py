@@ -27,7 +27,7 @@ class Panel:
 
 
 def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
-    """Colours of class ids ``(H, W)``; light grey where there is no class."""
+    """Colour class ids ``(H, W)``; light grey where there is no class."""
     table = np.full((256, 3), _VOID, dtype=np.uint8)
     for class_id, info in enumerate(classes):
         table[class_id] = info.color
@@ -35,7 +35,7 @@ def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np
 
 
 def displayed(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A scene ``(bands, H, W)`` as people like to see it.
+    """Scale a scene ``(bands, H, W)`` to how people like to see it.
 
     The first three bands, or the first as grey, each stretched between its percentiles 1 and 99.
     """
@@ -76,7 +76,7 @@ def write_panels(
 
 
 def legend_patches(classes: Sequence[ClassInfo]) -> list[Patch]:
-    """A coloured square with its name for each class."""
+    """Make a coloured square with its name for each class."""
     return [
         Patch(facecolor=[c / 255 for c in info.color], edgecolor="0.4", label=info.name)
         for info in classes

@@ -71,7 +71,7 @@ def write_score_picture(
 
 
 def draw_confusion(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> None:
-    """Rows in parts of the true class; a class that never occurs has an empty row."""
+    """Draw rows in parts of the true class; a class that never occurs has an empty row."""
     shares = row_shares(counts)[:, : len(names)]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = 9 if len(names) <= 8 else 6 if len(names) <= _MOST_NUMBERED_CLASSES else 4
@@ -88,6 +88,6 @@ def draw_confusion(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> No
 
 
 def row_shares(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Every row in parts of its sum; NaN where a row is empty."""
+    """Divide every row by its sum; NaN where a row is empty."""
     totals = counts.sum(axis=1, keepdims=True).astype(float)
     return np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)

@@ -135,7 +135,7 @@ def write_feature_report(
 def groups_of_axes(
     figure: Figure | SubFigure, rows: int, per_row: int, *, size: int, top: float = 0.995
 ) -> NDArray[Any]:
-    """Axes for groups of pictures that belong together: ``(rows * per_row, size)``."""
+    """Make axes for groups of pictures that belong together: ``(rows * per_row, size)``."""
     grid = figure.subplots(
         rows,
         per_row * (size + 1),
@@ -158,7 +158,7 @@ def groups_of_axes(
 def figure_with_legend(
     width: float, height: float, classes: Sequence[ClassInfo]
 ) -> tuple[Figure, Figure | SubFigure]:
-    """A figure in inches, and its part above the legend."""
+    """Make a figure, sides in inches, with a legend; return it and its part above the legend."""
     columns = max(1, min(len(classes), _LEGEND_COLUMNS, int(width / 1.5)))
     legend = 0.2 + _LEGEND_ROW * math.ceil(len(classes) / columns)
     figure = Figure(figsize=(width, height + legend), dpi=110)
@@ -175,13 +175,13 @@ def _over(rgb: NDArray[np.uint8], colors: NDArray[np.uint8]) -> NDArray[np.uint8
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], value_of: Any) -> tuple[list[float], list[float]]:
-    """Steps and values; what is None or missing becomes NaN, a gap in the curve."""
+    """Return steps and values; what is None or missing becomes NaN, a gap in the curve."""
     pairs = [(line["step"], value_of(line)) for line in metrics]
     return [s for s, _ in pairs], [math.nan if v is None else float(v) for _, v in pairs]
 
 
 def draw_loss(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """The loss over the steps."""
+    """Draw the loss over the steps."""
     steps, losses = _curve([m for m in metrics if "loss" in m], lambda line: line["loss"])
     axes.plot(steps, losses, color="tab:blue", linewidth=1.2, marker="." * (len(steps) < 3))
     axes.set_title("training loss", fontsize=11)
@@ -195,7 +195,7 @@ def draw_scores(
     figure: str = "miou",
     label: str = "mean IoU",
 ) -> None:
-    """The validations' scores over the steps, and of several data sets each one's figure."""
+    """Draw the validations' scores over the steps, and of several data sets each one's figure."""
     lines = [m for m in metrics if "score" in m]
     axes.set_title("validation", fontsize=11)
     if not lines:
@@ -220,7 +220,7 @@ def _of_data(validation: Mapping[str, Any] | None, name: str, figure: str) -> fl
 
 
 def finish_curve(axes: Axes, label: str = "step") -> None:
-    """The looks that all curves share; ``label`` names the axis below."""
+    """Give a curve the looks that all share; ``label`` names the axis below."""
     axes.set_xlabel(label, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)

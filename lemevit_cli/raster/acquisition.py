@@ -15,7 +15,7 @@ _DATE = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 
 
 def date_of(scene: Scene) -> str | None:
-    """The day a scene was taken, as ``2018-05-12``, None if no tag of its file tells one."""
+    """Return the day a scene was taken, as ``2018-05-12``, None if no tag of its file tells one."""
     dataset = scene.dataset()
     tags = {**dataset.tags(), **dataset.tags(ns=_IMAGERY)}
     for wanted in _TAGS:

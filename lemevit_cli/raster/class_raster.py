@@ -29,11 +29,11 @@ class Legend:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names from id 0 to the last; None if there are none at all."""
+        """Return names from id 0 to the last; None if there are none at all."""
         return tuple(info.name for info in self.classes()) if self.names else None
 
     def classes(self, names: tuple[str, ...] | None = None) -> tuple[ClassInfo, ...]:
-        """Classes from id 0 to the last that is named or coloured.
+        """Return classes from id 0 to the last that is named or coloured.
 
         Args:
             names: replace the raster's own; their number is that of the classes.
@@ -50,7 +50,7 @@ class Legend:
 
 
 def read_legend(scene: Scene) -> Legend:
-    """Names and colours of a raster's classes, from its first chosen band.
+    """Read names and colours of a raster's classes, from its first chosen band.
 
     Names are the band's tags ``CLASS_<id>``, as our writer leaves them, else GDAL's category names
     beside the file; colours are the band's colour table. ``NODATA_CLASS`` has neither.
@@ -74,7 +74,7 @@ def read_legend(scene: Scene) -> Legend:
 
 
 def _category_names(files: list[str], band: int) -> list[str]:
-    """GDAL's category names, which rasterio does not tell: from ``<file>.aux.xml``."""
+    """Read GDAL's category names, which rasterio does not tell, from ``<file>.aux.xml``."""
     for file in files:
         if not file.endswith(".aux.xml") or not Path(file).is_file():
             continue
@@ -88,7 +88,7 @@ def _category_names(files: list[str], band: int) -> list[str]:
 
 
 def as_class_ids(values: NDArray[Any], valid: NDArray[np.bool_], *, name: str) -> NDArray[np.uint8]:
-    """Numbers of a raster ``(H, W)`` as class ids, ``NODATA_CLASS`` where they are not valid.
+    """Return a raster's numbers ``(H, W)`` as class ids, ``NODATA_CLASS`` where not valid.
 
     Raises:
         SceneError: for a number that is no id: below 0, above 255, or not whole.
@@ -125,7 +125,7 @@ class ClassRaster:
     scene: Scene
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Ids ``(H, W)``, ``NODATA_CLASS`` where there is none.
+        """Read ids ``(H, W)``, ``NODATA_CLASS`` where there is none.
 
         Raises:
             SceneError: if the file cannot be read, or holds a number that is no id.

@@ -15,7 +15,7 @@ _OVERVIEW_SIDE = 512
 
 
 def describe(scene: Scene) -> dict[str, Any]:
-    """Facts of a scene, fit for JSON.
+    """Gather the facts of a scene, fit for JSON.
 
     ``valid_share`` is that of one decimated read. ``transform`` has GDAL's order, None without one.
     A number that JSON cannot hold (a NaN nodata) is text.
@@ -53,7 +53,7 @@ def describe(scene: Scene) -> dict[str, Any]:
 
 
 def _crs_name(crs_wkt: str | None) -> str | None:
-    """``EPSG:32633`` where it is one, else the CRS's own name."""
+    """Return ``EPSG:32633`` where the CRS is one, else its own name."""
     if crs_wkt is None:
         return None
     authority = CRS.from_wkt(crs_wkt).to_authority()
@@ -65,6 +65,6 @@ def _json_number(value: float | None) -> float | str | None:
 
 
 def _bytes_on_disk(files: Sequence[str]) -> int | None:
-    """Of the file and its side files; None where they are not on this machine."""
+    """Sum the bytes of the file and its side files; None where they are not on this machine."""
     sizes = [Path(file).stat().st_size for file in files if Path(file).is_file()]
     return sum(sizes) if sizes else None

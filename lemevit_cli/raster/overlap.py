@@ -23,12 +23,12 @@ _OUTLINE_STEPS = 64  # points on each side of an outline, which curves in anothe
 
 
 def is_placed(scene: Scene) -> bool:
-    """Whether a transform and a CRS say where the raster lies."""
+    """Say whether a transform and a CRS tell where the raster lies."""
     return scene.georeference.transform is not None and scene.georeference.crs_wkt is not None
 
 
 def same_grid(scene: Scene, other: Scene) -> bool:
-    """Whether two rasters have the same pixels; what only one of them states does not differ.
+    """Say whether two rasters have the same pixels; what only one states does not differ.
 
     Raises:
         SceneError: if that cannot be told, because one is not placed and their sizes differ.
@@ -55,7 +55,7 @@ def _same_crs(scene: Scene, other: Scene) -> bool:
 
 
 def same_transform(scene: Scene, other: Scene) -> bool:
-    """Whether two rasters of one size map their corners alike, or neither maps them at all."""
+    """Say whether two rasters of one size map their corners alike, or neither maps them at all."""
     ours, theirs = scene.georeference.transform, other.georeference.transform
     if ours is None or theirs is None:
         return ours is theirs
@@ -68,7 +68,7 @@ def same_transform(scene: Scene, other: Scene) -> bool:
 
 
 def part_over(scene: Scene, other: Scene) -> Window:
-    """The smallest window of ``scene`` that holds all that it shares with ``other``; both placed.
+    """Return the smallest window of ``scene`` with all that it shares with ``other``; both placed.
 
     Raises:
         SceneError: if they share nothing, with both extents in the CRS of ``scene``, or nothing
@@ -89,7 +89,7 @@ def part_over(scene: Scene, other: Scene) -> Window:
 
 
 def window_around(scene: Scene, points: NDArray[np.float64]) -> Window | None:
-    """The smallest window with these points ``(N, 2)``, map units; None if it is outside.
+    """Return the smallest window with these points ``(N, 2)``, map units; None if outside.
 
     Points that the CRS cannot hold are not finite: then the whole scene, to be safe.
     """
@@ -107,7 +107,7 @@ def window_around(scene: Scene, points: NDArray[np.float64]) -> Window | None:
 def outline_in(
     scene: Scene, crs_wkt: str | None, window: Window | None = None
 ) -> NDArray[np.float64]:
-    """Points ``(N, 2)`` on the outline of a scene, or of a window of it, in another CRS."""
+    """Return points ``(N, 2)`` on the outline of a scene, or of a window of it, in another CRS."""
     window = window or scene.window
     ring = shapely.box(window.col_off, window.row_off, window.right, window.bottom).exterior
     pixels = shapely.get_coordinates(ring.segmentize(max(ring.length / 4 / _OUTLINE_STEPS, 1e-9)))
@@ -118,7 +118,7 @@ def outline_in(
 def reproject_points(
     points: NDArray[np.float64], from_wkt: str | None, to_wkt: str | None
 ) -> NDArray[np.float64]:
-    """Points ``(N, 2)`` from one CRS to another, infinite where it has no place for them."""
+    """Bring points ``(N, 2)`` from one CRS to another, infinite where it has no place for them."""
     if from_wkt is None or to_wkt is None or from_wkt == to_wkt:
         return points
     try:
@@ -129,7 +129,7 @@ def reproject_points(
 
 
 def apply(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """An affine map of points ``(N, 2)``."""
+    """Map points ``(N, 2)`` by an affine."""
     matrix = np.array([[transform.a, transform.b], [transform.d, transform.e]])
     moved: NDArray[np.float64] = points @ matrix.T + (transform.c, transform.f)
     return moved

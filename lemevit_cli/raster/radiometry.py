@@ -47,7 +47,7 @@ class Stretch:
     def apply(self, pixels: NDArray) -> NDArray[np.float32]:
         """Map pixels ``(bands, H, W)``; the result is new and lies in :attr:`value_range`.
 
-        Void pixels must hold finite numbers or be replaced afterwards; a NaN stays one.
+        Nodata pixels must hold finite numbers or be replaced afterwards; a NaN stays one.
         """
         bottom, top = self.value_range
         low = np.array(self.low, np.float64)
@@ -64,7 +64,7 @@ class Stretch:
         return np.clip(out, bottom, top, out=out).astype(np.float32, copy=False)
 
     def describe(self) -> str:
-        """One line for people and for the result's tags."""
+        """Describe the stretch in one line, for people and for the result's tags."""
         limits = ", ".join(
             f"{low:g}..{high:g}" for low, high in zip(self.low, self.high, strict=True)
         )
@@ -152,7 +152,7 @@ def _percentile_stretch(
 
 
 def _sample(scene: Scene, window: Window) -> list[NDArray[np.float64]]:
-    """Valid values of each band, spread over a window of the scene."""
+    """Read valid values of each band, spread over a window of the scene."""
     for side in _OVERVIEW_SIDES:
         pixels, valid = scene.read_overview_by_band(side, window=window)
         fewest = np.count_nonzero(valid, axis=(1, 2)).min()

@@ -56,7 +56,7 @@ class Shift:
 
     @property
     def length_px(self) -> float:
-        """In pixels of ``before``."""
+        """Return the length in pixels of ``before``."""
         return float(np.hypot(self.dx_px, self.dy_px))
 
 
@@ -75,7 +75,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
     cols, rows = (round(float(d)) for d in np.median(coarse, axis=0))
     agreed = coarse
     if cols or rows:
-        # Windows that show the same ground share all of it: the second look is sharper.
+        # Windows that show the same ground share all of it: the second estimate is sharper.
         fine = _agreed(_measured(pair, cols=cols, rows=rows))
         agreed = coarse if fine is None else fine
     dx_px, dy_px = (float(d) for d in np.median(agreed, axis=0))
@@ -89,7 +89,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
 
 
 def _measured(pair: ScenePair, *, cols: int, rows: int) -> list[tuple[float, float] | None]:
-    """What windows all over the overlap tell, those of ``after`` lying ``cols, rows`` off."""
+    """Measure the shift in windows all over the overlap, ``after`` lying ``cols, rows`` off."""
     area = pair.overlap.intersection(pair.overlap.shifted(cols=-cols, rows=-rows))
     if area is None:
         return []
@@ -106,7 +106,7 @@ def _shift_in(
 
 
 def _spread_windows(area: Window) -> Iterator[Window]:
-    """Squares, a power of two wide, spread evenly over an area; none where it is too small."""
+    """Yield squares, a power of two wide, spread evenly over an area; none if it is too small."""
     shorter = min(area.width, area.height)
     if shorter < _SMALLEST:
         return
@@ -126,11 +126,11 @@ def _offsets(length: int, side: int) -> list[int]:
 
 
 def _edges(scene: Scene, window: Window) -> NDArray[np.complex64] | None:
-    """Edges in a window ``(H, W)``, tapered to its rim; None where there are none.
+    """Find edges in a window ``(H, W)``, tapered to its rim; None where there are none.
 
     Each points along its gradient, columns real and rows imaginary. Its length tells a strong edge
     from a weak one but not from a stronger one: glare and shadows, which move with the sun, would
-    drown all others. Edges at the rim of void pixels are not the ground's and count nothing.
+    drown all others. Edges at the rim of nodata pixels are not the ground's and count nothing.
     """
     pixels, valid = scene.read(window)
     if valid.mean() < _VALID_SHARE:
@@ -153,7 +153,7 @@ def _edges(scene: Scene, window: Window) -> NDArray[np.complex64] | None:
 def displacement(
     before: NDArray[np.complex64], after: NDArray[np.complex64]
 ) -> tuple[float, float] | None:
-    """Shift between two squares of one size, tapered to their rims, by phase correlation.
+    """Measure the shift between two squares of one size, tapered to their rims: phase correlation.
 
     Returns:
         ``(dx, dy)``: what is at ``(col, row)`` of the first is at ``(col + dx, row + dy)`` of the
@@ -183,7 +183,7 @@ def displacement(
 
 
 def _is_clear(near: NDArray, row: int, col: int) -> bool:
-    """Whether the highest value stands out from all that is not beside it."""
+    """Say whether the highest value stands out from all that is not beside it."""
     if row in (0, len(near) - 1) or col in (0, len(near) - 1):
         return False  # the top may lie beyond
     away = np.ones(near.shape, bool)
@@ -193,7 +193,7 @@ def _is_clear(near: NDArray, row: int, col: int) -> bool:
 
 
 def _agreed(measured: list[tuple[float, float] | None]) -> NDArray[np.float64] | None:
-    """The shifts ``(N, 2)`` near the median of all; None where too few windows told one."""
+    """Return the shifts ``(N, 2)`` near the median of all; None where too few windows told one."""
     told = np.array([shift for shift in measured if shift is not None]).reshape(-1, 2)
     if not len(told):
         return None

@@ -121,11 +121,11 @@ class ScenePair:
 
     @property
     def window(self) -> Window:
-        """The whole grid of ``before``."""
+        """Return the whole grid of ``before``."""
         return self.before.window
 
     def shifted(self, *, dx_px: float, dy_px: float) -> ScenePair:
-        """The pair with ``after`` moved back by a shift, beside that which it has already.
+        """Return the pair with ``after`` moved back by a shift, beside that which it has already.
 
         Args:
             dx_px, dy_px: as :func:`lemevit_cli.raster.registration.estimate_shift` gives them.
@@ -142,7 +142,7 @@ class ScenePair:
         return pair
 
     def stretched(self, before: Stretch | None, after: Stretch | None) -> ScenePair:
-        """The pair with values brought to the range of the weights, each date by its own rule.
+        """Return the pair with values in the range of the weights, each date by its own rule.
 
         Both pairs read the same files: closing one closes both.
         """
@@ -156,7 +156,7 @@ class ScenePair:
 
         Returns:
             Pixels ``(bands of both, H, W)`` in :attr:`dtype`, and where both dates are valid
-            ``(H, W)``. Void pixels hold any number.
+            ``(H, W)``. Nodata pixels hold any number.
 
         Raises:
             SceneError: if a file cannot be read there.
@@ -201,7 +201,7 @@ class ScenePair:
         return np.zeros((self.num_bands, *shape), self.dtype), np.zeros(shape, bool)
 
     def _resampled(self, resampling: WarpResampling) -> Scene:
-        """``after`` on the grid of ``before``, its shift undone through the grid's transform."""
+        """Warp ``after`` to the grid of ``before``, its shift undone through the transform."""
         there = self.georeference.transform or Affine.identity()
         return self.after.on_grid(
             Georeference(
@@ -252,7 +252,7 @@ def _refuse_unrelated(before: Scene, after: Scene) -> tuple[str, ...]:
 
 
 def _refuse_points_alone(scene: Scene, other: Scene) -> None:
-    """A warped view of a raster without a transform reads zeros, and says nothing."""
+    """Refuse a raster without a transform: its warped view reads zeros, and says nothing."""
     georeference = scene.georeference
     if georeference.transform is not None or not (georeference.gcps or georeference.rpcs):
         return
@@ -266,7 +266,7 @@ def _refuse_points_alone(scene: Scene, other: Scene) -> None:
 
 
 def _named_crs(scene: Scene) -> str | None:
-    """The CRS as a command line takes it, None where it has no number."""
+    """Return the CRS as a command line takes it, None where it has no number."""
     wkt = scene.georeference.crs_wkt
     authority = CRS.from_wkt(wkt).to_authority() if wkt else None
     return ":".join(authority) if authority else None
@@ -281,7 +281,7 @@ def _grid_text(scene: Scene) -> str:
 def _overlap(
     before: Scene, after: Scene, is_on_grid: bool, *, dx_px: float, dy_px: float
 ) -> Window:
-    """The smallest window of ``before`` with all of ``after``, which lies ``dx_px, dy_px`` off."""
+    """Return the smallest window of ``before`` with all of ``after``, ``dx_px, dy_px`` off."""
     if not is_on_grid:
         part_over(before, after)  # for what it says if there is none
     elif dx_px == dy_px == 0:
@@ -299,7 +299,7 @@ def _overlap(
 
 
 def _resampling(before: Scene, after: Scene, overlap: Window) -> WarpResampling:
-    """By area if a pixel of ``before``, amid the overlap, spans more than one of ``after``."""
+    """Average if a pixel of ``before``, amid the overlap, spans more than one of ``after``."""
     col, row = overlap.col_off + overlap.width / 2, overlap.row_off + overlap.height / 2
     pixels = np.array([(col, row), (col + 1, row), (col, row + 1)])
     places = apply(before.georeference.transform or Affine.identity(), pixels)

@@ -47,7 +47,7 @@ class Warp:
         resampling: ``average`` over what lies under a pixel, ``cubic`` between pixels, or the
             ``nearest`` to the centre.
         src_crs_wkt: CRS of the file, as it states it or as the user does.
-        src_nodata: value that is void in the file, None where no value is.
+        src_nodata: nodata value of the file, None where no value is.
         src_vrt: text of a VRT that is warped instead of the file, None to warp the file.
     """
 
@@ -61,7 +61,7 @@ class Warp:
     src_vrt: str | None = None
 
     def over(self, dataset: Any) -> Any:
-        """The warped view of a rasterio dataset: its bands, and in an alpha band what is valid."""
+        """Return the warped view of a rasterio dataset: its bands, and in alpha what is valid."""
         has_alpha = ColorInterp.alpha in dataset.colorinterp
         return WarpedVRT(
             dataset,
@@ -119,18 +119,18 @@ class Source:
         self._prepare()
 
     def warped(self, warp: Warp) -> Source:
-        """The same file on another grid, through the handles of this source: close it last."""
+        """Return the file on another grid, through the handles of this source: close it last."""
         other = copy(self)
         other._warp = self, warp
         return other
 
     @property
     def stem(self) -> str:
-        """The file's name without folder and suffix, fit for names of results."""
+        """Return the file's name without folder and suffix, fit for names of results."""
         return stem_of(self.path)
 
     def handle(self) -> Any:
-        """The calling thread's rasterio dataset.
+        """Return the calling thread's rasterio dataset.
 
         Raises:
             SceneError: if GDAL cannot open the file.
@@ -170,7 +170,7 @@ class Source:
             raise SceneError(f"{self.name}: {what} ({self._cause(error)})") from error
 
     def _cause(self, error: BaseException) -> str:
-        """What GDAL said first worth reading, in one line."""
+        """Return what GDAL said first worth reading, in one line."""
         if "previous exception" in str(error) and error.__cause__ is not None:
             error = error.__cause__
         text = " ".join(str(error).split()).removeprefix(f"{self.file}: ")
@@ -224,7 +224,7 @@ def _remove(path: str, owner_pid: int) -> None:
 
 
 def stem_of(path: str) -> str:
-    """Name for results of the raster at ``path``: no folder, no suffix, no query.
+    """Return the name for results of the raster at ``path``: no folder, no suffix, no query.
 
     ``NETCDF:/data/era5.nc:t2m`` is ``era5_t2m``; ``https://host/a.tif?key=1`` is ``a``.
     """

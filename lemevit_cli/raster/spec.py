@@ -56,7 +56,7 @@ class RasterSpec:
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Uncompressed: a byte for a class, four for each score."""
+        """Return the uncompressed size: a byte for a class, four for each score."""
         return 1 if self.output_type == "classes" else 4 * len(self.classes)
 
     def check_values(self, window: Window, values: NDArray[Any]) -> None:

@@ -1,6 +1,6 @@
 """Where a window of pixels means something: nodata, NaN, alpha and mask bands in one mask.
 
-A pixel is void where any of these says so:
+A pixel is nodata where any of these says so:
 
 * nodata: every chosen band that declares a nodata value equals it, on the raw number. White (255)
   in one band of a picture with nodata 255 is not a hole, white in all three is;
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 
 def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
-    """Where the numbers themselves say that a pixel is valid; None where all do.
+    """Mark where the numbers themselves say that a pixel is valid; None where all do.
 
     Args:
         pixels: ``(bands, H, W)``, raw.
@@ -59,7 +59,7 @@ def _not_nodata(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.b
     valid: NDArray[np.bool_] | None = None
     for band, value in declared:
         number = as_dtype(value, pixels.dtype)
-        if number is None:  # a value that the band cannot hold voids nothing
+        if number is None:  # a value that the band cannot hold marks no pixel
             return None
         differs = _differs(band, number)
         valid = differs if valid is None else np.logical_or(valid, differs, out=valid)
@@ -71,7 +71,7 @@ def _differs(band: NDArray, number: np.generic) -> NDArray[np.bool_]:
 
 
 def as_dtype(value: float, dtype: np.dtype) -> np.generic | None:
-    """``value`` as a number of ``dtype``; None where an integer type cannot hold it."""
+    """Return ``value`` as a number of ``dtype``; None where an integer type cannot hold it."""
     if np.issubdtype(dtype, np.floating):
         with np.errstate(over="ignore"):
             return dtype.type(value)

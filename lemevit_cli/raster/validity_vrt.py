@@ -41,7 +41,7 @@ def validity_vrt(
         bands: those that the rules are about, counted from 1.
         nodata: a raw number for each of them, None where there is none.
         alpha: the file's alpha band, None without one.
-        masked_bands: those whose masks GDAL keeps; a pixel is void where all of these say so.
+        masked_bands: those whose masks GDAL keeps; a pixel is nodata where all of these say so.
     """
     source, dtypes = _parse_path(file).as_vsi(), dataset.dtypes
     root = _raster_like(dataset)
@@ -77,7 +77,7 @@ def validity_vrt(
 def _numbers_of_void(
     dtypes: Sequence[str], bands: Sequence[int], nodata: Sequence[float | None]
 ) -> list[tuple[str, float]]:
-    """List bands with the number that voids a pixel if all hold theirs; none if one cannot."""
+    """List bands with their nodata number if all hold theirs; none if one cannot."""
     stated = [(b, v) for b, v in zip(bands, nodata, strict=True) if v is not None]
     numbers = [(b, as_dtype(value, np.dtype(dtypes[b - 1]))) for b, value in stated]
     known = [(f"{b}", float(number)) for b, number in numbers if number is not None]

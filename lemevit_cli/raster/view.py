@@ -18,7 +18,7 @@ _PIXELS_AT_ONCE = 4_000_000
 
 
 class ReadableScene(Protocol):
-    """What a view needs of a scene: a :class:`Scene`, or one that is void in places."""
+    """What a view needs of a scene: a :class:`Scene`, or one that has nodata in places."""
 
     @property
     def width(self) -> int: ...
@@ -47,7 +47,7 @@ class SceneView:
         scale: model pixels per scene pixel, along rows and along columns if these differ; 1 reads
             straight.
         stretch: applied to scene pixels, before resampling; None reads values as they are.
-        fill: what void pixels hold, a value a band, in the card's values.
+        fill: what nodata pixels hold, a value a band, in the card's values.
 
     Raises:
         ValueError: if ``scale`` is not positive or ``fill`` has another number of bands.
@@ -72,7 +72,7 @@ class SceneView:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether the model's grid differs from the scene's."""
+        """Say whether the model's grid differs from the scene's."""
         return (self.width, self.height) != (self.scene.width, self.scene.height)
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -80,8 +80,8 @@ class SceneView:
 
         Returns:
             Pixels ``(bands, H, W)``: uint8 if the scene is and nothing is stretched or resampled,
-            else float32; void pixels hold ``fill``. And where they are valid ``(H, W)``: where any
-            scene pixel under the model's pixel is.
+            else float32; nodata pixels hold ``fill``. And where they are valid ``(H, W)``: where
+            any scene pixel under the model's pixel is.
 
         Raises:
             SceneError: if the file cannot be read there.
@@ -120,7 +120,7 @@ class SceneView:
         return (pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)), valid
 
     def _row_groups(self, window: Window, cols: AxisFilter) -> list[tuple[int, int]]:
-        """First and last-but-one row of groups that need few scene pixels at once."""
+        """Return first and end row (exclusive) of groups that need few scene pixels at once."""
         shrink = max(1.0, self.scene.height / self.height)
         rows = _PIXELS_AT_ONCE / (cols.stop - cols.start) / shrink
         step = max(1, int(rows) - 2)  # two rows more: the triangle reaches beyond the group
@@ -148,14 +148,14 @@ class SceneView:
         weight = _weighted(valid.astype(np.float32)[None], rows, cols)[0]
         pixels = _weighted(pixels, rows, cols)
         # Where nothing is missing the weights' sum is 1 but for rounding: not dividing there gives
-        # the same bits as a window that sees no void pixel at all.
+        # the same bits as a window that sees no nodata pixel at all.
         partial = (missing > 0) & (weight > 0)
         np.divide(pixels, weight, out=pixels, where=partial)
         return pixels, _any_under(_any_under(valid, rows).T, cols).T, mask
 
 
 def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:
-    """Weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
+    """Return weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
 
     Tap by tap instead of as a matrix product, whose order of summation depends on its shape.
     """
@@ -170,7 +170,7 @@ def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np
 
 
 def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
-    """For each model row, where any scene row under it is valid; columns stay as they are."""
+    """Mark for each model row where any scene row under it is valid; columns stay as they are."""
     index = np.arange(rows.first, rows.first + len(rows.taps))
     # The rounding of an exact edge must not put a neighbour under the pixel.
     low = np.floor(index * rows.shrink + 1e-6).astype(np.intp) - rows.start
@@ -181,7 +181,7 @@ def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
 
 
 def filled(pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float] | NDArray) -> NDArray:
-    """Pixels ``(bands, H, W)`` with ``fill``, a value a band, where they are not valid."""
+    """Return pixels ``(bands, H, W)`` with ``fill``, a value a band, where they are not valid."""
     if valid.all():
         return pixels
     values = np.asarray(fill).astype(pixels.dtype)[:, None, None]

@@ -34,7 +34,7 @@ class Canvas:
         self.fields = _noise_fields(x, y, gsd_m, town.seed * 31 + 401)
 
     def view(self, cx: float, cy: float, angle: float, reach: float) -> View | None:
-        """The part of the canvas within ``reach`` metres of a point, in a turned frame."""
+        """Return the part of the canvas within ``reach`` metres of a point, in a turned frame."""
         left, right = np.searchsorted(self.x, (cx - reach, cx + reach))
         top, bottom = np.searchsorted(self.y, (cy - reach, cy + reach))
         if left == right or top == bottom:
@@ -56,11 +56,11 @@ class View:
     v: Floats
 
     def field(self, name: str) -> Floats:
-        """One of the canvas' noises, here."""
+        """Return one of the canvas' noises, here."""
         return self.canvas.fields[name][self.at]
 
     def cover(self, distance: Floats) -> Floats:
-        """Share of each pixel inside an outline, of signed metres (negative inside)."""
+        """Return each pixel's share inside an outline, of signed metres (negative inside)."""
         share = distance * np.float32(-1 / self.canvas.gsd_m)
         share += np.float32(0.5)
         return np.clip(share, 0, 1, out=share)
@@ -93,7 +93,7 @@ class View:
 
 
 def _noise_fields(x: Floats, y: Floats, gsd_m: float, salt: int) -> dict[str, NDArray[np.float32]]:
-    """The noises that materials choose from, all in [0, 1] around 0.5."""
+    """Make the noises that materials choose from, all in [0, 1] around 0.5."""
     fine = octaves(x, y, wavelengths=(0.37, 0.93), gsd_m=gsd_m, salt=salt)
     mid = octaves(x, y, wavelengths=(2.3, 6.1), gsd_m=gsd_m, salt=salt + 1)
     broad = octaves(x, y, wavelengths=(17.0, 47.0), gsd_m=gsd_m, salt=salt + 2)

@@ -80,7 +80,7 @@ class Places:
 
 
 def cell_centre(i: int, j: int, seed: int) -> tuple[float, float]:
-    """The point that makes the district of cell (i, j)."""
+    """Return the point that makes the district of cell (i, j)."""
     x, y = _centres(np.array([i]), np.array([j]), seed)
     return float(x[0]), float(y[0])
 
@@ -115,7 +115,7 @@ def make_district(i: int, j: int, seed: int) -> District:
 
 
 def bend_grid(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
-    """How far every pixel of a grid is moved before its district is looked up, float32."""
+    """Return how far every pixel of a grid moves before its district is looked up, float32."""
     bends = (
         grid_noise(x, y, wavelength=_BEND_WAVE_M, salt=seed * 31 + 201 + axis) for axis in (0, 1)
     )
@@ -124,7 +124,7 @@ def bend_grid(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
 
 
 def nearest_two(x: Floats, y: Floats, sites: Sequence[tuple[Any, Any]]) -> Places:
-    """The two nearest of nine sites, for bent positions ``x, y`` of any one shape.
+    """Find the two nearest of nine sites, for bent positions ``x, y`` of any one shape.
 
     A site's coordinates are two numbers, or two arrays of that shape.
     """
@@ -149,7 +149,7 @@ def nearest_two(x: Floats, y: Floats, sites: Sequence[tuple[Any, Any]]) -> Place
 
 
 def locate(x: Floats, y: Floats, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """District numbers ``i, j`` and metres to the border, for points of any one shape."""
+    """Find district numbers ``i, j`` and metres to the border, for points of any one shape."""
     i, j = (np.floor(values / CELL_M).astype(np.int64) for values in (x, y))
     bent_x, bent_y = (
         values
@@ -194,7 +194,7 @@ class Winding:
     salt: int
 
     def distance(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Signed metres from the nearest band's middle, and metres along it."""
+        """Return signed metres from the nearest band's middle, and metres along it."""
         c, s = np.asarray((cos(self.angle), sin(self.angle)), dtype=x.dtype)
         along, across = x * c + y * s, y * c - x * s
         number = np.rint((across - x.dtype.type(self.offset_m)) / x.dtype.type(self.period_m))
@@ -205,7 +205,7 @@ class Winding:
 
 
 def make_windings(seed: int) -> dict[str, Winding]:
-    """The river and the highway of a world."""
+    """Draw the river and the highway of a world."""
     rng = np.random.default_rng([seed, 5])
     angle = rng.uniform(-pi, pi)
     return {

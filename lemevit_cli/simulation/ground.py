@@ -47,7 +47,7 @@ class Plan:
         self.border_m = np.zeros(shape, dtype=np.float32)
 
     def number_of(self, i: int, j: int, district_at: DistrictAt) -> int:
-        """Position of a district in ``districts``; it is added when new."""
+        """Return the position of a district in ``districts``; it is added when new."""
         if (i, j) not in self.numbers:
             self.numbers[i, j] = len(self.districts)
             self.districts.append(district_at(i, j))
@@ -104,14 +104,14 @@ def _paint_district(canvas: Canvas, plan: Plan, number: int, district: District)
 
 
 def _material(view: View, name: str, d: District, *, spread: float = 0.3) -> Material:
-    """The town's material in this district's own shade."""
+    """Return the town's material in this district's own shade."""
     tint = 1 + 0.16 * (d.tones[5] - 0.5)
     gain = 1 + spread * (d.tones[4] - 0.5)
     return view.canvas.town.materials[name].toned(gain, tint=(tint, 1.0, 2 - tint))
 
 
 def _streets(view: View, d: District, share: Floats) -> None:
-    """The grid of streets, with pavements in concrete and a broken middle line."""
+    """Paint the grid of streets, with pavements in concrete and a broken middle line."""
     to_u = np.abs(view.u - np.rint(view.u / np.float32(d.pitch_u)) * np.float32(d.pitch_u))
     to_v = np.abs(view.v - np.rint(view.v / np.float32(d.pitch_v)) * np.float32(d.pitch_v))
     distance = np.minimum(to_u, to_v)
@@ -128,14 +128,14 @@ def _streets(view: View, d: District, share: Floats) -> None:
 
 
 def _patches(view: View, d: District, share: Floats, *, above: float, name: str = "soil") -> None:
-    """Bare patches where slow noise is high, with ragged edges."""
+    """Paint bare patches where slow noise is high, with ragged edges."""
     level = view.field("broad") + (view.field("ragged") - np.float32(0.5)) * np.float32(0.25)
     bare = np.clip((level - np.float32(above)) * 14 + np.float32(0.5), 0, 1) * share
     view.paint(bare, _material(view, name, d), LAND)
 
 
 def _parcels(view: View, d: District, share: Floats, *, strength: float) -> None:
-    """Each plot of ground its own shade."""
+    """Give each plot of ground its own shade."""
     u = np.floor(view.u / np.float32(9 + 8 * d.tones[0])).astype(np.int32) + 64
     v = np.floor(view.v / np.float32(d.pitch_v / 2)).astype(np.int32) + 64
     shades = hash_unit(np.arange(128)[None], np.arange(128)[:, None], int(d.tones[4] * 2**31))
@@ -251,7 +251,7 @@ def _airfield(view: View, d: District, share: Floats, border: Floats) -> None:
 
 
 def _waves(view: View, along: Floats, period: float) -> Floats:
-    """Soft stripes in [0, 1] with a little unrest; 0.5 where pixels cannot show them."""
+    """Return soft stripes in [0, 1] with a little unrest; 0.5 where pixels cannot show them."""
     visible = min(1.0, max(0.0, period / view.canvas.gsd_m / 2.5 - 0.8))
     phase = along / np.float32(period) + (view.field("mid") - np.float32(0.5)) * np.float32(0.5)
     wave = np.abs(phase - np.floor(phase) - np.float32(0.5)) * 2
@@ -263,7 +263,7 @@ def _shade(view: View, change: Floats) -> None:
 
 
 def _tramlines(view: View, d: District, share: Floats) -> None:
-    """The wheel tracks of tractors, in pairs."""
+    """Shade the wheel tracks of tractors, in pairs."""
     pitch = np.float32(15 + 15 * d.tones[3])
     lane = np.abs(np.abs(view.v / pitch - np.floor(view.v / pitch) - np.float32(0.5)) * pitch - 1)
     _shade(view, view.cover(lane - np.float32(0.22)) * share * np.float32(-0.22))
@@ -301,11 +301,11 @@ def _paint_highway(canvas: Canvas, highway: Winding) -> None:
 def _winding_view(
     canvas: Canvas, winding: Winding, *, margin: float
 ) -> tuple[View, Floats, Floats] | None:
-    """The canvas in world metres, metres from the winding's middle and along it; None if far."""
+    """View the canvas in world metres, with metres from a winding and along it; None if far."""
     x, y = np.broadcast_arrays(
         canvas.x.astype(np.float32)[None], canvas.y.astype(np.float32)[:, None]
     )
-    # A look at few points first: most blocks lie off the river.
+    # A test of few points first: most blocks lie off the river.
     thin = (slice(None, None, 8), slice(None, None, 8))
     rough, _ = winding.distance(x[thin], y[thin])
     if np.abs(rough).min() > winding.half_m + margin + 16 * canvas.gsd_m:
@@ -316,7 +316,7 @@ def _winding_view(
 
 
 def _paint_borders(canvas: Canvas, plan: Plan) -> None:
-    """Roads and tracks along the districts' borders: what lies there depends on the pair."""
+    """Paint roads and tracks along the districts' borders: what lies there depends on the pair."""
     half, paved, gain = _border_table(plan)
     pair = plan.nearest.astype(np.intp) * len(plan.districts) + plan.second
     half_m, is_paved = half.reshape(-1).take(pair), paved.reshape(-1).take(pair)
@@ -337,7 +337,7 @@ def _paint_borders(canvas: Canvas, plan: Plan) -> None:
 
 
 def _border_table(plan: Plan) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
-    """Half width in metres (0: nothing), paved or not, brightness, for every pair of districts."""
+    """Tabulate half width in metres (0: nothing), paved or not, brightness, for every pair."""
     count = len(plan.districts)
     half = np.zeros((count, count), dtype=np.float32)
     paved = np.zeros((count, count), dtype=bool)

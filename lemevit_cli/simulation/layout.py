@@ -29,7 +29,7 @@ _CHANGED = 0.11  # share of buildings built, and as many torn down, between the 
 def furnish(
     district: District, seed: int, windings: dict[str, Winding]
 ) -> tuple[tuple[Thing, ...], NDArray[np.float64]]:
-    """All things and trees of a district.
+    """Draw all things and trees of a district.
 
     Returns:
         The things in drawing order, and ``(N, 5)`` trees: x, y, radius, height, tone.
@@ -50,7 +50,7 @@ def _settle(
     windings: dict[str, Winding],
     rng: Generator,
 ) -> list[Thing]:
-    """Proposals that fit in, moved to world metres; buildings get their dates."""
+    """Keep proposals that fit in, moved to world metres; buildings get their dates."""
     if not proposals:
         return []
     c, s = cos(district.angle), sin(district.angle)
@@ -72,7 +72,7 @@ def _settle(
 
 
 def _clearance(thing: Thing, district: District) -> float:
-    """Metres to keep from the district's border: ships stay where the water is."""
+    """Return metres to keep from the district's border: ships stay where the water is."""
     if thing.kind == "ship":
         return 31.0 if district.kind == "lake" else 11.0
     return _CLEARANCE_M
@@ -85,7 +85,7 @@ def _nine_points(
     h: NDArray[np.float64] | float,
     angle: NDArray[np.float64] | float,
 ) -> NDArray[np.float64]:
-    """Corners, middles of sides and centre of N rectangles with a little room, ``(2, 9 N)``."""
+    """Return corners, middles of sides and centre of N rectangles, a little grown, ``(2, 9 N)``."""
     room = 1.6
     x, y, w, h, angle = (values[:, None] for values in np.broadcast_arrays(x, y, w, h, angle))
     u = np.array([-0.5, 0, 0.5, -0.5, 0, 0.5, -0.5, 0, 0.5]) * (w + room)
@@ -106,7 +106,7 @@ def _is_free(
     *,
     clearance: float | NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Which points ``(2, N)`` lie in the district, off its border, the river and the highway."""
+    """Mark points ``(2, N)`` in the district, off its border, the river and the highway."""
     x, y = points
     i, j, border = locate(x, y, seed)
     free = (i == district.i) & (j == district.j) & (border > clearance)
@@ -116,7 +116,7 @@ def _is_free(
 
 
 def _blocks(d: District, seed: int, windings: dict[str, Winding]) -> list[Block]:
-    """All blocks between the district's streets, those cut off by its border included."""
+    """Return all blocks between the district's streets, those cut off by its border included."""
     kerb = 2 * (d.street + 1.6)
     width, height = d.pitch_u - kerb, d.pitch_v - kerb
     c, s = cos(d.angle), sin(d.angle)
@@ -147,7 +147,7 @@ def _plant(
     windings: dict[str, Winding],
     rng: Generator,
 ) -> NDArray[np.float64]:
-    """Crowns at jittered lattice points that lie in the district and off everything else."""
+    """Plant crowns at jittered lattice points that lie in the district and off all else."""
     spacing, share = _PLANTING.get(district.kind, (12.0, 0.0))
     side = int(2 * REACH_M / spacing)
     lattice = (np.indices((side, side)).reshape(2, -1).T - (side - 1) / 2) * spacing

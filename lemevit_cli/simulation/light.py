@@ -16,7 +16,7 @@ _SHADOW_EDGE_M = np.float32(0.35)
 
 
 def shadow_reach_px(gsd_m: float) -> int:
-    """Pixels beyond a block that may throw a shadow into it."""
+    """Count the pixels beyond a block that may throw a shadow into it."""
     return _FIRST_STEP_PX * 2 ** _doublings(gsd_m)
 
 
@@ -76,7 +76,7 @@ def expose(
 
 
 def _slope_light(height: Floats, light: Light, gsd_m: float) -> Floats:
-    """Sunlight on the surface by its slope; 1 on flat ground."""
+    """Return sunlight on the surface by its slope; 1 on flat ground."""
     scale = np.float32(0.5 / gsd_m)
     dx, dy = np.zeros_like(height), np.zeros_like(height)
     np.subtract(height[:, 2:], height[:, :-2], out=dx[:, 1:-1])
@@ -91,7 +91,7 @@ def _slope_light(height: Floats, light: Light, gsd_m: float) -> Floats:
 
 
 def _shadow(height: Floats, light: Light, gsd_m: float) -> Floats:
-    """Share of each pixel that something towards the sun hides, 0 to 1.
+    """Return each pixel's share that something towards the sun hides, 0 to 1.
 
     The highest sight line is found by doubling: eight single steps, then jumps that each look
     twice as far, all by whole pixels.
@@ -121,14 +121,14 @@ def _raise_by(target: Floats, source: Floats, east: int, south: int, drop: float
 
 
 def _shifted(size: int, step: int) -> tuple[slice, slice]:
-    """Where to write and where to read, so that each element sees the one ``step`` further."""
+    """Return where to write and to read, so that each element sees the one ``step`` further."""
     if step >= 0:
         return slice(0, max(0, size - step)), slice(min(step, size), size)
     return slice(min(-step, size), size), slice(0, max(0, size + step))
 
 
 def _glint(canvas: Canvas, lit: Floats, glint: float) -> None:
-    """Ripples on water: small facets brighter and darker than the mean."""
+    """Add ripples to water: small facets brighter and darker than the mean."""
     water = (canvas.class_ids == WATER) & (canvas.height == 0)  # ships do not ripple
     if water.any():
         ripples = (canvas.fields["fine"] - np.float32(0.5)) * np.float32(0.3)

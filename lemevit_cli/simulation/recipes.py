@@ -52,7 +52,7 @@ def _looks(rng: Generator) -> tuple[float, ...]:
 
 
 def _suburb(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """Two rows of lots in each block, back to back."""
+    """Propose two rows of lots in each block, back to back."""
     roof = "gable" if d.tones[1] < 0.6 else "hip"
     lot_width = 13 + 5 * d.tones[0]
     for block in blocks:
@@ -67,7 +67,7 @@ def _suburb(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]
 def _lot(
     u: float, block: Block, side: int, lot_width: float, roof: str, rng: Generator
 ) -> Iterator[Thing]:
-    """A house towards the street on one side of the block; drive, hedge, shed or pool, cars."""
+    """Propose a house towards the street on one side; drive, hedge, shed or pool, cars."""
     front = block.v + side * block.height / 2
     if rng.random() < 0.05:
         yield Thing("soil", u, front - side * 10, lot_width - 2, 15, 0, 0, _looks(rng))
@@ -94,7 +94,7 @@ def _lot(
 
 
 def _city(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """Closed blocks around courtyards, beside rows of houses and small squares."""
+    """Propose closed blocks around courtyards, beside rows of houses and small squares."""
     storeys = 9 + 6 * d.tones[0]
     for block in blocks:
         u0, v0, width, height = block.u, block.v, block.width, block.height
@@ -132,7 +132,7 @@ def _terraces(
 
 
 def _slabs(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """Long flats on lawns, each with its car park."""
+    """Propose long flats on lawns, each with its car park."""
     tall = 12 + 10 * d.tones[0]
     for block in blocks:
         u0, v0, width, height = block.u, block.v, block.width, block.height
@@ -155,7 +155,7 @@ def _slabs(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
 
 
 def _industry(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """Halls on paved yards, car parks, a few tanks, ground that waits."""
+    """Propose halls on paved yards, car parks, a few tanks, ground that waits."""
     for block in blocks:
         u0, v0, width, height = block.u, block.v, block.width, block.height
         r = rng.random(8)
@@ -187,7 +187,7 @@ def _industry(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thin
 
 
 def _sheds(u0: float, v0: float, width: float, height: float, rng: Generator) -> Iterator[Thing]:
-    """Small halls, for a block that a road cuts."""
+    """Propose small halls, for a block that a road cuts."""
     for a in range(int(width // 21)):
         for b in range(int(height // 20)):
             u, v = u0 - width / 2 + 10.5 + 21 * a, v0 - height / 2 + 10 + 20 * b
@@ -211,7 +211,7 @@ def _tank_rows(
 
 
 def _depot(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """A tank farm: big tanks on bare or paved ground, a basin of fire water."""
+    """Propose a tank farm: big tanks on bare or paved ground, a basin of fire water."""
     yield Thing("basin", -45, 40, 34, 18, 0, 0, _looks(rng))
     for block in blocks:
         u0, v0, width, height = block.u, block.v, block.width, block.height
@@ -226,7 +226,7 @@ def _depot(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
 
 
 def _harbour(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """A basin with ships along the quays, many side by side, and sheds behind."""
+    """Propose a basin with ships along the quays, many side by side, and sheds behind."""
     half_u, half_v = harbour_basin(d)
     for side in (-1, 1):
         u = -half_u + 3
@@ -252,7 +252,7 @@ def _harbour(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing
 
 
 def harbour_basin(d: District) -> tuple[float, float]:
-    """Half the sides of a harbour's basin, along u and v."""
+    """Return half the sides of a harbour's basin, along u and v."""
     return 42 + 16 * d.tones[0], 20 + 10 * d.tones[1]
 
 
@@ -266,7 +266,7 @@ def _lake(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
 
 
 def _airfield(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """An apron with planes in rows, hangars at its edge, a pond in the grass."""
+    """Propose an apron with planes in rows, hangars at its edge, a pond in the grass."""
     for row, v in enumerate((-14.0, 26.0)):
         span = 11 + 24 * rng.random() if row else 22 + 10 * rng.random()
         u = -70.0
@@ -284,7 +284,7 @@ def _airfield(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thin
 
 
 def _farm(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
-    """Now and then a farmstead or a site among the fields."""
+    """Propose now and then a farmstead or a site among the fields."""
     if d.tones[3] < 0.35:
         u, v = rng.uniform(-30, 30, 2)
         yield Thing("yard", u, v, 34, 26, 0, 0, _looks(rng))
@@ -296,7 +296,7 @@ def _farm(d: District, blocks: list[Block], rng: Generator) -> Iterator[Thing]:
 def _car_park(
     u0: float, v0: float, width: float, height: float, rng: Generator, *, yard: bool = True
 ) -> Iterator[Thing]:
-    """Marked rows of bays on asphalt; a bay may hold another car at the other date."""
+    """Propose marked rows of bays on asphalt; a bay may hold another car at the other date."""
     if width < 12 or height < 12:
         return
     if yard:
@@ -318,7 +318,7 @@ def _car_park(
 
 
 def _street_cars(d: District, rng: Generator, *, share: float) -> Iterator[Thing]:
-    """Cars along both kerbs and in both lanes of the district's streets."""
+    """Propose cars along both kerbs and in both lanes of the district's streets."""
     for pitch, crossing, turn in ((d.pitch_v, d.pitch_u, 0.0), (d.pitch_u, d.pitch_v, pi / 2)):
         for line in range(int(-REACH_M // pitch), int(REACH_M // pitch) + 1):
             for when in (0, 1):

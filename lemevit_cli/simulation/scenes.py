@@ -126,7 +126,7 @@ def _refuse_existing(targets: list[Path], overwrite: bool) -> None:
 
 
 def _targets(root: Path, task: Task | None, places: list[tuple[Path, WorldSpec]]) -> list[Path]:
-    """All rasters and texts that will be written."""
+    """List all rasters and texts that will be written."""
     if task is None:
         return [root / name for name in _PAIR_FILES]
     _, names = _LAYOUTS[task]
@@ -142,7 +142,7 @@ def _write_layout(files: _Files, task: Task, places: list[tuple[Path, WorldSpec]
 
 
 def _splits(scenes: int, val_fraction: float) -> list[str]:
-    """``train`` or ``val`` for each scene; validation scenes come last."""
+    """Choose ``train`` or ``val`` for each scene; validation scenes come last."""
     held = round(scenes * val_fraction)
     held = min(max(held, 1), scenes - 1) if scenes > 1 and val_fraction > 0 else 0
     return ["train"] * (scenes - held) + ["val"] * held
@@ -186,7 +186,7 @@ class _Files:
         bands: int = 1,
         classes: Sequence[str] = (),
     ) -> Iterator[rasterio.io.DatasetWriter]:
-        """An open GeoTIFF of bytes, tiled and deflated, that takes its name when closed.
+        """Open a GeoTIFF of bytes, tiled and deflated, that takes its name when closed.
 
         ``classes`` names its ids, in the band's tags as predict does.
         """
@@ -269,7 +269,7 @@ _PAIR_FILES = (
 
 
 def _write_pair(files: _Files, spec: WorldSpec) -> None:
-    """Both dates, their classes, the change between them, all objects, and what cannot be seen."""
+    """Write both dates, their classes, the change, all objects, and what cannot be seen."""
     worlds = (World(spec), World(_later(spec)))
     place = worlds[0].georeference
     root = files.root
@@ -318,7 +318,7 @@ def _later(spec: WorldSpec) -> WorldSpec:
 
 
 def _layer(objects: list[WorldObject], place: Georeference) -> geopandas.GeoDataFrame:
-    """Objects as polygons in map units, with their class and the box in pixels."""
+    """Make polygons of objects in map units, with their class and the box in pixels."""
     transform = Affine.identity() if place.transform is None else place.transform
     return geopandas.GeoDataFrame(
         {
@@ -331,7 +331,7 @@ def _layer(objects: list[WorldObject], place: Georeference) -> geopandas.GeoData
 
 
 def _corners(box: WorldObject) -> NDArray[np.float64]:
-    """The four corners ``(4, 2)`` of a box in scene pixels, clockwise on the screen."""
+    """Return the four corners ``(4, 2)`` of a box in scene pixels, clockwise on the screen."""
     c, s = np.cos(box.angle_rad), np.sin(box.angle_rad)
     along = np.array([c, s]) * box.w / 2
     across = np.array([-s, c]) * box.h / 2

@@ -13,7 +13,7 @@ Floats = NDArray[np.floating]
 
 
 def hash_bits(ix: ArrayLike, iy: ArrayLike, salt: int) -> NDArray[np.uint32]:
-    """Thirty-two well-mixed bits for every pair of integers (broadcast; at least 1-D)."""
+    """Hash every pair of integers to thirty-two well-mixed bits (broadcast; at least 1-D)."""
     h = np.atleast_1d(np.asarray(ix, dtype=np.int64)).astype(np.uint32) * np.uint32(0x9E3779B1)
     k = np.atleast_1d(np.asarray(iy, dtype=np.int64)).astype(np.uint32) * np.uint32(0x85EBCA77)
     mixed = (h ^ (h >> np.uint32(15))) + (k ^ (k >> np.uint32(13))) + np.uint32(salt & 0xFFFFFFFF)
@@ -26,12 +26,12 @@ def hash_bits(ix: ArrayLike, iy: ArrayLike, salt: int) -> NDArray[np.uint32]:
 
 
 def hash_unit(ix: ArrayLike, iy: ArrayLike, salt: int) -> NDArray[np.float32]:
-    """A number in [0, 1) for every pair of integers (broadcast)."""
+    """Hash every pair of integers to a number in [0, 1) (broadcast)."""
     return (hash_bits(ix, iy, salt) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def grid_noise(x: Floats, y: Floats, *, wavelength: float, salt: int) -> NDArray[np.float32]:
-    """Smooth value noise on a grid of pixels.
+    """Make smooth value noise on a grid of pixels.
 
     Args:
         x: ``(W,)`` positions in metres, float64. y: ``(H,)``, likewise.
@@ -54,7 +54,7 @@ def grid_noise(x: Floats, y: Floats, *, wavelength: float, salt: int) -> NDArray
 
 
 def point_noise(x: Floats, y: Floats, *, wavelength: float, salt: int) -> NDArray[np.float32]:
-    """The same noise at scattered points ``x, y`` of equal shape; they should lie together."""
+    """Make the same noise at scattered points ``x, y`` of equal shape; they should lie together."""
     ix, fx = _cell_and_fade(x, wavelength)
     iy, fy = _cell_and_fade(y, wavelength)
     columns = np.arange(ix.min(), ix.max() + 2)
@@ -69,7 +69,7 @@ def point_noise(x: Floats, y: Floats, *, wavelength: float, salt: int) -> NDArra
 def octaves(
     x: Floats, y: Floats, *, wavelengths: tuple[float, ...], gsd_m: float, salt: int
 ) -> NDArray[np.float32]:
-    """Sum of noises on a grid, spread over [0, 1]; what a pixel cannot resolve is left out.
+    """Sum noises on a grid, spread over [0, 1]; what a pixel cannot resolve is left out.
 
     A longer wavelength weighs more. Without any resolvable wavelength the answer is 0.5.
     """

@@ -69,14 +69,14 @@ def colour_trees(canvas: Canvas) -> None:
 
 
 def _box(view: View, w: float, h: float, u: float = 0.0, v: float = 0.0) -> Floats:
-    """Signed metres from a rectangle about (u, v): negative inside."""
+    """Return signed metres from a rectangle about (u, v): negative inside."""
     du = np.abs(view.u - np.float32(u)) - np.float32(w / 2)
     dv = np.abs(view.v - np.float32(v)) - np.float32(h / 2)
     return np.maximum(du, dv)
 
 
 def _flat(name: str, class_id: int) -> Callable[[View, Thing], None]:
-    """A brush for yards, lawns and pools: one material, no height."""
+    """Make a brush for yards, lawns and pools: one material, no height."""
 
     def draw(view: View, t: Thing) -> None:
         tint = 1 + 0.14 * (t.looks[1] - 0.5)
@@ -131,7 +131,7 @@ def _roof(view: View, t: Thing, share: Floats, *, gain: float = 1.0) -> None:
 
 
 def _details(view: View, t: Thing, share: Floats, *, size: float, count: int) -> None:
-    """Vents, chimneys, skylights, solar panels: small boxes on the roof."""
+    """Draw vents, chimneys, skylights, solar panels: small boxes on the roof."""
     rng = np.random.default_rng(int(t.looks[3] * 2**31))
     for _ in range(count):
         w, h = size * rng.uniform(0.5, 1.4, 2)
@@ -173,7 +173,7 @@ def _flat_roof(view: View, t: Thing) -> None:
 
 
 def _court(view: View, t: Thing) -> None:
-    """A closed block around its courtyard, with the ridge along its middle."""
+    """Draw a closed block around its courtyard, with the ridge along its middle."""
     depth = 10.0 + 3.0 * t.looks[3]
     outer = _box(view, t.w, t.h)
     ring = np.abs(outer + np.float32(depth / 2)) - np.float32(depth / 2)
@@ -185,7 +185,7 @@ def _court(view: View, t: Thing) -> None:
 
 
 def _ell(view: View, t: Thing) -> None:
-    """Two wings at a right angle that fill the same rectangle."""
+    """Draw two wings at a right angle that fill the same rectangle."""
     long = _box(view, t.w, t.h * 0.5, 0, -t.h * 0.25)
     short = _box(view, t.w * 0.45, t.h, t.w * 0.275, 0)
     share = view.cover(np.minimum(long, short))
@@ -221,7 +221,7 @@ def _car(view: View, t: Thing) -> None:
 
 
 def _hull(view: View, t: Thing) -> Floats:
-    """Signed metres (nearly) from a hull pointed at +u, square at the stern."""
+    """Return signed metres (nearly) from a hull pointed at +u, square at the stern."""
     bow = np.clip((view.u / np.float32(t.w) - np.float32(0.1)) / np.float32(0.4), 0, 1)
     half = np.float32(t.h / 2) * (1 - bow * bow * np.float32(0.98))
     return np.maximum(np.abs(view.v) - half, np.abs(view.u) - np.float32(t.w / 2))
@@ -248,7 +248,7 @@ def _ship(view: View, t: Thing) -> None:
 
 
 def _plane(view: View, t: Thing) -> None:
-    """Fuselage, swept wings and tail; nose at +u."""
+    """Draw fuselage, swept wings and tail; nose at +u."""
     length, span = np.float32(t.w), np.float32(t.h)
     slim = np.float32(0.055) * length
     nose = np.clip((np.abs(view.u) / length - np.float32(0.34)) / np.float32(0.16), 0, 1)

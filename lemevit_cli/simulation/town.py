@@ -80,7 +80,7 @@ class Material:
     field: str = "rough"
 
     def toned(self, gain: float, *, tint: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Material:
-        """The same material, brighter or darker, with a tint by channel."""
+        """Return the same material, brighter or darker, with a tint by channel."""
         factor = np.float32(gain) * np.asarray(tint, dtype=np.float32)
         return Material(self.dark * factor, self.light * factor, self.field)
 
@@ -114,7 +114,7 @@ class Light:
 
     @property
     def max_height_m(self) -> float:
-        """Height whose shadow is as long as a block can see."""
+        """Return the height whose shadow is as long as a block can see."""
         x, y, z = self.towards_sun
         return MAX_SHADOW_M * z / float(np.hypot(x, y))
 
@@ -134,7 +134,7 @@ class Town:
 
 
 def linear(colour: tuple[float, float, float]) -> Colour:
-    """Linear light of a display colour (0..255): the sensor's gamma is a square root here."""
+    """Return a display colour (0..255) as linear light: the gamma is a square root here."""
     return ((np.asarray(colour) / 255) ** 2).astype(np.float32)
 
 

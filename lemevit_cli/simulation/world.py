@@ -80,7 +80,7 @@ class World:
 
     @property
     def shift_px(self) -> tuple[int, int]:
-        """Columns and rows by which the picture of this date lies off the truth.
+        """Return columns and rows by which the picture of this date lies off the truth.
 
         What the truth has at (col, row), the picture shows at (col - cols, row - rows).
         """
@@ -118,7 +118,7 @@ class World:
         return Drawing(pixels, class_ids)
 
     def objects(self, window: Window | None = None) -> list[WorldObject]:
-        """Objects whose centre lies in the window (None: in the scene), district by district."""
+        """List objects whose centre lies in the window (None: the scene), district by district."""
         spec = self.spec
         window = window or Window(col_off=0, row_off=0, width=spec.width, height=spec.height)
         found = []
@@ -133,7 +133,7 @@ class World:
 
     @property
     def georeference(self) -> Georeference:
-        """Where the scene lies: north up, ``gsd_m`` on the ground at its centre."""
+        """Return where the scene lies: north up, ``gsd_m`` on the ground at its centre."""
         return place_on_earth(self.spec)
 
     def _paint(self, window: Window) -> Canvas:
@@ -167,7 +167,7 @@ class World:
         return self._furniture[key]
 
     def _districts_near(self, window: Window) -> Iterator[tuple[int, int]]:
-        """Districts whose things may touch the window, always in the same order."""
+        """Yield districts whose things may touch the window, always in the same order."""
         gsd_m = self.spec.gsd_m
         first_i, last_i = (
             floor((side * gsd_m + reach) / CELL_M)
@@ -183,7 +183,7 @@ class World:
 
 
 def change_ids(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What became of buildings from one raster of class ids to the next, as ``CHANGE_NAMES``."""
+    """Tell what became of buildings from one raster of class ids to the next: ``CHANGE_NAMES``."""
     was, is_now = before == BUILDING, after == BUILDING
     changes = (is_now & ~was).astype(np.uint8)
     changes[was & ~is_now] = 2
@@ -207,14 +207,14 @@ def place_on_earth(spec: WorldSpec) -> Georeference:
 
 
 def _middle(west: float, south: float, east: float, north: float) -> tuple[float, float]:
-    """A place on dry land of the temperate kind, as far as the area allows."""
+    """Choose a place on dry land of the temperate kind, as far as the area allows."""
     lon = 15.0 if west <= 15 <= east else (west + east) / 2
     lat = 50.0 if south <= 50 <= north else (south + north) / 2
     return lon, lat
 
 
 def _units_per_metre(back: Transformer, x: float, y: float, gsd_m: float) -> tuple[float, float]:
-    """Sides of a pixel in map units that measure ``gsd_m`` on the ellipsoid."""
+    """Measure a pixel's sides in map units that are ``gsd_m`` long on the ellipsoid."""
     geod = Geod(ellps="WGS84")
     step = 1e-4 if back.source_crs is not None and back.source_crs.is_geographic else 10.0
     lengths = []

@@ -21,18 +21,18 @@ NUM_SYMMETRIES = 8
 
 
 def uniform(generator: Generator, low: float, high: float) -> float:
-    """A number drawn evenly from [low, high)."""
+    """Draw a number evenly from [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def draw_zoom(options: AugmentationOptions, generator: Generator) -> float:
-    """A magnification, drawn evenly in its logarithm."""
+    """Draw a magnification evenly in its logarithm."""
     low, high = options.zoom
     return exp(uniform(generator, log(low), log(high)))
 
 
 def symmetry(values: Tensor, index: int) -> Tensor:
-    """One of the eight symmetries of the square, applied to the last two axes.
+    """Apply one of the eight symmetries of the square to the last two axes.
 
     Args:
         index: 0 to 7: quarter turns, from 4 on mirrored first; 0 changes nothing.
@@ -42,7 +42,7 @@ def symmetry(values: Tensor, index: int) -> Tensor:
 
 
 def symmetry_transform(index: int, size: int) -> Affine:
-    """Where :func:`symmetry` brings a point ``(x, y)`` of a square of ``size`` pixels."""
+    """Return where :func:`symmetry` brings a point ``(x, y)`` of a square of ``size`` pixels."""
     transform = Affine(-1, 0, size, 0, 1, 0) if index >= 4 else Affine.identity()
     for _ in range(index % 4):
         transform = Affine(0, 1, 0, -1, 0, size) @ transform

@@ -44,7 +44,7 @@ class Run:
     """The state of a training; a checkpoint holds it.
 
     Args:
-        backbone: the part of the model that may rest, or learn at a rate of its own.
+        backbone: the part of the model that may be frozen, or learn at a rate of its own.
         total_steps: None until a time budget has fixed it.
         plan: the options that the number of steps comes from.
         elapsed_s: since the training began, without the time between two sittings.
@@ -77,7 +77,7 @@ class Run:
 def recipe_of(
     options: TrainingOptions, *, processes: int, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Plain values that a resume must find unchanged, by the names of their options."""
+    """Return plain values that a resume must find unchanged, by the names of their options."""
     named = asdict(options)
     varied = {f"augmentation.{key}": value for key, value in named.pop("augmentation").items()}
     chosen = {key: value for key, value in named.items() if key not in _FREE}

@@ -89,7 +89,7 @@ class DrawnWindow:
     """A window as it was drawn and read, before any variation.
 
     Args:
-        side: of the square that the window becomes; the window is smaller where its room is.
+        side: of the square that the window becomes; the window is smaller where its extent is.
         pixels, valid, ids: as :meth:`Source.read` gives them.
         generator: for what is drawn next.
     """
@@ -105,7 +105,7 @@ class DrawnWindow:
 
 
 def generator_of(seed: int, index: int) -> Generator:
-    """A generator of its own for every sample: neither workers nor a resume change the draws."""
+    """Seed a generator for each sample: neither workers nor a resume change the draws."""
     return torch.Generator().manual_seed(seed * 1_000_003 + index)
 
 
@@ -139,12 +139,12 @@ class WindowDraw:
 class TrainingCrops(Dataset[dict[str, Tensor]]):
     """Sample ``i``: augmented pixels ``(bands, crop, crop)`` float32, ids ``(crop, crop)``, groups.
 
-    Void pixels hold ``fill``, as where a scene is predicted; no augmentation touches them.
+    Nodata pixels hold ``fill``, as where a scene is predicted; no augmentation touches them.
 
     Args:
         draw: gives windows by number.
         value_range: of the pixels, for the augmentation.
-        fill: what void pixels hold, a value a band: the card's mean.
+        fill: what nodata pixels hold, a value a band: the card's mean.
     """
 
     def __init__(
@@ -169,14 +169,14 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
         return finished_sample(pixels, maps, drawn, self._fill)
 
     def origin(self, index: int) -> str:
-        """Where sample ``index`` is from, for messages."""
+        """Say where sample ``index`` is from, for messages."""
         return place_of(self._draw(index))
 
 
 def square_of(
     drawn: DrawnWindow, options: TrainingOptions, fill: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """A drawn window as a square of ``crop`` pixels, turned or mirrored as may be.
+    """Make a drawn window a square of ``crop`` pixels, turned or mirrored as may be.
 
     Returns:
         Pixels ``(bands, crop, crop)`` float32; and ``(2, crop, crop)`` uint8, class ids and where
@@ -193,7 +193,7 @@ def square_of(
 def finished_sample(
     pixels: Tensor, maps: Tensor, drawn: DrawnWindow, fill: Sequence[float]
 ) -> dict[str, Tensor]:
-    """What the loss is given, from the maps of :func:`square_of`; void pixels filled again."""
+    """Return what the loss is given, from the maps of :func:`square_of`; nodata filled again."""
     void = void_values(fill, drawn.pixels.dtype)
     values = filled(pixels.numpy(), maps[1].numpy() > 0, void)
     return {
@@ -204,7 +204,7 @@ def finished_sample(
 
 
 def place_of(drawn: DrawnWindow) -> str:
-    """Where a window is from, for messages."""
+    """Say where a window is from, for messages."""
     window = drawn.window
     return (
         f"{drawn.site.scene}, window {window.col_off},{window.row_off} "
@@ -215,19 +215,19 @@ def place_of(drawn: DrawnWindow) -> str:
 def model_values(
     pixels: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Pixels ``(bands, H, W)`` as a :class:`SceneView` gives them to a model, void ones filled."""
+    """Give pixels ``(bands, H, W)`` as a :class:`SceneView` does to a model, nodata filled."""
     read = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     return filled(read, valid, fill).astype(np.float32)
 
 
 def void_values(fill: Sequence[float], dtype: np.dtype) -> NDArray[np.float32]:
-    """What void pixels of a raster hold, a value a band: whole numbers in 8 bits."""
+    """Return what nodata pixels of a raster hold, a value a band: whole numbers in 8 bits."""
     exact = np.asarray(fill, dtype=np.float32)
     return np.trunc(exact) if dtype == np.uint8 else exact
 
 
 def pick(shares: NDArray[np.float64], generator: Generator) -> int:
-    """A number from 0 on, by the cumulated chances of all."""
+    """Draw a number from 0 on, by the cumulated chances of all."""
     drawn = np.searchsorted(shares, uniform(generator, 0.0, 1.0), side="right")
     return min(int(drawn), len(shares) - 1)
 
@@ -235,12 +235,12 @@ def pick(shares: NDArray[np.float64], generator: Generator) -> int:
 def draw_window(
     source: SourceOfCrops, side: int, crop: int, generator: Generator
 ) -> tuple[Site, Window, int]:
-    """Draw a site and a window in its room, around a pixel of the class that was drawn.
+    """Draw a site and a window in its extent, around a pixel of the class that was drawn.
 
     Returns:
         Site, window, and the side of the square that the window becomes: ``side``, less in a
-        smaller room, but not below ``crop``, so that nothing is magnified for want of room. The
-        window is as wide and high as that, or as the room.
+        smaller extent, but not below ``crop``, so that nothing is magnified for want of it. The
+        window is as wide and high as that, or as the extent.
     """
     class_id = pick(source.class_shares, generator)
     cumulated = source.cell_counts[class_id]
@@ -265,7 +265,7 @@ def draw_window(
 
 
 def _pixel_of_class(ids: NDArray[np.uint8], class_id: int, generator: Generator) -> tuple[int, int]:
-    """Row and column of a pixel of a class; the middle where the class is not found.
+    """Draw row and column of a pixel of a class; the middle where the class is not found.
 
     It was counted there, but in a larger window: a pixel whose centre an edge hits may have the
     class in that one alone. One number is drawn either way.

@@ -20,7 +20,7 @@ from lemevit_cli.training.sources import Sources
 
 FEW = 0.05  # of the pixels that could have a label
 
-# The backbone rests, so that steps are short and many; colours stay what they are on this scene.
+# The backbone is frozen, so that steps are short and many; colours stay as they are on this scene.
 _RECIPE: dict[str, Any] = {
     "decoder": PIXEL_DECODER,
     "optimizer": "adamw",
@@ -36,16 +36,16 @@ _PIXELS_A_WINDOW = 4096  # of these at most
 
 
 def share_of_labels(found: Sources) -> float:
-    """Part of the pixels of all training rasters that have a label, in [0, 1]."""
+    """Return the part of the pixels of all training rasters that have a label, in [0, 1]."""
     labelled = sum(int(cells.counts.sum()) for cells in found.cells)
     return labelled / max(sum(source.num_pixels for source in found.training), 1)
 
 
 def suit_few_labels(options: TrainingOptions, found: Sources) -> TrainingOptions:
-    """The options for few labels, in all that the user did not choose; others as they are.
+    """Return options for few labels, in all that the user did not choose; others as they are.
 
     Labels are few if no source says what all its pixels are, and less than a twentieth of them has
-    a label. The backbone rests then, so it must know something: without weights of its kind to
+    a label. The backbone is frozen then, so it must know something: without weights of its kind to
     start from nothing is changed.
     """
     if any(source.is_complete for source in found.training) or share_of_labels(found) >= FEW:

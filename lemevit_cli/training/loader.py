@@ -31,7 +31,7 @@ def load_batches(
     workers: int,
     device: torch.device,
 ) -> Generator[dict[str, Tensor]]:
-    """Batches on a device in an order that has no end; close it to end the workers.
+    """Yield batches on a device in an order that has no end; close it to end the workers.
 
     Raises:
         LemevitError: what a sample raised, in one line, wherever it was read.
@@ -93,7 +93,7 @@ def _end_with_parent() -> None:
 
 
 def _message(error: LemevitError) -> str:
-    """The message alone: what comes from a worker has its traceback as text in front of it."""
+    """Return the message alone: a worker's has its traceback as text in front of it."""
     last = str(error).rstrip().splitlines()[-1]
     prefix = f"{type(error).__module__}.{type(error).__qualname__}: "
     return last.removeprefix(prefix)

@@ -198,7 +198,7 @@ def _accelerator(options: TrainingOptions) -> Accelerator:
     precision = _MIXED_PRECISION[choose_dtype(options.precision, device)]
     if device.index is not None:
         torch.cuda.set_device(device)
-    # A backbone of timm may carry parts that its maps do not depend on, and a backbone may rest:
+    # A backbone of timm may carry parts that its maps do not depend on, and one may be frozen:
     # no gradient reaches them.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(
@@ -288,7 +288,7 @@ def _announce(run: Run, progress: Progress) -> None:
 
 
 def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
-    """This process's batches from the run's next step on, without an end."""
+    """Yield this process's batches from the run's next step on, without an end."""
     options, accelerator = setup.options, setup.accelerator
     order = StepBatches(
         batch_size=options.batch_size,
@@ -302,9 +302,9 @@ def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
 
 
 def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
-    """Set mode and rates of the next step: a backbone that rests is as in use, and fixed.
+    """Set mode and rates of the next step: a frozen backbone is in evaluation mode.
 
-    While a time budget is measured, every other step computes the gradients of a resting backbone
+    While a time budget is measured, every other step computes the gradients of a frozen backbone
     too, to learn what they will cost, but its rate is zero.
     """
     run.model.train()
@@ -326,7 +326,7 @@ def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSte
 
 
 def _step(run: Run, batches: Iterator[dict[str, Tensor]], setup: Setup) -> float:
-    """One update of the weights; the mean loss over the targets of all batches and processes."""
+    """Update the weights once; return the mean loss over all targets of all processes."""
     options, accelerator = setup.options, setup.accelerator
     sums = torch.zeros(2, device=accelerator.device)  # of the loss, of the targets
     unit = torch.ones((), device=accelerator.device)
@@ -463,7 +463,7 @@ def _save(run: Run, setup: Setup) -> None:
 
 
 def _is_checkpoint_due(run: Run, setup: Setup) -> bool:
-    """By steps, or by the first process's clock, so that all write it together."""
+    """Decide by steps, or by the first process's clock, so that all write it together."""
     options = setup.options
     if options.checkpoint_every is not None and run.step % options.checkpoint_every == 0:
         return True
@@ -473,5 +473,5 @@ def _is_checkpoint_due(run: Run, setup: Setup) -> bool:
 
 
 def _from_main(value: float, accelerator: Accelerator) -> float:
-    """The first process's value, so that all decide alike."""
+    """Return the first process's value, so that all decide alike."""
     return float(accelerator.gather(torch.tensor([value], device=accelerator.device))[0])

@@ -77,7 +77,7 @@ def make_loss(spec: str, class_weights: Sequence[float] | None = None) -> Loss:
 def weigh_classes(
     text: str, classes: Sequence[str], counts: Sequence[int]
 ) -> tuple[float, ...] | None:
-    """Weights of the classes: of ``none`` None, of ``balanced`` or ``name=2,other=0.5`` a tuple.
+    """Weigh the classes: of ``none`` None, of ``balanced`` or ``name=2,other=0.5`` a tuple.
 
     Balanced weights go by the inverse square root of a class's share ``f`` of the labelled pixels,
     and their mean over these pixels is 1::
@@ -121,7 +121,7 @@ def _is_weight(text: str) -> bool:
 def grouped_cross_entropy(
     logits: Tensor, ids: Tensor, groups: Tensor, class_weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy where a target may mean several classes that its source cannot tell apart.
+    """Sum cross-entropy where a target may mean several classes that its source cannot tell apart.
 
     With the logits ``z`` of a pixel and the set ``G`` of the model's classes that its target
     stands for::
@@ -148,13 +148,13 @@ def grouped_cross_entropy(
 
 
 def _is_target(ids: Tensor, groups: Tensor) -> Tensor:
-    """True where an id teaches something: it is not ignored, and the model has a class for it."""
+    """Mark where an id teaches something: it is not ignored, and the model has a class for it."""
     known = (groups[:, :, None, None] == ids[:, None]).any(dim=1)
     return known & (ids != NODATA_CLASS)
 
 
 def _surprise(logits: Tensor, ids: Tensor, groups: Tensor) -> Tensor:
-    """``-log score`` of every pixel's target, ``(B, H, W)``; 0 where there is none."""
+    """Return ``-log score`` of every pixel's target, ``(B, H, W)``; 0 where there is none."""
     log_scores = torch.log_softmax(logits.float(), dim=1)
     belongs = groups[:, :, None, None] == ids[:, None]  # (B, C, H, W)
     # Without a target all classes belong: the gradient of an empty set would be NaN.
@@ -163,7 +163,7 @@ def _surprise(logits: Tensor, ids: Tensor, groups: Tensor) -> Tensor:
 
 
 def _target_weights(ids: Tensor, groups: Tensor, class_weights: Tensor) -> Tensor:
-    """Mean weight of the classes that each pixel's target stands for."""
+    """Average the weights of the classes that each pixel's target stands for."""
     all_ids = torch.arange(NODATA_CLASS + 1, device=ids.device)
     belongs = groups[:, :, None] == all_ids  # (B, C, 256)
     sums = (class_weights[:, None] * belongs).sum(dim=1)
@@ -182,7 +182,7 @@ def _focal(logits: Tensor, ids: Tensor, groups: Tensor, weights: Tensor | None) 
 
 
 def _of_regions(region_loss: nn.Module) -> _Term:
-    """A loss of the library that looks at all pixels at once, times the number of targets."""
+    """Make a term of a library's loss that sees all pixels at once, times the number of targets."""
 
     def term(logits: Tensor, ids: Tensor, groups: Tensor, weights: Tensor | None) -> Tensor:
         total = logits.sum() * 0.0
@@ -198,7 +198,7 @@ def _of_regions(region_loss: nn.Module) -> _Term:
 
 
 def _merge_classes(logits: Tensor, ids: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and ids of a source's own classes, whose softmax is the sum of the scores.
+    """Return logits and ids of a source's own classes, whose softmax is the sum of the scores.
 
     Returns:
         ``(B, G, H, W)``, where classes that the source never names are one more group at the end,

@@ -16,7 +16,7 @@ _LOG_EVERY = 10  # steps
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a training's metrics, in order; half a line of a killed run is left out."""
+    """Read the lines of a training's metrics, in order, without half a line of a killed run."""
     path = folder / METRICS_NAME
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = []
@@ -84,7 +84,7 @@ class MetricsLog:
 
 
 def _plain_figures(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """``{"town": {"miou": 0.5, "classes": {...}}}`` to ``("town/miou", 0.5)``."""
+    """Flatten ``{"town": {"miou": 0.5, "classes": {...}}}`` to ``("town/miou", 0.5)``."""
     for name, of_set in figures.items():
         for key, value in of_set.items() if isinstance(of_set, Mapping) else ():
             if isinstance(value, float):
@@ -92,7 +92,7 @@ def _plain_figures(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _tensorboard(folder: Path, first_step: int) -> Any:
-    """A writer of events, None where tensorboard is not installed."""
+    """Open a writer of events, None where tensorboard is not installed."""
     if find_spec("tensorboard") is None:
         return None
     module = import_module("torch.utils.tensorboard")

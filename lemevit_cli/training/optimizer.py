@@ -38,7 +38,7 @@ def check_optimizer(name: str) -> None:
 def make_optimizer(
     model: nn.Module, backbone: nn.Module | None, options: TrainingOptions
 ) -> Optimizer:
-    """An optimizer of all parameters that require a gradient.
+    """Make an optimizer of all parameters that require a gradient.
 
     Muon treats matrices and full convolutions, and falls back to AdamW for all else at a fifth of
     the rate.
@@ -68,7 +68,7 @@ def make_optimizer(
 def parameter_groups(
     model: nn.Module, backbone: nn.Module | None, options: TrainingOptions
 ) -> list[dict[str, Any]]:
-    """timm's groups, divided by ``part``: ``backbone`` with a rate of its own, and ``head``.
+    """Divide timm's groups by ``part``: ``backbone`` with a rate of its own, and ``head``.
 
     Biases and what has one dimension (norms, scales) do not decay; all else does, LeMeViT's meta
     tokens too. Meta tokens and depthwise kernels are no matrices that Muon could make orthogonal.

@@ -40,7 +40,7 @@ class AugmentationOptions:
 
     @classmethod
     def none(cls) -> AugmentationOptions:
-        """Windows as they are."""
+        """Return options that leave windows as they are."""
         return cls(
             symmetries=False,
             turns=0.0,
@@ -129,7 +129,7 @@ class TrainingOptions:
         lr, weight_decay, warmup: ``lr`` at its peak, Muon's by default (others want less);
             ``warmup`` is a part of the whole training.
         backbone_lr: factor of the backbone's learning rate; 0 leaves it as it is.
-        head_first: part of the training in which the backbone rests.
+        head_first: part of the training in which the backbone is frozen.
         clip_norm: largest norm of the gradient.
         ema_decay: of the averaged weights, which are validated and saved.
         seed: of weights and windows.

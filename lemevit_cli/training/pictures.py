@@ -71,13 +71,13 @@ def draw_report(
 
 
 def dates_as_rgb(pixels: NDArray[np.float32], card: Card) -> tuple[NDArray[np.uint8], ...]:
-    """Each date of pixels ``(dates * bands, H, W)`` for the eye, ``(H, W, 3)``."""
+    """Return each date of pixels ``(dates * bands, H, W)`` for the eye, ``(H, W, 3)``."""
     dates = np.split(pixels, len(pixels) // card.bands)
     return tuple(as_rgb(date, card.value_range) for date in dates)
 
 
 def as_rgb(pixels: NDArray[np.float32], value_range: tuple[float, float]) -> NDArray[np.uint8]:
-    """Pixels ``(bands, H, W)`` for the eye, ``(H, W, 3)``: three bands, or one in grey."""
+    """Scale pixels ``(bands, H, W)`` for the eye, ``(H, W, 3)``: three bands, or one in grey."""
     low, high = value_range
     bands = pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
     scaled = np.clip((bands - low) / (high - low), 0.0, 1.0) * 255.0
@@ -85,7 +85,7 @@ def as_rgb(pixels: NDArray[np.float32], value_range: tuple[float, float]) -> NDA
 
 
 def model_ids(ids: Tensor, groups: Tensor) -> NDArray[np.uint8]:
-    """A source's class ids ``(H, W)`` as the model's; its background gets the next free id.
+    """Return a source's class ids ``(H, W)`` as the model's; background gets the next free id.
 
     Args:
         groups: for every class of the model the source's class that it belongs to.

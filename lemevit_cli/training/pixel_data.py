@@ -29,7 +29,7 @@ def data_of_pixels(
     draw_report: DrawReport,
     notes: tuple[str, ...],
 ) -> TaskData:
-    """What was found, with all that the loop and the card ask of it."""
+    """Gather what was found, with all that the loop and the card ask of it."""
     record = record_of(found)
     training = TrainingData(
         samples,
@@ -53,7 +53,7 @@ def data_of_pixels(
 
 
 def loss_of_pixels(found: TaskData, options: TrainingOptions) -> Loss:
-    """The loss that the options name, over the labelled pixels of a batch.
+    """Make the loss that the options name, over the labelled pixels of a batch.
 
     Raises:
         DataError: if the options weigh a class that there is not.
@@ -69,7 +69,7 @@ def loss_of_pixels(found: TaskData, options: TrainingOptions) -> Loss:
 
 
 def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]:
-    """Labelled training pixels of every class of the model, where a source names it."""
+    """Count labelled training pixels of every class of the model, where a source names it."""
     totals = dict.fromkeys(classes, 0)
     for source, cells in zip(found.training, found.cells, strict=True):
         for name, pixels in zip(source.classes, cells.counts.sum(axis=0), strict=True):
@@ -79,7 +79,7 @@ def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]
 
 
 def record_of(found: Sources) -> dict[str, list[dict[str, object]]]:
-    """What the card says of the data."""
+    """Return what the card says of the data."""
     return {
         "data": [
             {

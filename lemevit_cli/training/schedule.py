@@ -22,12 +22,12 @@ _LOWEST = 0.01  # of the peak rate, at both ends
 
 
 def steps_of_epochs(epochs: float, *, labelled_pixels: int, pixels_a_step: float) -> int:
-    """Steps that see as many labelled pixels as ``epochs`` times all that there are."""
+    """Count the steps that see as many labelled pixels as ``epochs`` times all that there are."""
     return max(1, ceil(epochs * labelled_pixels / pixels_a_step))
 
 
 def mean_labelled_pixels(samples: Dataset[dict[str, Tensor]]) -> float:
-    """Labelled pixels of a training window: the mean over the first few, 1 at least.
+    """Average the labelled pixels of the first few training windows, 1 at least.
 
     Args:
         samples: of each, ``ids`` are class ids, ``NODATA_CLASS`` where nothing is labelled.
@@ -39,7 +39,7 @@ def mean_labelled_pixels(samples: Dataset[dict[str, Tensor]]) -> float:
 def cosine_schedule(
     optimizer: Optimizer, *, lr: float, steps: int, warmup: float
 ) -> CosineLRScheduler:
-    """A linear warm-up to ``lr``, then half a cosine; groups follow times their ``lr_scale``.
+    """Warm up linearly to ``lr``, then follow half a cosine; groups take it times ``lr_scale``.
 
     Set the rates of step ``n``, counted from 0, by ``step_update(n)``.
 
@@ -65,7 +65,7 @@ class FirstSteps:
 
     Args:
         budget_s: for the whole run.
-        head_first: part of the run in which the backbone rests; these steps are shorter.
+        head_first: part of the run in which the backbone is frozen; these steps are shorter.
     """
 
     budget_s: float
@@ -74,7 +74,7 @@ class FirstSteps:
 
     @property
     def next_is_short(self) -> bool:
-        """Whether the next step should be of the shorter kind; the two take turns."""
+        """Say whether the next step should be of the shorter kind; the two take turns."""
         return self.head_first > 0 and len(self._seconds) % 2 == 0
 
     @property
@@ -98,7 +98,7 @@ class FirstSteps:
         validate_every: int,
         final_cost: float,
     ) -> int:
-        """The largest number of steps that ends in time; never fewer than are done.
+        """Return the largest number of steps that ends in time; never fewer than are done.
 
         Args:
             done: steps already made, after ``elapsed_s`` seconds of the run.

@@ -53,7 +53,7 @@ class Sources:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of a model that learns from all of them."""
+        """Return the classes of a model that learns from all of them."""
         return union_of_classes(
             [source.classes for source in self.training],
             [source.is_complete for source in self.training],
@@ -110,7 +110,7 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers = PICTURES) -
 
 
 def items_of(data: DataOptions) -> Iterator[Sequence[LabelledFolder | LabelledScene]]:
-    """What each path, and then each scene, stands for."""
+    """Yield what each path, and then each scene, stands for."""
     for path in data.paths:
         is_listing = Path(path).suffix.lower() == SUFFIX
         yield read_listing(path) if is_listing else (LabelledFolder(path=path),)

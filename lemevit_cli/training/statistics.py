@@ -43,10 +43,10 @@ class Drawn(Protocol):
 
 
 def statistics_of(draw: Callable[[int], Drawn], *, bands: int, dtype: str) -> Statistics:
-    """ImageNet's mean and deviation for 8-bit RGB; else measured on training windows.
+    """Return ImageNet's mean and deviation for 8-bit RGB; else measure training windows.
 
     The windows are the first of the training itself, so that sources and classes weigh as they
-    will. Void pixels do not count. The range leaves out a thousandth at either end.
+    will. Nodata pixels do not count. The range leaves out a thousandth at either end.
 
     Raises:
         DataError: if the values have no range, or none is valid.
@@ -79,7 +79,7 @@ def value_range_of(
 def _values_of(
     windows: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]],
 ) -> NDArray[np.float64]:
-    """Some valid pixels of each window, ``(bands, N)``."""
+    """Return some valid pixels of each window, ``(bands, N)``."""
     parts = []
     for pixels, valid in windows:
         values = pixels[:, valid]

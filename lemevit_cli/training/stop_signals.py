@@ -46,7 +46,7 @@ def stop_signals() -> Iterator[Stop]:
 
 
 def agreed_signal(stop: Stop, accelerator: Accelerator) -> signal.Signals | None:
-    """The signal that any of the processes has got: all of them save and leave together."""
+    """Return the signal that any process has got: all of them save and leave together."""
     number = torch.tensor([stop.signal or 0], device=accelerator.device)
     found = int(accelerator.gather(number).max())
     return signal.Signals(found) if found else None

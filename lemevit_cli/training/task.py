@@ -58,12 +58,12 @@ class Training(Protocol):
 
     @property
     def network(self) -> NetworkToTrain:
-        """What is trained."""
+        """Return the network that is trained."""
         ...
 
     @property
     def headline(self) -> tuple[str, ...]:
-        """Names of the figures that a card keeps of a scoring."""
+        """Return the names of the figures that a card keeps of a scoring."""
         ...
 
     def check(self, options: TrainingOptions) -> None:
@@ -87,7 +87,7 @@ class Training(Protocol):
         ...
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        """What lets a model answer a batch: sum of the loss over its targets, and their number.
+        """Make what lets a model answer a batch: sum of the loss over its targets, their number.
 
         Raises:
             DataError: if the options name a loss or a class that there is not.
@@ -95,5 +95,5 @@ class Training(Protocol):
         ...
 
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        """A picture of augmented training windows with their labels."""
+        """Draw a picture of augmented training windows with their labels."""
         ...

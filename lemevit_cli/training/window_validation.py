@@ -118,14 +118,14 @@ class WindowValidation:
 
 
 def cost_of_all(card: Card, windows: int, judged: int) -> float:
-    """How many times the work on ``judged`` windows it takes to predict all of them in whole."""
+    """Return how many times the work on ``judged`` windows predicting all of them takes."""
     # Windows of a prediction overlap, and more of them cover the same area.
     denser = (card.window / (card.window - card.overlap)) ** 2
     return denser * windows / max(judged, 1)
 
 
 def windows_of(sites: Sequence[Site], size: int) -> Iterator[tuple[Site, Window]]:
-    """Windows that cover the areas of sites once, none wider than ``size``.
+    """Yield windows that cover the areas of sites once, none wider than ``size``.
 
     An area that is no multiple of the size is cut into equal parts, not into windows and a sliver.
     """
@@ -144,7 +144,7 @@ def _edges(length: int, size: int) -> list[int]:
 
 
 def spread(values: list[Any], limit: int | None) -> list[Any]:
-    """At most ``limit`` of the values, evenly spread, in their order."""
+    """Return at most ``limit`` of the values, evenly spread, in their order."""
     if limit is None or len(values) <= limit:
         return values
     return [values[i * len(values) // limit] for i in range(limit)]

@@ -73,7 +73,7 @@ def points_on_the_map(xy: NDArray[np.float64], georeference: Georeference) -> ND
 
 
 def crs_of_map(georeference: Georeference) -> str | None:
-    """The CRS that :func:`points_on_the_map` leads to, None if it is not known."""
+    """Return the CRS that :func:`points_on_the_map` leads to, None if it is not known."""
     if georeference.transform is None and georeference.gcps:
         return georeference.gcps_crs_wkt
     return georeference.crs_wkt
@@ -94,7 +94,7 @@ def measured(
     crs_wkt: str | None,
     measure: Callable[[NDArray[Any], str | None], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """What ``measure`` says of polygons ``(N,)``, asked for some at a time.
+    """Return what ``measure`` says of polygons ``(N,)``, asked for some at a time.
 
     Measuring takes many times the memory of the polygons themselves.
     """
@@ -138,7 +138,7 @@ def write_layer(
 
 
 def companions_of(target: Path, writer: Writer) -> list[str]:
-    """Names of files that may belong to an older target of this format."""
+    """List the names of files that may belong to an older target of this format."""
     if writer.driver == "ESRI Shapefile":
         return [target.stem + part for part in _SHAPEFILE_PARTS]
     return [target.name + part for part in _GEOPACKAGE_PARTS]

@@ -92,7 +92,7 @@ def outlined(path: Path) -> Regions:
 
 
 def _first_pixels(polygons: NDArray[Any]) -> NDArray[np.float64]:
-    """The leftmost pixel of the top row of each polygon: ``(N, 2)`` column, row."""
+    """Return the leftmost pixel of the top row of each polygon: ``(N, 2)`` column, row."""
     if len(polygons) == 0:
         return np.empty((0, 2))
     rings = shapely.get_exterior_ring(polygons)
@@ -107,13 +107,13 @@ def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
     """Sum a raster of whole numbers over the pixels of each polygon, exactly.
 
     No pixel is given a label. Green's theorem on a grid: the sum within a ring is that of the
-    running sums ``S`` (all pixels above and to the left of a corner) along its upright edges,
+    running sums ``S`` (all pixels above and to the left of a corner) along its vertical edges,
     ``S(end) - S(start)``, down counted against up. So each strip of the raster answers for the
     corners in it, and polygons may be as many and as large as they like.
 
     Args:
-        polygons: ``(N,)`` as :func:`outlined` gives them: corners are whole numbers, edges upright
-            or level.
+        polygons: ``(N,)`` as :func:`outlined` gives them: corners are whole numbers, edges vertical
+            or horizontal.
         path: a raster of one band of unsigned integers, on the same grid.
     """
     rings, ring_owner = shapely.get_rings(polygons, return_index=True)
@@ -136,7 +136,7 @@ def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
 
 
 def _running_sums(path: Path) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Rows of sums above and left of every corner, ``(rows, width + 1)``, with the first's number.
+    """Yield sums above and left of every corner, ``(rows, width + 1)``, after their first row.
 
     The corners below the last row of pixels are a row of their own.
     """
@@ -184,7 +184,7 @@ def simplified(
 
 
 def _reaching_over(polygons: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which polygons ``(N,)`` share more than an edge with another."""
+    """Mark the polygons ``(N,)`` that share more than an edge with another."""
     one, other = shapely.STRtree(polygons).query(polygons, predicate="intersects")
     one, other = one[one < other], other[one < other]
     overlap = shapely.relate_pattern(polygons[one], polygons[other], "T********")

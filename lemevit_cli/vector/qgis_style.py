@@ -83,7 +83,7 @@ def _add_layer(symbol: ET.Element, kind: str, **properties: str) -> None:
 
 
 def _add_labels(root: ET.Element, expression: str) -> None:
-    """Text beside each polygon with a white rim, shown where there is room for it."""
+    """Write text beside each polygon with a white rim, shown where there is space for it."""
     settings = ET.SubElement(ET.SubElement(root, "labeling", type="simple"), "settings")
     style = ET.SubElement(
         settings,

@@ -59,7 +59,7 @@ class ScenePolygons:
     transform: Affine
 
     def near(self, window: Window) -> NDArray[np.int64]:
-        """Which polygons may touch a window of the scene, in the layer's order."""
+        """Find the polygons that may touch a window of the scene, in the layer's order."""
         outline = shapely.box(window.col_off, window.row_off, window.right, window.bottom)
         corners = shapely.get_coordinates(outline)
         found = self.index.query(shapely.Polygon([self.transform @ xy for xy in corners.tolist()]))
@@ -96,7 +96,7 @@ class ScenePolygons:
         return drawn
 
     def in_pixels(self, chosen: NDArray[np.int64] | slice = slice(None)) -> NDArray:
-        """Polygons in pixels of the scene, south-up or rotated as it may be."""
+        """Return polygons in pixels of the scene, south-up or rotated as it may be."""
         inverse = ~self.transform
         matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
         shift = (inverse.c, inverse.f)
@@ -105,7 +105,7 @@ class ScenePolygons:
         )
 
     def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
-        """Polygons in pixels of a window: GDAL then needs no transform."""
+        """Return polygons in pixels of a window: GDAL then needs no transform."""
         corner = (window.col_off, window.row_off)
         # Rounded in pixels of the scene, before the window's corner is taken off: an edge through
         # pixel centres falls on the same side of them in every window.
@@ -113,7 +113,7 @@ class ScenePolygons:
 
 
 def _clipped(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
-    """What of the polygons is near a window, in pixels of it, and which polygon each part is of.
+    """Clip polygons to a window, in pixels of it; say which polygon each part is of.
 
     A coast of a million points is cut to the few that the window sees; small polygons stay as they
     are. A margin keeps the cut away from the pixels.
@@ -127,7 +127,7 @@ def _clipped(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, ND
 
 
 def is_vector(path: str) -> bool:
-    """Whether a file holds a vector layer; one that is missing counts as a vector."""
+    """Say whether a file holds a vector layer; one that is missing counts as a vector."""
     file, _, layer = path.partition("|layername=")
     try:
         return len(pyogrio.list_layers(file)) > 0
@@ -137,7 +137,7 @@ def is_vector(path: str) -> bool:
 
 
 def field_names(path: str) -> tuple[str, ...]:
-    """Names of the fields of a layer, see :func:`layer_name`.
+    """Return the names of the fields of a layer, see :func:`layer_name`.
 
     Raises:
         SceneError: if the file cannot be read as polygons.
@@ -147,7 +147,7 @@ def field_names(path: str) -> tuple[str, ...]:
 
 
 def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
-    """File and layer of ``FILE``, or of ``FILE|layername=NAME`` as QGIS writes it.
+    """Return file and layer of ``FILE``, or of ``FILE|layername=NAME`` as QGIS writes it.
 
     Raises:
         SceneError: if the file cannot be read as polygons, or holds several layers and none is
@@ -235,7 +235,7 @@ def polygons_on(scene: Grid, table: geopandas.GeoDataFrame, path: str) -> SceneP
 
 
 def _single_polygons(geometries: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """Polygons with the row that each is from; parts of collections are taken apart."""
+    """Return polygons with the row that each is from; parts of collections are taken apart."""
     rows = np.flatnonzero(~shapely.is_missing(geometries))
     parts = geometries[rows]
     for _ in range(2):  # a collection may hold multipolygons
@@ -260,20 +260,20 @@ def _with_short_edges(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
 
 
 def extent(scene: Grid) -> tuple[float, float, float, float]:
-    """``(west, south, east, north)`` of the scene in map units; in pixels without a transform."""
+    """Return ``(west, south, east, north)`` in map units; in pixels without a transform."""
     west, south, east, north = footprint(scene).bounds
     return west, south, east, north
 
 
 def footprint(scene: Grid) -> shapely.Polygon:
-    """The scene's outline in map units; in pixels without a transform."""
+    """Return the scene's outline in map units; in pixels without a transform."""
     transform = scene.georeference.transform or Affine.identity()
     w, h = scene.width, scene.height
     return shapely.Polygon([transform @ corner for corner in ((0, 0), (w, 0), (w, h), (0, h))])
 
 
 def bounds_text(bounds: tuple[float, float, float, float]) -> str:
-    """Four numbers, as a message shows them."""
+    """Write four numbers as a message shows them."""
     return " ".join(f"{b:.10g}" for b in bounds)
 
 

@@ -1,4 +1,4 @@
-"""Anchors: upright boxes of three shapes around every cell of every level."""
+"""Anchors: axis-aligned boxes of three shapes around every cell of every level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RATIOS = (0.5, 1.0, 2.0)  # height over width; the area stays
 def anchors_of(
     sizes: Sequence[tuple[int, int]], strides: Sequence[int], *, device: torch.device
 ) -> list[Tensor]:
-    """Anchors ``(H * W * 3, 4)`` of each level as ``x1, y1, x2, y2``, in the order of its cells.
+    """Return anchors ``(H * W * 3, 4)`` of each level as ``x1, y1, x2, y2``, in the order of cells.
 
     As in the original, an anchor's centre is the upper left corner of its cell: ``i * stride``.
     (torchvision's generator rounds the sides to whole pixels.)

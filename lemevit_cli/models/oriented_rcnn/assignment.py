@@ -34,7 +34,7 @@ class Rules:
     offset_weight: float | None
 
     def mean_offset(self, total: Tensor, *, positive: int, samples: int) -> Tensor:
-        """A loss of boxes of a batch from its sum."""
+        """Return a batch's loss of boxes from its sum."""
         if self.offset_weight is None:
             return total / max(samples, 1)
         return self.offset_weight * total / max(positive, 1)
@@ -44,8 +44,8 @@ RULES = {
     "paper": Rules(
         inside_only=True, anchor_iou=0.7, anchors_an_object=1, moved_copies=0, offset_weight=None
     ),
-    # The paper's rules leave a long object one anchor, and the second stage no proposal of it but
-    # the object itself: a proposal that is turned a little wrong overlaps it by less than half.
+    # The paper's assigner leaves a long object one anchor, and the second stage no proposal of it
+    # but the object itself: a proposal that is turned a little wrong overlaps it by less than half.
     # Long training makes up for that, short training cannot.
     "generous": Rules(
         inside_only=False, anchor_iou=0.5, anchors_an_object=4, moved_copies=8, offset_weight=0.3
@@ -73,7 +73,7 @@ class Truth:
 def truths_of(
     boxes: Tensor, labels: Tensor, unknown: Tensor | None, num_classes: int
 ) -> list[Truth]:
-    """The objects of a batch.
+    """Return the objects of a batch.
 
     Args:
         boxes: ``(B, K, 5)``.
@@ -100,7 +100,7 @@ def match(
     rescue: float | None = None,
     best: int = 1,
 ) -> Tensor:
-    """The object ``(N,)`` that each of N candidates shall learn, ``BACKGROUND`` or ``NEITHER``.
+    """Assign each of N candidates the object ``(N,)`` to learn, ``BACKGROUND`` or ``NEITHER``.
 
     A candidate that lies mostly within an ignored object is no background; it may still belong to
     an object of its own, such as a boat in a harbour that the window cuts.
@@ -134,7 +134,7 @@ def match(
 
 
 def sample(matches: Tensor, *, number: int, positive_share: float) -> tuple[Tensor, Tensor]:
-    """Indices of random candidates with an object, and of background, together at most ``number``.
+    """Draw candidates with an object, and of background, together at most ``number``: indices.
 
     Background fills what objects leave free.
     """

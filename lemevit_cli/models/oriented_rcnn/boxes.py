@@ -19,25 +19,25 @@ _TINY = 1e-9  # square pixels: keeps the overlap of two boxes without an area at
 
 
 def canonical(boxes: Tensor) -> Tensor:
-    """The same rectangles ``(..., 5)`` with ``w >= h`` and an angle in [-pi/2, pi/2)."""
+    """Return the same rectangles ``(..., 5)`` with ``w >= h`` and an angle in [-pi/2, pi/2)."""
     cx, cy, w, h, angle = boxes.unbind(-1)
     angle = half_turn(torch.where(w < h, angle + pi / 2, angle))
     return torch.stack([cx, cy, torch.maximum(w, h), torch.minimum(w, h), angle], dim=-1)
 
 
 def half_turn(angle: Tensor) -> Tensor:
-    """Angles of lines, which are the same after half a turn, in [-pi/2, pi/2)."""
+    """Bring angles of lines, which are the same after half a turn, into [-pi/2, pi/2)."""
     turned = torch.remainder(angle + pi / 2, pi) - pi / 2
     return torch.where(turned >= pi / 2, turned - pi, turned)  # a remainder may round up to pi
 
 
 def within_reach(boxes: Tensor) -> Tensor:
-    """Boxes ``(..., 5)`` without NaN, none so far away or large that an index would overflow."""
+    """Clamp boxes ``(..., 5)``: without NaN, none so far or large that an index would overflow."""
     return boxes.nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Corners ``(..., 4, 2)`` of ``(..., 5)``: top left, then clockwise on the screen."""
+    """Return corners ``(..., 4, 2)`` of ``(..., 5)``: top left, then clockwise on the screen."""
     cx, cy, w, h, angle = boxes.unbind(-1)
     cos, sin = angle.cos() / 2, angle.sin() / 2
     right = torch.stack([w * cos, w * sin], dim=-1)  # half of the box's width
@@ -48,7 +48,7 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def circumscribed(boxes: Tensor) -> Tensor:
-    """Upright boxes ``(..., 4)`` as ``x1, y1, x2, y2`` around ``(..., 5)``."""
+    """Return axis-aligned boxes ``(..., 4)`` as ``x1, y1, x2, y2`` around ``(..., 5)``."""
     cx, cy, w, h, angle = boxes.unbind(-1)
     cos, sin = angle.cos().abs() / 2, angle.sin().abs() / 2
     half_width, half_height = w * cos + h * sin, w * sin + h * cos
@@ -58,7 +58,7 @@ def circumscribed(boxes: Tensor) -> Tensor:
 
 
 def upright_intersections(boxes: Tensor, others: Tensor) -> Tensor:
-    """Shared areas ``(N, M)`` of upright boxes ``(N, 4)`` and ``(M, 4)``."""
+    """Return shared areas ``(N, M)`` of axis-aligned boxes ``(N, 4)`` and ``(M, 4)``."""
     low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
     high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
     sides = (high - low).clamp(min=0)
@@ -70,7 +70,7 @@ def upright_areas(boxes: Tensor) -> Tensor:
 
 
 def intersections(boxes: Tensor, others: Tensor) -> Tensor:
-    """Shared areas ``(N, M)`` of oriented boxes ``(N, 5)`` and ``(M, 5)``.
+    """Return shared areas ``(N, M)`` of oriented boxes ``(N, 5)`` and ``(M, 5)``.
 
     Only pairs whose circumscribed boxes meet are looked at closely.
     """
@@ -82,9 +82,9 @@ def intersections(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def paired_intersections(boxes: Tensor, others: Tensor) -> Tensor:
-    """Shared areas ``(N,)`` of the boxes of each row of ``(N, 5)`` and ``(N, 5)``.
+    """Return shared areas ``(N,)`` of the boxes of each row of ``(N, 5)`` and ``(N, 5)``.
 
-    In the frame of the other box, which is upright there, let every point of the first box's
+    In the frame of the other box, axis-aligned there, let every point of the first box's
     outline move to the nearest point of the other box. The outline then runs around the
     intersection, and what lay outside runs along the other's border, to and fro: the area within
     is the line integral of ``x dy``. No vertices are looked for or sorted, so that boxes that are
@@ -112,12 +112,12 @@ def paired_intersections(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def intersection_over_union(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU ``(N, M)`` in [0, 1] of oriented boxes; 0 where both have no area."""
+    """Return IoU ``(N, M)`` in [0, 1] of oriented boxes; 0 where both have no area."""
     return _over_union(intersections(boxes, others), _areas(boxes)[:, None], _areas(others))
 
 
 def paired_intersection_over_union(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU ``(N,)`` in [0, 1] of the boxes of each row of ``(N, 5)`` and ``(N, 5)``."""
+    """Return IoU ``(N,)`` in [0, 1] of the boxes of each row of ``(N, 5)`` and ``(N, 5)``."""
     return _over_union(paired_intersections(boxes, others), _areas(boxes), _areas(others))
 
 
@@ -130,5 +130,5 @@ def _over_union(shared: Tensor, areas: Tensor, other_areas: Tensor) -> Tensor:
 
 
 def intersection_over_own_area(boxes: Tensor, others: Tensor) -> Tensor:
-    """Share ``(N, M)`` of each box that lies within each other box; 0 without an area."""
+    """Return the share ``(N, M)`` of each box inside each other box; 0 without an area."""
     return intersections(boxes, others) / _areas(boxes).clamp(min=_TINY)[:, None]

@@ -23,14 +23,14 @@ _ROTATED_STDS = (0.1, 0.1, 0.2, 0.2, 0.1)
 
 
 def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Six numbers ``(N, 6)`` that lead from upright anchors ``(N, 4)`` to boxes ``(N, 5)``.
+    """Encode boxes ``(N, 5)`` as six numbers ``(N, 6)`` from axis-aligned anchors ``(N, 4)``.
 
     With the circumscribed box ``(gx, gy, gw, gh)`` and the anchor ``(px, py, pw, ph)``::
 
         (gx - px) / pw, (gy - py) / ph, ln(gw / pw), ln(gh / ph), (ga - gx) / gw, (gb - gy) / gh
 
     over their deviations, where ga is the x of the top corner and gb the y of the right corner; of
-    an upright box that is the corner farthest right, and the one farthest down.
+    an axis-aligned box that is the corner farthest right, and the one farthest down.
 
     Deviates from the original, which looks for ties of top and right corners one by one: where only
     the shorter side lies nearly level, both become one corner and the box a line.
@@ -56,14 +56,14 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _is_upright(x: Tensor, y: Tensor) -> Tensor:
-    """Where both the two top and the two right corners are level, of coordinates ``(N, 4)``."""
+    """Mark where both the two top and the two right corners, ``(N, 4)`` each, are level."""
     left_to_right, down = x.sort(dim=1).values, y.sort(dim=1).values
     level = down[:, 1] - down[:, 0] < _TIE_PX
     return level & (left_to_right[:, 3] - left_to_right[:, 2] < _TIE_PX)
 
 
 def decode_midpoints(anchors: Tensor, deltas: Tensor) -> Tensor:
-    """Canonical boxes ``(..., 5)`` of anchors ``(..., 4)`` and deltas ``(..., 6)``.
+    """Return canonical boxes ``(..., 5)`` of anchors ``(..., 4)`` and deltas ``(..., 6)``.
 
     Top and right corner give a parallelogram; its shorter diagonal is stretched to the longer one,
     which makes it a rectangle. Boxes may reach over the picture's edges.
@@ -83,7 +83,7 @@ def decode_midpoints(anchors: Tensor, deltas: Tensor) -> Tensor:
 
 
 def _box_of_diagonals(centre: Tensor, top: Tensor, right: Tensor) -> Tensor:
-    """Canonical boxes of two neighbouring corners, as seen from the centre, of equal distance."""
+    """Make canonical boxes of two neighbouring corners, seen from the centre, equally far."""
     sides = torch.stack([right - top, right + top], dim=-2)  # (..., 2, 2): right angles
     lengths = sides.norm(dim=-1)
     # The longer side tells the angle: the other may be a point.
@@ -95,7 +95,7 @@ def _box_of_diagonals(centre: Tensor, top: Tensor, right: Tensor) -> Tensor:
 
 
 def encode_rotated(proposals: Tensor, boxes: Tensor) -> Tensor:
-    """Five numbers ``(N, 5)`` that lead from proposals ``(N, 5)`` to boxes ``(N, 5)``.
+    """Encode boxes ``(N, 5)`` as five numbers ``(N, 5)`` that lead there from proposals ``(N, 5)``.
 
     The shift is measured along the proposal's own sides and in their lengths, the sizes as natural
     logarithms, the turn in radians, all over their deviations. A box is also the box turned by a
@@ -120,7 +120,7 @@ def encode_rotated(proposals: Tensor, boxes: Tensor) -> Tensor:
 
 
 def decode_rotated(proposals: Tensor, deltas: Tensor) -> Tensor:
-    """Canonical boxes ``(..., 5)``: the inverse of :func:`encode_rotated`."""
+    """Return canonical boxes ``(..., 5)``: the inverse of :func:`encode_rotated`."""
     cx, cy, w, h, angle = proposals.unbind(-1)
     dx, dy, dw, dh, turn = (deltas * deltas.new_tensor(_ROTATED_STDS)).unbind(-1)
     cos, sin = angle.cos(), angle.sin()

@@ -8,9 +8,10 @@ LeMeViT's authors trained it in OBBDetection. Written from a description of what
 The paper's form (``PAPER_HEAD``) reads the backbone's raw features. The light form, the default,
 has narrower layers, fewer proposals, and a batch norm of each level in front of the pyramid:
 channels of LeMeViT's levels differ in size by two orders of magnitude (see ``segmenter.py``). It
-learns by more generous rules (``assignment.RULES``), and looks at what it found twice more: of a
-better box the second stage tells more exactly where the object lies, and what it is. It also sees
-each picture at half its size, where what is as large as the windows that it learned from is small.
+learns by a more generous assigner (``assignment.RULES``), and has three cascade stages: of a better
+box the next stage tells more exactly where the object lies, and what it is. It also has a second
+pyramid scale, each picture at half its size, where what is as large as the windows that it learned
+from is small.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class HeadForm:
         hidden: width of the two layers that look at a proposal.
         proposals: kept of each level, and of a picture.
         rpn_samples, roi_samples: anchors and proposals of a picture that the losses look at.
-        rules: a name in ``assignment.RULES``: which anchors and proposals the losses look at.
-        looks: how often the second stage looks at a proposal, each time at the box it found last.
-        octaves: 1 sees pictures as they are, 2 at half their size too, and so on.
+        rules: the assigner, a name in ``assignment.RULES``: which anchors, proposals are samples.
+        looks: cascade stages, each refining the boxes of the one before.
+        octaves: pyramid scales: 1 sees pictures as they are, 2 at half their size too, and so on.
         norm_levels: a batch norm of each level of the backbone in front of the pyramid.
         freeze_norms: the backbone's batch norms keep their statistics while training. Right for a
             backbone that has learned much already, wrong for one that starts from nothing.
@@ -101,7 +102,7 @@ PAPER_HEAD = asdict(
 
 
 def head_defaults() -> dict[str, Any]:
-    """Arguments of the light form, a copy."""
+    """Return a copy of the arguments of the light form."""
     return dict(LIGHT_HEAD)
 
 
@@ -112,7 +113,7 @@ class Decoding:
     Args:
         score: boxes of a lower score are left out.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
-        max_per_window: room for boxes in the answer.
+        max_per_window: rows for boxes in the answer.
     """
 
     score: float = 0.05
@@ -181,7 +182,7 @@ class OrientedRCNN(nn.Module):
 
     @property
     def classifiers(self) -> tuple[str, ...]:
-        """Names of the layers that have a row for every class."""
+        """Return the names of the layers that have a row for every class."""
         return ("roi_head.classify",)
 
     def forward(
@@ -191,7 +192,7 @@ class OrientedRCNN(nn.Module):
         labels: Tensor | None = None,
         unknown: Tensor | None = None,
     ) -> Tensor:
-        """The loss in training mode; in evaluation mode the boxes that were found.
+        """Return the loss in training mode; in evaluation mode the boxes that were found.
 
         Args:
             pixels: ``(B, bands, H, W)``, uint8 or float, any size.
@@ -214,7 +215,7 @@ class OrientedRCNN(nn.Module):
     def losses(
         self, pixels: Tensor, boxes: Tensor, labels: Tensor, unknown: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The four terms of the loss by their names, each a mean over the samples of the batch."""
+        """Return the four terms of the loss by name, each a mean over the samples of the batch."""
         if self.freeze_norms:
             self._rest_norms()
         truths = truths_of(boxes, labels, unknown, self.num_classes)
@@ -249,7 +250,7 @@ class OrientedRCNN(nn.Module):
         return answer
 
     def _seen(self, pixels: Tensor, octave: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What may be objects in pictures that are halved so often.
+        """Return what may be objects at one pyramid scale, of pictures halved ``octave`` times.
 
         Returns:
             Boxes ``(R, 5)`` in pixels of the whole pictures, scores and pictures as :meth:`_look`.
@@ -270,9 +271,9 @@ class OrientedRCNN(nn.Module):
     def _look(
         self, levels: Sequence[Tensor], boxes: Tensor, pictures: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Better boxes ``(R, 5)``, their scores ``(R, classes)`` and pictures, of proposals.
+        """Refine proposals by cascade stages: boxes ``(R, 5)``, scores ``(R, classes)``, pictures.
 
-        Only what may be an object is looked at again.
+        Only what may be an object goes through the next stage.
         """
         scores = boxes.new_full((len(boxes), self.num_classes), float("inf"))
         for _ in range(self.looks):
@@ -286,7 +287,7 @@ class OrientedRCNN(nn.Module):
         return boxes, scores, pictures
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
-        """The pyramid's maps ``(B, channels, H / s, W / s)``, s from 4 to 64; sides round up."""
+        """Return the pyramid ``(B, channels, H / s, W / s)``, s from 4 to 64; sides round up."""
         x = (pad_to_stride(pixels) - self.mean) / self.std
         features = self.encoder(x)[-_LEVELS:]
         norms = list(self.feature_norms)[-_LEVELS:]
@@ -301,7 +302,7 @@ class OrientedRCNN(nn.Module):
 
 
 def halved(pixels: Tensor, times: int) -> Tensor:
-    """Pictures ``(B, bands, H, W)`` with sides of a power of two of theirs, of one pixel at least.
+    """Shrink pictures ``(B, bands, H, W)`` by a power of two, to one pixel at least.
 
     A pixel is the weighted mean of those around it; place ``x`` becomes ``x / 2 ** times`` exactly.
     """
@@ -343,7 +344,7 @@ def _form(head_args: Mapping[str, Any] | None) -> HeadForm:
 
 
 def _best_boxes(boxes: Tensor, scores: Tensor, decoding: Decoding) -> Tensor:
-    """Rows of the answer ``(N, 7)``, best first, of boxes ``(P, 5)`` and scores ``(P, classes)``.
+    """Return the answer ``(N, 7)``, best first, of boxes ``(P, 5)`` and scores ``(P, classes)``.
 
     A box may answer for several classes; suppression is within a class.
     """

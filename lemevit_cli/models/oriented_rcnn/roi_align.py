@@ -23,7 +23,7 @@ _FINEST_SIDE_PX = 56  # boxes from twice this side on (as the root of w * h) lea
 def align_rois(
     maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pictures: Tensor
 ) -> Tensor:
-    """Features of oriented boxes, on a grid that is turned as they are: ``(R, BINS * BINS, C)``.
+    """Sample features of oriented boxes on a grid turned as they are: ``(R, BINS * BINS, C)``.
 
     The bins go along the box's width first, from its top left corner. A cell's value stands in
     the cell's middle and is interpolated linearly between middles. As in the original, a sample up
@@ -46,7 +46,7 @@ def align_rois(
 
 
 def levels_of(boxes: Tensor, number: int) -> Tensor:
-    """Level ``(R,)`` of each box by its size: 0 up to 112 pixels, one more with every doubling."""
+    """Choose each box's level ``(R,)`` by size: 0 to 112 pixels, one more with every doubling."""
     sides = (boxes[:, 2] * boxes[:, 3]).sqrt()
     return torch.log2(sides / _FINEST_SIDE_PX + 1e-6).floor().clamp(0, number - 1).long()
 
@@ -54,7 +54,7 @@ def levels_of(boxes: Tensor, number: int) -> Tensor:
 def _rows_and_weights(
     maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pictures: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the table and their weights, both ``(R * bins, samples * 4)``."""
+    """Return rows of the table and their weights, both ``(R * bins, samples * 4)``."""
     level = levels_of(boxes, len(maps))
     sizes = torch.tensor([m.shape[-2:] for m in maps], device=boxes.device)
     counts = torch.tensor([m.shape[0] * m.shape[2] * m.shape[3] for m in maps])
@@ -85,7 +85,7 @@ def _rows_and_weights(
 
 
 def _sample_points(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """x and y ``(R, bins * samples)`` in pixels, samples of a bin side by side."""
+    """Return x and y ``(R, bins * samples)`` in pixels, samples of a bin side by side."""
     cx, cy, w, h, angle = boxes[:, :, None].unbind(1)
     steps = BINS * _SAMPLES
     along = (torch.arange(steps, device=boxes.device, dtype=boxes.dtype) + 0.5) / steps - 0.5
@@ -100,7 +100,7 @@ def _sample_points(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _neighbours(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells before and after a position along an axis, and how far it is from the first one."""
+    """Return the cells before and after a position on an axis, and its distance from the first."""
     position = position.clamp(min=0).minimum(size - 1)
     before = position.floor()
     after = (before + 1).minimum(size - 1)

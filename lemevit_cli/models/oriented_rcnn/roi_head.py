@@ -1,4 +1,4 @@
-"""The second look: what is in each proposal, and how exactly does it lie?"""
+"""The second stage: what is in each proposal, and how exactly does it lie?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RoiHead(nn.Module):
         channels: of the levels.
         hidden: width of both layers.
         samples: proposals of a picture that the loss looks at.
-        rules: which proposals learn which object.
+        rules: the assigner: which proposals learn which object.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class RoiHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``(R, classes + 1)`` and deltas ``(R, 5)``, float32, of ``(R, bins, C)``."""
+        """Return logits ``(R, classes + 1)``, deltas ``(R, 5)`` of ``(R, bins, C)``, float32."""
         hidden = F.relu(self.fc2(F.relu(self.fc1(features.flatten(1)))))
         return self.classify(hidden).float(), self.regress(hidden).float()
 
     def look(
         self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pictures: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Logits and deltas of boxes ``(R, 5)`` in the pictures of a batch."""
+        """Return logits and deltas of boxes ``(R, 5)`` in the pictures of a batch."""
         margin = boxes.new_tensor((1.0, 1.0, *_MARGIN, 1.0))
         return self(align_rois(maps, strides, boxes * margin, pictures))
 
     @torch.no_grad()
     def choose(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
-        """Random proposals and their targets; the objects themselves are proposals too."""
+        """Draw random proposals and their targets; the objects themselves are proposals too."""
         chosen = [
             self._choose_of_picture(torch.cat([self._known(truth), boxes]), truth, number)
             for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True))
@@ -92,7 +92,7 @@ class RoiHead(nn.Module):
         return Samples(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
 
     def _known(self, truth: Truth) -> Tensor:
-        """The objects, and copies that a small step leads back from."""
+        """Return the objects, and copies that a small step leads back from."""
         originals = truth.boxes.repeat(self.rules.moved_copies, 1)
         steps = torch.randn_like(originals) * originals.new_tensor(_STEPS_AWAY)
         copies = decode_rotated(originals, steps)
@@ -117,7 +117,7 @@ class RoiHead(nn.Module):
         return boxes, pictures, class_ids, targets, truth.unknown.expand(len(index), -1)
 
     def losses(self, logits: Tensor, deltas: Tensor, samples: Samples) -> dict[str, Tensor]:
-        """Loss of classes and of boxes, each over the number of samples."""
+        """Return the loss of classes and of boxes, each over the number of samples."""
         count = max(len(samples.boxes), 1)
         surprise = class_loss(logits, samples.class_ids, samples.unknown)
         positive = samples.class_ids < self.num_classes
@@ -128,7 +128,7 @@ class RoiHead(nn.Module):
 
 
 def class_loss(logits: Tensor, class_ids: Tensor, unknown: Tensor) -> Tensor:
-    """Cross-entropy ``(S,)`` where background may also be an object without a label.
+    """Return cross-entropy ``(S,)`` where background may also be an object without a label.
 
     With the set ``U`` of the classes that the picture's data set does not label::
 

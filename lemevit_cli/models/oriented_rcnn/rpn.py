@@ -37,7 +37,7 @@ class RegionProposals(nn.Module):
         channels: of the levels.
         samples: anchors of a picture that the loss looks at.
         proposals: kept before and after suppression: of each level, then of a picture.
-        rules: which anchors learn which object.
+        rules: the assigner: which anchors learn which object.
     """
 
     def __init__(self, channels: int, *, samples: int, proposals: int, rules: Rules) -> None:
@@ -53,7 +53,7 @@ class RegionProposals(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Of each level: logits ``(B, anchors)`` and deltas ``(B, anchors, 6)``, float32."""
+        """Return logits ``(B, anchors)``, deltas ``(B, anchors, 6)`` of each level, float32."""
         logits, deltas = [], []
         for level in levels:
             x = F.relu(self.conv(level))
@@ -70,7 +70,7 @@ class RegionProposals(nn.Module):
         truths: Sequence[Truth],
         size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Loss of the scores and of the offsets, each over the number of samples of the batch.
+        """Return the loss of the scores and of the offsets, each over the samples of the batch.
 
         Background counts ``UNSURE_BACKGROUND_WEIGHT`` in pictures with unknown classes.
 
@@ -113,7 +113,7 @@ class RegionProposals(nn.Module):
     def proposals(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The best oriented boxes ``(P, 5)`` of each picture, best first."""
+        """Return the best oriented boxes ``(P, 5)`` of each picture, best first."""
         scores, boxes, levels = [], [], []
         for i, (of_level, moves, places) in enumerate(zip(logits, deltas, anchors, strict=True)):
             best, index = of_level.topk(min(self.limit, of_level.shape[1]), dim=1)
@@ -133,7 +133,7 @@ class RegionProposals(nn.Module):
 
 
 def anchors_like(levels: Sequence[Tensor]) -> list[Tensor]:
-    """Anchors of maps ``(B, C, H, W)`` of the strides ``STRIDES``."""
+    """Return anchors of maps ``(B, C, H, W)`` of the strides ``STRIDES``."""
     sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
     return anchors_of(sizes, STRIDES, device=levels[0].device)
 
@@ -145,7 +145,7 @@ def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _match_anchors(anchors: Tensor, truth: Truth, rules: Rules) -> Tensor:
-    """Matches ``(N,)`` by the upright boxes around the objects."""
+    """Match anchors ``(N,)`` by the axis-aligned boxes around the objects."""
     areas = upright_areas(anchors)[:, None]
     objects = circumscribed(truth.boxes)
     shared = upright_intersections(anchors, objects)

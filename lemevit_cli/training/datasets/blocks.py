@@ -1,9 +1,9 @@
 """Blocks of a scene: which are held back for validation, and how far training windows reach.
 
 Pure arithmetic on windows and counts. A scene is cut into blocks of nearly equal sides; a block is
-a training block, a validation block, or has no labels. The room of a training block is its
-rectangle, grown over neighbours that are no validation blocks: a window inside the room shares no
-pixel with any validation block.
+a training block, a validation block, or has no labels. The extent of a training block is
+its rectangle, grown over neighbours that are no validation blocks: a window inside the extent
+shares no pixel with any validation block.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class BlockGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
+        """Count the rows and columns of blocks."""
         return len(self.row_edges) - 1, len(self.col_edges) - 1
 
     def window(self, rows: slice, cols: slice) -> Window:
-        """The rectangle of a range of blocks."""
+        """Return the rectangle of a range of blocks."""
         top, left = self.row_edges[rows.start], self.col_edges[cols.start]
         return Window(
             col_off=left,
@@ -48,7 +48,7 @@ class BlockGrid:
         )
 
     def block(self, row: int, col: int) -> Window:
-        """One block."""
+        """Return the rectangle of one block."""
         return self.window(slice(row, row + 1), slice(col, col + 1))
 
 
@@ -83,7 +83,7 @@ def choose_held_back(
     given back, if this brings the classes' shares, by the sum of their squared distances, closer
     to the fraction. At least half of each class (``1 - fraction`` of it, if that is less) and one
     block stay for training. Two by two neighbours follow each other in the order: single blocks
-    here and there would leave the training windows little room between them.
+    here and there would leave the training windows little space between them.
 
     Args:
         counts: ``(N, classes)`` labelled pixels of each block, none without any.
@@ -111,7 +111,7 @@ def choose_held_back(
 
 
 def room_of(row: int, col: int, grid: BlockGrid, held_back: NDArray[np.bool_]) -> Window:
-    """A training block's room: grown to all sides in turn, by at most eight blocks to each.
+    """Grow a training block's extent to all sides in turn, by at most eight blocks to each.
 
     Args:
         held_back: ``(rows, cols)`` of the grid, the validation blocks.

@@ -66,7 +66,7 @@ class PictureReader:
         return PictureReader, ()  # a worker process starts with an empty one
 
     def read(self, path: str | Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
+        """Read pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
         if path not in self._kept:
             with open_picture(path) as scene:
                 size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
@@ -90,7 +90,7 @@ class PictureReader:
 def clean_ids(
     ids: NDArray[Any], known: NDArray[np.bool_], ignore_index: int | None
 ) -> NDArray[np.uint8]:
-    """Class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
+    """Return class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
     usable = known if ignore_index is None else known & (ids != ignore_index)
     return np.where(usable, ids, NODATA_CLASS).astype(np.uint8)
 
@@ -126,7 +126,7 @@ class FolderSource:
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Every picture, whole."""
+        """Return every picture, whole."""
         return tuple(Site.whole(str(p.image), p.width, p.height, p.gsd_m) for p in self.pictures)
 
     @cached_property
@@ -222,7 +222,7 @@ def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
 
 
 def rasters_in(place: Path) -> dict[str, Path]:
-    """Files of a folder by their stems, in their order, without what only goes with a raster.
+    """List the files of a folder by their stems, sorted, without what only goes with a raster.
 
     Raises:
         DataError: if two have the same stem.
@@ -272,7 +272,7 @@ def _read_classes(folder: Path, masks: Sequence[Path]) -> tuple[tuple[str, ...],
 
 
 def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
-    """Names of classes by id, and the id in masks that is none of them, of a ``classes.json``.
+    """Read the names of classes by id, and the id in masks that is none, of a ``classes.json``.
 
     Raises:
         DataError: if it cannot be understood.
@@ -312,6 +312,6 @@ def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
 
 
 def some_of(ids: set[int]) -> str:
-    """Ids for a message: eight of them at most."""
+    """List ids for a message: eight of them at most."""
     listed = sorted(ids)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")

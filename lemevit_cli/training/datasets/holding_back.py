@@ -26,7 +26,7 @@ def hold_back(
     seed: int,
     unit: str = "labelled pixels",
 ) -> tuple[NDArray[np.bool_], str]:
-    """Which blocks of a scene are for validation ``(N,)``, and a line on it.
+    """Choose the blocks of a scene that are for validation ``(N,)``, and write a line on it.
 
     Args:
         counts: ``(N, classes)`` of each block with labels, in ``unit``.
@@ -64,7 +64,7 @@ def hold_back(
 def _lack_of_labels(
     counts: NDArray[np.int64], classes: Sequence[str], num_polygons: int | None
 ) -> str | None:
-    """What is missing for a part to be held back unasked; None if nothing is."""
+    """Say what is missing for a part to be held back unasked; None if nothing is."""
     if num_polygons is not None and num_polygons < _ENOUGH_POLYGONS:
         return f"{num_polygons} polygons, it takes {_ENOUGH_POLYGONS}"
     blocks = (counts > 0).sum(axis=0)

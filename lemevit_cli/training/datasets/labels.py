@@ -55,30 +55,30 @@ class Labels(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, by id."""
+        """Return the names, by id."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of the scene has a class, as far as the labels know the place."""
+        """Say whether all of the scene has a class, as far as the labels know the place."""
         ...
 
     @property
     def num_polygons(self) -> int | None:
-        """Features with a class; None where the labels are a raster."""
+        """Count the features with a class; None where the labels are a raster."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how they were read."""
+        """Say what a user should know of how they were read."""
         ...
 
     def may_have(self, window: Window) -> bool:
-        """Whether a window can hold a labelled pixel; answered without reading any."""
+        """Say whether a window can hold a labelled pixel, without reading any."""
         ...
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` where there is none."""
+        """Read class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` without a class."""
         ...
 
 
@@ -200,7 +200,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:
-    """Values of a field as names of classes, None where empty; 3.0 is called 3."""
+    """Return values of a field as names of classes, None where empty; 3.0 is called 3."""
     return [_class_text(value) for value in values]
 
 
@@ -212,7 +212,7 @@ def _class_text(value: Any) -> str | None:
 
 
 def in_order(names: set[str]) -> list[str]:
-    """Names sorted as numbers if all are, else by the alphabet."""
+    """Sort names as numbers if all are, else by the alphabet."""
     try:
         return sorted(names, key=float)
     except ValueError:
@@ -302,7 +302,7 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
 
 
 def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
-    """A raster names its classes itself, and ignores its nodata: the rest would go unheard."""
+    """Refuse what a raster says itself, or ignores: the rest would go unheard."""
     is_usual = labelled.background in (LabelledScene.background, IGNORE)
     given = {
         "a field": labelled.label_field,
@@ -319,7 +319,7 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
 
 
 def _ids_in(raster: Scene) -> list[int]:
-    """All ids of a raster, ascending."""
+    """List all ids of a raster, ascending."""
     found = set[int]()
     for row in range(0, raster.height, _CHUNK):
         for col in range(0, raster.width, _CHUNK):

@@ -131,7 +131,7 @@ def _values(
     *,
     further: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """The values of a table by the names of their fields; ``further`` keys are known elsewhere."""
+    """Return a table's values by the names of their fields; ``further`` keys belong elsewhere."""
     for key, value in entry.items():
         if key not in keys:
             known = ", ".join([*keys, *further])
@@ -163,5 +163,5 @@ def _check_number(where: str, key: str, value: Any) -> None:
 
 
 def _beside(file: Path, path: str) -> str:
-    """A path relative to the listing; addresses that GDAL alone knows stay as they are."""
+    """Resolve a path against the listing; addresses that GDAL alone knows stay as they are."""
     return path if "://" in path or path.startswith("/vsi") else str(file.parent / path)

@@ -22,7 +22,7 @@ class Naming:
     classes: tuple[str, ...] | None = None
 
     def name(self, name: str | None) -> str | None:
-        """A name as it is used; None where the object is ignored."""
+        """Return a name as it is used; None where the object is ignored."""
         if name is None:
             return None
         name = self.rename.get(name, name)
@@ -30,14 +30,14 @@ class Naming:
         return name if is_kept else None
 
     def names(self, known: Iterable[str]) -> tuple[str, ...]:
-        """The classes of a data set that knows these names, in their order."""
+        """Return the classes of a data set that knows these names, in their order."""
         if self.classes is not None:
             return self.classes
         found = (self.name(name) for name in known)
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
     def unheard(self, known: Iterable[str]) -> list[str]:
-        """Names that are to be renamed or dropped, and are none of the data set's."""
+        """List names that are to be renamed or dropped, and are none of the data set's."""
         names = set(known)
         after = {self.rename.get(name, name) for name in names}
         return [n for n in self.rename if n not in names] + [n for n in self.drop if n not in after]

@@ -92,7 +92,7 @@ def open_labelled_scene(
 ) -> SceneParts:
     """Open a scene with its labels, count its classes, and divide it unless its split is stated.
 
-    Validity is read only if the scene can have void pixels, and only where labels may be.
+    Validity is read only if the scene can have nodata pixels, and only where labels may be.
 
     Args:
         crop: side of the training windows, from which the blocks' sides follow.
@@ -205,7 +205,7 @@ def _count_blocks(ground: Ground, grid: BlockGrid) -> list[_Block]:
 
 
 def _cell_side(pixels: int) -> int:
-    """The smallest side that keeps the cells few: small cells let windows find small polygons."""
+    """Return the smallest side that keeps the cells few: small cells find small polygons."""
     few_enough = (side for side in _CELL_SIDES if pixels <= _MOST_CELLS * side**2)
     return next(few_enough, _CELL_SIDES[-1])
 
@@ -233,7 +233,7 @@ def _divided(
 def _source(
     ground: Ground, split: str, blocks: list[_Block], rooms: list[Window] | None = None
 ) -> SceneSource:
-    """A source of blocks; without rooms windows may lie anywhere in the scene."""
+    """Make a source of blocks; without ``rooms`` windows may lie anywhere in the scene."""
     scene = ground.scene
     sites = tuple(
         Site(scene=scene.path, after=ground.after, room=room, area=block.window, gsd_m=scene.gsd_m)

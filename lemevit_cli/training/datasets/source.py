@@ -21,8 +21,8 @@ class Site:
 
     Args:
         scene: path of the raster.
-        room: windows lie inside, in pixels of the raster.
-        area: what is aimed at, or validated; inside ``room``. Of a picture both are the whole.
+        room: the extent that windows lie inside, in pixels of the raster.
+        area: the core that is aimed at, or validated, inside ``room``. Of a picture both are all.
         gsd_m: metres a pixel on the ground, None where the raster is not tied to the earth.
         after: path of the later date, where ``scene`` is the earlier one of two.
     """
@@ -37,13 +37,13 @@ class Site:
     def whole(
         cls, picture: str, width: int, height: int, gsd_m: float | None, after: str | None = None
     ) -> Site:
-        """A picture from edge to edge."""
+        """Make a site of a picture from edge to edge."""
         window = Window(col_off=0, row_off=0, width=width, height=height)
         return cls(scene=picture, room=window, area=window, gsd_m=gsd_m, after=after)
 
     @property
     def dates(self) -> tuple[str, ...]:
-        """Paths of its one or two dates, earlier first: what tells its raster from others."""
+        """Return paths of its one or two dates, earlier first: what tells its raster apart."""
         return (self.scene,) if self.after is None else (self.scene, self.after)
 
 
@@ -53,7 +53,7 @@ def count_pictures(sites: Sequence[Site]) -> int:
 
 
 def pixel_sizes(sites: Sequence[Site]) -> tuple[float, float] | None:
-    """Smallest and largest size of a pixel on the ground, in metres."""
+    """Return the smallest and largest size of a pixel on the ground, in metres."""
     known = [site.gsd_m for site in sites if site.gsd_m is not None]
     # A range that only some pictures state would shut the others out.
     return (min(known), max(known)) if len(known) == len(sites) else None
@@ -77,27 +77,27 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages and figures call it."""
+        """Return what messages and figures call it."""
         ...
 
     @property
     def split(self) -> str:
-        """``train`` or ``val``."""
+        """Return ``train`` or ``val``."""
         ...
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, by id."""
+        """Return the names, by id."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Whether what it shows has a class, as far as it is not void; else much is unlabelled."""
+        """Say whether all that is not nodata has a class; else much is unlabelled."""
         ...
 
     @property
     def bands(self) -> int:
-        """Of one date, where it shows two."""
+        """Count the bands, of one date where it shows two."""
         ...
 
     @property
@@ -105,12 +105,12 @@ class Source(Protocol):
 
     @property
     def num_pixels(self) -> int:
-        """Of all its rasters, labelled or not."""
+        """Count the pixels of all its rasters, labelled or not."""
         ...
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The places with labels."""
+        """Return the places with labels."""
         ...
 
     def read(
@@ -121,16 +121,16 @@ class Source(Protocol):
         Returns:
             Pixels ``(bands, H, W)``, of a pair ``(2 * bands, H, W)`` with the earlier date first;
             where they are valid ``(H, W)``; and class ids ``(H, W)``, ``NODATA_CLASS`` where
-            ignored, unknown or void.
+            ignored, unknown or nodata.
         """
         ...
 
     def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        """Class ids ``(H, W)`` alone, ``NODATA_CLASS`` where ignored or unknown."""
+        """Read class ids ``(H, W)`` alone, ``NODATA_CLASS`` where ignored or unknown."""
         ...
 
     def count_classes(self) -> Cells:
-        """The classes of every cell of every site; all labels are read once for it.
+        """Count the classes of every cell of every site; all labels are read once for it.
 
         Raises:
             DataError: if the labels hold an id that is no class.
@@ -175,7 +175,7 @@ def count_cells(
 
 
 def joined_areas(sites: Sequence[Site]) -> list[Site]:
-    """The same areas in fewer sites: what touches along a whole side is joined.
+    """Join areas that touch along a whole side, so that fewer sites cover the same ground.
 
     Windows of a model reach over the edge of an area; neighbours would be predicted twice. Areas
     are joined along rows first, then downward; they stay rectangles that do not overlap. Areas of
