@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.groups import Reporting
 
@@ -27,7 +28,7 @@ def check_folder(scenes: Sequence[str], output: str | None) -> None:
 def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
     """Print paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
     if as_json and len(report.results) + len(report.failures) > 1:
-        failures = {scene: str(error) for scene, error in report.failures.items()}
+        failures = {scene: failure.message for scene, failure in report.failures.items()}
         print_json({"results": report.results, "failures": failures})
     elif as_json:
         print_json(report.results[0], to_stderr=to_stdout)
@@ -37,9 +38,14 @@ def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
 
 
 def tell_failures(report: Report) -> None:
-    """Print a line for every scene that failed, and exit 1 if there is any."""
-    for scene, error in report.failures.items():
-        typer.echo(f"lemevit: failed: {scene}: {error}", err=True)
+    """Print a line for every scene that failed, and exit 1 if there is any.
+
+    Above the line of a bug stands its traceback, with ``--debug`` those of all.
+    """
+    for scene, failure in report.failures.items():
+        if failure.is_bug or options.debugging():
+            typer.echo(failure.traceback, err=True, nl=False)
+        typer.echo(f"lemevit: failed: {scene}: {failure.message}", err=True)
     if report.failures:
         raise typer.Exit(1)
 

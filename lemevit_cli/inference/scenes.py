@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.inference.predictor import Predictor
@@ -21,12 +25,27 @@ from lemevit_cli.raster.targets import check_classes
 from lemevit_cli.settings import InferenceSettings
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a scene gave no result. Words alone: an exception keeps all that its frames hold.
+
+    Args:
+        message: one line.
+        traceback: where it happened.
+        is_bug: neither the user nor the machine is the cause.
+    """
+
+    message: str
+    traceback: str
+    is_bug: bool
+
+
 @dataclass
 class Report:
     """What came of several scenes: one record each, and what failed, by scene."""
 
     results: list[dict[str, Any]] = field(default_factory=list)
-    failures: dict[str, LemevitError] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
 
 
 class SceneRun(Protocol):
@@ -54,7 +73,8 @@ def run_over_scenes(
         check: refuses a target that could not be written at the end.
 
     Raises:
-        LemevitError: from a single scene; of several, each failure is kept in the report.
+        Exception: from a single scene; of several, each failure is kept in the report.
+        BrokenPipeError: if nobody reads what the program says; other scenes would fare no better.
     """
     report = Report()
     predictor: Predictor | None = None
@@ -66,11 +86,36 @@ def run_over_scenes(
                 if predictor is None:
                     predictor = load()
                 report.results.append(run(scene, source, target, predictor))
-        except LemevitError as error:
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # of any kind: the other scenes are to have their turn
             if len(scenes) == 1:
                 raise
-            report.failures[path] = error
+            report.failures[path] = failure_of(error)
+        if path in report.failures:
+            # The error of a reading thread and its frames refer to each other, and to the scene's
+            # arrays: the next scene may need their memory.
+            gc.collect()
     return report
+
+
+def failure_of(error: Exception) -> Failure:
+    """What a report says of an error."""
+    message = " ".join(str(error).split())
+    is_bug = False
+    if is_out_of_memory(error):
+        message = f"out of memory ({message})" if message else "out of memory"
+    elif not isinstance(error, LemevitError | OSError):
+        message, is_bug = f"{type(error).__name__}: {message}", True
+    return Failure(message, "".join(traceback.format_exception(error)), is_bug)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether numpy or torch, on any device, asked for more memory than there is."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    # torch has no class of its own for the memory of the machine.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def target_of(scene: str, target: str | None, ending: str) -> str:

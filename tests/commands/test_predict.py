@@ -15,6 +15,7 @@ import rasterio
 import rasterio.control
 import rasterio.rpc
 import shapely
+import torch
 from pyproj import Geod
 from typer.testing import CliRunner
 
@@ -184,6 +185,34 @@ def test_quiet_and_json_lose_no_failure(write_scene, pixels, tiny_weights):
     assert [result["path"] for result in record["results"]] == ["a_seg.tif"]
     assert "gone.tif" in record["failures"]["gone.tif"]
     assert run.stderr.count("\n") == 1 and run.stderr.startswith("lemevit: failed: gone.tif: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "traceback"),
+    [(MemoryError, "out of memory", False), (ZeroDivisionError, "ZeroDivisionError: ", True)],
+)
+def test_a_scene_without_enough_memory_or_with_a_bug_ends_no_batch(
+    write_scene, pixels, tiny_weights, monkeypatch, error, said, traceback
+):
+    zeros = torch.zeros
+
+    def zeros_unless_narrow(*shape, **how):
+        if shape[-1:] == (50,):
+            raise error
+        return zeros(*shape, **how)
+
+    monkeypatch.setattr(torch, "zeros", zeros_unless_narrow)
+    first, last = write_scene(pixels, "a.tif"), write_scene(pixels, "c.tif")
+    narrow = write_scene(pixels[:, :, :50], "b.tif")
+    run = invoke(first, narrow, last, "-w", tiny_weights, "-q", "--json")
+    assert run.exit_code == 1
+    record = json.loads(run.stdout)
+    assert [result["path"] for result in record["results"]] == ["a_seg.tif", "c_seg.tif"]
+    assert record["failures"][narrow].startswith(said)
+    assert run.stderr.splitlines()[-1].startswith(f"lemevit: failed: {narrow}: {said}")
+    assert run.stderr.startswith("Traceback") == traceback
+    again = invoke(first, narrow, last, "-w", tiny_weights, "-q", "--overwrite", "--debug")
+    assert again.exit_code == 1 and again.stderr.startswith("Traceback")
 
 
 def test_several_scenes_need_a_folder(scene, tiny_weights):

@@ -91,7 +91,7 @@ def detect(
             ``<scene>_boxes.shp`` in the current folder.
 
     Raises:
-        LemevitError: from a single scene; of several, each failure is kept in the report.
+        LemevitError: before any scene is opened; else as :func:`run_over_scenes`.
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, BOX_WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]

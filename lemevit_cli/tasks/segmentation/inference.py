@@ -61,7 +61,7 @@ def predict(
             ``<scene>_<task>.tif`` in the current folder.
 
     Raises:
-        LemevitError: from a single scene; of several, each failure is kept in the report.
+        LemevitError: before any scene is opened; else as :func:`run_over_scenes`.
     """
     ending = f"_{task}{find_writer('result.tif', settings.output).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]

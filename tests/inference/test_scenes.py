@@ -1,0 +1,105 @@
+import weakref
+
+import pytest
+import torch
+
+from lemevit_cli.errors import SceneError
+from lemevit_cli.inference.scenes import failure_of, run_over_scenes
+from lemevit_cli.progress import Silent
+from lemevit_cli.settings import InferenceSettings
+
+
+@pytest.fixture
+def run_over(write_scene, pixels, predictor):
+    """A function that works on some scenes, by name, with what works on one of them."""
+
+    def run(names, work):
+        paths = [write_scene(pixels, name) for name in names]
+        return run_over_scenes(
+            paths,
+            [f"{name}.out" for name in names],
+            card=predictor.card,
+            settings=InferenceSettings(),
+            progress=Silent(),
+            check=lambda target: None,
+            load=lambda: predictor,
+            run=work,
+        )
+
+    return run
+
+
+def failing_on(name, error):
+    def work(scene, source, target, predictor):
+        if scene.path.endswith(name):
+            raise error
+        return {"path": target}
+
+    return work
+
+
+NAMES = ["a.tif", "b.tif", "c.tif"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "is_bug"),
+    [
+        (SceneError("its tiles\nare broken"), "its tiles are broken", False),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device", False),
+        (MemoryError(), "out of memory", False),
+        (torch.cuda.OutOfMemoryError("2 GiB"), "out of memory (2 GiB)", False),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero", True),
+    ],
+)
+def test_whatever_a_scene_fails_of_the_others_have_their_turn(run_over, error, message, is_bug):
+    report = run_over(NAMES, failing_on("b.tif", error))
+    assert [result["path"] for result in report.results] == ["a.tif.out", "c.tif.out"]
+    ((path, failure),) = report.failures.items()
+    assert path.endswith("b.tif")
+    assert (failure.message, failure.is_bug) == (message, is_bug)
+    assert failure.traceback.startswith("Traceback") and "in work" in failure.traceback
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, BrokenPipeError])
+def test_an_interruption_ends_the_run_at_once(run_over, ending):
+    seen = []
+
+    def work(scene, source, target, predictor):
+        seen.append(target)
+        raise ending
+
+    with pytest.raises(ending):
+        run_over(NAMES, work)
+    assert seen == ["a.tif.out"]
+
+
+@pytest.mark.parametrize("error", [SceneError("broken"), RuntimeError("a bug")])
+def test_a_single_scene_fails_as_it_does_by_itself(run_over, error):
+    with pytest.raises(type(error)):
+        run_over(NAMES[:1], failing_on("a.tif", error))
+
+
+def test_a_scene_that_failed_leaves_its_memory_to_the_next(run_over):
+    class Band:
+        pass
+
+    held = []
+
+    def work(scene, source, target, predictor):
+        assert all(band() is None for band in held)
+        band = Band()
+        held.append(weakref.ref(band))
+        # As an error that comes out of a future, which the frame that asked for it still holds.
+        band.error = RuntimeError("a bug")
+        raise band.error
+
+    report = run_over(NAMES, work)
+    assert len(held) == 3
+    assert {failure.message for failure in report.failures.values()} == {"RuntimeError: a bug"}
+
+
+def test_torch_out_of_the_machines_memory_is_no_bug():
+    with pytest.raises(RuntimeError) as raised:
+        torch.zeros(10**13)
+    failure = failure_of(raised.value)
+    assert failure.message.startswith("out of memory (") and not failure.is_bug
