@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from lemevit_cli.commands.groups import (
 from lemevit_cli.commands.reporting import tell_training
 
 _TEACHER = "Teacher"
+_STRIDES = {2, 4, 8, 16, 32}
 
 
 @grouped
@@ -174,9 +176,12 @@ def parse_levels(text: str) -> dict[int, float]:
     try:
         pairs = [part.split("=") for part in text.split(",")]
         levels = {int(stride): float(weight) for stride, weight in pairs}
+        repeats = len(levels) < len(pairs)
     except ValueError:
-        levels = {}
-    if not levels or min(levels.values()) <= 0 or not set(levels) <= {2, 4, 8, 16, 32}:
+        levels, repeats = {}, False
+    weights = list(levels.values())
+    are_weights = all(0 < weight < inf for weight in weights)  # no number is neither
+    if not weights or not are_weights or not set(levels) <= _STRIDES or repeats:
         raise typer.BadParameter(
             f"{text!r} is not a list such as 8=1,16=0.5 of strides 2 to 32 with weights above zero",
             param_hint="--levels",

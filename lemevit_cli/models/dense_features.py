@@ -84,11 +84,22 @@ class DenseFeatures(nn.Module):
     def bands(self) -> int:
         return len(self.mean)
 
-    @property
-    def channels(self) -> int:
-        """Count the channels of all maps together."""
-        device = self.mean.device
-        maps = self(torch.zeros(1, self.bands, 2 * self.step, 2 * self.step, device=device))
+    def try_out(self, side: int, zooms: Sequence[float] = (1.0,)) -> int:
+        """Look at empty pixels as large as those to come, and count the channels of all maps.
+
+        Raises:
+            WeightsError: if the network takes no pictures of that size.
+        """
+        pixels = torch.zeros(1, self.bands, side, side, device=self.mean.device)
+        try:
+            with torch.inference_mode():
+                maps = [self(pixels, zoom=zoom) for zoom in zooms][-1]
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise WeightsError(
+                f"{self.label} does not take windows of {side} pixels seen {zooms[-1]:g} times as "
+                f"large ({reason}); choose another size, zoom or network"
+            ) from error
         return sum(m.shape[1] for m in maps)
 
     @property
@@ -115,11 +126,11 @@ class DenseFeatures(nn.Module):
         return list(self.network(x))
 
 
-def open_features(source: FeatureSource, *, what: str = "the backbone") -> DenseFeatures:
+def open_features(source: FeatureSource, *, option: str = "--model") -> DenseFeatures:
     """Build a network and load its weights, on the CPU.
 
     Args:
-        what: it is, for messages.
+        option: by which a user names the timm model of a file, for messages.
 
     Raises:
         WeightsError: if the name or file is unknown, timm cannot bring the weights, or tensors and
@@ -129,9 +140,10 @@ def open_features(source: FeatureSource, *, what: str = "the backbone") -> Dense
     if path.is_file() and has_card(path):
         return _of_our_weights(path, source)
     if path.is_file():
-        return _of_file(path, source, what)
-    if path.suffix or "/" in source.name:
-        raise WeightsError(f"{source.name}: no such file; {what} is a timm name or a file")
+        return _of_file(path, source, option)
+    # A name of timm may have a tag, which looks like a suffix.
+    if not timm.is_model(source.name) and (path.suffix or "/" in source.name):
+        raise WeightsError(f"{source.name}: no such file, and no name of a model in timm")
     return _of_timm(source)
 
 
@@ -173,19 +185,26 @@ class _Levels(nn.Module):
         return [levels[i] for i in self._used]
 
 
-def _of_file(path: Path, source: FeatureSource, what: str) -> DenseFeatures:
+def _of_file(path: Path, source: FeatureSource, option: str) -> DenseFeatures:
     if source.model is None:
         raise WeightsError(
-            f"{path}: does not say which network it belongs to; name {what}'s timm model, such as "
-            "vit_small_patch14_dinov2, too"
+            f"{path}: does not say which network it belongs to; name it by {option}, such as "
+            "vit_small_patch14_dinov2"
         )
     model = _timm_model(source.model, pretrained=False)
     _load(model, load_state(path), path)
-    return _of_model(model, source, label=f"{source.model} ({path.name})", digest=_digest(path))
+    # Whose weights these are nobody but the user knows.
+    label = f"{source.model} ({path.name})"
+    return _of_model(model, source, label=label, licence=None, digest=_digest(path))
 
 
 def _of_timm(source: FeatureSource) -> DenseFeatures:
-    check_backbone(source.name, pretrained=True)
+    check_backbone(source.name)
+    if not timm.is_model_pretrained(source.name):
+        raise WeightsError(
+            f"timm {timm.__version__} has no weights of {source.name}; name a file of them, or "
+            "weights of ours"
+        )
     try:
         model = _timm_model(source.name, pretrained=True)
     except Exception as error:  # the hub's own errors are of many libraries
@@ -193,7 +212,8 @@ def _of_timm(source: FeatureSource) -> DenseFeatures:
         raise WeightsError(
             f"timm's weights of {source.name} cannot be had ({reason}); name a file of them"
         ) from error
-    return _of_model(model, source, label=source.name)
+    licence = model.pretrained_cfg.get("license")  # type: ignore[union-attr, operator]
+    return _of_model(model, source, label=source.name, licence=licence)
 
 
 def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
@@ -219,7 +239,9 @@ def _load(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
     model.load_state_dict({key: state[key] for key in needed}, strict=False)
 
 
-def _of_model(model: Any, source: FeatureSource, *, label: str, digest: str = "") -> DenseFeatures:
+def _of_model(
+    model: Any, source: FeatureSource, *, label: str, licence: str | None, digest: str = ""
+) -> DenseFeatures:
     info, count = model.feature_info, len(model.feature_info)
     reductions = [info[i]["reduction"] for i in range(count)]
     layers = source.layers
@@ -239,7 +261,7 @@ def _of_model(model: Any, source: FeatureSource, *, label: str, digest: str = ""
         mean=[255.0 * v for v in configuration["mean"]],
         std=[255.0 * v for v in configuration["std"]],
         label=label,
-        licence=configuration.get("license"),
+        licence=licence,
         digest=digest,
     )
 
@@ -250,10 +272,22 @@ class _Intermediates(nn.Module):
     def __init__(self, model: nn.Module, indices: Sequence[int]) -> None:
         super().__init__()
         self.model, self._indices = model, list(indices)
+        self._has_norm = True
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        try:
+            return self._maps(x)
+        except AssertionError:  # some models have no norm to offer
+            self._has_norm = False
+            return self._maps(x)
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            x, indices=self._indices, norm=True, output_fmt="NCHW", intermediates_only=True
+            x,
+            indices=self._indices,
+            norm=self._has_norm,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         return maps
 

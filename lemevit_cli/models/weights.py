@@ -189,7 +189,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         checkpoint = load_checkpoint(path)
-    inner = next((checkpoint[key] for key in _STATES if key in checkpoint), checkpoint)
+    places = (checkpoint.get(key) for key in _STATES)
+    inner = next((place for place in places if isinstance(place, Mapping)), checkpoint)
     state = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
     if not state:
         raise WeightsError(f"{path}: holds no tensors under their names")

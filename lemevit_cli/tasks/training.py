@@ -88,7 +88,7 @@ def train(
     model = _build_model(training, found, options, progress)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
-    if _is_first_process() and not options.resume:
+    if is_first_process() and not options.resume:
         _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def show_samples(
     Raises:
         LemevitError: as :func:`train`.
     """
-    if _is_first_process():
+    if is_first_process():
         _open_data(load_training(task), data, options, _heard(progress), output)
 
 
@@ -146,13 +146,13 @@ def training_folder(target: Path) -> Path:
     return target.with_name(f"{target.stem}_training")
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Say whether this process speaks and writes: torchrun numbers processes in ``RANK``."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _heard(progress: Progress | None) -> Progress:
-    return progress if progress is not None and _is_first_process() else Silent()
+    return progress if progress is not None and is_first_process() else Silent()
 
 
 def _check_options(training: Training, options: TrainingOptions) -> None:
@@ -189,7 +189,7 @@ def _open_data(
     Of several processes the first one draws.
     """
     overwrite = options.overwrite or options.resume
-    picture = samples if _is_first_process() else None
+    picture = samples if is_first_process() else None
     if picture is not None:
         check_replaceable(picture, overwrite=overwrite)
     _check_options(training, options)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Twenty-four pictures of stripes, some wide and some narrow, one with a void corner."""
+    """Twenty-four pictures of stripes, some wide and some narrow."""
     folder = tmp_path_factory.mktemp("pictures") / "stripes"
     folder.mkdir()
     rows, cols = np.indices((96, 80))
@@ -55,7 +56,7 @@ def test_a_distilled_backbone_begins_a_training(pictures, teacher, tmp_path, mon
     card = read_card("b.safetensors")
     assert (card.task, card.backbone, card.classes) == ("backbone", "test_resnet", ())
     assert card.training["teacher"]["name"] == "test_vit (teacher.safetensors)"
-    assert card.training["teacher"]["licence"] == "apache-2.0"
+    assert card.training["teacher"]["licence"] == "not stated"
     assert card.training["data"][0]["name"] == "stripes"
     assert Path("b_training/report.png").is_file() and not Path("b_training/teacher").exists()
     lines = map(json.loads, Path("b_training/metrics.jsonl").read_text().splitlines())
@@ -104,7 +105,7 @@ def interrupted(pictures, teacher, target, monkeypatch, *arguments):
         return pretrain(pictures, teacher, target, *arguments)
 
 
-@pytest.mark.parametrize("cache", [[], ["--cache-gb", "0"], ["--cache", "kept"]])
+@pytest.mark.parametrize("cache", [[], ["--cache-gb", "0"], ["--cache", "kept"]], ids=str)
 def test_a_resumed_run_gives_the_same_tensors(pictures, teacher, tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
     steps = ["--steps", 8, "--validate-every", 4, "--checkpoint-every", 4, *cache]
@@ -129,6 +130,10 @@ def test_a_resumed_run_gives_the_same_tensors(pictures, teacher, tmp_path, monke
         (["--backbone", "magic"], "no backbone 'magic'", 1),
         (["--levels", "64=1"], "--levels", 2),
         (["--levels", "8"], "--levels", 2),
+        (["--levels", "8=nan"], "--levels", 2),
+        (["--levels", "8=1,8=2"], "--levels", 2),
+        (["--levels", "2=1", "--backbone", "lemevit_tiny"], "no features of stride 2", 1),
+        (["--cache", "{file}"], "is a file", 1),
         (["--teacher-zoom", "0"], "--teacher-zoom", 2),
         (["--checkpoint-every", "often"], "--checkpoint-every", 2),
     ],
@@ -136,12 +141,31 @@ def test_a_resumed_run_gives_the_same_tensors(pictures, teacher, tmp_path, monke
 def test_a_mistake_is_told_and_nothing_is_written(
     pictures, teacher, tmp_path, arguments, said, status
 ):
-    target = tmp_path / "b.safetensors"
+    target, file = tmp_path / "b.safetensors", tmp_path / "file"
+    file.write_text("x")
+    arguments = [argument.format(file=file) for argument in arguments]
     run = pretrain(pictures, teacher, target, "--steps", 1, *arguments)
-    assert run.exit_code == status and said in run.stderr
+    assert run.exit_code == status and said in run.stderr, run.stderr
     if status == 1:
         assert run.stderr.count("\n") == 1
-    assert not target.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_answers_about_other_pictures_are_not_taken_for_ours(pictures, teacher, tmp_path):
+    cache = ["--cache", tmp_path / "kept", "--steps", 1]
+    assert pretrain(pictures, teacher, tmp_path / "a.safetensors", *cache).exit_code == 0
+    other = tmp_path / "stripes"
+    shutil.copytree(pictures, other)
+    run = pretrain(other, teacher, tmp_path / "b.safetensors", *cache)
+    assert run.exit_code == 1 and "other data or options" in run.stderr
+
+
+def test_what_an_abandoned_run_left_does_not_stop_the_next(pictures, teacher, tmp_path):
+    target = tmp_path / "b.safetensors"
+    left = tmp_path / "b_training" / "teacher"
+    left.mkdir(parents=True)
+    (left / "made_for.json").write_text("something else")
+    assert pretrain(pictures, teacher, target, "--steps", 1).exit_code == 0
 
 
 def test_a_resume_refuses_another_teacher(pictures, teacher, tmp_path):

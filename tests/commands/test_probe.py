@@ -82,3 +82,27 @@ def test_data_without_a_validation_part_are_refused(tmp_path, network, write_sce
     path, *model = network
     run = invoke("probe", path, listing, *model, *PROBED)
     assert run.exit_code == 1 and "no validation part" in run.stderr, (run.stderr, scene)
+
+
+def test_a_list_of_scenes_is_scored_on_those_that_it_holds_back(data, network, tmp_path):
+    folder = data()
+    listing = tmp_path / "two.toml"
+    listing.write_text(
+        "".join(
+            f'[[source]]\nscene = "{folder}/{split}/images/a.tif"\n'
+            f'labels = "{folder}/{split}/masks/a.tif"\nsplit = "{split}"\n'
+            for split in ("train", "val")
+        ).replace("train/images/a.tif", "train/images/first.tif")
+    )
+    (folder / "train/images/a.tif").rename(folder / "train/images/first.tif")
+    path, *model = network
+    run = invoke("probe", path, listing, *model, *PROBED, "--json")
+    assert run.exit_code == 0, run.stderr
+    assert json.loads(run.stdout)["figures"]["first"]["pixels"] == 64 * 96
+
+
+def test_bands_that_are_not_read_are_told(data, network):
+    path, *model = network
+    run = invoke("probe", path, data(bands=5), *model, *PROBED[:-1])
+    assert run.exit_code == 0, run.stderr
+    assert "the first 3 of 5 bands are read" in run.stderr

@@ -38,7 +38,7 @@ def test_a_file_of_a_timm_model_gives_the_models_maps(tmp_path, suffix):
         wanted = model.forward_intermediates(normalised(PIXELS), intermediates_only=True)[-4:]
         found = features(PIXELS)
     assert features.strides == (4, 8, 16, 32)
-    assert features.channels == sum(m.shape[1] for m in wanted)
+    assert features.try_out(64) == sum(m.shape[1] for m in wanted)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_weights_of_ours_give_their_backbones_levels(tmp_path):
 
 def test_a_starter_weight_is_known_by_its_name():
     features = open_features(FeatureSource("landcover"))
-    assert (features.strides, features.channels) == ((4, 8, 16, 32), 64 + 128 + 192 + 320)
+    assert (features.strides, features.try_out(64)) == ((4, 8, 16, 32), 64 + 128 + 192 + 320)
     whole = sha256(starter_weights()["landcover"].read_bytes()).hexdigest()
     assert features.digest == whole[:16]
 
@@ -100,7 +100,7 @@ def test_features_never_train(tmp_path):
         ({"name": "{path}", "model": "resnet10t", "layers": (9,)}, "layers"),
         ({"name": "no/such.safetensors"}, "no such file"),
         ({"name": "landcover", "layers": (1,)}, "give all levels"),
-        ({"name": "lemevit_tiny"}, "no weights of backbone"),
+        ({"name": "lemevit_tiny"}, "has no weights of lemevit_tiny; name a file"),
     ],
 )
 def test_a_mistake_is_told(tmp_path, source, said):
@@ -108,3 +108,35 @@ def test_a_mistake_is_told(tmp_path, source, said):
     source = {k: v.format(path=path) if isinstance(v, str) else v for k, v in source.items()}
     with pytest.raises(WeightsError, match=said):
         open_features(FeatureSource(**source))
+
+
+def test_a_name_with_a_tag_is_no_file(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", refuse_to_download)
+    with pytest.raises(WeightsError, match=r"weights of vit_small_patch14_dinov2\.lvd142m cannot"):
+        open_features(FeatureSource("vit_small_patch14_dinov2.lvd142m"))
+
+
+def refuse_to_download(name, **arguments):
+    raise OSError("no network")
+
+
+def test_a_network_of_one_size_is_refused_with_its_reason(tmp_path):
+    _, path = state_file(tmp_path, "cait_xxs24_224")
+    features = open_features(FeatureSource(path, model="cait_xxs24_224"))
+    assert features.try_out(224) > 0
+    with pytest.raises(WeightsError, match="does not take windows of 64 pixels"):
+        features.try_out(64)
+
+
+def test_weights_of_a_file_have_no_licence_that_anybody_told(tmp_path):
+    _, path = state_file(tmp_path, "resnet10t")
+    assert open_features(FeatureSource(path, model="resnet10t")).licence is None
+
+
+@pytest.mark.parametrize("others", [{"model": "resnet10t"}, {"state_dict_ema": None}])
+def test_a_checkpoint_may_hold_more_than_its_state(tmp_path, others):
+    model = timm.create_model("resnet10t")
+    path = tmp_path / "teacher.pth"
+    torch.save({**others, "state_dict": model.state_dict()}, path)
+    features = open_features(FeatureSource(str(path), model="resnet10t"))
+    torch.testing.assert_close(features.network.model.conv1[0].weight, model.conv1[0].weight)

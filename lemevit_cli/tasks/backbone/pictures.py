@@ -62,7 +62,7 @@ class UnlabelledData:
     """All pictures of a training without labels.
 
     Args:
-        validation: held back: every fiftieth picture where there are enough; else none.
+        validation: held back: two in a hundred pictures where there are enough; else none.
         bands, dtype: of all of them.
         notes: what was left out and why, a line each.
     """
@@ -76,13 +76,18 @@ class UnlabelledData:
 
 @dataclass(frozen=True)
 class _Item:
-    """A folder or a scene of the user's data, with what was found in it."""
+    """A folder or a scene of the user's data, with what was found in it.
+
+    Args:
+        is_named: the user named its rasters one by one, so that none may be left out.
+    """
 
     name: str
     paths: tuple[str, ...]
     weight: float | None
     gsd_m: float | None
     left_out: int = 0
+    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def _divided(
     held_back: set[int] = set()
     if len(everything) >= _FEWEST_TO_HOLD_BACK:
         count = max(round(_VALIDATION_PART * len(everything)), 1)
-        random = np.random.default_rng(data.seed)
+        random = np.random.default_rng(abs(data.seed))
         held_back = {int(i) for i in random.choice(len(everything), count, replace=False)}
     sets, first = [], 0
     for item, pictures in found:
@@ -171,7 +176,7 @@ def _items_of(path: str) -> Iterator[_Item]:
     elif place.is_dir():
         yield _folder_item(place)
     else:
-        yield _Item(name=place.stem, paths=(path,), weight=None, gsd_m=None)
+        yield _Item(name=place.stem, paths=(path,), weight=None, gsd_m=None, is_named=True)
 
 
 def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
@@ -179,11 +184,14 @@ def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
     seen: set[str] = set()
     kept, again = [], 0
     for item in items:
-        own = {path: _identity(path) for path in item.paths}
-        fresh = tuple(path for path, identity in own.items() if identity not in seen)
+        fresh = []
+        for path in item.paths:
+            identity = _identity(path)
+            if identity not in seen:
+                fresh.append(path)
+            seen.add(identity)
         again += len(item.paths) - len(fresh)
-        seen.update(own.values())
-        kept.append(replace(item, paths=fresh))
+        kept.append(replace(item, paths=tuple(fresh)))
     return kept, again
 
 
@@ -201,6 +209,7 @@ def _scene_item(entry: LabelledScene) -> _Item:
         weight=entry.weight,
         gsd_m=None,
         left_out=len(paths) - len(kept),
+        is_named=True,
     )
 
 
@@ -234,6 +243,8 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
                 )
                 found.append(_Opened(picture, (scene.num_bands, scene.dtype)))
         except SceneError as error:
+            if item.is_named:
+                raise DataError(str(error)) from error
             wrong.append(str(error))
     return found, wrong
 
@@ -246,7 +257,7 @@ def _notes(items: Sequence[_Item], wrong: Mapping[str, Sequence[str]]) -> Iterat
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         yield (
             f"{sum(item.left_out for item in left_out)} rasters of {names}{more} are left out: "
-            "they lie in folders of labels or of what is held back (val, test)"
+            "they are labels, or of a part that is held back (val, test)"
         )
     for name, reasons in wrong.items():
         yield f"{name}: {len(reasons)} pictures cannot be read and are left out: {reasons[0]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,29 +74,56 @@ def probe(
     use_threads(runtime.threads)
     device = choose_device(runtime.device)
     features = open_features(source).to(device)
-    found = open_sources(data, crop=options.side)
-    for note in found.notes:
-        progress.note(note)
-    validation = {each.name: each for each in found.validation}
-    missing = [each.name for each in found.training if each.name not in validation]
-    if missing:
-        raise DataError(f"{missing[0]}: has no validation part, which a probe is scored on")
-    look = _Look(features, options.zoom, device, choose_dtype(runtime.precision, device))
+    channels = features.try_out(options.side, (options.zoom,))
+    network = _Network(
+        features, channels, options.zoom, device, choose_dtype(runtime.precision, device)
+    )
+    parts = [part for path in data.paths for part in _parts_of(path, options, progress)]
     return {
         "backbone": features.label,
-        "channels": features.channels,
+        "channels": channels,
         "figures": {
-            each.name: _probe_set(look, each, validation[each.name], options, progress)
-            for each in found.training
+            training.name: _probe_set(network, training, validation, options, progress)
+            for training, validation in parts
         },
     }
 
 
+def _parts_of(
+    path: str, options: ProbeOptions, progress: Progress
+) -> list[tuple[Source, tuple[Source, ...]]]:
+    """Open data: each training part, with the validation parts that it is scored on.
+
+    Those are of the same name, as of a folder; a part without any is scored on those that no other
+    has, as scenes of a list are, which have names of their own.
+
+    Raises:
+        DataError: if nothing is held back.
+    """
+    found = open_sources(DataOptions(paths=(path,)), crop=options.side)
+    for note in found.notes:
+        progress.note(note)
+    names = {source.name for source in found.training}
+    others = tuple(source for source in found.validation if source.name not in names)
+    parts = [
+        (training, tuple(v for v in found.validation if v.name == training.name) or others)
+        for training in found.training
+    ]
+    without = [training.name for training, validation in parts if not validation]
+    if without:
+        raise DataError(
+            f"{without[0]}: has no validation part, which a probe is scored on; put pictures into "
+            'val, or list a scene with split = "val"'
+        )
+    return parts
+
+
 @dataclass(frozen=True)
-class _Look:
+class _Network:
     """A network that looks at windows of any data."""
 
     features: DenseFeatures
+    channels: int
     zoom: float
     device: torch.device
     dtype: torch.dtype
@@ -114,25 +141,33 @@ class _Look:
 
 
 def _probe_set(
-    look: _Look, training: Source, validation: Source, options: ProbeOptions, progress: Progress
+    network: _Network,
+    training: Source,
+    validation: Sequence[Source],
+    options: ProbeOptions,
+    progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    scale = _scaling(look.features, training, options)
-    match = match_classes(training.classes, validation.classes)
-    progress.start(f"{training.name}: look", total=options.windows, unit="windows")
+    scale = _scaling(network.features, training, options, progress)
+    matches = [match_classes(training.classes, source.classes) for source in validation]
+    progress.start(f"{training.name}: sample", total=options.windows, unit="windows")
     try:
-        sampled, ids = _sample(look, training, options, scale, progress)
+        sampled, ids = _sample(network, training, options, scale, progress)
     finally:
         progress.finish()
     layer = fit_linear_layer(sampled, ids, num_classes=len(training.classes))
-    confusion = Confusion(match.classes)
-    windows = list(windows_of(validation.sites, options.side))
-    progress.start(f"{validation.name}: score", total=len(windows), unit="windows")
+    confusion = Confusion(matches[0].classes)
+    windows = [
+        (source, match, site, window)
+        for source, match in zip(validation, matches, strict=True)
+        if match.classes == confusion.classes
+        for site, window in windows_of(source.sites, options.side)
+    ]
+    progress.start(f"{training.name}: score", total=len(windows), unit="windows")
     try:
-        for site, window in windows:
-            pixels, truth = scale.read(validation, site, window)
-            maps = look(pixels)
-            answer = _answer(layer, maps, window)
+        for source, match, site, window in windows:
+            pixels, truth = scale.read(source, site, window)
+            answer = _answer(layer, network(pixels), window)
             confusion.add(match.truth(truth), match.prediction(answer))
             progress.advance()
     finally:
@@ -171,10 +206,18 @@ class _Scaling:
         return (least + share * (most - least)).astype(np.float32), ids
 
 
-def _scaling(features: DenseFeatures, source: Source, options: ProbeOptions) -> _Scaling:
+def _scaling(
+    features: DenseFeatures, source: Source, options: ProbeOptions, progress: Progress
+) -> _Scaling:
     if source.bands < features.bands:
         raise DataError(
-            f"{source.name} has {source.bands} bands, {features.label} reads {features.bands}"
+            f"{source.name} has {source.bands} bands, {features.label} reads {features.bands}; "
+            "probe a backbone that was made for fewer"
+        )
+    if source.bands > features.bands:
+        progress.note(
+            f"{source.name}: the first {features.bands} of {source.bands} bands are read, as "
+            f"{features.label} reads no more"
         )
     if source.dtype == features.dtype:
         return _Scaling(features.value_range, features.value_range)
@@ -215,11 +258,11 @@ def _number_of_classes(source: Source, site: Site, window: Window) -> int:
 
 
 def _sample(
-    look: _Look, source: Source, options: ProbeOptions, scale: _Scaling, progress: Progress
+    network: _Network, source: Source, options: ProbeOptions, scale: _Scaling, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     """Draw pixels from the windows: features ``(N, C)`` and class ids ``(N,)``."""
     random = np.random.default_rng(options.seed + 1)
-    most = _MOST_NUMBERS // (options.windows * look.features.channels)
+    most = _MOST_NUMBERS // (options.windows * network.channels)
     count = max(min(_PIXELS_A_WINDOW, most), 16)
     columns, found = [], []
     for site, window in _places(source, options):
@@ -231,9 +274,9 @@ def _sample(
             x = (2 * cols + 1) / window.width - 1
             y = (2 * rows + 1) / window.height - 1
             points = torch.from_numpy(np.stack([x, y], axis=1).astype(np.float32))
-            columns.append(features_at(look(pixels), points.to(look.device)))
+            columns.append(features_at(network(pixels), points.to(network.device)))
             found.append(torch.from_numpy(ids[rows, cols].astype(np.int64)))
         progress.advance()
     if not found:
         raise DataError(f"{source.name}: no pixel of the windows drawn has a label")
-    return torch.cat(columns), torch.cat(found).to(look.device)
+    return torch.cat(columns), torch.cat(found).to(network.device)

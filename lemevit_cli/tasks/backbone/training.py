@@ -8,9 +8,11 @@ Sources: see ``models/distiller.py``.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,16 @@ from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of, to
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.training_picture import write_feature_report
 from lemevit_cli.tasks.backbone.pictures import PictureSet, UnlabelledData, open_pictures
-from lemevit_cli.tasks.backbone.teacher import KeptAnswers, Teacher
+from lemevit_cli.tasks.backbone.teacher import (
+    KeptAnswers,
+    Teacher,
+    find_basis,
+    load_basis,
+    save_basis,
+    tokens_of_views,
+)
 from lemevit_cli.tasks.backbone.views import ViewDraw, Views
+from lemevit_cli.tasks.training import is_first_process
 from lemevit_cli.training.augmentation import symmetry
 from lemevit_cli.training.loop import Loss, TrainingData, Validation
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -40,7 +50,7 @@ from lemevit_cli.training.task import TaskData
 
 _WHITENED = 0.5  # weight of the smooth L1
 _BASIS_VIEWS = 192  # that the components are found from
-_LOOK = 4  # views that a teacher sees at once
+_BATCH = 4  # views that a teacher sees at once
 _EXAMPLES = 4
 _WINDOW, _OVERLAP = 512, 64
 _VALIDATION = "held back"
@@ -83,6 +93,7 @@ class Distillation:
     def __init__(self, options: DistillationOptions, folder: Path) -> None:
         self._options = options
         self._folder = folder / "teacher"
+        self._basis_file = folder / "teacher_basis.npz"
         self._teacher: Teacher | None = None
 
     @property
@@ -95,21 +106,32 @@ class Distillation:
         check_backbone(options.backbone, pretrained=options.pretrained)
         if options.crop % STRIDE:
             raise LemevitError(f"--crop {options.crop} is no multiple of {STRIDE}")
+        # The student, for its strides: a teacher may look for minutes before it is built.
+        Distiller(
+            backbone=options.backbone,
+            backbone_args=options.backbone_args,
+            strides=list(self._options.levels),
+            width=1,
+            mean=(0.0,),
+            std=(1.0,),
+        )
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Find pictures, open the teacher, and learn from some views how to reduce what it says."""
-        features = open_features(self._options.teacher, what="the teacher")
-        if features.bands != 3:
+        features = open_features(self._options.teacher, option="--teacher-model")
+        if features.bands != 3 or features.value_range != (0.0, 255.0):
             raise LemevitError(
-                f"{features.label} wants {features.bands} bands; a teacher sees three, red, green "
-                "and blue"
+                f"{features.label} wants {features.bands} bands of {features.dtype}; a teacher "
+                "sees red, green and blue of 8 bits"
             )
+        zoom = self._options.zoom
+        features.try_out(options.crop, (1.0, 2.0) if zoom is None else (zoom,))
         found = open_pictures(data)
         draw = ViewDraw(found.training, options)
         card = _card(found, statistics_of(draw, bands=found.bands, dtype=found.dtype), options)
         count = self._number_of_views(options)
         views = self._views(draw, card, options, count=count)
-        identity = self._identity(features, found, options)
+        identity = self._identity(features, found, card, options) | {"views": count}
         self._teacher = self._open_teacher(features, views, options, identity)
         validate = self._validation(found, card, options)
         training = TrainingData(
@@ -200,8 +222,7 @@ class Distillation:
 
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             answers = _turned(teacher(batch), batch["symmetry"])
-            valid = _turned(batch["valid"][:, None].float(), batch["symmetry"])
-            known = tokens_of(F.avg_pool2d(valid, TARGET_STRIDE), list(levels))[:, 0] >= 0.5
+            known = known_tokens(_turned(batch["valid"][:, None], batch["symmetry"]), levels)
             weight = known * weights.to(known.device)
             wanted = tokens_of(answers, list(levels))
             said = model(batch["pixels"])
@@ -239,9 +260,10 @@ class Distillation:
         return count
 
     def _identity(
-        self, features: DenseFeatures, found: UnlabelledData, options: TrainingOptions
+        self, features: DenseFeatures, found: UnlabelledData, card: Card, options: TrainingOptions
     ) -> dict[str, Any]:
-        """Record all that decides what the teacher says of a view of a given number."""
+        """Return what decides what the teacher says of view number so and so."""
+        pictures = [vars(p) | _state_of(p.path) for s in found.training for p in s.pictures]
         return {
             "teacher": features.label,
             "teacher_digest": features.digest,
@@ -250,8 +272,11 @@ class Distillation:
             "width": self._options.width,
             "crop": options.crop,
             "zoom": list(options.augmentation.zoom),
+            "gsd": list(options.gsd_m or ()),
             "seed": options.seed,
+            "values": [list(card.value_range), list(card.mean)],
             "data": [[s.name, len(s.pictures), round(s.weight, 3)] for s in found.training],
+            "pictures": sha256(repr(pictures).encode()).hexdigest()[:16],
         }
 
     def _open_teacher(
@@ -261,42 +286,75 @@ class Distillation:
         options: TrainingOptions,
         identity: Mapping[str, Any],
     ) -> Teacher:
-        device = choose_device(options.device)
-        width = min(self._options.width, features.channels)
+        """Find how to reduce what the teacher says, or read it where a run has found it before.
+
+        Directions of components depend on rounding: what was taught once has to stay.
+        """
+        device = _own_device(options)
+        dtype = choose_dtype(options.precision, device)
+        if not options.resume and is_first_process():
+            self._basis_file.unlink(missing_ok=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
         kept = None
         if views.count is not None:
-            side = options.crop // TARGET_STRIDE
             folder = self._folder if self._options.cache is None else Path(self._options.cache)
-            kept = KeptAnswers(
-                folder,
-                count=views.count,
-                shape=(width, side, side),
-                made_for=identity,
-            )
-
-        def seen() -> Iterator[Mapping[str, Tensor]]:
-            most = _BASIS_VIEWS if views.count is None else min(_BASIS_VIEWS, views.count)
-            for first in range(0, most, _LOOK):
-                yield default_collate([views.as_read(i) for i in range(first, first + _LOOK)])
-
-        return Teacher(
-            features,
-            width=width,
-            device=device,
-            dtype=choose_dtype(options.precision, device),
-            seen=seen,
-            kept=kept,
-        )
+            kept = KeptAnswers(folder, made_for=identity)
+        basis = kept.basis() if kept is not None else None
+        if basis is None and options.resume and self._basis_file.is_file():
+            basis = load_basis(self._basis_file)
+        if basis is None:
+            tokens = tokens_of_views(features, _first_batches(views), device=device, dtype=dtype)
+            basis = find_basis(tokens, width=self._options.width)
+        if is_first_process():
+            self._basis_file.parent.mkdir(exist_ok=True)
+            save_basis(self._basis_file, basis)
+        if kept is not None and views.count is not None:
+            kept.open(basis, count=views.count, grid=options.crop // TARGET_STRIDE)
+        return Teacher(features, basis, device=device, dtype=dtype, kept=kept)
 
     def _notes(self, found: UnlabelledData, count: int | None) -> tuple[str, ...]:
-        pictures = sum(len(s.pictures) for s in found.training)
-        said = (
-            f"{pictures} pictures to learn from, {len(found.validation)} held back; "
-            + (f"{count} views, each taught" if count else "new views without an end, taught")
-            + f" by {len(self._taught_by().basis.scale)} components that hold "
-            f"{self._taught_by().basis.explained:.0%} of what the teacher says"
+        pictures = [picture for each in found.training for picture in each.pictures]
+        basis = self._taught_by().basis
+        notes = list(found.notes)
+        if found.bands != 3:
+            seen = "the first three" if found.bands > 3 else "the first one, in grey,"
+            notes.append(f"the teacher sees {seen} of {found.bands} bands, the student all")
+        unknown = sum(picture.gsd_m is None for picture in pictures)
+        if self._options.zoom is None and unknown:
+            notes.append(
+                f"{unknown} pictures do not say how large their pixels are, and are not doubled "
+                "for the teacher; --gsd, or gsd = in a list, tells it"
+            )
+        windows = f"{count} windows, each" if count else "new windows without an end,"
+        notes.append(
+            f"{len(pictures)} pictures to learn from, {len(found.validation)} held back; {windows} "
+            f"taught by {len(basis.scale)} components that hold {basis.explained:.0%} of what the "
+            "teacher says"
         )
-        return (*found.notes, said)
+        return tuple(notes)
+
+
+def _own_device(options: TrainingOptions) -> torch.device:
+    """Return the device of this process: torchrun numbers the GPUs of a machine."""
+    device = choose_device(options.device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+def _first_batches(views: Views) -> Iterator[Mapping[str, Tensor]]:
+    """Read the views that the components are found from."""
+    most = _BASIS_VIEWS if views.count is None else min(_BASIS_VIEWS, views.count)
+    for first in range(0, most, _BATCH):
+        yield default_collate([views.as_read(i) for i in range(first, first + _BATCH)])
+
+
+def _state_of(path: str) -> dict[str, Any]:
+    """Return what tells a file from another of its name; nothing of an address."""
+    if not Path(path).is_file():
+        return {}
+    state = Path(path).stat()
+    return {"path": str(Path(path).resolve()), "bytes": state.st_size, "time": state.st_mtime_ns}
 
 
 def backbone_alone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -313,6 +371,11 @@ def token_weights(side: int, levels: Mapping[int, float]) -> Tensor:
         for count, weight in zip(counts, levels.values(), strict=True)
     ]
     return torch.cat(parts) / sum(levels.values())
+
+
+def known_tokens(valid: Tensor, levels: Iterable[int]) -> Tensor:
+    """Say of every token ``(B, T)`` whether half of its pixels, ``(B, 1, H, W)``, are valid."""
+    return tokens_of(F.avg_pool2d(valid.float(), TARGET_STRIDE), list(levels))[:, 0] >= 0.5
 
 
 def token_loss(said: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
@@ -354,7 +417,7 @@ class FeatureValidation:
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
         strides = list(self._levels)
         scale = self._teacher.scale.cpu().view(-1, 1)
-        sums = torch.zeros(len(strides))
+        sums, tokens = torch.zeros(len(strides)), torch.zeros(len(strides))
         examples = []
         for number in range(self._count):
             sample = self._views.as_read(number)
@@ -362,11 +425,14 @@ class FeatureValidation:
             said = answer(sample["pixels"][None]).cpu() * scale
             cosine = F.cosine_similarity(said, tokens_of(wanted, strides), dim=1)[0]
             counts = tokens_of_levels(sample["pixels"].shape[-1], strides)
-            sums += torch.stack([level.mean() for level in cosine.split(counts)])
+            known = known_tokens(sample["valid"][None, None], strides)[0]
+            sums += torch.stack([level.sum() for level in (cosine * known).split(counts)])
+            tokens += torch.stack([level.sum() for level in known.split(counts)])
             if number < _EXAMPLES:
                 examples.append(self._example(sample["pixels"], wanted[0], said[0], counts))
         self.examples = tuple(examples)
-        means = {stride: float(v / self._count) for stride, v in zip(strides, sums, strict=True)}
+        shares = sums / tokens.clamp(min=1.0)
+        means = {stride: float(share) for stride, share in zip(strides, shares, strict=True)}
         score = sum(self._levels[s] * means[s] for s in strides) / sum(self._levels.values())
         figures = {f"cosine_{stride}": value for stride, value in means.items()}
         return Validation(score, {_VALIDATION: {"cosine": score, **figures}})

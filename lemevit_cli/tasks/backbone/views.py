@@ -91,7 +91,9 @@ class ViewDraw:
             height=height,
         )
         pixels, valid = self._reader.read(picture.path, window)
-        gsd = None if picture.gsd_m is None else picture.gsd_m * side / crop
+        stated = self._options.gsd_m
+        size = picture.gsd_m or (None if stated is None else stated[0])
+        gsd = None if size is None else size * side / crop
         return DrawnView(picture, window, side, pixels, valid, gsd)
 
 
@@ -185,7 +187,7 @@ class Views(Dataset[dict[str, Tensor]]):
             return index
         turn, place = divmod(index, self.count)
         if self._order is None or self._order[0] != turn:
-            random = np.random.default_rng((self._options.seed, turn))
+            random = np.random.default_rng((abs(self._options.seed), turn))
             self._order = turn, random.permutation(self.count)
         return int(self._order[1][place])
 

@@ -26,8 +26,8 @@ def test_pictures_of_any_depth_are_found_but_no_labels_and_nothing_held_back(tmp
     found = open_pictures(DataOptions(paths=(str(tmp_path),)))
     assert sorted(paths_of(found)) == sorted(map(str, kept))
     assert found.notes == (
-        f"4 rasters of {tmp_path.name} are left out: they lie in folders of labels or of what is "
-        "held back (val, test)",
+        f"4 rasters of {tmp_path.name} are left out: they are labels, or of a part that is held "
+        "back (val, test)",
     )
 
 
@@ -80,6 +80,7 @@ def test_a_list_names_scenes_and_folders_without_labels(tmp_path):
         (lambda folder: folder.mkdir(), "no picture to learn from"),
         (lambda folder: write(folder / "val" / "a.png"), "1 rasters of data are left out"),
         (lambda folder: (folder.mkdir(), (folder / "a.png").write_text("x")), "cannot be read"),
+        (lambda folder: (folder.parent / "data").write_text("x"), "data"),
     ],
 )
 def test_nothing_to_learn_from_is_said_with_its_reason(tmp_path, make, said):

@@ -5,7 +5,12 @@ from torch import nn
 
 from lemevit_cli.errors import DataError, OutputError
 from lemevit_cli.models.dense_features import DenseFeatures
-from lemevit_cli.tasks.backbone.teacher import KeptAnswers, Teacher, find_basis
+from lemevit_cli.tasks.backbone.teacher import (
+    KeptAnswers,
+    Teacher,
+    find_basis,
+    tokens_of_views,
+)
 
 
 class Cells(nn.Module):
@@ -32,23 +37,27 @@ def batch(*views):
         "view": torch.tensor(views),
         "shown": shown[list(views)],
         "zoom": torch.ones(len(views)),
+        "valid": torch.ones(len(views), 32, 32, dtype=torch.uint8),
     }
 
 
-def teacher(kept=None, width=4):
-    return Teacher(
-        features(),
-        width=width,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-        seen=lambda: [batch(0, 1, 2, 3), batch(4, 5, 6, 7)],
-        kept=kept,
-    )
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
-def keep(folder, **changes):
-    settings = {"count": 8, "shape": (4, 4, 4), "made_for": {"seed": 0}} | changes
-    return KeptAnswers(folder, **settings)
+def teacher(folder=None, width=4, **changes):
+    """A teacher whose answers are kept in a folder, if there is one."""
+    kept = None if folder is None else keep(folder, **changes)
+    basis = kept.basis() if kept else None
+    if basis is None:
+        seen = [batch(0, 1, 2, 3), batch(4, 5, 6, 7)]
+        basis = find_basis(tokens_of_views(features(), seen, **CPU), width=width)
+    if kept:
+        kept.open(basis, count=8, grid=4)
+    return Teacher(features(), basis, kept=kept, **CPU)
+
+
+def keep(folder, seed=0):
+    return KeptAnswers(folder, made_for={"seed": seed})
 
 
 def test_components_are_those_of_a_singular_value_decomposition():
@@ -79,18 +88,18 @@ def test_answers_are_the_reduced_features_of_each_view():
 
 
 def test_what_is_kept_is_asked_for_once_and_reads_the_same(tmp_path):
-    taught = teacher(keep(tmp_path / "kept"))
+    taught = teacher(tmp_path / "kept")
     first = taught(batch(1, 4))
     asked = taught._features.network.calls
     assert torch.equal(taught(batch(4, 1)), first.flip(0))
     assert taught._features.network.calls == asked
-    again = teacher(keep(tmp_path / "kept"))  # another run
+    again = teacher(tmp_path / "kept")  # another run
     assert torch.equal(again(batch(1, 4)), first)
     assert again._features.network.calls == 0
 
 
 def test_what_a_view_gets_does_not_depend_on_whether_it_is_kept(tmp_path):
-    assert torch.equal(teacher(keep(tmp_path / "kept"))(batch(6)), teacher()(batch(6)))
+    assert torch.equal(teacher(tmp_path / "kept")(batch(6)), teacher()(batch(6)))
 
 
 def test_views_of_different_zooms_share_a_batch():
@@ -101,12 +110,45 @@ def test_views_of_different_zooms_share_a_batch():
 
 
 def test_answers_made_for_something_else_are_refused(tmp_path):
-    keep(tmp_path / "kept")
-    keep(tmp_path / "kept")
+    teacher(tmp_path / "kept")
+    teacher(tmp_path / "kept")
     with pytest.raises(OutputError, match="other data or options"):
-        keep(tmp_path / "kept", made_for={"seed": 1})
+        keep(tmp_path / "kept", seed=1)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        keep(tmp_path / "file")
 
 
-def test_a_cache_that_does_not_fit_is_refused(tmp_path):
+def test_a_cache_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path):
+    basis = teacher().basis
     with pytest.raises(OutputError, match="--cache-gb"):
-        keep(tmp_path / "kept", count=10**15)
+        keep(tmp_path / "kept").open(basis, count=10**15, grid=4)
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_room_on_the_disk_is_taken_before_the_first_answer(tmp_path):
+    teacher(tmp_path / "kept")
+    file = tmp_path / "kept" / "features.f16"
+    assert file.stat().st_size == 2 * 8 * 4 * 4 * 4
+    assert file.stat().st_blocks * 512 >= file.stat().st_size
+
+
+def test_a_channel_that_never_differs_stays_small():
+    tokens = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    tokens[:, 1] = 0.0
+    basis = find_basis(tokens, width=3)
+    assert len(basis.scale) == 2 and basis.std[1] == 1.0
+    later = (np.array([0.0, 5.0, 0.0]) - basis.mean) / basis.std
+    assert np.abs(basis.components @ later).max() < 10
+
+
+def test_void_pixels_have_no_say_in_the_components():
+    half = batch(0, 1)
+    half["valid"][:, :, 16:] = 0
+    changed = {k: v.clone() for k, v in half.items()}
+    changed["shown"][..., 16:] = 0
+    one, other = (tokens_of_views(features(), [b], **CPU) for b in (half, changed))
+    np.testing.assert_array_equal(one, other)
+    empty = half | {"valid": torch.zeros_like(half["valid"])}
+    with pytest.raises(DataError, match="no pixel"):
+        tokens_of_views(features(), [empty], **CPU)

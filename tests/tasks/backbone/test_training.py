@@ -1,12 +1,24 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import lemevit_cli.models.lemevit  # noqa: F401
-from lemevit_cli.models.distiller import Distiller
-from lemevit_cli.tasks.backbone.training import backbone_alone, token_loss, token_weights
+from lemevit_cli.models.dense_features import FeatureSource
+from lemevit_cli.models.distiller import Distiller, tokens_of
+from lemevit_cli.tasks.backbone.training import (
+    Distillation,
+    DistillationOptions,
+    backbone_alone,
+    token_loss,
+    token_weights,
+)
+from lemevit_cli.training.augmentation import symmetry
+from lemevit_cli.training.options import TrainingOptions
 
 
 def test_a_student_that_says_what_the_teacher_says_has_no_loss():
@@ -40,3 +52,63 @@ def test_what_is_saved_is_timms_backbone(backbone):
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(x)[-1], model.encoder(x)[-1])
+
+
+class Repeater(nn.Module):
+    """Says what it was given to say."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, pixels):
+        return self.tokens
+
+
+@pytest.fixture
+def taught(monkeypatch):
+    """A distillation whose teacher answers numbers of its own, with a batch of turned views."""
+    task = Distillation(DistillationOptions(teacher=FeatureSource("nobody")), Path("nowhere"))
+    answers = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    scale = torch.tensor([2.0, 1.0, 1.0, 0.5])
+    monkeypatch.setattr(task, "_teacher", FakeTeacher(answers, scale))
+    batch = {
+        "pixels": torch.zeros(3, 3, 64, 64),
+        "symmetry": torch.tensor([0, 3, 6]),
+        "valid": torch.ones(3, 64, 64, dtype=torch.uint8),
+    }
+    return task, answers, batch
+
+
+class FakeTeacher:
+    def __init__(self, answers, scale):
+        self.answers, self.scale = answers, scale
+
+    def __call__(self, batch):
+        return self.answers
+
+
+def said_of(answers, batch, levels):
+    turned = [symmetry(a, int(t)) for a, t in zip(answers, batch["symmetry"], strict=True)]
+    scale = torch.tensor([2.0, 1.0, 1.0, 0.5]).view(-1, 1)
+    return tokens_of(torch.stack(turned), levels) / scale
+
+
+def test_a_student_that_sees_what_is_turned_has_to_say_what_is_turned(taught):
+    task, answers, batch = taught
+    loss = task.make_loss(None, TrainingOptions(crop=64))
+    right = said_of(answers, batch, (4, 8, 16, 32))
+    total, count = loss(Repeater(right), batch)
+    assert float(total) == pytest.approx(0.0, abs=1e-5) and float(count) == pytest.approx(3.0)
+    unturned = said_of(answers, batch | {"symmetry": torch.zeros(3)}, (4, 8, 16, 32))
+    assert float(loss(Repeater(unturned), batch)[0]) > 0.5
+
+
+def test_what_is_said_of_void_pixels_costs_nothing(taught):
+    task, answers, batch = taught
+    batch["valid"][1] = 0
+    loss = task.make_loss(None, TrainingOptions(crop=64))
+    said = said_of(answers, batch, (4, 8, 16, 32))
+    said[1] = 9.0
+    total, count = loss(Repeater(said), batch)
+    assert float(total) == pytest.approx(0.0, abs=1e-5) and float(count) == pytest.approx(2.0)
