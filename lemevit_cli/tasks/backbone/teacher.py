@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from lemevit_cli.models.dense_features import DenseFeatures
 from lemevit_cli.models.distiller import TARGET_STRIDE
 
 _LEAST_SHARE = 1e-6  # of the largest variance: below it a component is rounding
+_PATIENCE_S = 0.5  # between two looks for what another process makes
 _TOKENS_A_VIEW = 48  # that the components are found from
 _FEATURES, _DONE, _BASIS, _MADE_FOR = "features.f16", "done.u8", "basis.npz", "made_for.json"
 
@@ -193,22 +195,23 @@ def tokens_of_views(
 class KeptAnswers:
     """A teacher's answers on disk, memory-mapped, in half precision; each is written once.
 
-    Several processes may share a folder: on a CPU they write the same numbers.
-
     Args:
         folder: made where it is missing.
         made_for: plain values that decide what the answers are.
+        waits: another process of this run makes the folder; go on once it has.
 
     Raises:
         OutputError: if it is no folder, or holds answers made for something else.
     """
 
-    def __init__(self, folder: Path, *, made_for: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, *, made_for: Mapping[str, Any], waits: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is a file; --cache names a folder")
         self._folder = folder
         self._stated = json.dumps(made_for, sort_keys=True)
         note = folder / _MADE_FOR
+        while waits and not (note.is_file() and note.read_text("utf-8") == self._stated):
+            time.sleep(_PATIENCE_S)
         self._is_new = not note.is_file()
         if not self._is_new and note.read_text(encoding="utf-8") != self._stated:
             raise OutputError(

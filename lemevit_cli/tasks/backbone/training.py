@@ -298,7 +298,7 @@ class Distillation:
         kept = None
         if views.count is not None:
             folder = self._folder if self._options.cache is None else Path(self._options.cache)
-            kept = KeptAnswers(folder, made_for=identity)
+            kept = KeptAnswers(folder, made_for=identity, waits=not is_first_process())
         basis = kept.basis() if kept is not None else None
         if basis is None and options.resume and self._basis_file.is_file():
             basis = load_basis(self._basis_file)
