@@ -1,8 +1,5 @@
 """Distillation: a backbone learns from a teacher's dense features, without labels.
 
-The loss of a token is ``1 - cosine`` between what the student says and the teacher's reduced
-features, and half a smooth L1 between both with every component at unit variance: the first is
-ruled by the few directions in which views differ most, the second gives the others a say.
 Sources: see ``models/distiller.py``.
 """
 
@@ -10,16 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
@@ -27,9 +21,10 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.backbone import STRIDE, check_backbone
 from lemevit_cli.models.dense_features import DenseFeatures, FeatureSource, open_features
 from lemevit_cli.models.device import choose_device, choose_dtype
-from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of, tokens_of_levels
+from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.training_picture import write_feature_report
+from lemevit_cli.tasks.backbone.losses import known_tokens, token_loss, token_weights
 from lemevit_cli.tasks.backbone.pictures import PictureSet, UnlabelledData, open_pictures
 from lemevit_cli.tasks.backbone.teacher import (
     KeptAnswers,
@@ -39,21 +34,18 @@ from lemevit_cli.tasks.backbone.teacher import (
     save_basis,
     tokens_of_views,
 )
+from lemevit_cli.tasks.backbone.validation import HELD_BACK, FeatureValidation
 from lemevit_cli.tasks.backbone.views import ViewDraw, Views
 from lemevit_cli.tasks.training import is_first_process
 from lemevit_cli.training.augmentation import symmetry
-from lemevit_cli.training.loop import Loss, TrainingData, Validation
+from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.pictures import as_rgb
 from lemevit_cli.training.statistics import Statistics, statistics_of
 from lemevit_cli.training.task import TaskData
 
-_WHITENED = 0.5  # weight of the smooth L1
 _BASIS_VIEWS = 192  # that the components are found from
 _BATCH = 4  # views that a teacher sees at once
-_EXAMPLES = 4
 _WINDOW, _OVERLAP = 512, 64
-_VALIDATION = "held back"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +167,7 @@ class Distillation:
     ) -> FeatureValidation | None:
         if not found.validation:
             return None
-        draw = ViewDraw((PictureSet(_VALIDATION, found.validation, 1.0),), options)
+        draw = ViewDraw((PictureSet(HELD_BACK, found.validation, 1.0),), options)
         return FeatureValidation(
             self._taught_by(),
             self._views(draw, card, options, count=None),
@@ -361,105 +353,6 @@ def backbone_alone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the tensors of the backbone, under the names of timm's ``features_only``."""
     prefix = "encoder.model."
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def token_weights(side: int, levels: Mapping[int, float]) -> Tensor:
-    """Weight every token ``(T,)``, so that a level counts by its weight, whatever its tokens."""
-    counts = tokens_of_levels(side, list(levels))
-    parts = [
-        torch.full((count,), weight / count)
-        for count, weight in zip(counts, levels.values(), strict=True)
-    ]
-    return torch.cat(parts) / sum(levels.values())
-
-
-def known_tokens(valid: Tensor, levels: Iterable[int]) -> Tensor:
-    """Say of every token ``(B, T)`` whether half of its pixels, ``(B, 1, H, W)``, are valid."""
-    return tokens_of(F.avg_pool2d(valid.float(), TARGET_STRIDE), list(levels))[:, 0] >= 0.5
-
-
-def token_loss(said: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
-    """Return the loss ``(B, T)`` of tokens ``(B, width, T)``.
-
-    Args:
-        said: in units of each component's deviation, as the student's projection gives them.
-        wanted: as the teacher says them.
-        scale: ``(width,)``, that deviation.
-    """
-    scale = scale.view(-1, 1)
-    cosine = F.cosine_similarity(said.float() * scale, wanted, dim=1)
-    smooth = F.smooth_l1_loss(said.float(), wanted / scale, reduction="none").mean(dim=1)
-    return 1.0 - cosine + _WHITENED * smooth
-
-
-class FeatureValidation:
-    """Judges a student on views of pictures that are held back, by the cosine with the teacher.
-
-    Attributes:
-        examples: of the last call, rows of pictures ``(H, W, 3)`` uint8: a view, the teacher's
-            first three components as colours, and the student's at every level.
-    """
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        views: Views,
-        *,
-        count: int,
-        levels: Mapping[int, float],
-        value_range: tuple[float, float],
-    ) -> None:
-        self._teacher, self._views, self._count = teacher, views, count
-        self._levels, self._value_range = dict(levels), value_range
-        self._wanted: list[Tensor] = []
-        self.examples: tuple[tuple[NDArray[np.uint8], ...], ...] = ()
-
-    def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
-        strides = list(self._levels)
-        scale = self._teacher.scale.cpu().view(-1, 1)
-        sums, tokens = torch.zeros(len(strides)), torch.zeros(len(strides))
-        examples = []
-        for number in range(self._count):
-            sample = self._views.as_read(number)
-            wanted = self._said_by_teacher(number, sample)
-            said = answer(sample["pixels"][None]).cpu() * scale
-            cosine = F.cosine_similarity(said, tokens_of(wanted, strides), dim=1)[0]
-            counts = tokens_of_levels(sample["pixels"].shape[-1], strides)
-            known = known_tokens(sample["valid"][None, None], strides)[0]
-            sums += torch.stack([level.sum() for level in (cosine * known).split(counts)])
-            tokens += torch.stack([level.sum() for level in known.split(counts)])
-            if number < _EXAMPLES:
-                examples.append(self._example(sample["pixels"], wanted[0], said[0], counts))
-        self.examples = tuple(examples)
-        shares = sums / tokens.clamp(min=1.0)
-        means = {stride: float(share) for stride, share in zip(strides, shares, strict=True)}
-        score = sum(self._levels[s] * means[s] for s in strides) / sum(self._levels.values())
-        figures = {f"cosine_{stride}": value for stride, value in means.items()}
-        return Validation(score, {_VALIDATION: {"cosine": score, **figures}})
-
-    def _said_by_teacher(self, number: int, sample: Mapping[str, Tensor]) -> Tensor:
-        if number == len(self._wanted):
-            # Numbers of these views are not those of the training's: nothing is looked up.
-            alone = default_collate([dict(sample)])
-            self._wanted.append(self._teacher.ask(alone).cpu())
-        return self._wanted[number]
-
-    def _example(
-        self, pixels: Tensor, wanted: Tensor, said: Tensor, counts: Sequence[int]
-    ) -> tuple[NDArray[np.uint8], ...]:
-        low = wanted[:3].flatten(1).quantile(0.02, dim=1).view(-1, 1, 1)
-        high = wanted[:3].flatten(1).quantile(0.98, dim=1).view(-1, 1, 1)
-
-        def colours(maps: Tensor) -> NDArray[np.uint8]:
-            scaled = ((maps[:3] - low) / (high - low).clamp(min=1e-6)).clamp(0.0, 1.0)
-            padded = F.pad(scaled, (0, 0, 0, 0, 0, 3 - len(scaled)))
-            return (padded * 255).round().byte().permute(1, 2, 0).numpy()
-
-        levels = [
-            colours(level.reshape(len(said), int(level.shape[-1] ** 0.5), -1))
-            for level in said.split(list(counts), dim=1)
-        ]
-        return (as_rgb(pixels.numpy(), self._value_range), colours(wanted), *levels)
 
 
 def _turned(maps: Tensor, turns: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from torch import nn
 import lemevit_cli.models.lemevit  # noqa: F401
 from lemevit_cli.models.dense_features import FeatureSource
 from lemevit_cli.models.distiller import Distiller, tokens_of
+from lemevit_cli.tasks.backbone.losses import token_loss, token_weights
 from lemevit_cli.tasks.backbone.training import (
     Distillation,
     DistillationOptions,
     backbone_alone,
-    token_loss,
-    token_weights,
 )
 from lemevit_cli.training.augmentation import symmetry
 from lemevit_cli.training.options import TrainingOptions
