@@ -52,13 +52,20 @@ class Tiling:
         window: side of the square window in model pixels; None takes the card's.
         overlap: pixels shared by two neighbours; None takes the card's.
         batch_size: windows in one pass through the model; None suits the device.
-        block_size: side of the output's blocks in pixels; None makes one block of the scene.
+        block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
+            None makes one block of the scene, or several side by side where one would hold more
+            than ``block_bytes``.
+        block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
+            rows that wait until their tiles are full. This much leaves a process with a small
+            model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
+            windows on the edge of two blocks are seen twice.
     """
 
     window: int | None = None
     overlap: int | None = None
     batch_size: int | None = None
     block_size: int | None = None
+    block_bytes: int = 256 * 10**6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,3 +22,18 @@ def blocks_of(area: Window, block_size: int | None) -> Iterator[Window]:
             block = square.intersection(area)
             if block is not None:
                 yield block
+
+
+def aligned_blocks(area: Window, *, width: int, height: int) -> Iterator[Window]:
+    """Cut an area into blocks of one size, row by row, counted from its own corner.
+
+    A file of the area begins there, and so do its tiles: blocks of whole tiles share none.
+    """
+    for row_off in range(area.row_off, area.bottom, height):
+        for col_off in range(area.col_off, area.right, width):
+            yield Window(
+                col_off=col_off,
+                row_off=row_off,
+                width=min(width, area.right - col_off),
+                height=min(height, area.bottom - row_off),
+            )

@@ -106,12 +106,12 @@ class Mosaic:
 
     def _drop(self, count: int) -> None:
         kept = self._scores.shape[1] - count
-        if kept:
-            # The rows move onto themselves when the overlap exceeds half a window: copy first.
-            overlapping = kept > count
-            tail = self._scores[:, count:]
-            self._scores[:, :kept] = tail.clone() if overlapping else tail
-            self._valid[:kept] = self._valid[count:].copy()
+        # The rows move onto themselves when the overlap exceeds half a window: a part at a time,
+        # and no copy of them all is needed.
+        for first in range(0, kept, count):
+            stop = min(first + count, kept)
+            self._scores[:, first:stop] = self._scores[:, first + count : stop + count]
+            self._valid[first:stop] = self._valid[first + count : stop + count]
         self._scores[:, kept:] = 0.0
         self._valid[kept:] = False
         self._top += count

@@ -20,6 +20,7 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.blocks import aligned_blocks
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.resample import MaskRows, RowResampler
@@ -29,6 +30,7 @@ from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.device import default_batch_size
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
+from lemevit_cli.raster.gdal import TILE_SIZE
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import Tiling
 
@@ -122,6 +124,26 @@ class BlockInference:
             width=cols.stop - cols.start,
             height=rows.stop - rows.start,
         )
+
+    def blocks(
+        self, area: Window, tiling: Tiling, *, tile_width: int, pixel_bytes: int
+    ) -> list[Window]:
+        """Cut the output into blocks that fit into memory and share no tile of its file.
+
+        Args:
+            area: of the scene; the file's upper left corner is its own.
+            tile_width: columns of a tile of the file, all of them if it consists of strips.
+            pixel_bytes: of a pixel of the file; rows wait in memory until their tiles are full.
+        """
+        if tiling.block_size is not None:
+            step = tile_width if tile_width < area.width else 1  # strips are shared in any case
+            side = -(-tiling.block_size // step) * step
+            return list(aligned_blocks(area, width=side, height=side))
+        band = min(self.grid.size, self.view.height) * (4 * self.num_classes + 1)
+        waiting = min(TILE_SIZE, area.height) * pixel_bytes
+        column_bytes = band * self.view.width / self.view.scene.width + waiting
+        columns = int(tiling.block_bytes / column_bytes) // tile_width * tile_width
+        return list(aligned_blocks(area, width=max(columns, tile_width), height=area.height))
 
     def batches(self, windows: Iterable[Window]) -> Iterator[tuple[Batch, Tensor]]:
         """Windows of the grid, read ahead, with the model's answer to each, in their order.

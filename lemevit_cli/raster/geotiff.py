@@ -16,7 +16,6 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.rpc import RPC
-from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
@@ -25,8 +24,10 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
 from lemevit_cli.raster.gdal import (
     TILE_SIZE,
+    TileRows,
     gdal_cache,
     gdal_refusals,
+    overview_cache_bytes,
     plain_tiles,
     quiet_without_georeference,
 )
@@ -34,6 +35,7 @@ from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 
 SMALLEST_OVERVIEW = 256  # pixels on the longer side; smaller ones save a viewer nothing
+_USUAL_CHUNK = 10 * 2**20  # bytes that GDAL makes overviews of at once, unless told
 COMPANIONS = (".aux.xml", ".ovr", ".msk")  # what GDAL may have put beside an older target
 
 # DEFLATE opens everywhere; ZSTD, one --co away, made 8192 x 8192 class ids 13 % smaller in
@@ -83,8 +85,11 @@ def open_sink(
         draft = path if writer.driver == "GTiff" else path.with_name(path.name + ".draft.tif")
         with gdal_refusals(blame):
             dataset = _create(draft, spec, options, writer.driver)
+        rows = TileRows(dataset)
         try:
-            yield _RasterSink(dataset, spec, blame)
+            yield _RasterSink(rows, spec, blame)
+            with gdal_refusals(blame):
+                rows.flush()
         finally:
             with gdal_refusals(blame):
                 dataset.close()
@@ -100,17 +105,15 @@ def open_sink(
 class _RasterSink:
     """Writes windows into an open dataset."""
 
-    def __init__(self, dataset: DatasetWriter, spec: RasterSpec, blame: str) -> None:
-        self._dataset = dataset
+    def __init__(self, rows: TileRows, spec: RasterSpec, blame: str) -> None:
+        self._rows = rows
         self._spec = spec
         self._blame = blame
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
         self._spec.check_values(window, values)
-        bands = values[np.newaxis] if values.ndim == 2 else values
-        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
         with gdal_refusals(self._blame):
-            self._dataset.write(bands, window=place)
+            self._rows.write(window, values[np.newaxis] if values.ndim == 2 else values)
 
 
 def _create(path: Path, spec: RasterSpec, options: OutputOptions, driver: str) -> DatasetWriter:
@@ -197,8 +200,16 @@ def _build_overviews(path: Path, spec: RasterSpec) -> None:
     while side / factors[-1] > SMALLEST_OVERVIEW:
         factors.append(2 * factors[-1])
     resampling = Resampling.mode if spec.output_type == "classes" else Resampling.average
+    # All pixels under a tile and a border of one: with less, GDAL writes its parts one by one and
+    # reads every tile again for each.
+    chunk_bytes = max(_USUAL_CHUNK, (2 * TILE_SIZE + 2) ** 2 * spec.bytes_per_pixel)
+    settings = {
+        "GDAL_NUM_THREADS": "ALL_CPUS",
+        "GDAL_OVR_CHUNK_MAX_SIZE": chunk_bytes,
+        "GDAL_CACHEMAX": overview_cache_bytes(spec),
+    }
     with (
-        rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"),
+        rasterio.Env(**settings),
         quiet_without_georeference(),
         rasterio.open(path, "r+", NUM_THREADS="ALL_CPUS") as dataset,
     ):

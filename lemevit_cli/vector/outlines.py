@@ -25,6 +25,7 @@ from lemevit_cli.raster.gdal import plain_tiles, quiet_without_georeference
 
 NOTHING = 0  # value of pixels that belong to no region
 _ROWS_AT_ONCE = 256
+_SUMS_AT_ONCE = 8_000_000  # 64 MB, held twice: fewer rows of a wide raster
 _AT_ONCE = 50_000  # polygons whose corners are sorted at once
 # GEOS leaves out corners whose triangle with their neighbours is smaller than the square of its
 # tolerance. Half a pixel is to smooth steps of one pixel, whose triangles are half a pixel large.
@@ -142,8 +143,9 @@ def _running_sums(path: Path) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """
     with quiet_without_georeference(), rasterio.open(path) as dataset:
         above = np.zeros((1, dataset.width + 1), np.int64)
-        for top in range(0, dataset.height, _ROWS_AT_ONCE):
-            rows = min(_ROWS_AT_ONCE, dataset.height - top)
+        at_once = max(1, min(_ROWS_AT_ONCE, _SUMS_AT_ONCE // dataset.width))
+        for top in range(0, dataset.height, at_once):
+            rows = min(at_once, dataset.height - top)
             pixels = dataset.read(1, window=RasterioWindow(0, top, dataset.width, rows))
             sums = np.zeros((rows + 1, dataset.width + 1), np.int64)
             np.cumsum(pixels, axis=0, dtype=np.int64, out=sums[1:, 1:])

@@ -95,6 +95,69 @@ def test_output_is_the_same_for_any_block_size(scene, predictor, tmp_path, gsd):
         np.testing.assert_array_equal(blocks, whole)
 
 
+@pytest.fixture
+def wide(pixels):
+    """Pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
+    return np.tile(pixels, 19)
+
+
+@pytest.mark.parametrize("output_type", ["classes", "scores"])
+@pytest.mark.parametrize("gsd", ["native", "0.83", "0.31"])
+def test_blocks_chosen_for_their_memory_change_no_pixel(
+    write_scene, wide, predictor, tmp_path, gsd, output_type
+):
+    path = write_scene(wide, nodata=0)
+    output = OutputOptions(output_type=output_type)
+    whole, of_whole = run(path, tmp_path / "whole.tif", predictor, output=output, gsd=gsd)
+    tiling = Tiling(block_bytes=1)  # no block is that small: a tile is the least
+    blocks, of_blocks = run(
+        path, tmp_path / "blocks.tif", predictor, tiling=tiling, output=output, gsd=gsd
+    )
+    assert of_blocks["windows"] > of_whole["windows"]  # those on an edge count twice
+    np.testing.assert_array_equal(blocks, whole)
+
+
+def test_blocks_chosen_for_their_memory_change_no_pixel_of_a_part(
+    write_scene, wide, predictor, tmp_path
+):
+    north_up = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
+    path = write_scene(wide, transform=north_up)
+    whole, _ = run(path, tmp_path / "whole.tif", predictor)
+    bounds = (458_005, 5_547_980, 458_605, 5_547_996)  # columns 10 to 1210, rows 8 to 40
+    tiling = Tiling(block_bytes=1)
+    part, _ = run(path, tmp_path / "part.tif", predictor, tiling=tiling, bounds=bounds)
+    np.testing.assert_array_equal(part, whole[:, 8:40, 10:1210])
+
+
+@pytest.mark.parametrize("gsd", ["native", "0.31"])
+def test_chosen_blocks_fill_the_budget_and_whole_tiles(write_scene, wide, predictor, gsd):
+    def blocks_of_scene(tile_width, **tiling):
+        tiling = Tiling(**tiling)
+        with open_scene(path) as scene:
+            source = scene_input(scene, predictor.card, ReadingOptions(gsd=gsd), Silent())
+            area = replace_area(source.area)
+            with inference_over(source, predictor, tiling, Silent()) as inference:
+                return inference.blocks(area, tiling, tile_width=tile_width, pixel_bytes=12)
+
+    path = write_scene(wide)
+    # 32 rows of the mosaic: three scores and a mark; 40 of the file: three scores.
+    column_bytes = 32 * 13 * (1 if gsd == "native" else 0.5 / 0.31) + 40 * 12
+    for columns in (70, 500, 1000):
+        blocks = blocks_of_scene(16, block_bytes=int(columns * column_bytes) + 1)
+        assert {block.width for block in blocks[:-1]} == {columns // 16 * 16}
+        assert {(block.row_off, block.height) for block in blocks} == {(3, 40)}
+        assert all((block.col_off - 5) % 16 == 0 for block in blocks)
+    assert len(blocks_of_scene(16)) == 1  # by itself, a block as wide as the scene
+    assert [block.width for block in blocks_of_scene(512, block_bytes=1)] == [512, 512, 76]
+    assert len(blocks_of_scene(1100, block_bytes=1)) == 1  # strips are never shared
+    assert {block.width for block in blocks_of_scene(16, block_size=33)} == {48, 1100 % 48}
+
+
+def replace_area(area):
+    """A part of the wide scene that begins on no tile of it: 1,100 x 40."""
+    return replace(area, col_off=5, row_off=3, width=1100, height=40)
+
+
 def test_a_part_has_the_pixels_of_the_whole(write_scene, pixels, predictor, tmp_path):
     north_up = rasterio.transform.from_origin(458_000, 5_548_000, 0.5, 0.5)
     path = write_scene(pixels, transform=north_up)

@@ -289,12 +289,15 @@ def test_wrong_shapes_and_windows_are_the_callers_mistake(
         sink.write(window, np.zeros(shape, np.uint8))
 
 
-def test_gdals_cache_is_given_back(make_spec, class_ids, tmp_path, write_result):
+@pytest.mark.parametrize("repeats", [1, 20])  # that has overviews, too
+def test_gdals_cache_is_given_back(make_spec, class_ids, tmp_path, write_result, repeats):
     from rasterio._env import get_gdal_config
 
-    before = get_gdal_config("GDAL_CACHEMAX")
-    write_result(tmp_path / "out.tif", make_spec(), class_ids)
-    assert get_gdal_config("GDAL_CACHEMAX") == before
+    names = "GDAL_CACHEMAX", "GDAL_OVR_CHUNK_MAX_SIZE"
+    before = [get_gdal_config(name) for name in names]
+    ids = np.tile(class_ids, repeats)
+    write_result(tmp_path / "out.tif", make_spec(width=ids.shape[1]), ids)
+    assert [get_gdal_config(name) for name in names] == before
 
 
 FULL_DISK = """

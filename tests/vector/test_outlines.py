@@ -55,9 +55,10 @@ def test_regions_are_in_the_order_of_their_first_pixels(write):
     assert (np.diff(first) > 0).all()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows):
+@pytest.mark.parametrize(("rows", "sums"), [(1, 10**6), (7, 10**6), (1000, 10**6), (7, 1)])
+def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     monkeypatch.setattr(outlines, "_ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(outlines, "_SUMS_AT_ONCE", sums)
     ids = blobs(2, values=3)
     ids[0], ids[:, -1] = 1, 2  # to the edges
     scores = np.random.default_rng(3).integers(0, 65536, ids.shape, dtype=np.uint16)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.mosaic import Rows
 from lemevit_cli.inference.predictor import Predictor, check_weights, load_predictor
@@ -26,6 +25,7 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.acquisition import date_of
+from lemevit_cli.raster.gdal import tile_width
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.raster.source import STDIN
@@ -46,7 +46,13 @@ from lemevit_cli.tasks.change.pair_input import (
     pair_input,
     registered,
 )
-from lemevit_cli.tasks.change.results import UNCHANGED_ID, ChangeSink, ChangeSpec, open_layers
+from lemevit_cli.tasks.change.results import (
+    DRAFT_BYTES_PER_PIXEL,
+    UNCHANGED_ID,
+    ChangeSink,
+    ChangeSpec,
+    open_layers,
+)
 from lemevit_cli.tasks.segmentation.inference import Census, phases, raster_spec
 
 _TASK = NETWORK.task
@@ -145,6 +151,14 @@ def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[
     return rasters, [t for t in targets if t not in rasters]
 
 
+def written_bytes_per_pixel(
+    targets: Sequence[str], spec: RasterSpec, options: OutputOptions
+) -> int:
+    """Bytes of a pixel in all rasters that are written at once, drafts of polygons among them."""
+    rasters, layers = split_targets(targets, options)
+    return len(rasters) * spec.bytes_per_pixel + (DRAFT_BYTES_PER_PIXEL if layers else 0)
+
+
 def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
     """Return the options of a raster; beside layers, without what is meant for them."""
     return replace(options, min_area_m2=0.0, style=False) if beside_layers else options
@@ -228,11 +242,16 @@ def change_pair(
     pair, source = found.pair, found.source
     started = time.perf_counter()
     census = Census(pair, predictor.card)
-    blocks = list(blocks_of(source.area, settings.tiling.block_size))
     with inference_over(source, predictor, settings.tiling, progress) as inference:
         account = inference.account
         spec = raster_spec(pair, source, predictor, inference.grid, settings)
         spec = replace(spec, tags={**spec.tags, **tags_of(pair, settings)})
+        blocks = inference.blocks(
+            source.area,
+            settings.tiling,
+            tile_width=tile_width(spec, settings.output),
+            pixel_bytes=written_bytes_per_pixel(targets, spec, settings.output),
+        )
         total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
         progress.start(pair.name, total=total, unit="windows")
         try:
@@ -246,6 +265,7 @@ def change_pair(
                             ids, scores = decided(rows, settings.change.threshold)
                             census.add(rows.window, ids)
                             outputs.write(rows.window.relative_to(source.area), rows, ids, scores)
+                    del rows  # a view, which would keep this block's band beside the next one's
         finally:
             progress.finish()
     if not census.valid_pixels:

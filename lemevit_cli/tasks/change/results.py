@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.io import DatasetWriter
-from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.atomic import replacing, spooled_to_stdout
 from lemevit_cli.geometry.georeference import Georeference
@@ -28,7 +26,7 @@ from lemevit_cli.geometry.ground import (
 )
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
-from lemevit_cli.raster.gdal import gdal_cache, gdal_refusals
+from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.raster.targets import CHANGE_WRITERS, STDOUT, check_disk, find_writer
 from lemevit_cli.settings import OutputOptions
@@ -52,6 +50,7 @@ from lemevit_cli.vector.outlines import (
 from lemevit_cli.vector.qgis_style import write_style
 
 UNCHANGED_ID = 0
+DRAFT_BYTES_PER_PIXEL = 3  # the mask's and the scores'
 _FULL_SCORE = 65535  # of the draft: whole numbers, whose sums are exact
 _HALF_A_PIXEL = 0.5
 
@@ -81,9 +80,7 @@ class ChangeSink:
         polygons: how many came of it, once the sink has closed.
     """
 
-    def __init__(
-        self, mask: DatasetWriter, scores: DatasetWriter, spec: RasterSpec, blame: str
-    ) -> None:
+    def __init__(self, mask: TileRows, scores: TileRows, spec: RasterSpec, blame: str) -> None:
         self._mask, self._scores = mask, scores
         self._spec, self._blame = spec, blame
         self.polygons = 0
@@ -92,12 +89,11 @@ class ChangeSink:
         """Take class ids and scores of change in [0, 1] of a window, ``(H, W)`` each."""
         self._spec.check_values(window, ids)
         is_changed = (ids != UNCHANGED_ID) & (ids != NODATA_CLASS)
-        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
         # Scores elsewhere are never asked for, and zeros cost nothing on the disk.
         whole = np.where(is_changed, np.rint(scores.clip(0, 1) * _FULL_SCORE), 0)
         with gdal_refusals(self._blame):
-            self._mask.write(np.where(is_changed, ids, np.uint8(NOTHING)), 1, window=place)
-            self._scores.write(whole.astype(np.uint16), 1, window=place)
+            self._mask.write(window, np.where(is_changed, ids, np.uint8(NOTHING))[np.newaxis])
+            self._scores.write(window, whole.astype(np.uint16)[np.newaxis])
 
 
 def check_options(options: OutputOptions, writer: Writer) -> None:
@@ -134,9 +130,13 @@ def open_layers(
         with gdal_refusals(blame):
             mask = create_draft(mask_path, width=width, height=height)
             scores = create_draft(scores_path, width=width, height=height, dtype="uint16")
-        sink = ChangeSink(mask, scores, spec.raster, blame)
+        mask_rows, scores_rows = TileRows(mask), TileRows(scores)
+        sink = ChangeSink(mask_rows, scores_rows, spec.raster, blame)
         try:
             yield sink
+            with gdal_refusals(blame):
+                mask_rows.flush()
+                scores_rows.flush()
         finally:
             with gdal_refusals(blame):
                 mask.close()

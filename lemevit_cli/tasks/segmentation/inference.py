@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lemevit_cli import __version__
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.predictor import Predictor, check_weights, load_predictor
 from lemevit_cli.inference.run import (
@@ -34,6 +33,7 @@ from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
+from lemevit_cli.raster.gdal import tile_width
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.targets import RasterSpec, check_target, find_writer, open_sink
@@ -95,9 +95,14 @@ def predict_scene(
     """
     started = time.perf_counter()
     census = Census(scene, predictor.card)
-    blocks = list(blocks_of(source.area, settings.tiling.block_size))
     with inference_over(source, predictor, settings.tiling, progress) as inference:
         spec = raster_spec(scene, source, predictor, inference.grid, settings)
+        blocks = inference.blocks(
+            source.area,
+            settings.tiling,
+            tile_width=tile_width(spec, settings.output),
+            pixel_bytes=spec.bytes_per_pixel,
+        )
         total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
         progress.start(scene.name, total=total, unit="windows")
         try:
@@ -110,6 +115,7 @@ def predict_scene(
                             as_scores = settings.output.output_type == "scores"
                             values = masked_scores(rows) if as_scores else ids
                             sink.write(rows.window.relative_to(source.area), values)
+                    del rows  # a view, which would keep this block's band beside the next one's
         finally:
             progress.finish()
     if not census.valid_pixels:

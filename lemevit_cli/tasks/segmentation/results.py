@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.io import DatasetWriter
-from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
@@ -19,7 +17,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, polygon_areas_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.raster.gdal import gdal_cache, gdal_refusals
+from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
@@ -73,8 +71,11 @@ def open_sink(
         draft = path.with_name(path.name + ".draft.tif")
         with gdal_refusals(blame):
             dataset = create_draft(draft, width=spec.width, height=spec.height)
+        rows = TileRows(dataset)
         try:
-            yield _ClassSink(dataset, spec, options, blame)
+            yield _ClassSink(rows, spec, options, blame)
+            with gdal_refusals(blame):
+                rows.flush()
         finally:
             with gdal_refusals(blame):
                 dataset.close()
@@ -90,9 +91,9 @@ class _ClassSink:
     """Writes the kept classes of a window into the draft raster, everything else as 0."""
 
     def __init__(
-        self, dataset: DatasetWriter, spec: RasterSpec, options: OutputOptions, blame: str
+        self, rows: TileRows, spec: RasterSpec, options: OutputOptions, blame: str
     ) -> None:
-        self._dataset = dataset
+        self._rows = rows
         self._spec = spec
         self._blame = blame
         self._draft_values = np.zeros(256, np.uint8)
@@ -102,9 +103,8 @@ class _ClassSink:
 
     def write(self, window: Window, values: NDArray[Any]) -> None:
         self._spec.check_values(window, values)
-        place = RasterioWindow(window.col_off, window.row_off, window.width, window.height)
         with gdal_refusals(self._blame):
-            self._dataset.write(self._draft_values[values], 1, window=place)
+            self._rows.write(window, self._draft_values[values][np.newaxis])
 
 
 def _layer(

@@ -178,6 +178,19 @@ def test_blocks_change_nothing(pair, tmp_path, gsd, block_size):
     assert tables[0].equals(tables[1])
 
 
+def test_blocks_chosen_for_their_memory_change_nothing(write_scene, dates, tmp_path):
+    before, after = (np.tile(date, 3) for date in dates)  # wider than a tile of the mask
+    pair = write_scene(before, "b.tif"), write_scene(after, "a.tif")
+    targets = {}
+    for name, tiling in (("whole", Tiling()), ("blocks", Tiling(block_bytes=1))):
+        targets[name] = tmp_path / f"{name}.tif", tmp_path / f"{name}.gpkg"
+        targets[name] += (run(*pair, *targets[name], tiling=tiling)["windows"],)
+    assert targets["blocks"][2] > targets["whole"][2]
+    np.testing.assert_array_equal(mask_of(targets["blocks"][0]), mask_of(targets["whole"][0]))
+    tables = [pyogrio.read_dataframe(targets[name][1]) for name in targets]
+    assert tables[0].equals(tables[1])
+
+
 def test_swapped_dates_give_the_same_mask(pair, tmp_path):
     run(*pair, tmp_path / "a.tif")
     run(*reversed(pair), tmp_path / "b.tif")
