@@ -42,7 +42,7 @@ def counts(folder: Path, split: str) -> tuple[int, int, int]:
     source = open_pair_folder(folder, split)
     hit = found = true = 0
     for site in source.sites:
-        pixels, valid, ids = source.read(site, site.area)
+        pixels, valid, ids = source.read(site, site.core)
         known = valid & (ids != NODATA_CLASS)
         distance = differences(pixels.astype(np.float64), known)
         is_found = (distance > otsu(distance[known])) & known

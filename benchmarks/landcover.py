@@ -110,7 +110,7 @@ def colour_scores(data: Path) -> Figures:
 def pictures_of(source: Source) -> Any:
     """Whole pictures with their ids."""
     for site in source.sites:
-        pixels, _, ids = source.read(site, site.room)
+        pixels, _, ids = source.read(site, site.extent)
         yield pixels, ids
 
 

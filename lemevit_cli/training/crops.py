@@ -250,14 +250,14 @@ def draw_window(
     site = source.source.sites[index]
     cell = Window(col_off=left, row_off=top, width=width, height=height)
     row, col = _pixel_of_class(source.source.read_truth(site, cell), class_id, generator)
-    room = site.room
-    side = min(side, max(crop, min(room.width, room.height)))
+    extent = site.extent
+    side = min(side, max(crop, min(extent.width, extent.height)))
     x = left + col - int(uniform(generator, 0.0, side))
     y = top + row - int(uniform(generator, 0.0, side))
-    width, height = min(side, room.width), min(side, room.height)
+    width, height = min(side, extent.width), min(side, extent.height)
     window = Window(
-        col_off=min(max(x, room.col_off), room.right - width),
-        row_off=min(max(y, room.row_off), room.bottom - height),
+        col_off=min(max(x, extent.col_off), extent.right - width),
+        row_off=min(max(y, extent.row_off), extent.bottom - height),
         width=width,
         height=height,
     )

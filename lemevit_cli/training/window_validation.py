@@ -17,7 +17,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.metrics.confusion import ClassMatch, Confusion, match_classes
 from lemevit_cli.models.weights import Card
 from lemevit_cli.training.crops import model_values
-from lemevit_cli.training.datasets.source import Site, Source, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, merge_areas
 from lemevit_cli.training.loop import Validation
 
 _EXAMPLES = 4
@@ -129,8 +129,8 @@ def windows_of(sites: Sequence[Site], size: int) -> Iterator[tuple[Site, Window]
 
     An area that is no multiple of the size is cut into equal parts, not into windows and a sliver.
     """
-    for site in joined_areas(sites):
-        area = site.area
+    for site in merge_areas(sites):
+        area = site.core
         cols, rows = _edges(area.width, size), _edges(area.height, size)
         for top, bottom in pairwise(rows):
             for left, right in pairwise(cols):

@@ -96,7 +96,7 @@ def test_held_back_blocks_are_scored_as_predict_would_answer(predictor, write_sc
             found = class_ids(_whole(inference, scene.window), 255)
     held_back = np.zeros((150, 210), dtype=bool)
     for site in parts.validation.sites:
-        held_back[site.area.slices] = True
+        held_back[site.core.slices] = True
     known = held_back & (pixels != 0).any(axis=0)
     assert figures["pixels"] == known.sum() > 0.2 * known.size
     hits = (found == ids[0])[known].mean()

@@ -61,7 +61,7 @@ def test_a_crop_without_augmentation_is_a_window_of_its_picture(source):
     sample = crops[0]
     assert sample["pixels"].shape == (3, 32, 32)
     sites = source.source.sites
-    whole, _, ids = zip(*(source.source.read(site, site.area) for site in sites), strict=True)
+    whole, _, ids = zip(*(source.source.read(site, site.core) for site in sites), strict=True)
     places = [
         (p, row, col)
         for p in range(2)

@@ -50,7 +50,7 @@ def test_no_window_of_thousands_holds_a_validation_pixel(parts_of):
     parts = parts_of()
     held_back = np.zeros((300, 400), dtype=bool)
     for site in parts.validation.sites:
-        held_back[site.area.slices] = True
+        held_back[site.core.slices] = True
     assert 0.15 < held_back.mean() < 0.35
     source = parts.training
     crops = source_of_crops(source, source.count_classes(), source.classes, balance=0.5)
@@ -59,7 +59,7 @@ def test_no_window_of_thousands_holds_a_validation_pixel(parts_of):
     for wanted in [16, 32, 45, 64] * 300:
         site, window, side = draw_window(crops, wanted, CROP, generator)
         assert not held_back[window.slices].any()
-        assert window.intersection(site.area) is not None
+        assert window.intersection(site.core) is not None
         sides.add(side)
     assert min(sides) == 16 and max(sides) == 64
     draw, _ = draw_of(source)

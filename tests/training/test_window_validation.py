@@ -78,7 +78,7 @@ def test_of_a_divided_scene_only_held_back_pixels_count(opened):
     source = make().validation
     held_back = np.zeros(SHAPE, dtype=bool)
     for site in source.sites:
-        held_back[site.area.slices] = True
+        held_back[site.core.slices] = True
     validation = WindowValidation([source], CARD)
     validation(bright)
     expected = by_hand(pixels, np.where(held_back, truth, 255))
@@ -119,9 +119,9 @@ def test_windows_cover_the_areas_once(opened):
     for site, window in windows_of(source.sites, 64):
         covered[window.slices] += 1
         assert max(window.width, window.height) <= 64
-        assert site.area.intersection(window) == window
+        assert site.core.intersection(window) == window
     for site in source.sites:
-        wanted[site.area.slices] += 1
+        wanted[site.core.slices] += 1
     np.testing.assert_array_equal(covered, wanted)
 
 

@@ -231,7 +231,7 @@ def _places(
     """Draw windows evenly over the area; of several places the one with most classes."""
     random = np.random.default_rng(options.seed)
     sites = source.sites
-    shares = np.array([site.area.width * site.area.height for site in sites], dtype=float)
+    shares = np.array([site.core.width * site.core.height for site in sites], dtype=float)
     shares /= shares.sum()
     for _ in range(options.windows):
         places = [
@@ -242,7 +242,7 @@ def _places(
 
 
 def _place(site: Site, side: int, random: np.random.Generator) -> tuple[Site, Window]:
-    area = site.area
+    area = site.core
     width, height = min(side, area.width), min(side, area.height)
     return site, Window(
         col_off=area.col_off + int(random.integers(area.width - width + 1)),

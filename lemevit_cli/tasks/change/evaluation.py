@@ -23,7 +23,7 @@ from lemevit_cli.tasks.change.inference import decided
 from lemevit_cli.tasks.change.pair_input import pair_input
 from lemevit_cli.tasks.change.tally import ChangeTally
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, merge_areas
 
 
 def open_changes_to_score(data: str, split: str, card: Card) -> PairFolderSource:
@@ -58,7 +58,7 @@ def evaluate_changes(
     progress = progress or Silent()
     match = match_changes(predictor.card.class_names, source.classes)
     tally = ChangeTally(match.classes)
-    areas = joined_areas(source.sites)
+    areas = merge_areas(source.sites)
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for dates, sites in groupby(areas, key=lambda site: site.dates):
@@ -68,8 +68,8 @@ def evaluate_changes(
                 tiling = Tiling(batch_size=batch_size)
                 with inference_over(seen.source, predictor, tiling, Silent()) as inference:
                     for site in sites:
-                        with tally.over(site.area) as add:
-                            for rows in inference.rows(site.area):
+                        with tally.over(site.core) as add:
+                            for rows in inference.rows(site.core):
                                 add(rows.window, *_compared(source, site, rows, match))
                         progress.advance()
     finally:

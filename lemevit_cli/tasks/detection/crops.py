@@ -81,7 +81,7 @@ def source_of_boxes(
     if not numbers.any():
         raise DataError(f"{source.name}/{source.split}: there is no object to find")
     chances = np.where(numbers > 0, (numbers / numbers.sum()) ** (1.0 - balance), 0.0)
-    areas = np.array([float(site.area.width * site.area.height) for site in source.sites])
+    areas = np.array([float(site.core.width * site.core.height) for site in source.sites])
     return SourceOfBoxes(
         source=source,
         class_ids=np.array([model_classes.index(name) for name in source.classes], dtype=np.int64),
@@ -146,10 +146,10 @@ class FrameDraw:
         generator = generator_of(self._options.seed, index)
         source = self._sources[pick(self._shares, generator)]
         site, target = _draw_target(source, generator)
-        frame = draw_frame(site.room, target, self._options, generator)
-        seen = frame.window.intersection(site.room)
+        frame = draw_frame(site.extent, target, self._options, generator)
+        seen = frame.window.intersection(site.extent)
         if seen is None:
-            raise ValueError(f"{frame} misses {site.room}")
+            raise ValueError(f"{frame} misses {site.extent}")
         pixels, valid = source.source.read(site, seen)
         return DrawnFrame(source, site, frame, seen, pixels, valid, generator)
 
@@ -161,8 +161,8 @@ def _draw_target(
     sites = source.source.sites
     if uniform(generator, 0.0, 1.0) < _GROUND:
         site = sites[pick(source.ground_shares, generator)]
-        x = site.area.col_off + uniform(generator, 0.0, site.area.width)
-        return site, (x, site.area.row_off + uniform(generator, 0.0, site.area.height), 0.0)
+        x = site.core.col_off + uniform(generator, 0.0, site.core.width)
+        return site, (x, site.core.row_off + uniform(generator, 0.0, site.core.height), 0.0)
     cells = source.cells[pick(source.class_shares, generator)]
     number, objects = cells[_any_of(len(cells), generator)]
     chosen = objects[_any_of(len(objects), generator)]
@@ -244,7 +244,7 @@ def _boxes_in(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return boxes ``(N, 5)`` that touch a window, in its pixels, and their labels ``(N,)``."""
     objects = drawn.source.source.objects[drawn.site.scene]
-    inside = part_inside(objects, drawn.frame.corners, drawn.site.room)
+    inside = part_inside(objects, drawn.frame.corners, drawn.site.extent)
     touching = np.flatnonzero(inside > 0)
     boxes = mapped(objects.boxes[touching], to_crop)
     labels = objects.class_ids[touching]
@@ -261,7 +261,7 @@ def _boxes_in(
 
 
 def part_inside(
-    objects: Objects, corners: NDArray[np.float64], room: Window
+    objects: Objects, corners: NDArray[np.float64], extent: Window
 ) -> NDArray[np.float64]:
     """Measure the part of each object's area in a quadrilateral and an extent, ``(N,)`` in [0, 1].
 
@@ -272,7 +272,7 @@ def part_inside(
     near = objects.near([*corners.min(axis=0), *corners.max(axis=0)])
     visible = shapely.intersection(
         shapely.Polygon(corners),
-        shapely.box(room.col_off, room.row_off, room.right, room.bottom),
+        shapely.box(extent.col_off, extent.row_off, extent.right, extent.bottom),
     )
     outlines = shapely.polygons(corners_of(objects.boxes[near]))
     parts[near] = shapely.area(shapely.intersection(outlines, visible)) / shapely.area(outlines)

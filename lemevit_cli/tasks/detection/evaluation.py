@@ -22,7 +22,7 @@ from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
 from lemevit_cli.tasks.detection.inference import detect_in_area
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import count_pictures, joined_areas
+from lemevit_cli.training.datasets.source import count_pictures, merge_areas
 
 # Average precision asks for unsure boxes as well; all else is as `detect` does it.
 JUDGED = DetectionOptions(score=0.05)
@@ -74,7 +74,7 @@ def evaluate_boxes(
         progress.note(f"{source.name}: left out, as the weights know none: {', '.join(foreign)}")
     tally = BoxTally(names)
     settings = InferenceSettings(tiling=Tiling(batch_size=batch_size), detection=JUDGED)
-    areas = joined_areas(source.sites)
+    areas = merge_areas(source.sites)
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for path, sites in groupby(areas, key=lambda site: site.scene):
@@ -84,9 +84,9 @@ def evaluate_boxes(
                 with inference_over(view, predictor, settings.tiling, Silent()) as inference:
                     for site in sites:
                         found = detect_in_area(
-                            inference, replace(view, area=site.area), predictor.card, settings
+                            inference, replace(view, area=site.core), predictor.card, settings
                         )
-                        truth = objects_of_area(source.objects[path], site.area)
+                        truth = objects_of_area(source.objects[path], site.core)
                         tally.add(found.boxes, found.scores, found.class_ids, truth, match)
                         progress.advance()
     finally:

@@ -67,7 +67,7 @@ class Frame:
 
 
 def draw_frame(
-    room: Window,
+    extent: Window,
     target: tuple[float, float, float],
     options: TrainingOptions,
     generator: Generator,
@@ -79,7 +79,7 @@ def draw_frame(
     """
     augmentation, crop = options.augmentation, options.crop
     side = round(crop / draw_zoom(augmentation, generator))
-    side = min(side, max(crop, room.width, room.height))
+    side = min(side, max(crop, extent.width, extent.height))
     turns = _TURNS if augmentation.turns is None else augmentation.turns
     is_turned = uniform(generator, 0.0, 1.0) < turns
     angle = uniform(generator, -pi, pi) if is_turned else 0.0
@@ -88,8 +88,8 @@ def draw_frame(
     across, down = (uniform(generator, -slack, slack) for _ in range(2))
     drawn_x = x + across * cos(angle) - down * sin(angle)
     drawn_y = y + across * sin(angle) + down * cos(angle)
-    moved_x = _moved_inside(drawn_x, room.col_off, room.right, side)
-    moved_y = _moved_inside(drawn_y, room.row_off, room.bottom, side)
+    moved_x = _moved_inside(drawn_x, extent.col_off, extent.right, side)
+    moved_y = _moved_inside(drawn_y, extent.row_off, extent.bottom, side)
     if angle == 0.0:
         half = side / 2
         return Frame(round(moved_x - half) + half, round(moved_y - half) + half, side, 0.0)

@@ -16,7 +16,7 @@ from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import ReadingOptions, Tiling
 from lemevit_cli.tasks.evaluation import Evaluation
 from lemevit_cli.training.datasets.folders import open_folder
-from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, merge_areas
 
 
 def open_pixels_to_score(data: str, split: str, card: Card) -> Source:
@@ -54,7 +54,7 @@ def evaluate_pixels(
     progress = progress or Silent()
     match = match_classes(predictor.card.class_names, source.classes)
     confusion = Confusion(match.classes)
-    areas = joined_areas(source.sites)
+    areas = merge_areas(source.sites)
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for path, sites in groupby(areas, key=lambda site: site.scene):
@@ -82,7 +82,7 @@ def _score_area(
     match: ClassMatch,
     confusion: Confusion,
 ) -> None:
-    for rows in inference.rows(site.area):
+    for rows in inference.rows(site.core):
         truth = source.read_truth(site, rows.window)
         found = class_ids(rows, NODATA_CLASS)
         truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about

@@ -110,7 +110,7 @@ def choose_held_back(
     return held
 
 
-def room_of(row: int, col: int, grid: BlockGrid, held_back: NDArray[np.bool_]) -> Window:
+def extent_of(row: int, col: int, grid: BlockGrid, held_back: NDArray[np.bool_]) -> Window:
     """Grow a training block's extent to all sides in turn, by at most eight blocks to each.
 
     Args:

@@ -154,7 +154,7 @@ class FolderSource:
 
     def _checked_ids(self, site: Site) -> NDArray[np.uint8]:
         mask = self._masks[site.scene]
-        stored, known = self.reader.read(mask, site.area)
+        stored, known = self.reader.read(mask, site.core)
         self._check_ids(mask, stored[0][known])
         return clean_ids(stored[0], known, self.ignore_index)
 

@@ -18,7 +18,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
-from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, room_of
+from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, extent_of
 from lemevit_cli.training.datasets.holding_back import hold_back
 from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels
 from lemevit_cli.training.datasets.source import Cells, Site, count_cells
@@ -224,20 +224,26 @@ def _divided(
     held_back = np.zeros(grid.shape, dtype=bool)
     for block in validation:
         held_back[block.row, block.col] = True
-    rooms = [room_of(block.row, block.col, grid, held_back) for block in training]
+    extents = [extent_of(block.row, block.col, grid, held_back) for block in training]
     return SceneParts(
-        _source(ground, "train", training, rooms), _source(ground, "val", validation), notes
+        _source(ground, "train", training, extents), _source(ground, "val", validation), notes
     )
 
 
 def _source(
-    ground: Ground, split: str, blocks: list[_Block], rooms: list[Window] | None = None
+    ground: Ground, split: str, blocks: list[_Block], extents: list[Window] | None = None
 ) -> SceneSource:
-    """Make a source of blocks; without ``rooms`` windows may lie anywhere in the scene."""
+    """Make a source of blocks; without ``extents`` windows may lie anywhere in the scene."""
     scene = ground.scene
     sites = tuple(
-        Site(scene=scene.path, after=ground.after, room=room, area=block.window, gsd_m=scene.gsd_m)
-        for block, room in zip(blocks, rooms or [scene.window] * len(blocks), strict=True)
+        Site(
+            scene=scene.path,
+            after=ground.after,
+            extent=extent,
+            core=block.window,
+            gsd_m=scene.gsd_m,
+        )
+        for block, extent in zip(blocks, extents or [scene.window] * len(blocks), strict=True)
     )
     numbers = np.repeat(np.arange(len(blocks)), [len(block.places) for block in blocks])
     places = np.column_stack([numbers, np.concatenate([block.places for block in blocks])])

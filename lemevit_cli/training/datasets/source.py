@@ -21,15 +21,15 @@ class Site:
 
     Args:
         scene: path of the raster.
-        room: the extent that windows lie inside, in pixels of the raster.
-        area: the core that is aimed at, or validated, inside ``room``. Of a picture both are all.
+        extent: the extent that windows lie inside, in pixels of the raster.
+        core: what is aimed at, or validated, inside ``extent``. Of a picture both are all.
         gsd_m: metres a pixel on the ground, None where the raster is not tied to the earth.
         after: path of the later date, where ``scene`` is the earlier one of two.
     """
 
     scene: str
-    room: Window
-    area: Window
+    extent: Window
+    core: Window
     gsd_m: float | None
     after: str | None = None
 
@@ -39,7 +39,7 @@ class Site:
     ) -> Site:
         """Make a site of a picture from edge to edge."""
         window = Window(col_off=0, row_off=0, width=width, height=height)
-        return cls(scene=picture, room=window, area=window, gsd_m=gsd_m, after=after)
+        return cls(scene=picture, extent=window, core=window, gsd_m=gsd_m, after=after)
 
     @property
     def dates(self) -> tuple[str, ...]:
@@ -174,16 +174,16 @@ def count_cells(
     return np.concatenate(places), np.concatenate(counts)
 
 
-def joined_areas(sites: Sequence[Site]) -> list[Site]:
+def merge_areas(sites: Sequence[Site]) -> list[Site]:
     """Join areas that touch along a whole side, so that fewer sites cover the same ground.
 
     Windows of a model reach over the edge of an area; neighbours would be predicted twice. Areas
     are joined along rows first, then downward; they stay rectangles that do not overlap. Areas of
     other dates stay apart, though the earlier one be the same.
     """
-    by_row = sorted(sites, key=lambda s: (s.dates, s.area.row_off, s.area.col_off))
+    by_row = sorted(sites, key=lambda s: (s.dates, s.core.row_off, s.core.col_off))
     along_rows = _joined(by_row, _joined_along_row)
-    by_col = sorted(along_rows, key=lambda s: (s.dates, s.area.col_off, s.area.row_off))
+    by_col = sorted(along_rows, key=lambda s: (s.dates, s.core.col_off, s.core.row_off))
     return _joined(by_col, _joined_downward)
 
 
@@ -192,11 +192,11 @@ def _joined(sites: Sequence[Site], join: Callable[[Window, Window], Window | Non
     found: list[Site] = []
     for site in sites:
         is_same = bool(found) and found[-1].dates == site.dates
-        area = join(found[-1].area, site.area) if is_same else None
-        if area is None:
+        core = join(found[-1].core, site.core) if is_same else None
+        if core is None:
             found.append(site)
         else:
-            found[-1] = replace(site, area=area)
+            found[-1] = replace(site, core=core)
     return found
 
 

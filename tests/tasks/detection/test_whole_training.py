@@ -142,7 +142,9 @@ def test_only_what_lies_in_an_area_is_judged(harbour, find_bright_boxes):
     source = open_box_folder(harbour).validation
     site = source.sites[0]
     left = Window(col_off=0, row_off=0, width=WIDTH // 2, height=HEIGHT)
-    half = replace(source, sites=(Site(scene=site.scene, room=site.room, area=left, gsd_m=None),))
+    half = replace(
+        source, sites=(Site(scene=site.scene, extent=site.extent, core=left, gsd_m=None),)
+    )
     figures = evaluate_boxes(bright_predictor(find_bright_boxes), half)
     assert figures["classes"]["boat"]["truths"] == 1
     assert (figures["precision"], figures["recall"]) == (1.0, 1.0)
@@ -166,7 +168,7 @@ def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(
         Window(col_off=col, row_off=row, width=7, height=7)
         for col in range(0, WIDTH - 8, 8) for row in range(0, HEIGHT - 8, 8)
     ]  # fmt: skip
-    apart = tuple(replace(site, area=area) for area in areas)
+    apart = tuple(replace(site, core=area) for area in areas)
     evaluate_boxes(bright_predictor(find), replace(source, sites=apart))
     assert len(held) >= len(areas) > 100 and max(held) <= 3
 

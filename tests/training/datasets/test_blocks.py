@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lemevit_cli.training.datasets.blocks import block_grid, choose_held_back, room_of
+from lemevit_cli.training.datasets.blocks import block_grid, choose_held_back, extent_of
 
 
 @pytest.mark.parametrize(("width", "height"), [(2048, 2048), (5000, 700), (300, 200), (7, 9)])
@@ -73,16 +73,16 @@ def test_a_room_holds_its_block_and_no_validation_pixel():
         for row, col in np.argwhere(held_back):
             validation[grid.block(row, col).slices] = True
         for row, col in np.argwhere(~held_back):
-            room = room_of(row, col, grid, held_back)
-            assert room.intersection(grid.block(row, col)) == grid.block(row, col)
-            assert not validation[room.slices].any()
+            extent = extent_of(row, col, grid, held_back)
+            assert extent.intersection(grid.block(row, col)) == grid.block(row, col)
+            assert not validation[extent.slices].any()
 
 
 def test_a_room_grows_to_all_sides():
     grid = block_grid(8192, 8192, crop=256)
     held_back = np.zeros(grid.shape, dtype=bool)
-    room = room_of(8, 8, grid, held_back)
-    assert (room.col_off, room.row_off, room.right, room.bottom) == (0, 0, 8192, 8192)
+    extent = extent_of(8, 8, grid, held_back)
+    assert (extent.col_off, extent.row_off, extent.right, extent.bottom) == (0, 0, 8192, 8192)
     held_back[8, 9] = True
-    room = room_of(8, 8, grid, held_back)
-    assert (room.right, room.width) == (9 * 512, 9 * 512)
+    extent = extent_of(8, 8, grid, held_back)
+    assert (extent.right, extent.width) == (9 * 512, 9 * 512)

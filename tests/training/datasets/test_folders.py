@@ -29,10 +29,10 @@ def test_pictures_classes_and_ids_are_read(make_folder):
 def test_a_source_is_pickled_without_its_pictures(make_folder):
     source = open_folder(make_folder(size=(200, 300)), "train")
     site = source.sites[0]
-    before = source.read(site, site.area)
+    before = source.read(site, site.core)
     text = pickle.dumps(source)
     assert len(text) < 200 * 300
-    for ours, theirs in zip(before, pickle.loads(text).read(site, site.area), strict=True):
+    for ours, theirs in zip(before, pickle.loads(text).read(site, site.core), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

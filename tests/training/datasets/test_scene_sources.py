@@ -69,7 +69,7 @@ def test_counts_are_those_of_the_whole_truth(labelled, background):
         np.testing.assert_array_equal(
             counts, np.bincount(cell.ravel(), minlength=256)[: len(source.classes)]
         )
-        area = source.sites[index].area
+        area = source.sites[index].core
         assert area.intersection(Window(col_off=col, row_off=row, width=width, height=height))
     assert cells.counts.any(axis=1).all()
 
@@ -109,11 +109,11 @@ def test_no_validation_pixel_lies_in_a_rooms_window(labelled):
         parts = opened(scene, val_fraction=0.3, seed=seed)
         held_back = np.zeros(SIZE, dtype=bool)
         for site in parts.validation.sites:
-            held_back[site.area.slices] = True
+            held_back[site.core.slices] = True
         assert held_back.mean() > 0.15
         for site in parts.training.sites:
-            assert not held_back[site.room.slices].any()
-            assert site.room.intersection(site.area) == site.area
+            assert not held_back[site.extent.slices].any()
+            assert site.extent.intersection(site.core) == site.core
 
 
 def test_a_fifth_is_held_back_where_labels_suffice_and_nothing_else(labelled):
@@ -136,7 +136,7 @@ def test_a_stated_split_takes_the_whole_scene(labelled):
     parts = opened(scene, val_fraction=0.5)
     assert parts.training is None
     assert parts.validation.count_classes().counts.sum() == (truth != 255).sum()
-    assert {site.room for site in parts.validation.sites} == {
+    assert {site.extent for site in parts.validation.sites} == {
         Window(col_off=0, row_off=0, width=420, height=300)
     }
 
@@ -157,7 +157,7 @@ def test_an_ignored_background_is_never_read(labelled, monkeypatch):
     assert 1 <= len(source.sites) <= 4
     for site in source.sites:
         assert shapely.box(*box).intersects(
-            shapely.box(site.area.col_off, site.area.row_off, site.area.right, site.area.bottom)
+            shapely.box(site.core.col_off, site.core.row_off, site.core.right, site.core.bottom)
         )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.training.datasets.source import Site, count_cells, count_pictures, joined_areas
+from lemevit_cli.training.datasets.source import Site, count_cells, count_pictures, merge_areas
 
 
 def test_cells_are_counted_as_by_hand():
@@ -18,32 +18,32 @@ def test_cells_are_counted_as_by_hand():
 def test_areas_side_by_side_are_joined_and_none_twice():
     def site(col, row, width, height, scene="a.tif"):
         area = Window(col_off=col, row_off=row, width=width, height=height)
-        return Site(scene=scene, room=area, area=area, gsd_m=None)
+        return Site(scene=scene, extent=area, core=area, gsd_m=None)
 
     squares = [site(10 * c, 10 * r, 10, 10) for r in range(3) for c in range(3)]
-    (joined,) = joined_areas(squares)
-    assert (joined.area.width, joined.area.height) == (30, 30)
-    assert len(joined_areas([*squares, site(30, 0, 10, 10, "b.tif")])) == 2
+    (joined,) = merge_areas(squares)
+    assert (joined.core.width, joined.core.height) == (30, 30)
+    assert len(merge_areas([*squares, site(30, 0, 10, 10, "b.tif")])) == 2
     random = np.random.default_rng(0)
     for _ in range(20):
         chosen = [s for s in squares if random.random() < 0.6]
         covered, wanted = np.zeros((30, 30), dtype=int), np.zeros((30, 30), dtype=int)
-        for s in joined_areas(chosen):
-            covered[s.area.slices] += 1
+        for s in merge_areas(chosen):
+            covered[s.core.slices] += 1
         for s in chosen:
-            wanted[s.area.slices] += 1
+            wanted[s.core.slices] += 1
         np.testing.assert_array_equal(covered, wanted)
 
 
 def test_two_later_dates_of_one_earlier_are_never_one_place():
     def site(col, after):
         area = Window(col_off=col, row_off=0, width=10, height=10)
-        return Site(scene="a.tif", after=after, room=area, area=area, gsd_m=None)
+        return Site(scene="a.tif", after=after, extent=area, core=area, gsd_m=None)
 
     first = [site(0, "b.tif"), site(10, "b.tif")]
     second = [site(0, "c.tif"), site(10, "c.tif"), site(20, "c.tif")]
     alone = [site(30, None)]
-    joined = joined_areas([*second, *alone, *first])
+    joined = merge_areas([*second, *alone, *first])
     wanted = {("a.tif",): (30, 10), ("a.tif", "b.tif"): (0, 20), ("a.tif", "c.tif"): (0, 30)}
-    assert {s.dates: (s.area.col_off, s.area.width) for s in joined} == wanted
+    assert {s.dates: (s.core.col_off, s.core.width) for s in joined} == wanted
     assert len(joined) == count_pictures(joined) == count_pictures([*first, *second, *alone]) == 3

@@ -126,7 +126,7 @@ class PairFolderSource:
     def count_classes(self) -> Cells:
         """Count the classes in every cell of every mask, which reads all masks once."""
         return count_sites(
-            self.sites, lambda site: self.read_truth(site, site.area), num_classes=len(self.classes)
+            self.sites, lambda site: self.read_truth(site, site.core), num_classes=len(self.classes)
         )
 
 

@@ -21,7 +21,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
 from lemevit_cli.tasks.detection.datasets.source import BoxParts, BoxSource, Objects
-from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, room_of
+from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, extent_of
 from lemevit_cli.training.datasets.holding_back import hold_back
 from lemevit_cli.training.datasets.labels import (
     NamedPolygons,
@@ -83,7 +83,7 @@ def open_boxes_of_scene(
         *polygons.notes,
     )
     held, told = _held_back(labelled, polygons, blocks, scene.name, val_fraction, seed)
-    placed = list(zip(blocks, _rooms(blocks, held, grid, scene.window), strict=True))
+    placed = list(zip(blocks, _extents(blocks, held, grid, scene.window), strict=True))
     training = [each for each, is_held in zip(placed, held, strict=True) if not is_held]
     validation = [each for each, is_held in zip(placed, held, strict=True) if is_held]
     classes = polygons.classes
@@ -186,7 +186,7 @@ def _held_back(
     return held, [note]
 
 
-def _rooms(
+def _extents(
     blocks: list[_Block], held: NDArray[np.bool_], grid: BlockGrid, whole: Window
 ) -> list[Window]:
     """Return the extent of each block's windows: one to train on keeps out of those held back."""
@@ -194,7 +194,7 @@ def _rooms(
     for block, is_held in zip(blocks, held, strict=True):
         held_back[block.row, block.col] = is_held
     return [
-        whole if is_held or not held.any() else room_of(block.row, block.col, grid, held_back)
+        whole if is_held or not held.any() else extent_of(block.row, block.col, grid, held_back)
         for block, is_held in zip(blocks, held, strict=True)
     ]
 
@@ -212,8 +212,8 @@ def _source(
         split=split,
         classes=classes,
         sites=tuple(
-            Site(scene=scene.path, room=room, area=block.window, gsd_m=scene.gsd_m)
-            for block, room in blocks
+            Site(scene=scene.path, extent=extent, core=block.window, gsd_m=scene.gsd_m)
+            for block, extent in blocks
         ),
         objects={scene.path: objects},
         bands=scene.num_bands,

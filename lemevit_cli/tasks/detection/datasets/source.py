@@ -97,7 +97,7 @@ class BoxSource:
 
     def own(self, site: Site) -> NDArray[np.int64]:
         """Find the objects of a site's raster that belong to it: those with their centre in it."""
-        return self.objects[site.scene].centred_in(site.area)
+        return self.objects[site.scene].centred_in(site.core)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -119,7 +119,7 @@ class BoxSource:
     @property
     def num_pixels(self) -> int:
         """Count the pixels of all sites."""
-        return sum(site.area.width * site.area.height for site in self.sites)
+        return sum(site.core.width * site.core.height for site in self.sites)
 
 
 @dataclass(frozen=True)

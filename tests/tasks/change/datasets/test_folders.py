@@ -78,7 +78,7 @@ def test_two_later_dates_of_one_earlier_keep_their_pixels_and_masks(make_pairs):
     first, second = source.pairs
     shared = replace(source, pairs=(first, replace(second, before=first.before)))
     for pair, site in zip(shared.pairs, shared.sites, strict=True):
-        pixels, _, ids = shared.read(site, site.area)
+        pixels, _, ids = shared.read(site, site.core)
         np.testing.assert_array_equal(pixels[:3], stored(first.before).transpose(2, 0, 1))
         np.testing.assert_array_equal(pixels[3:], stored(pair.after).transpose(2, 0, 1))
         np.testing.assert_array_equal(ids, stored(pair.mask) == 255)
@@ -109,7 +109,7 @@ def test_what_the_values_of_masks_mean_is_recognised(make_pairs, values, classes
     source = open_pair_folder(folder, "val")
     (site,) = source.sites
     mask = stored(folder / "val" / "label" / "three.png")
-    ids = source.read_truth(site, site.area)
+    ids = source.read_truth(site, site.core)
     for value, class_id in zip(values, expected, strict=True):
         assert set(ids[mask == value].tolist()) == {class_id}
     kinds = ("unchanged", "built", "torn down")
@@ -131,7 +131,7 @@ def test_masks_in_jpeg_are_read_as_what_they_were(make_pairs):
         Image.fromarray((blocks * 255).astype(np.uint8)).save(path, quality=60)
     assert len(np.unique(stored(path))) > 2
     source = open_pair_folder(folder, "val")
-    ids = source.read_truth(source.sites[0], source.sites[0].area)
+    ids = source.read_truth(source.sites[0], source.sites[0].core)
     np.testing.assert_array_equal(ids, blocks)
 
 
@@ -150,7 +150,7 @@ def test_where_a_date_is_void_nothing_is_known(make_pairs):
     source = open_pair_folder(folder, "val")
     site = source.sites[0]
     assert site.gsd_m == pytest.approx(0.5, rel=1e-2)
-    _, valid, ids = source.read(site, site.area)
+    _, valid, ids = source.read(site, site.core)
     expected = np.ones(SIZE, bool)
     expected[:9] = expected[-5:] = False
     np.testing.assert_array_equal(valid, expected)

@@ -83,14 +83,14 @@ def test_no_training_window_shares_a_pixel_with_what_is_held_back(make):
     parts = opened(make()[0])
     held = np.zeros(SIZE, bool)
     for site in parts.validation.sites:
-        held[site.area.slices] = True
+        held[site.core.slices] = True
     assert 0.1 < held.mean() < 0.45
-    assert all(not held[site.room.slices].any() for site in parts.training.sites)
+    assert all(not held[site.extent.slices].any() for site in parts.training.sites)
     assert any("blocks are held back for validation" in note for note in parts.notes)
     sites = (*parts.training.sites, *parts.validation.sites)
     assert {site.after for site in sites} == {parts.training.scene.after.path}
     # Blocks where the later date has nothing are no sites.
-    assert max(site.area.col_off for site in sites) < 330
+    assert max(site.core.col_off for site in sites) < 330
 
 
 def test_without_a_field_all_polygons_are_one_kind_of_change(make):

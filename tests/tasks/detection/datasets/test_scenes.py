@@ -85,14 +85,14 @@ def test_every_object_belongs_to_one_block_and_no_window_sees_a_held_back_one(la
             own = source.own(site)
             owners[own] += 1
             for x, y in boxes[own, :2]:
-                assert site.area.col_off <= x < site.area.right
-                assert site.area.row_off <= y < site.area.bottom
+                assert site.core.col_off <= x < site.core.right
+                assert site.core.row_off <= y < site.core.bottom
     assert (owners == 1).all()
     assert parts.training.counts.sum() + parts.validation.counts.sum() == MANY
     for site in parts.training.sites:
-        assert site.room.intersection(site.area) == site.area
+        assert site.extent.intersection(site.core) == site.core
         for held in parts.validation.sites:
-            assert site.room.intersection(held.area) is None
+            assert site.extent.intersection(held.core) is None
     assert "held back for validation" in parts.notes[-1] and "objects" in parts.notes[-1]
 
 
@@ -107,9 +107,9 @@ def test_objects_of_held_back_blocks_are_never_truth(labelled):
     outlines = shapely.polygons(corners_of(boxes[held]))
     for index in range(40):
         drawn = draw(index)
-        room = drawn.site.room
+        extent = drawn.site.extent
         seen = shapely.Polygon(drawn.frame.corners).intersection(
-            shapely.box(room.col_off, room.row_off, room.right, room.bottom)
+            shapely.box(extent.col_off, extent.row_off, extent.right, extent.bottom)
         )
         inside = shapely.area(shapely.intersection(outlines, seen)) / shapely.area(outlines)
         assert (inside < KEPT_PART).all()
@@ -139,7 +139,7 @@ def test_a_worker_gets_scene_and_boxes(labelled):
     source = opened(scene).training
     there = pickle.loads(pickle.dumps(source))
     site = there.sites[0]
-    np.testing.assert_array_equal(there.read(site, site.area)[0], source.read(site, site.area)[0])
+    np.testing.assert_array_equal(there.read(site, site.core)[0], source.read(site, site.core)[0])
     assert len(there.objects[site.scene]) == MANY
 
 
