@@ -42,9 +42,10 @@ def counts(folder: Path, split: str) -> tuple[int, int, int]:
     source = open_pair_folder(folder, split)
     hit = found = true = 0
     for site in source.sites:
-        pixels, valid, ids = source.read(site, site.core)
-        known = valid & (ids != NODATA_CLASS)
-        distance = differences(pixels.astype(np.float64), known)
+        sample = source.read(site, site.core)
+        ids = sample.ids
+        known = sample.valid & (ids != NODATA_CLASS)
+        distance = differences(sample.pixels.astype(np.float64), known)
         is_found = (distance > otsu(distance[known])) & known
         is_true = (ids > 0) & known
         hit += int((is_found & is_true).sum())

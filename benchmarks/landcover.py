@@ -110,8 +110,8 @@ def colour_scores(data: Path) -> Figures:
 def pictures_of(source: Source) -> Any:
     """Whole pictures with their ids."""
     for site in source.sites:
-        pixels, _, ids = source.read(site, site.extent)
-        yield pixels, ids
+        sample = source.read(site, site.extent)
+        yield sample.pixels, sample.ids
 
 
 def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:

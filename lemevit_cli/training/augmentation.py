@@ -65,14 +65,11 @@ def resize_pair(pixels: Tensor, ids: Tensor, size: int) -> tuple[Tensor, Tensor]
     return resized, nearest.reshape(*ids.shape[:-2], size, size).to(ids.dtype)
 
 
-def vary_geometry(
-    pixels: Tensor, ids: Tensor, options: AugmentationOptions, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Apply the same random symmetry to square pixels and ids."""
+def draw_symmetry(options: AugmentationOptions, generator: Generator) -> int:
+    """Draw one of the eight symmetries; 0, which changes nothing, where none are asked for."""
     if not options.symmetries:
-        return pixels, ids
-    index = int(torch.randint(NUM_SYMMETRIES, (), generator=generator))
-    return symmetry(pixels, index).contiguous(), symmetry(ids, index).contiguous()
+        return 0
+    return int(torch.randint(NUM_SYMMETRIES, (), generator=generator))
 
 
 def vary_pixels(

@@ -15,8 +15,8 @@ from lemevit_cli.metrics.class_groups import own_ids
 from lemevit_cli.models.pixel_view import fit_pixel_view
 from lemevit_cli.models.segmenter import PIXEL_DECODER, Segmenter
 from lemevit_cli.models.weights import find_weights, read_card
+from lemevit_cli.training.datasets.source import Sources
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
-from lemevit_cli.training.sources import Sources
 
 FEW = 0.05  # of the pixels that could have a label
 
@@ -35,20 +35,19 @@ _WINDOWS = 64  # whose labelled pixels the pixel view is fitted to
 _PIXELS_A_WINDOW = 4096  # of these at most
 
 
-def share_of_labels(found: Sources) -> float:
+def share_of_labels(sources: Sources) -> float:
     """Return the part of the pixels of all training rasters that have a label, in [0, 1]."""
-    labelled = sum(int(cells.counts.sum()) for cells in found.cells)
-    return labelled / max(sum(source.num_pixels for source in found.training), 1)
+    return sources.num_labels / max(sum(source.num_pixels for source in sources.training), 1)
 
 
-def suit_few_labels(options: TrainingOptions, found: Sources) -> TrainingOptions:
+def suit_few_labels(options: TrainingOptions, sources: Sources) -> TrainingOptions:
     """Return options for few labels, in all that the user did not choose; others as they are.
 
     Labels are few if no source says what all its pixels are, and less than a twentieth of them has
     a label. The backbone is frozen then, so it must know something: without weights of its kind to
     start from nothing is changed.
     """
-    if any(source.is_complete for source in found.training) or share_of_labels(found) >= FEW:
+    if any(source.is_complete for source in sources.training) or share_of_labels(sources) >= FEW:
         return options
     if options.init is None or read_card(find_weights(options.init)).backbone != options.backbone:
         return options

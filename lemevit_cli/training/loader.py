@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.training.crops import StepBatches
+from lemevit_cli.training.samples import StepBatches
 
 _OURS = (signal.SIGINT, signal.SIGTERM)
 

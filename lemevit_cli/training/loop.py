@@ -39,11 +39,11 @@ from lemevit_cli.training.checkpoint import (
     restore_run,
     save_run,
 )
-from lemevit_cli.training.crops import StepBatches
 from lemevit_cli.training.loader import load_batches
 from lemevit_cli.training.metrics_log import MetricsLog
 from lemevit_cli.training.optimizer import make_optimizer
 from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.samples import StepBatches
 from lemevit_cli.training.schedule import (
     MEASURED_STEPS,
     FirstSteps,

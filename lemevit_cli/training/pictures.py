@@ -38,10 +38,10 @@ def draw_samples(path: str | Path, samples: Dataset[dict[str, Tensor]], card: Ca
 
 def draw_report(
     path: str | Path,
-    validation: WindowValidation | None,
-    card: Card,
     metrics: Sequence[Mapping[str, Any]],
     *,
+    validation: WindowValidation | None,
+    card: Card,
     score: tuple[str, str] = ("miou", "mean IoU"),
     dates: Sequence[str] = ("window",),
 ) -> None:

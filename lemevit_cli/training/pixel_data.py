@@ -1,65 +1,80 @@
-"""What the tasks with a class for every pixel share: how data and loss are put together."""
+"""What the tasks with a class for every pixel share: how their data and loss are put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from lemevit_cli.errors import DataError
+from lemevit_cli.metrics.class_groups import union_of_classes
 from lemevit_cli.models.weights import Card
-from lemevit_cli.training.datasets.source import count_pictures
-from lemevit_cli.training.loop import Loss, TrainingData
+from lemevit_cli.training.datasets.folders import open_split_folder
+from lemevit_cli.training.datasets.scenes import open_labelled_scene
+from lemevit_cli.training.datasets.source import Source, Sources
+from lemevit_cli.training.gather import gather_data
+from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.samples import TrainingSamples
 from lemevit_cli.training.schedule import mean_labelled_pixels
-from lemevit_cli.training.sources import Sources
-from lemevit_cli.training.task import DrawReport, TaskData
+from lemevit_cli.training.sources import Openers
+from lemevit_cli.training.task import TaskData
 from lemevit_cli.training.window_validation import WindowValidation
 
 
-def data_of_pixels(
-    found: Sources,
+def merge_pixel_classes(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Return the classes of a model that learns the pixels of all sources.
+
+    Raises:
+        DataError: if there is a single one.
+    """
+    classes = union_of_classes(
+        [source.classes for source in sources], [source.is_complete for source in sources]
+    )
+    if len(classes) < 2:
+        raise DataError(
+            f"{sources[0].name}: its labels have one class, {', '.join(classes)}, and the "
+            "background is ignored; nothing is there to tell apart"
+        )
+    return classes
+
+
+PIXELS = Openers(open_split_folder, open_labelled_scene, merge_pixel_classes)
+
+
+def gather_pixels(
+    sources: Sources,
     card: Card,
-    samples: Dataset[dict[str, Tensor]],
-    origin: Callable[[int], str],
+    samples: TrainingSamples,
     validate: WindowValidation | None,
     options: TrainingOptions,
-    draw_report: DrawReport,
-    notes: tuple[str, ...],
+    **rest: Any,
 ) -> TaskData:
-    """Gather what was found, with all that the loop and the card ask of it."""
-    record = record_of(found)
-    training = TrainingData(
+    """Gather what was opened, as :func:`gather_data`, with what a loss over pixels asks of it."""
+    return gather_data(
+        sources,
+        card,
         samples,
         validate,
-        origin=origin,
-        labelled_pixels=int(sum(cells.counts.sum() for cells in found.cells)),
-        labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
-        final_cost=validate.cost_of_all if validate else 0.0,
-        identity={"classes": list(card.class_names), **record},
-    )
-    return TaskData(
-        card,
-        training,
-        record,
         options,
-        draw_report,
-        validation=found.validation,
-        class_pixels=pixels_of_classes(found, card.class_names),
-        notes=notes,
+        unit="labelled_pixels",
+        labelled_pixels=sources.num_labels,
+        labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
+        class_pixels=count_class_pixels(sources, card.class_names),
+        **rest,
     )
 
 
-def loss_of_pixels(found: TaskData, options: TrainingOptions) -> Loss:
+def loss_of_pixels(data: TaskData, options: TrainingOptions) -> Loss:
     """Make the loss that the options name, over the labelled pixels of a batch.
 
     Raises:
         DataError: if the options weigh a class that there is not.
     """
-    names = found.card.class_names
-    weights = weigh_classes(options.class_weights, names, found.class_pixels)
+    weights = weigh_classes(options.class_weights, data.card.class_names, data.class_pixels)
     of_answer = make_loss(options.loss, weights)
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -68,29 +83,11 @@ def loss_of_pixels(found: TaskData, options: TrainingOptions) -> Loss:
     return loss
 
 
-def pixels_of_classes(found: Sources, classes: Sequence[str]) -> tuple[int, ...]:
+def count_class_pixels(sources: Sources, classes: Sequence[str]) -> tuple[int, ...]:
     """Count labelled training pixels of every class of the model, where a source names it."""
     totals = dict.fromkeys(classes, 0)
-    for source, cells in zip(found.training, found.cells, strict=True):
+    for source, cells in zip(sources.training, sources.cells, strict=True):
         for name, pixels in zip(source.classes, cells.counts.sum(axis=0), strict=True):
             if name in totals:
                 totals[name] += int(pixels)
     return tuple(totals.values())
-
-
-def record_of(found: Sources) -> dict[str, list[dict[str, object]]]:
-    """Return what the card says of the data."""
-    return {
-        "data": [
-            {
-                "name": source.name,
-                "pictures": count_pictures(source.sites),
-                "labelled_pixels": int(cells.counts.sum()),
-                "weight": round(weight / sum(found.weights), 4),
-                "classes": list(source.classes),
-            }
-            for source, cells, weight in zip(
-                found.training, found.cells, found.weights, strict=True
-            )
-        ]
-    }

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from lemevit_cli.models.weights import Card
+from lemevit_cli.training.datasets.source import Source
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.sources import Alike
 
 DrawReport = Callable[[str | Path, Sequence[Mapping[str, Any]]], None]
 
@@ -47,7 +47,7 @@ class TaskData:
     record: dict[str, Any]
     options: TrainingOptions
     draw_report: DrawReport
-    validation: tuple[Alike, ...] = ()
+    validation: tuple[Source, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None

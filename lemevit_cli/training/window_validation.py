@@ -16,8 +16,8 @@ from torch import Tensor
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.metrics.confusion import ClassMatch, Confusion, match_classes
 from lemevit_cli.models.weights import Card
-from lemevit_cli.training.crops import model_values
 from lemevit_cli.training.datasets.source import Site, Source, merge_areas
+from lemevit_cli.training.frames import model_values
 from lemevit_cli.training.loop import Validation
 
 _EXAMPLES = 4
@@ -104,15 +104,15 @@ class WindowValidation:
         site: Site,
         window: Window,
     ) -> Example:
-        stored, valid, ids = source.read(site, window)
-        dates = len(stored) // self.card.bands
-        pixels = model_values(stored, valid, self.card.mean * dates)
+        sample = source.read(site, window)
+        dates = len(sample.pixels) // self.card.bands
+        pixels = model_values(sample.pixels, sample.valid, self.card.mean * dates)
         found = answer(torch.from_numpy(pixels[None]))[0].argmax(dim=0).to(torch.uint8)
         return Example(
             source.name,
             match.classes,
             pixels,
-            match.truth(ids),
+            match.truth(sample.ids),
             match.prediction(found.cpu().numpy()),
         )
 

@@ -6,10 +6,9 @@ import torch
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.models.pixel_view import PixelView
-from lemevit_cli.training.datasets.source import Cells
+from lemevit_cli.training.datasets.source import Cells, Sources
 from lemevit_cli.training.few_labels import fit_single_pixels, suit_few_labels
 from lemevit_cli.training.options import TrainingOptions
-from lemevit_cli.training.sources import Sources
 
 
 def found(labelled, *, pixels=100_000, complete=False):
@@ -17,7 +16,7 @@ def found(labelled, *, pixels=100_000, complete=False):
     source = SimpleNamespace(is_complete=complete, num_pixels=pixels)
     counts = np.array([[labelled // 2, labelled - labelled // 2]])
     cells = Cells(np.zeros((1, 5), dtype=np.int64), counts)
-    return Sources((source,), (cells,), (1.0,), (), ())
+    return Sources((source,), (cells,), (1.0,), (), (), ())
 
 
 def test_few_labels_take_their_recipe_on_a_scene_of_any_size():

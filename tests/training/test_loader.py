@@ -12,8 +12,8 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import Dataset, StackDataset
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.crops import StepBatches
 from lemevit_cli.training.loader import load_batches
+from lemevit_cli.training.samples import StepBatches
 
 CPU = torch.device("cpu")
 

@@ -45,7 +45,7 @@ def test_a_sheet_shows_sixteen_windows(tmp_path):
 
 def test_a_report_is_drawn_with_and_without_a_validation(tmp_path):
     metrics = [{"step": 10, "loss": 1.0, "lr": 0.1}, {"step": 20, "loss": 0.5, "lr": 0.1}]
-    draw_report(tmp_path / "plain.png", None, CARD, metrics)
+    draw_report(tmp_path / "plain.png", metrics, validation=None, card=CARD)
     validation = WindowValidation([], CARD)
     confusion = Confusion(("background", "building"))
     confusion.counts[:, :2] = [[5, 2], [1, 7]]
@@ -53,6 +53,6 @@ def test_a_report_is_drawn_with_and_without_a_validation(tmp_path):
     ids = np.zeros((20, 30), dtype=np.uint8)
     pixels = np.full((3, 20, 30), 99, dtype=np.float32)
     validation.examples = (Example("roofs", confusion.classes, pixels, ids, ids),)
-    draw_report(tmp_path / "full.png", validation, CARD, metrics)
+    draw_report(tmp_path / "full.png", metrics, validation=validation, card=CARD)
     sizes = [Image.open(tmp_path / name).size for name in ("plain.png", "full.png")]
     assert sizes[0] != sizes[1] and min(map(min, sizes)) > 100

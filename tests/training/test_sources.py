@@ -8,6 +8,7 @@ from affine import Affine
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.training.options import DataOptions, LabelledScene
+from lemevit_cli.training.pixel_data import PIXELS
 from lemevit_cli.training.sources import open_sources
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -29,7 +30,7 @@ def scene_with_roofs(write_scene, write_polygons, on_map):
 
 
 def opened(**settings):
-    return open_sources(DataOptions(**settings), crop=32)
+    return open_sources(DataOptions(**settings), crop=32, openers=PIXELS)
 
 
 def test_folders_and_scenes_come_together(make_folder, scene_with_roofs):
@@ -48,8 +49,9 @@ def test_folders_and_scenes_come_together(make_folder, scene_with_roofs):
 def test_folders_share_one_bounded_store_of_pictures_also_in_a_worker(make_folder):
     sources = opened(paths=(str(make_folder("a")), str(make_folder("b"))))
     here, there = sources.training, pickle.loads(pickle.dumps(sources.training))
-    assert here[0].reader is here[1].reader
-    assert there[0].reader is there[1].reader
+    for sources in (here, there):
+        readers = [source.read_pixels.__self__ for source in sources]
+        assert readers[0] is readers[1]
 
 
 def test_a_scene_may_train_and_another_validate(scene_with_roofs):

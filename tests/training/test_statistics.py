@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from making.sources import sources_of
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.crops import WindowDraw, source_of_crops
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
+from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions
 from lemevit_cli.training.statistics import statistics_of
 
@@ -26,9 +27,8 @@ def draw_from(write_scene, write_polygons, on_map):
             val_fraction=None,
             seed=0,
         ).training
-        crops = source_of_crops(source, source.count_classes(), source.classes, balance=1.0)
-        options = TrainingOptions(crop=32, augmentation=AugmentationOptions.none())
-        return WindowDraw([crops], [1.0], options)
+        options = TrainingOptions(crop=32, augmentation=AugmentationOptions.none(), balance=1.0)
+        return WindowDraw(sources_of(source), options)
 
     return make
 
@@ -43,7 +43,7 @@ def test_four_bands_of_16_bits_are_measured(draw_from):
     assert 300 < found.value_range[0] < 500 and 9000 < found.value_range[1] < 13000
 
 
-def test_void_and_nan_pixels_do_not_count(draw_from):
+def test_nodata_and_nan_pixels_do_not_count(draw_from):
     pixels = np.random.default_rng(0).normal(0.3, 0.1, (2, 96, 128)).astype(np.float32)
     pixels[:, :40] = np.nan
     found = statistics_of(draw_from(pixels), bands=2, dtype="float32")

@@ -17,8 +17,12 @@ import numpy as np
 
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
+from lemevit_cli.training.datasets.source import Site, Source, Sources
 from lemevit_cli.training.options import DataOptions, LabelledScene
+
+HELD_BACK = "held back"  # the name of what is validated on, in figures too
 
 _SUFFIXES = {
     f".{name}"
@@ -27,51 +31,11 @@ _SUFFIXES = {
         *("vrt", "img", "ecw", "sid", "ntf", "hdf", "h5", "nc"),
     )
 }
-_HELD_BACK = {"val", "valid", "validation", "test", "testing", "holdout"}
+_VALIDATION_NAMES = {"val", "valid", "validation", "test", "testing", "holdout"}
 _LABELS = {"masks", "mask", "labels", "label", "labeltxt", "annotations", "out", "gt"}
 _VALIDATION_PART = 0.02
 _FEWEST_TO_HOLD_BACK = 20
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class UnlabelledPicture:
-    """A picture or scene; ``gsd_m`` is None where nobody says how large its pixels are."""
-
-    path: str
-    width: int
-    height: int
-    gsd_m: float | None
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Pictures that are drawn from together.
-
-    Args:
-        weight: how often, in any unit: by default the square root of the pixels.
-    """
-
-    name: str
-    pictures: tuple[UnlabelledPicture, ...]
-    weight: float
-
-
-@dataclass(frozen=True)
-class UnlabelledData:
-    """All pictures of a training without labels.
-
-    Args:
-        validation: held back: two in a hundred pictures where there are enough; else none.
-        bands, dtype: of all of them.
-        notes: what was left out and why, a line each.
-    """
-
-    training: tuple[PictureSet, ...]
-    validation: tuple[UnlabelledPicture, ...]
-    bands: int
-    dtype: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,14 +56,16 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Opened:
-    picture: UnlabelledPicture
+    site: Site
     kind: tuple[int, str]  # bands and dtype
 
 
-def open_pictures(data: DataOptions) -> UnlabelledData:
+def open_pictures(data: DataOptions) -> Sources:
     """Find all pictures and read their headers.
 
-    Pictures whose bands or dtype differ from most, and those that cannot be read, are left out.
+    Pictures whose bands or dtype differ from most, and those that cannot be read, are left out. Two
+    in a hundred are held back for validation where there are enough. A set weighs by the square
+    root of its pixels, unless a weight is stated.
 
     Raises:
         DataError: if no picture is left, or a path is none.
@@ -129,38 +95,56 @@ def open_pictures(data: DataOptions) -> UnlabelledData:
             f"{others} pictures are left out: they have not {usual[0]} bands of {usual[1]}, as most"
         )
     alike = [
-        (item, tuple(each.picture for each in found if each.kind == usual))
+        (item, tuple(each.site for each in found if each.kind == usual))
         for item, found in zip(items, opened, strict=True)
     ]
-    return _divided([(item, found) for item, found in alike if found], usual, notes, data)
+    return _divide([(item, found) for item, found in alike if found], usual, notes, data)
 
 
-def _divided(
-    found: Sequence[tuple[_Item, tuple[UnlabelledPicture, ...]]],
+def _divide(
+    found: Sequence[tuple[_Item, tuple[Site, ...]]],
     kind: tuple[int, str],
     notes: Sequence[str],
     data: DataOptions,
-) -> UnlabelledData:
+) -> Sources:
     """Weigh the sets, and hold some of their pictures back."""
-    everything = [picture for _, pictures in found for picture in pictures]
+    everything = [site for _, sites in found for site in sites]
     held_back: set[int] = set()
     if len(everything) >= _FEWEST_TO_HOLD_BACK:
         count = max(round(_VALIDATION_PART * len(everything)), 1)
         random = np.random.default_rng(abs(data.seed))
         held_back = {int(i) for i in random.choice(len(everything), count, replace=False)}
-    sets, first = [], 0
-    for item, pictures in found:
-        kept = tuple(p for i, p in enumerate(pictures, first) if i not in held_back)
-        first += len(pictures)
+    reader = PictureReader()
+    training, weights, first = [], [], 0
+    for item, sites in found:
+        kept = tuple(site for i, site in enumerate(sites, first) if i not in held_back)
+        first += len(sites)
         if kept:
-            weight = item.weight or sqrt(sum(p.width * p.height for p in kept))
-            sets.append(PictureSet(item.name, kept, weight))
-    return UnlabelledData(
-        training=tuple(sets),
-        validation=tuple(everything[i] for i in sorted(held_back)),
+            training.append(_source(item.name, "train", kept, kind, reader))
+            weights.append(item.weight or sqrt(training[-1].num_pixels))
+    held = tuple(everything[i] for i in sorted(held_back))
+    return Sources(
+        training=tuple(training),
+        cells=(),
+        weights=tuple(weights),
+        validation=(_source(HELD_BACK, "val", held, kind, reader),) if held else (),
+        classes=(),
+        notes=tuple(notes),
+    )
+
+
+def _source(
+    name: str, split: str, sites: tuple[Site, ...], kind: tuple[int, str], reader: PictureReader
+) -> Source:
+    return Source(
+        name=name,
+        split=split,
+        classes=(),
+        sites=sites,
         bands=kind[0],
         dtype=kind[1],
-        notes=tuple(notes),
+        num_pixels=sum(site.num_pixels for site in sites),
+        read_pixels=reader.read_site,
     )
 
 
@@ -202,7 +186,7 @@ def _identity(path: str) -> str:
 
 def _scene_item(entry: LabelledScene) -> _Item:
     paths = (entry.scene,) if entry.after is None else (entry.scene, entry.after)
-    kept = () if entry.split in _HELD_BACK else paths
+    kept = () if entry.split in _VALIDATION_NAMES else paths
     return _Item(
         name=Path(entry.scene).stem,
         paths=kept,
@@ -221,7 +205,7 @@ def _folder_item(folder: Path) -> _Item:
     kept = [
         str(file)
         for file, names in zip(files, parts, strict=True)
-        if not names & (_HELD_BACK | _LABELS) and not file.name.startswith(".")
+        if not names & (_VALIDATION_NAMES | _LABELS) and not file.name.startswith(".")
     ]
     return _Item(
         name=folder.resolve().name,
@@ -238,10 +222,8 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
     for path in item.paths:
         try:
             with open_scene(path) as scene:
-                picture = UnlabelledPicture(
-                    path, scene.width, scene.height, scene.gsd_m or item.gsd_m
-                )
-                found.append(_Opened(picture, (scene.num_bands, scene.dtype)))
+                site = Site.whole(path, scene.width, scene.height, scene.gsd_m or item.gsd_m)
+                found.append(_Opened(site, (scene.num_bands, scene.dtype)))
         except SceneError as error:
             if item.is_named:
                 raise DataError(str(error)) from error

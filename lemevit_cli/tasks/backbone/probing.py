@@ -21,9 +21,10 @@ from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks.backbone.linear_probe import LinearLayer, features_at, fit_linear_layer
-from lemevit_cli.training.crops import model_values
 from lemevit_cli.training.datasets.source import Site, Source
+from lemevit_cli.training.frames import model_values
 from lemevit_cli.training.options import DataOptions
+from lemevit_cli.training.pixel_data import PIXELS
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.statistics import value_range_of
 from lemevit_cli.training.window_validation import windows_of
@@ -100,7 +101,7 @@ def _parts_of(
     Raises:
         DataError: if nothing is held back.
     """
-    found = open_sources(DataOptions(paths=(path,)), crop=options.side)
+    found = open_sources(DataOptions(paths=(path,)), crop=options.side, openers=PIXELS)
     for note in found.notes:
         progress.note(note)
     names = {source.name for source in found.training}
@@ -196,9 +197,9 @@ class _Scaling:
         self, source: Source, site: Site, window: Window
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read pixels ``(bands, H, W)`` and class ids ``(H, W)`` of a window."""
-        stored, valid, ids = source.read(site, window)
-        middle = [sum(self.given) / 2] * len(stored)
-        pixels = model_values(stored, valid, middle)
+        sample = source.read(site, window)
+        ids, middle = sample.ids, [sum(self.given) / 2] * len(sample.pixels)
+        pixels = model_values(sample.pixels, sample.valid, middle)
         if self.given == self.wanted:
             return pixels, ids
         (low, high), (least, most) = self.given, self.wanted
@@ -221,7 +222,7 @@ def _scaling(
         )
     if source.dtype == features.dtype:
         return _Scaling(features.value_range, features.value_range)
-    drawn = (source.read(site, window)[:2] for site, window in _places(source, options, tries=1))
+    drawn = (source.read_pixels(site, window) for site, window in _places(source, options, tries=1))
     return _Scaling(value_range_of(drawn), features.value_range)
 
 
@@ -253,7 +254,7 @@ def _place(site: Site, side: int, random: np.random.Generator) -> tuple[Site, Wi
 
 
 def _number_of_classes(source: Source, site: Site, window: Window) -> int:
-    ids = np.unique(source.read_truth(site, window))
+    ids = np.unique(source.read_ids(site, window))
     return int((ids != NODATA_CLASS).sum())
 
 

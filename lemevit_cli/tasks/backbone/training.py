@@ -25,7 +25,7 @@ from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.training_picture import write_feature_report
 from lemevit_cli.tasks.backbone.losses import known_tokens, token_loss, token_weights
-from lemevit_cli.tasks.backbone.pictures import PictureSet, UnlabelledData, open_pictures
+from lemevit_cli.tasks.backbone.pictures import open_pictures
 from lemevit_cli.tasks.backbone.teacher import (
     KeptAnswers,
     Teacher,
@@ -34,18 +34,18 @@ from lemevit_cli.tasks.backbone.teacher import (
     save_basis,
     tokens_of_views,
 )
-from lemevit_cli.tasks.backbone.validation import HELD_BACK, FeatureValidation
+from lemevit_cli.tasks.backbone.validation import FeatureValidation
 from lemevit_cli.tasks.backbone.views import ViewDraw, Views
 from lemevit_cli.tasks.training import is_first_process
 from lemevit_cli.training.augmentation import symmetry
+from lemevit_cli.training.datasets.source import Site, Source, Sources
+from lemevit_cli.training.gather import make_card
 from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.statistics import Statistics, statistics_of
 from lemevit_cli.training.task import TaskData
 
 _BASIS_VIEWS = 192  # that the components are found from
 _BATCH = 4  # views that a teacher sees at once
-_WINDOW, _OVERLAP = 512, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ class Distillation:
         zoom = self._options.zoom
         features.try_out(options.crop, (1.0, 2.0) if zoom is None else (zoom,))
         found = open_pictures(data)
-        draw = ViewDraw(found.training, options)
-        card = _card(found, statistics_of(draw, bands=found.bands, dtype=found.dtype), options)
+        draw = ViewDraw(found.training, found.weights, options)
+        card = make_card("backbone", found, draw, options)
         count = self._number_of_views(options)
         views = self._views(draw, card, options, count=count)
         identity = self._identity(features, found, card, options) | {"views": count}
@@ -130,7 +130,7 @@ class Distillation:
             views,
             validate,
             origin=views.origin,
-            labelled_pixels=sum(p.width * p.height for s in found.training for p in s.pictures),
+            labelled_pixels=sum(source.num_pixels for source in found.training),
             final_cost=0.0,
             identity=identity | {"levels": [[s, w] for s, w in self._options.levels.items()]},
         )
@@ -163,22 +163,20 @@ class Distillation:
         )
 
     def _validation(
-        self, found: UnlabelledData, card: Card, options: TrainingOptions
+        self, found: Sources, card: Card, options: TrainingOptions
     ) -> FeatureValidation | None:
         if not found.validation:
             return None
-        draw = ViewDraw((PictureSet(HELD_BACK, found.validation, 1.0),), options)
+        draw = ViewDraw(found.validation, (1.0,), options)
         return FeatureValidation(
             self._taught_by(),
             self._views(draw, card, options, count=None),
-            count=options.validation_windows or len(found.validation),
+            count=options.validation_windows or _count_sites(found.validation),
             levels=self._options.levels,
             value_range=card.value_range,
         )
 
-    def _record(
-        self, features: DenseFeatures, found: UnlabelledData, count: int | None
-    ) -> dict[str, Any]:
+    def _record(self, features: DenseFeatures, found: Sources, count: int | None) -> dict[str, Any]:
         """Record what the card says of teacher and data."""
         basis = self._taught_by().basis
         return {
@@ -190,7 +188,7 @@ class Distillation:
                 "explained": round(basis.explained, 3),
             },
             "views": count,
-            "data": _record_of(found.training),
+            "data": _record_of(found),
         }
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
@@ -252,10 +250,10 @@ class Distillation:
         return count
 
     def _identity(
-        self, features: DenseFeatures, found: UnlabelledData, card: Card, options: TrainingOptions
+        self, features: DenseFeatures, found: Sources, card: Card, options: TrainingOptions
     ) -> dict[str, Any]:
         """Return what decides what the teacher says of view number so and so."""
-        pictures = [vars(p) | _state_of(p.path) for s in found.training for p in s.pictures]
+        pictures = [_identity_of(site) for source in found.training for site in source.sites]
         return {
             "teacher": features.label,
             "teacher_digest": features.digest,
@@ -267,7 +265,10 @@ class Distillation:
             "gsd": list(options.gsd_m or ()),
             "seed": options.seed,
             "values": [list(card.value_range), list(card.mean)],
-            "data": [[s.name, len(s.pictures), round(s.weight, 3)] for s in found.training],
+            "data": [
+                [source.name, len(source.sites), round(weight, 3)]
+                for source, weight in zip(found.training, found.weights, strict=True)
+            ],
             "pictures": sha256(repr(pictures).encode()).hexdigest()[:16],
         }
 
@@ -304,14 +305,15 @@ class Distillation:
             kept.open(basis, count=views.count, grid=options.crop // TARGET_STRIDE)
         return Teacher(features, basis, device=device, dtype=dtype, kept=kept)
 
-    def _notes(self, found: UnlabelledData, count: int | None) -> tuple[str, ...]:
-        pictures = [picture for each in found.training for picture in each.pictures]
+    def _notes(self, found: Sources, count: int | None) -> tuple[str, ...]:
+        sites = [site for source in found.training for site in source.sites]
         basis = self._taught_by().basis
         notes = list(found.notes)
-        if found.bands != 3:
-            seen = "the first three" if found.bands > 3 else "the first one, in grey,"
-            notes.append(f"the teacher sees {seen} of {found.bands} bands, the student all")
-        unknown = sum(picture.gsd_m is None for picture in pictures)
+        bands = found.training[0].bands
+        if bands != 3:
+            seen = "the first three" if bands > 3 else "the first one, in grey,"
+            notes.append(f"the teacher sees {seen} of {bands} bands, the student all")
+        unknown = sum(site.gsd_m is None for site in sites)
         if self._options.zoom is None and unknown:
             notes.append(
                 f"{unknown} pictures do not say how large their pixels are, and are not doubled "
@@ -319,7 +321,8 @@ class Distillation:
             )
         windows = f"{count} windows, each" if count else "new windows without an end,"
         notes.append(
-            f"{len(pictures)} pictures to learn from, {len(found.validation)} held back; {windows} "
+            f"{len(sites)} pictures to learn from, {_count_sites(found.validation)} held back; "
+            f"{windows} "
             f"taught by {len(basis.scale)} components that hold {basis.explained:.0%} of what the "
             "teacher says"
         )
@@ -341,6 +344,15 @@ def _first_batches(views: Views) -> Iterator[Mapping[str, Tensor]]:
         yield default_collate([views.as_read(i) for i in range(first, first + _BATCH)])
 
 
+def _count_sites(sources: Sequence[Source]) -> int:
+    return sum(len(source.sites) for source in sources)
+
+
+def _identity_of(site: Site) -> dict[str, Any]:
+    header = {"path": site.scene, "width": site.core.width, "height": site.core.height}
+    return header | {"gsd_m": site.gsd_m} | _state_of(site.scene)
+
+
 def _state_of(path: str) -> dict[str, Any]:
     """Return what tells a file from another of its name; nothing of an address."""
     if not Path(path).is_file():
@@ -360,28 +372,13 @@ def _turned(maps: Tensor, turns: Tensor) -> Tensor:
     return torch.stack([symmetry(m, t) for m, t in zip(maps, turns.tolist(), strict=True)])
 
 
-def _card(found: UnlabelledData, statistics: Statistics, options: TrainingOptions) -> Card:
-    sizes = [p.gsd_m for s in found.training for p in s.pictures]
-    known = [size for size in sizes if size is not None]
-    return Card(
-        task="backbone",
-        backbone=options.backbone,
-        backbone_args=options.backbone_args,
-        classes=(),
-        bands=found.bands,
-        dtype=found.dtype,
-        gsd_m=options.gsd_m or ((min(known), max(known)) if len(known) == len(sizes) else None),
-        window=_WINDOW,
-        overlap=_OVERLAP,
-        value_range=statistics.value_range,
-        mean=statistics.mean,
-        std=statistics.std,
-    )
-
-
-def _record_of(sets: Sequence[PictureSet]) -> list[dict[str, object]]:
-    total = sum(s.weight for s in sets)
+def _record_of(found: Sources) -> list[dict[str, object]]:
+    total = sum(found.weights)
     return [
-        {"name": s.name, "pictures": len(s.pictures), "weight": round(s.weight / total, 4)}
-        for s in sets
+        {
+            "name": source.name,
+            "pictures": len(source.sites),
+            "weight": round(weight / total, 4),
+        }
+        for source, weight in zip(found.training, found.weights, strict=True)
     ]

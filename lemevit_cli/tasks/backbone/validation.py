@@ -13,12 +13,12 @@ from torch.utils.data import default_collate
 
 from lemevit_cli.models.distiller import tokens_of, tokens_of_levels
 from lemevit_cli.tasks.backbone.losses import known_tokens
+from lemevit_cli.tasks.backbone.pictures import HELD_BACK
 from lemevit_cli.tasks.backbone.teacher import Teacher
 from lemevit_cli.tasks.backbone.views import Views
 from lemevit_cli.training.loop import Validation
 from lemevit_cli.training.pictures import as_rgb
 
-HELD_BACK = "held back"  # the name that figures go by
 _EXAMPLES = 4
 
 

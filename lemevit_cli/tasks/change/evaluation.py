@@ -17,7 +17,7 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import ChangeOptions, ReadingOptions, Tiling
-from lemevit_cli.tasks.change.datasets.folders import PairFolderSource, open_pair_folder
+from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 from lemevit_cli.tasks.change.figures import match_changes
 from lemevit_cli.tasks.change.inference import decided
 from lemevit_cli.tasks.change.pair_input import pair_input
@@ -26,7 +26,7 @@ from lemevit_cli.tasks.evaluation import Evaluation
 from lemevit_cli.training.datasets.source import Site, Source, count_pictures, merge_areas
 
 
-def open_changes_to_score(data: str, split: str, card: Card) -> PairFolderSource:
+def open_changes_to_score(data: str, split: str, card: Card) -> Source:
     """Open a split of a folder that weights shall be scored on.
 
     Raises:
@@ -81,7 +81,7 @@ def _compared(
     source: Source, site: Site, rows: Rows, match: ClassMatch
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return class ids ``(H, W)`` of truth and prediction, as both can be judged."""
-    truth = source.read_truth(site, rows.window)
+    truth = source.read_ids(site, rows.window)
     found, _ = decided(rows, ChangeOptions.threshold)
     truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
     return match.truth(truth), match.prediction(found)

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.backbone import check_backbone
 from lemevit_cli.models.bit import DATES, check_head, head_defaults
-from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.change.classes import change_groups, classes_of_all
-from lemevit_cli.tasks.change.crops import PairCrops
-from lemevit_cli.tasks.change.data import PAIRS
+from lemevit_cli.tasks.change.classes import change_groups
+from lemevit_cli.tasks.change.data import PAIRS, vary_pair
 from lemevit_cli.tasks.change.figures import change_figures, match_changes
 from lemevit_cli.tasks.change.network import NETWORK
-from lemevit_cli.training.crops import DrawnWindow, WindowDraw, source_of_crops
-from lemevit_cli.training.datasets.source import pixel_sizes
+from lemevit_cli.training.datasets.source import Sources
+from lemevit_cli.training.draw import WindowDraw
+from lemevit_cli.training.gather import make_card
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.pictures import draw_report, draw_samples
-from lemevit_cli.training.pixel_data import data_of_pixels, loss_of_pixels
-from lemevit_cli.training.sources import Sources, open_sources
-from lemevit_cli.training.statistics import Drawn, Statistics, statistics_of
+from lemevit_cli.training.pixel_data import gather_pixels, loss_of_pixels
+from lemevit_cli.training.samples import PixelTargets, TrainingSamples
+from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
 from lemevit_cli.training.window_validation import WindowValidation
 
-_WINDOW, _OVERLAP = 512, 64
 # Forms of the heads, by the names that `--head` takes.
 _FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "difference": ("difference", {}),
@@ -51,37 +45,41 @@ class ChangeDetection:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pairs, and pairs of scenes with layers or rasters of what changed."""
-        found = open_sources(data, crop=options.crop, openers=PAIRS)
-        classes = classes_of_all([(source.name, source.classes) for source in found.training])
-        crops = [
-            source_of_crops(source, cells, classes, balance=options.balance, groups=change_groups)
-            for source, cells in zip(found.training, found.cells, strict=True)
-        ]
-        draw = WindowDraw(crops, found.weights, options)
-        first = found.training[0]
-        statistics = statistics_of(_dates_of(draw), bands=first.bands, dtype=first.dtype)
-        card = _card(found, classes, statistics, options)
-        samples = PairCrops(draw, options, value_range=card.value_range, fill=card.mean * DATES)
+        sources = open_sources(data, crop=options.crop, openers=PAIRS)
+        draw = WindowDraw(sources, options)
+        head, head_args = _head_of(options)
+        card = make_card("change", sources, draw, options, head=head, head_args=head_args)
+        targets = PixelTargets(card.class_names, change_groups)
+        samples = TrainingSamples(
+            draw,
+            options,
+            value_range=card.value_range,
+            fill=card.mean * DATES,
+            targets=targets,
+            vary=vary_pair,
+        )
         validate = (
             WindowValidation(
-                found.validation,
+                sources.validation,
                 card,
                 limit=options.validation_windows,
                 match=match_changes,
                 figures_of=change_figures,
                 judged_by="f1",
             )
-            if found.validation
+            if sources.validation
             else None
         )
-        notes = (*found.notes, _note_of_change(found))
-
-        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-            score, dates = ("f1", "F1 of change"), ("before", "after")
-            draw_report(path, validate, card, metrics, score=score, dates=dates)
-
-        return data_of_pixels(
-            found, card, samples, samples.origin, validate, options, report, notes
+        report = partial(
+            draw_report,
+            validation=validate,
+            card=card,
+            score=("f1", "F1 of change"),
+            dates=("before", "after"),
+        )
+        notes = (*sources.notes, _note_of_change(sources))
+        return gather_pixels(
+            sources, card, samples, validate, options, draw_report=report, notes=notes
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
@@ -112,49 +110,6 @@ def _head_of(options: TrainingOptions) -> tuple[str, dict[str, Any]]:
     return head, {**head_defaults(head), **form, **(options.decoder_args or {})}
 
 
-@dataclass(frozen=True)
-class _DrawnDates:
-    """Both dates of a window side by side, as if they were one of one date."""
-
-    pixels: NDArray[Any]
-    valid: NDArray[np.bool_]
-
-
-def _dates_of(draw: Callable[[int], DrawnWindow]) -> Callable[[int], Drawn]:
-    def drawn_dates(index: int) -> Drawn:
-        drawn = draw(index)
-        dates = np.split(drawn.pixels, DATES)
-        return _DrawnDates(
-            np.concatenate(dates, axis=2), np.concatenate([drawn.valid] * DATES, axis=1)
-        )
-
-    return drawn_dates
-
-
-def _note_of_change(found: Sources) -> str:
-    counts = [cells.counts.sum(axis=0) for cells in found.cells]
-    changed = sum(int(each[1:].sum()) for each in counts)
-    return f"{changed / sum(int(each.sum()) for each in counts):.1%} of the labelled pixels changed"
-
-
-def _card(
-    found: Sources, classes: Sequence[str], statistics: Statistics, options: TrainingOptions
-) -> Card:
-    first = found.training[0]
-    head, head_args = _head_of(options)
-    return Card(
-        task="change",
-        backbone=options.backbone,
-        backbone_args=options.backbone_args,
-        head=head,
-        head_args=head_args,
-        classes=classes_from_names(classes),
-        bands=first.bands,
-        dtype=first.dtype,
-        gsd_m=options.gsd_m or pixel_sizes([s for source in found.training for s in source.sites]),
-        window=_WINDOW,
-        overlap=_OVERLAP,
-        value_range=statistics.value_range,
-        mean=statistics.mean,
-        std=statistics.std,
-    )
+def _note_of_change(sources: Sources) -> str:
+    changed = sum(int(cells.counts[:, 1:].sum()) for cells in sources.cells)
+    return f"{changed / sources.num_labels:.1%} of the labelled pixels changed"

@@ -18,17 +18,17 @@ from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import DetectionOptions, InferenceSettings, ReadingOptions, Tiling
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
-from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
 from lemevit_cli.tasks.detection.inference import detect_in_area
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import count_pictures, merge_areas
+from lemevit_cli.training.datasets.objects import Objects
+from lemevit_cli.training.datasets.source import Source, count_pictures, merge_areas
 
 # Average precision asks for unsure boxes as well; all else is as `detect` does it.
 JUDGED = DetectionOptions(score=0.05)
 
 
-def open_boxes_to_score(data: str, split: str, card: Card) -> BoxSource:
+def open_boxes_to_score(data: str, split: str, card: Card) -> Source:
     """Open a split of a folder that weights shall be scored on.
 
     Raises:
@@ -45,7 +45,7 @@ def open_boxes_to_score(data: str, split: str, card: Card) -> BoxSource:
 
 def evaluate_boxes(
     predictor: Predictor,
-    source: BoxSource,
+    source: Source,
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -94,7 +94,7 @@ def evaluate_boxes(
     return {**tally.figures(), "pictures": count_pictures(areas)}
 
 
-def _with_place(name: str, source: BoxSource) -> str:
+def _with_place(name: str, source: Source) -> str:
     return f"{name} ({source.first_of[name]})" if name in source.first_of else name
 
 

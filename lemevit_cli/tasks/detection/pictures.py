@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.box_picture import BoxesShown, write_box_sheet, write_detector_report
 from lemevit_cli.settings import DetectionOptions
-from lemevit_cli.tasks.detection.crops import EMPTY
-from lemevit_cli.tasks.detection.datasets.source import IGNORED
 from lemevit_cli.tasks.detection.validation import BoxExample, BoxValidation
+from lemevit_cli.tasks.detection.windows import EMPTY
+from lemevit_cli.training.datasets.objects import IGNORED
 from lemevit_cli.training.pictures import as_rgb
 
 _SAMPLES = 16
@@ -36,9 +36,10 @@ def _shown_sample(sample: Mapping[str, Tensor], card: Card) -> tuple[NDArray[np.
 
 def draw_report(
     path: str | Path,
+    metrics: Sequence[Mapping[str, Any]],
+    *,
     validation: BoxValidation | None,
     card: Card,
-    metrics: Sequence[Mapping[str, Any]],
 ) -> None:
     """Draw curves, precision by class and validation windows as the last validation left them.
 

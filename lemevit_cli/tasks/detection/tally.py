@@ -18,7 +18,7 @@ from lemevit_cli.metrics.average_precision import (
     right_boxes,
 )
 from lemevit_cli.settings import DetectionOptions
-from lemevit_cli.tasks.detection.datasets.source import IGNORED, Objects
+from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 _LONG = 1.5  # length over width, from which a box has a direction to be wrong about
 _CHOSEN_SCORE = DetectionOptions.score  # as `lemevit detect` leaves out boxes

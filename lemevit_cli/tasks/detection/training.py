@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.legend import MAX_CLASSES, classes_from_names
 from lemevit_cli.models.backbone import check_backbone
 from lemevit_cli.models.oriented_rcnn import (
     PAPER_HEAD,
@@ -18,15 +18,18 @@ from lemevit_cli.models.oriented_rcnn import (
     head_defaults,
 )
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.detection.crops import FrameDraw, TrainingBoxCrops, source_of_boxes
-from lemevit_cli.tasks.detection.data import BoxSources, open_box_sources
+from lemevit_cli.tasks.detection.data import BOXES, note_long_objects
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.detection.validation import BoxValidation
-from lemevit_cli.training.datasets.source import count_pictures, pixel_sizes
-from lemevit_cli.training.loop import Loss, TrainingData
+from lemevit_cli.tasks.detection.windows import BoxTargets, aim_at_objects
+from lemevit_cli.training.datasets.source import Sources
+from lemevit_cli.training.draw import WindowDraw
+from lemevit_cli.training.gather import gather_data, make_card
+from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.statistics import Statistics, statistics_of
+from lemevit_cli.training.samples import TrainingSamples
+from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
 
 _HEAD = "oriented_rcnn"
@@ -51,42 +54,31 @@ class OrientedDetection:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders in the layouts of DOTA, YOLO and COCO, and scenes with layers of boxes."""
-        found = open_box_sources(data, crop=options.crop)
-        classes = found.classes
-        if len(classes) > MAX_CLASSES:
-            raise LemevitError(
-                f"the data have {len(classes)} classes, weights take {MAX_CLASSES}; name those to "
-                "learn by classes = [...] in a TOML list"
-            )
-        boxes = [
-            source_of_boxes(source, classes, balance=options.balance, crop=options.crop)
-            for source in found.training
-        ]
-        draw = FrameDraw(boxes, found.weights, options)
-        first = found.training[0]
-        statistics = statistics_of(draw, bands=first.bands, dtype=first.dtype)
-        card = _card(found, statistics, options)
-        samples = TrainingBoxCrops(draw, options, value_range=card.value_range, fill=card.mean)
+        sources = open_sources(data, crop=options.crop, openers=BOXES)
+        draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
+        card = _card(sources, draw, options)
+        samples = TrainingSamples(
+            draw,
+            options,
+            value_range=card.value_range,
+            fill=card.mean,
+            targets=BoxTargets(card.class_names),
+        )
         validate = (
-            BoxValidation(found.validation, card, limit=options.validation_windows)
-            if found.validation
+            BoxValidation(sources.validation, card, limit=options.validation_windows)
+            if sources.validation
             else None
         )
-        record = _record(found)
-        training = TrainingData(
+        return gather_data(
+            sources,
+            card,
             samples,
             validate,
-            origin=samples.origin,
-            labelled_pixels=sum(source.num_pixels for source in found.training),
-            final_cost=validate.cost_of_all if validate else 0.0,
-            identity={"classes": list(classes), **record},
-        )
-
-        def report(path: str | Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-            draw_report(path, validate, card, metrics)
-
-        return TaskData(
-            card, training, record, options, report, validation=found.validation, notes=found.notes
+            options,
+            unit="objects",
+            draw_report=partial(draw_report, validation=validate, card=card),
+            labelled_pixels=sum(source.num_pixels for source in sources.training),
+            notes=(*sources.notes, *note_long_objects(sources.training, options.crop)),
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
@@ -125,42 +117,19 @@ class OrientedDetection:
 TRAINING = OrientedDetection()
 
 
-def _record(found: BoxSources) -> dict[str, list[dict[str, object]]]:
-    """Record what the card says of the data."""
-    return {
-        "data": [
-            {
-                "name": source.name,
-                "pictures": count_pictures(source.sites),
-                "objects": int(source.counts.sum()),
-                "weight": round(weight / sum(found.weights), 4),
-                "classes": list(source.classes),
-            }
-            for source, weight in zip(found.training, found.weights, strict=True)
-        ]
-    }
-
-
-def _card(found: BoxSources, statistics: Statistics, options: TrainingOptions) -> Card:
-    first = found.training[0]
+def _card(sources: Sources, draw: WindowDraw, options: TrainingOptions) -> Card:
     head_args = dict(_FORMS[options.decoder or _HEAD])
     # Statistics of norms can be frozen only if the backbone brings some that fit it.
     head_args["freeze_norms"] &= options.pretrained or options.init is not None
     # A detector sees more of a scene than it was trained on at once: fewer objects are cut.
     window = min(2 * options.crop, _LARGEST_WINDOW)
-    return Card(
-        task="det",
-        backbone=options.backbone,
-        backbone_args=options.backbone_args,
+    return make_card(
+        "det",
+        sources,
+        draw,
+        options,
         head=_HEAD,
         head_args=head_args | (options.decoder_args or {}),
-        classes=classes_from_names(found.classes),
-        bands=first.bands,
-        dtype=first.dtype,
-        gsd_m=options.gsd_m or pixel_sizes([s for source in found.training for s in source.sites]),
         window=window,
         overlap=round(window * _OVERLAP_OF_LARGEST / _LARGEST_WINDOW),
-        value_range=statistics.value_range,
-        mean=statistics.mean,
-        std=statistics.std,
     )

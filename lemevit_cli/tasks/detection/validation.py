@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from torch import Tensor
 from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.detection.crops import KEPT_PART, part_inside
-from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
-from lemevit_cli.training.crops import model_values
-from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.datasets.objects import Objects
+from lemevit_cli.training.datasets.source import Site, Source
+from lemevit_cli.training.frames import model_values
 from lemevit_cli.training.loop import Validation
 from lemevit_cli.training.window_validation import cost_of_all, spread, windows_of
 
@@ -58,7 +57,7 @@ class BoxValidation:
         cost_of_all: how many times a call's work it takes to detect in all areas in whole.
     """
 
-    sources: Sequence[BoxSource]
+    sources: Sequence[Source]
     card: Card
     limit: int | None = None
     tally: BoxTally = field(init=False)
@@ -107,10 +106,9 @@ class BoxValidation:
         return Validation(self.tally.figures()["ap50"] or 0.0, figures)
 
     def _judge(
-        self, answer: Callable[[Tensor], Tensor], source: BoxSource, site: Site, window: Window
+        self, answer: Callable[[Tensor], Tensor], source: Source, site: Site, window: Window
     ) -> BoxExample:
-        stored, valid = source.read(site, window)
-        pixels = model_values(stored, valid, self.card.mean)
+        pixels = model_values(*source.read_pixels(site, window), self.card.mean)
         rows = answer(torch.from_numpy(pixels[None]))[0].double().cpu().numpy()
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
@@ -125,9 +123,5 @@ def objects_in(objects: Objects, window: Window) -> Objects:
         [[left, top], [window.right, top], [window.right, window.bottom], [left, window.bottom]],
         dtype=np.float64,
     )
-    inside = part_inside(objects, corners, window)
-    touching = np.flatnonzero(inside > 0)
-    boxes = objects.boxes[touching].copy()
-    boxes[:, :2] -= left, top
-    is_cut = inside[touching] < KEPT_PART
-    return Objects(boxes, objects.class_ids[touching], objects.difficult[touching] | is_cut)
+    cut = objects.cut(corners, window)
+    return replace(cut, boxes=cut.boxes - (left, top, 0, 0, 0))

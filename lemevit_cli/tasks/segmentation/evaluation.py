@@ -83,7 +83,7 @@ def _score_area(
     confusion: Confusion,
 ) -> None:
     for rows in inference.rows(site.core):
-        truth = source.read_truth(site, rows.window)
+        truth = source.read_ids(site, rows.window)
         found = class_ids(rows, NODATA_CLASS)
         truth[found == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
         confusion.add(match.truth(truth), match.prediction(found))

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
-from lemevit_cli.training.datasets.source import Cells, Site, count_sites
+from lemevit_cli.training.datasets.listing import LabelledFolder
+from lemevit_cli.training.datasets.naming import Naming
+from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
 
 CLASSES_FILE = "classes.json"
 _SIDECARS = {
@@ -42,17 +44,8 @@ _SIDECARS = {
 }
 _KEPT_BYTES = 1 << 30  # decoded pictures kept by one process
 _LARGEST_KEPT = 64 << 20  # bytes; larger pictures are read by windows
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its mask; ``gsd_m`` is None where it is not tied to the earth."""
-
-    image: Path
-    mask: Path
-    width: int
-    height: int
-    gsd_m: float | None
+_VALUES = 256  # that masks of classes may hold
+_UNKNOWN = 256  # no class id
 
 
 class PictureReader:
@@ -78,6 +71,14 @@ class PictureReader:
         rows, cols = window.slices
         return pixels[:, rows, cols], valid[rows, cols]
 
+    def read_site(self, site: Site, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read all dates of a site: their pixels one after the other, valid where all are."""
+        dates = [self.read(date, window) for date in site.dates]
+        if len(dates) == 1:
+            return dates[0]
+        pixels, valid = zip(*dates, strict=True)
+        return np.concatenate(pixels), np.logical_and.reduce(valid)
+
     def _keep(self, path: str | Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
         kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
@@ -87,89 +88,66 @@ class PictureReader:
             self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
 
 
-def clean_ids(
-    ids: NDArray[Any], known: NDArray[np.bool_], ignore_index: int | None
-) -> NDArray[np.uint8]:
-    """Return class ids as uint8, ``NODATA_CLASS`` where they are ignored or unknown."""
-    usable = known if ignore_index is None else known & (ids != ignore_index)
-    return np.where(usable, ids, NODATA_CLASS).astype(np.uint8)
+@dataclass(frozen=True)
+class MaskCode:
+    """What the values of masks mean.
+
+    Args:
+        classes: names, by id.
+        ids: class id of each value from 0 to 255; ``NODATA_CLASS`` where it is ignored.
+        ignored: one more value that is ignored.
+    """
+
+    classes: tuple[str, ...]
+    ids: tuple[int, ...]
+    ignored: int | None = None
+
+    @classmethod
+    def of_ids(cls, classes: tuple[str, ...], ignored: int | None) -> MaskCode:
+        """Make the code of masks that hold class ids."""
+        others = _VALUES - len(classes)
+        return cls(classes, (*range(len(classes)), *[_UNKNOWN] * others), ignored)
+
+    def read(self, mask: Path, stored: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return class ids of stored values, ``NODATA_CLASS`` where they are not known.
+
+        Raises:
+            DataError: if a value is no class.
+        """
+        known = known if self.ignored is None else known & (stored != self.ignored)
+        in_table = (stored >= 0) & (stored < _VALUES)
+        ids = np.array(self.ids, dtype=np.int16)[np.where(in_table, stored, 0)]
+        is_wrong = known & (~in_table | (ids == _UNKNOWN))
+        if is_wrong.any():
+            ignored = "nothing" if self.ignored is None else str(self.ignored)
+            wrong = list_some(set(np.unique(stored[is_wrong]).tolist()))
+            raise DataError(
+                f"{mask} holds the id {wrong}; known are 0 to {len(self.classes) - 1} "
+                f"({', '.join(self.classes)}), {ignored} is ignored"
+            )
+        return np.where(known, ids, NODATA_CLASS).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class FolderSource:
-    """One split of a folder.
+class Masks:
+    """Masks of sites, by the paths of their dates."""
 
-    Args:
-        name: the folder's.
-        classes: names, by the ids in the masks.
-        ignore_index: id in the masks that is no class; None where every id is one.
-        bands, dtype: of all pictures.
-        reader: keeps decoded pictures; may be shared by several folders.
-    """
+    paths: Mapping[tuple[str, ...], Path]
+    code: MaskCode
+    reader: PictureReader
 
-    name: str
-    split: str
-    classes: tuple[str, ...]
-    ignore_index: int | None
-    pictures: tuple[Picture, ...]
-    bands: int
-    dtype: str
-    reader: PictureReader = field(repr=False, compare=False)
-
-    @property
-    def is_complete(self) -> bool:
-        return True
-
-    @property
-    def num_pixels(self) -> int:
-        return sum(picture.width * picture.height for picture in self.pictures)
-
-    @cached_property
-    def sites(self) -> tuple[Site, ...]:
-        """Return every picture, whole."""
-        return tuple(Site.whole(str(p.image), p.width, p.height, p.gsd_m) for p in self.pictures)
-
-    @cached_property
-    def _masks(self) -> dict[str, Path]:
-        return {str(picture.image): picture.mask for picture in self.pictures}
-
-    def read(
-        self, site: Site, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
-        pixels, valid = self.reader.read(Path(site.scene), window)
-        ids, known = self.reader.read(self._masks[site.scene], window)
-        return pixels, valid, clean_ids(ids[0], valid & known, self.ignore_index)
-
-    def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        ids, known = self.reader.read(self._masks[site.scene], window)
-        return clean_ids(ids[0], known, self.ignore_index)
-
-    def count_classes(self) -> Cells:
-        """Count the classes in every cell of every mask, which reads all masks once.
+    def read(self, site: Site, window: Window) -> NDArray[np.uint8]:
+        """Read class ids ``(H, W)`` of a site, ``NODATA_CLASS`` where ignored or unknown.
 
         Raises:
             DataError: if a mask holds an id that is no class.
         """
-        return count_sites(self.sites, self._checked_ids, num_classes=len(self.classes))
-
-    def _checked_ids(self, site: Site) -> NDArray[np.uint8]:
-        mask = self._masks[site.scene]
-        stored, known = self.reader.read(mask, site.core)
-        self._check_ids(mask, stored[0][known])
-        return clean_ids(stored[0], known, self.ignore_index)
-
-    def _check_ids(self, mask: Path, ids: NDArray[Any]) -> None:
-        known = {*range(len(self.classes)), self.ignore_index}
-        wrong = set(np.unique(ids).tolist()) - known
-        if wrong:
-            ignored = "nothing" if self.ignore_index is None else str(self.ignore_index)
-            raise DataError(
-                f"{mask} holds the id {some_of(wrong)}; known are 0 to {len(self.classes) - 1} "
-                f"({', '.join(self.classes)}), {ignored} is ignored"
-            )
+        path = self.paths[site.dates]
+        stored, known = self.reader.read(path, window)
+        return self.code.read(path, stored[0], known)
 
 
-def open_folder(path: str | Path, split: str, reader: PictureReader | None = None) -> FolderSource:
+def open_folder(path: str | Path, split: str, reader: PictureReader | None = None) -> Source:
     """Find the pictures of a split and check all that their headers tell.
 
     Args:
@@ -180,35 +158,131 @@ def open_folder(path: str | Path, split: str, reader: PictureReader | None = Non
     """
     folder = Path(path)
     images, masks = (_files(folder, split, kind) for kind in ("images", "masks"))
-    without = sorted(set(images) - set(masks))
-    if without:
-        raise DataError(
-            f"{images[without[0]]} has no mask of the same stem in {folder / split / 'masks'}"
-            + (f" (nor have {len(without) - 1} more)" if len(without) > 1 else "")
-        )
-    classes, ignore_index = _read_classes(folder, [masks[stem] for stem in images])
-    pictures: list[Picture] = []
-    bands, dtype = 0, ""
-    for stem, image in images.items():
-        with open_picture(image) as scene:
-            if not pictures:
-                bands, dtype = scene.num_bands, scene.dtype
-            if (scene.num_bands, scene.dtype) != (bands, dtype):
-                raise DataError(
-                    f"{image} has {scene.num_bands} bands of {scene.dtype}, {pictures[0].image} "
-                    f"has {bands} of {dtype}; all pictures of a folder need the same"
-                )
-            pictures.append(_picture(scene, image, masks[stem]))
-    return FolderSource(
+    refuse_missing(images, masks, "mask")
+    files = [((image,), masks[stem]) for stem, image in images.items()]
+
+    def read_code() -> MaskCode:
+        return MaskCode.of_ids(*_read_classes(folder, [mask for _, mask in files]))
+
+    return masked_source(folder, split, files, read_code, reader or PictureReader())
+
+
+def open_split_folder(entry: LabelledFolder, reader: PictureReader, crop: int) -> Parts:
+    """Open both splits of a folder of pictures and masks.
+
+    Raises:
+        DataError: as :func:`open_folder`, and if its classes are to be renamed.
+    """
+    refuse_naming(entry)
+    training, validation = (open_folder(entry.path, split, reader) for split in ("train", "val"))
+    return Parts(training, validation)
+
+
+def refuse_naming(entry: LabelledFolder) -> None:
+    """Refuse other names for the classes of masks.
+
+    Raises:
+        DataError: if there are any.
+    """
+    if entry.naming != Naming():
+        raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How messages call what is in a folder: all that has to be alike, sizes, and masks."""
+
+    all: str = "all pictures of a folder"
+    size: str = "a mask needs its picture's size"
+    mask: str = "integer class ids"
+
+
+PICTURES = Words()
+
+
+def masked_source(
+    folder: Path,
+    split: str,
+    files: Iterable[tuple[Sequence[Path], Path]],
+    read_code: Callable[[], MaskCode],
+    reader: PictureReader,
+    *,
+    words: Words = PICTURES,
+    check: Callable[[Sequence[Scene]], None] | None = None,
+) -> Source:
+    """Make a source of pictures, or pairs, with a mask each, whose headers are checked.
+
+    Args:
+        files: one or two dates, and their mask.
+        read_code: says what the masks hold, after their headers are checked.
+        check: refuses dates that do not fit each other.
+
+    Raises:
+        DataError: if bands, dtypes or sizes differ.
+    """
+    sites: list[Site] = []
+    masks: dict[tuple[str, ...], Path] = {}
+    kinds: list[tuple[str, int, str]] = []
+    for dates, mask in files:
+        with ExitStack() as stack:
+            scenes = [stack.enter_context(open_picture(date)) for date in dates]
+            for scene in scenes:
+                kinds.append((scene.path, scene.num_bands, scene.dtype))
+                check_alike((kinds[0], kinds[-1]), words.all)
+            _check_mask(scenes, stack.enter_context(open_picture(mask)), words)
+            if check is not None:
+                check(scenes)
+            first, *later = scenes
+            after = later[0].path if later else None
+            site = Site.whole(first.path, first.width, first.height, first.gsd_m, after=after)
+        sites.append(site)
+        masks[site.dates] = mask
+    _, bands, dtype = kinds[0]
+    code = read_code()
+    return Source(
         name=folder.resolve().name,
         split=split,
-        classes=classes,
-        ignore_index=ignore_index,
-        pictures=tuple(pictures),
+        classes=code.classes,
+        sites=tuple(sites),
         bands=bands,
         dtype=dtype,
-        reader=reader or PictureReader(),
+        num_pixels=sum(site.num_pixels for site in sites),
+        read_pixels=reader.read_site,
+        read_ids=Masks(masks, code, reader).read,
     )
+
+
+def _check_mask(dates: Sequence[Scene], mask: Scene, words: Words) -> None:
+    first = dates[0]
+    for other in (*dates[1:], mask):
+        if (other.width, other.height) != (first.width, first.height):
+            raise DataError(
+                f"{other.path} has {other.width} x {other.height} pixels, "
+                f"{first.path} has {first.width} x {first.height}; {words.size}"
+            )
+    if mask.num_bands != 1 or not np.issubdtype(np.dtype(mask.dtype), np.integer):
+        raise DataError(
+            f"{mask.path} has {mask.num_bands} bands of {mask.dtype}; "
+            f"a mask is one band of {words.mask}"
+        )
+
+
+def refuse_missing(files: Mapping[str, Path], partners: Mapping[str, Path], kind: str) -> None:
+    """Refuse files without a partner of their stem.
+
+    Args:
+        kind: what a partner is, for the message.
+
+    Raises:
+        DataError: naming the first.
+    """
+    without = sorted(set(files) - set(partners))
+    if without:
+        place = next(iter(partners.values())).parent
+        raise DataError(
+            f"{files[without[0]]} has no {kind} of the same stem in {place}"
+            + (f" (nor have {len(without) - 1} more)" if len(without) > 1 else "")
+        )
 
 
 def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
@@ -235,21 +309,6 @@ def rasters_in(place: Path) -> dict[str, Path]:
             raise DataError(f"{files[path.stem]} and {path} have the same stem; remove one")
         files[path.stem] = path
     return files
-
-
-def _picture(scene: Scene, image: Path, mask: Path) -> Picture:
-    with open_picture(mask) as labels:
-        if (labels.width, labels.height) != (scene.width, scene.height):
-            raise DataError(
-                f"{mask} has {labels.width} x {labels.height} pixels, "
-                f"{image} has {scene.width} x {scene.height}; a mask needs its picture's size"
-            )
-        if labels.num_bands != 1 or not np.issubdtype(np.dtype(labels.dtype), np.integer):
-            raise DataError(
-                f"{mask} has {labels.num_bands} bands of {labels.dtype}; "
-                "a mask is one band of integer class ids"
-            )
-    return Picture(image, mask, scene.width, scene.height, scene.gsd_m)
 
 
 def open_picture(path: str | Path) -> Scene:
@@ -305,13 +364,13 @@ def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
     highest = max(found - {NODATA_CLASS})
     if len(found) < 2 or highest >= MAX_CLASSES or min(found) < 0:
         raise DataError(
-            f"the masks of {folder} hold the ids {some_of(found)}; "
+            f"the masks of {folder} hold the ids {list_some(found)}; "
             f"ids must be 0 to {MAX_CLASSES - 1}, at least two of them"
         )
     return tuple(f"class_{i}" for i in range(highest + 1))
 
 
-def some_of(ids: set[int]) -> str:
+def list_some(ids: set[int]) -> str:
     """List ids for a message: eight of them at most."""
     listed = sorted(ids)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")

@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.training.datasets.blocks import choose_held_back
+from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene_pair import ScenePair
+from lemevit_cli.training.datasets.blocks import BlockGrid, choose_held_back, extent_of
+from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.options import LabelledScene
 
 _DEFAULT_FRACTION = 0.2
 _ENOUGH_POLYGONS = 30
 _ENOUGH_BLOCKS = 5  # with labels of a class
 
 
+Place = tuple[int, int]
+
+
+def divide_scene(
+    scene: Scene | ScenePair,
+    labelled: LabelledScene,
+    grid: BlockGrid,
+    counts: Mapping[Place, NDArray[np.int64]],
+    *,
+    val_fraction: float | None,
+    seed: int,
+    classes: Sequence[str],
+    num_polygons: int | None,
+    unit: str = "labelled pixels",
+) -> tuple[dict[Place, Site], dict[Place, Site], tuple[str, ...]]:
+    """Divide the blocks of a scene for training and validation, unless its split is stated.
+
+    Windows lie in their site's extent: one to train on keeps out of the blocks that are held back.
+
+    Args:
+        counts: ``(classes,)`` of each block with labels, by row and column, in ``unit``.
+        val_fraction: as of :func:`hold_back`.
+        num_polygons: None where the labels are a raster.
+
+    Returns:
+        Sites for training, sites for validation, and lines on what is held back.
+
+    Raises:
+        DataError: if the fraction cannot be held back.
+    """
+    places = list(counts)
+    notes: tuple[str, ...] = ()
+    if labelled.split is not None:
+        held = np.full(len(places), labelled.split == "val")
+    else:
+        held, note = hold_back(
+            np.stack(list(counts.values())),
+            places,
+            val_fraction,
+            name=scene.name,
+            classes=classes,
+            num_polygons=num_polygons,
+            seed=seed,
+            unit=unit,
+        )
+        notes = (note,)
+    held_back = np.zeros(grid.shape, dtype=bool)
+    held_back[tuple(np.transpose(places))] = held
+    parts: tuple[dict[Place, Site], dict[Place, Site]] = ({}, {})
+    for place, is_held in zip(places, held.tolist(), strict=True):
+        is_free = is_held or not held.any()
+        parts[is_held][place] = Site(
+            scene=scene.path,
+            after=labelled.after,
+            extent=scene.window if is_free else extent_of(*place, grid, held_back),
+            core=grid.block(*place),
+            gsd_m=scene.gsd_m,
+        )
+    return *parts, notes
+
+
 def hold_back(
     counts: NDArray[np.int64],
-    places: Sequence[tuple[int, int]],
+    places: Sequence[Place],
     fraction: float | None,
     *,
     name: str,

@@ -36,7 +36,7 @@ class Naming:
         found = (self.name(name) for name in known)
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
-    def unheard(self, known: Iterable[str]) -> list[str]:
+    def list_missing(self, known: Iterable[str]) -> list[str]:
         """List names that are to be renamed or dropped, and are none of the data set's."""
         names = set(known)
         after = {self.rename.get(name, name) for name in names}

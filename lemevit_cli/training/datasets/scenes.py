@@ -7,6 +7,7 @@ pixel with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,78 +19,19 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
-from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, extent_of
-from lemevit_cli.training.datasets.holding_back import hold_back
+from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
+from lemevit_cli.training.datasets.holding_back import Place, divide_scene
 from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels
-from lemevit_cli.training.datasets.source import Cells, Site, count_cells
+from lemevit_cli.training.datasets.source import Cells, Parts, Site, Source, count_cells
 from lemevit_cli.training.options import LabelledScene
 
 _CELL_SIDES = (16, 32, 64, 128)  # pixels
 _MOST_CELLS = 100_000
 
 
-@dataclass(frozen=True, eq=False)
-class SceneSource:
-    """One split of a labelled scene, or of two dates of it.
-
-    Args:
-        scene: or two dates of it, read as one.
-        bands: of one date.
-        sites: blocks of the scene that have labels.
-        cells: the classes in them.
-    """
-
-    name: str
-    split: str
-    scene: Scene | ScenePair
-    bands: int
-    labels: Labels
-    sites: tuple[Site, ...]
-    cells: Cells
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.labels.classes
-
-    @property
-    def is_complete(self) -> bool:
-        return self.labels.is_complete
-
-    @property
-    def dtype(self) -> str:
-        return self.scene.dtype
-
-    @property
-    def num_pixels(self) -> int:
-        return self.scene.width * self.scene.height
-
-    def read(
-        self, site: Site, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
-        pixels, valid = self.scene.read(window)
-        ids = self.labels.read(window)
-        ids[~valid] = NODATA_CLASS
-        return pixels, valid, ids
-
-    def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        return self.labels.read(window)
-
-    def count_classes(self) -> Cells:
-        return self.cells
-
-
-@dataclass(frozen=True)
-class SceneParts:
-    """What a labelled scene gives: a training source, a validation source, or both."""
-
-    training: SceneSource | None
-    validation: SceneSource | None
-    notes: tuple[str, ...]
-
-
 def open_labelled_scene(
     labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> SceneParts:
+) -> Parts:
     """Open a scene with its labels, count its classes, and divide it unless its split is stated.
 
     Validity is read only if the scene can have nodata pixels, and only where labels may be.
@@ -110,9 +52,11 @@ def open_labelled_scene(
         labels = open_labels(scene, labelled)
     except SceneError as error:
         raise DataError(str(error)) from error
-    ground = Ground(scene, scene.num_bands, labels, can_be_void=scene.mask_kind != "none")
+    ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
     notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
-    return parts_of(ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes)
+    return divide_ground(
+        ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +65,31 @@ class Ground:
 
     Args:
         bands: of one date.
-        can_be_void: whether pixels may have to be read to know which are valid.
-        after: path of the later date.
+        may_have_nodata: whether pixels may have to be read to know which are valid.
     """
 
     scene: Scene | ScenePair
     bands: int
     labels: Labels
-    can_be_void: bool
-    after: str | None = None
+    may_have_nodata: bool
+
+    def read_ids(self, site: Site, window: Window) -> NDArray[np.uint8]:
+        """Read class ids ``(H, W)`` of a window of the scene."""
+        return self.labels.read(window)
 
 
-def parts_of(
+@dataclass(frozen=True, eq=False)
+class SceneReader:
+    """Reads the one scene, or pair, that a source is of."""
+
+    scene: Scene | ScenePair
+
+    def read(self, site: Site, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read pixels ``(bands, H, W)`` of a window, and where they are valid ``(H, W)``."""
+        return self.scene.read(window)
+
+
+def divide_ground(
     ground: Ground,
     labelled: LabelledScene,
     *,
@@ -140,7 +97,7 @@ def parts_of(
     val_fraction: float | None,
     seed: int,
     notes: tuple[str, ...],
-) -> SceneParts:
+) -> Parts:
     """Count the classes of a labelled scene, and divide it, as :func:`open_labelled_scene` does.
 
     Raises:
@@ -154,53 +111,43 @@ def parts_of(
             f"{scene.name}: no pixel has a label of {labelled.labels}; its polygons are smaller "
             "than a pixel, or lie where the scene has no data"
         )
-    if labelled.split is not None:
-        source = _source(ground, labelled.split, blocks)
-        is_training = labelled.split == "train"
-        return SceneParts(source if is_training else None, None if is_training else source, notes)
-    held, note = hold_back(
-        np.stack([block.counts.sum(axis=0) for block in blocks]),
-        [(block.row, block.col) for block in blocks],
-        val_fraction,
-        name=scene.name,
+    training, validation, lines = divide_scene(
+        scene,
+        labelled,
+        grid,
+        {place: cells.counts.sum(axis=0) for place, cells in blocks.items()},
+        val_fraction=val_fraction,
+        seed=seed,
         classes=labels.classes,
         num_polygons=labels.num_polygons,
-        seed=seed,
     )
-    return _divided(ground, grid, blocks, held, (*notes, note))
+    return Parts(
+        _source(ground, "train", training, blocks),
+        _source(ground, "val", validation, blocks),
+        (*notes, *lines),
+    )
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block with labels, and the cells in it that have some."""
+def _count_blocks(ground: Ground, grid: BlockGrid) -> dict[Place, Cells]:
+    """Count the classes in cells of the blocks; what has no label is left out.
 
-    row: int
-    col: int
-    window: Window
-    places: NDArray[np.int64]  # (N, 4), pixels of the scene
-    counts: NDArray[np.int64]  # (N, classes)
-
-
-def _count_blocks(ground: Ground, grid: BlockGrid) -> list[_Block]:
+    Returns:
+        Cells by row and column of their block, without the number of a site.
+    """
     scene, labels = ground.scene, ground.labels
-    windows = {
-        (row, col): grid.block(row, col)
-        for row in range(grid.shape[0])
-        for col in range(grid.shape[1])
-    }
+    windows = {place: grid.block(*place) for place in np.ndindex(grid.shape)}
     candidates = {place: window for place, window in windows.items() if labels.may_have(window)}
     side = _cell_side(sum(w.width * w.height for w in candidates.values()))
-    blocks = []
-    for (row, col), window in candidates.items():
+    blocks = {}
+    for place, window in candidates.items():
         ids = labels.read(window)
-        if ground.can_be_void and (ids != NODATA_CLASS).any():
+        if ground.may_have_nodata and (ids != NODATA_CLASS).any():
             ids[~scene.read(window)[1]] = NODATA_CLASS
         places, counts = count_cells(ids, side=side, num_classes=len(labels.classes))
-        places[:, 0] += window.col_off
-        places[:, 1] += window.row_off
-        labelled = counts.any(axis=1)
-        if labelled.any():
-            blocks.append(_Block(row, col, window, places[labelled], counts[labelled]))
+        places[:, :2] += window.col_off, window.row_off
+        is_labelled = counts.any(axis=1)
+        if is_labelled.any():
+            blocks[place] = Cells(places[is_labelled], counts[is_labelled])
     return blocks
 
 
@@ -210,42 +157,24 @@ def _cell_side(pixels: int) -> int:
     return next(few_enough, _CELL_SIDES[-1])
 
 
-def _divided(
-    ground: Ground,
-    grid: BlockGrid,
-    blocks: list[_Block],
-    held: NDArray[np.bool_],
-    notes: tuple[str, ...],
-) -> SceneParts:
-    training = [block for block, is_held in zip(blocks, held, strict=True) if not is_held]
-    validation = [block for block, is_held in zip(blocks, held, strict=True) if is_held]
-    if not validation:
-        return SceneParts(_source(ground, "train", training), None, notes)
-    held_back = np.zeros(grid.shape, dtype=bool)
-    for block in validation:
-        held_back[block.row, block.col] = True
-    extents = [extent_of(block.row, block.col, grid, held_back) for block in training]
-    return SceneParts(
-        _source(ground, "train", training, extents), _source(ground, "val", validation), notes
-    )
-
-
 def _source(
-    ground: Ground, split: str, blocks: list[_Block], extents: list[Window] | None = None
-) -> SceneSource:
-    """Make a source of blocks; without ``extents`` windows may lie anywhere in the scene."""
+    ground: Ground, split: str, sites: Mapping[Place, Site], blocks: Mapping[Place, Cells]
+) -> Source | None:
+    if not sites:
+        return None
+    cells = [blocks[place] for place in sites]
+    places = [np.insert(each.places, 0, number, axis=1) for number, each in enumerate(cells)]
     scene = ground.scene
-    sites = tuple(
-        Site(
-            scene=scene.path,
-            after=ground.after,
-            extent=extent,
-            core=block.window,
-            gsd_m=scene.gsd_m,
-        )
-        for block, extent in zip(blocks, extents or [scene.window] * len(blocks), strict=True)
+    return Source(
+        name=scene.stem,
+        split=split,
+        classes=ground.labels.classes,
+        sites=tuple(sites.values()),
+        bands=ground.bands,
+        dtype=scene.dtype,
+        num_pixels=scene.width * scene.height,
+        read_pixels=SceneReader(scene).read,
+        read_ids=ground.read_ids,
+        cells=Cells(np.concatenate(places), np.concatenate([each.counts for each in cells])),
+        is_complete=ground.labels.is_complete,
     )
-    numbers = np.repeat(np.arange(len(blocks)), [len(block.places) for block in blocks])
-    places = np.column_stack([numbers, np.concatenate([block.places for block in blocks])])
-    cells = Cells(places, np.concatenate([block.counts for block in blocks]))
-    return SceneSource(scene.stem, split, scene, ground.bands, ground.labels, sites, cells)

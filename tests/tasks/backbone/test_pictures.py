@@ -15,7 +15,7 @@ def write(path, *, bands=3, size=(20, 30), dtype=np.uint8):
 
 
 def paths_of(found):
-    return [p.path for s in found.training for p in s.pictures]
+    return [site.scene for source in found.training for site in source.sites]
 
 
 def test_pictures_of_any_depth_are_found_but_no_labels_and_nothing_held_back(tmp_path):
@@ -43,7 +43,8 @@ def test_pictures_of_another_kind_and_broken_ones_are_left_out_and_told(tmp_path
     write(tmp_path / "grey.png", bands=1)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
     found = open_pictures(DataOptions(paths=(str(tmp_path),)))
-    assert (found.bands, found.dtype, len(paths_of(found))) == (3, "uint8", 2)
+    kind = found.training[0].bands, found.training[0].dtype
+    assert (*kind, len(paths_of(found))) == (3, "uint8", 2)
     broken, other = found.notes
     assert "1 pictures cannot be read" in broken and "broken.png" in broken
     assert other == "1 pictures are left out: they have not 3 bands of uint8, as most"
@@ -53,7 +54,7 @@ def test_a_fiftieth_is_held_back_where_there_are_enough(tmp_path):
     for number in range(60):
         write(tmp_path / f"{number}.png", size=(4, 4))
     found = open_pictures(DataOptions(paths=(str(tmp_path),)))
-    held_back = {p.path for p in found.validation}
+    held_back = {site.scene for source in found.validation for site in source.sites}
     assert len(held_back) == 1 and len(paths_of(found)) == 59
     assert not held_back & set(paths_of(found))
 
@@ -68,10 +69,11 @@ def test_a_list_names_scenes_and_folders_without_labels(tmp_path):
         '[[source]]\nbefore = "before.png"\nafter = "after.png"\n'
         '[[source]]\nscene = "held.png"\nsplit = "val"\n'
     )
-    towns, pair = open_pictures(DataOptions(paths=(str(listing),))).training
-    assert (towns.weight, towns.pictures[0].gsd_m) == (3, 0.5)
-    assert [p.path for p in pair.pictures] == [str(before), str(after)]
-    assert pair.weight == pytest.approx((2 * 20 * 30) ** 0.5)
+    found = open_pictures(DataOptions(paths=(str(listing),)))
+    towns, pair = found.training
+    assert (found.weights[0], towns.sites[0].gsd_m) == (3, 0.5)
+    assert [site.scene for site in pair.sites] == [str(before), str(after)]
+    assert found.weights[1] == pytest.approx((2 * 20 * 30) ** 0.5)
 
 
 @pytest.mark.parametrize(

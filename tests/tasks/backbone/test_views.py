@@ -1,12 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lemevit_cli.tasks.backbone.pictures import PictureSet, UnlabelledPicture
+from lemevit_cli.tasks.backbone.pictures import open_pictures
 from lemevit_cli.tasks.backbone.views import ViewDraw, Views, as_shown
 from lemevit_cli.training.augmentation import symmetry
-from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
+from lemevit_cli.training.options import AugmentationOptions, DataOptions, TrainingOptions
 
 PLAIN = AugmentationOptions.none()
 
@@ -19,11 +21,13 @@ def views(tmp_path):
         pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
         path = tmp_path / "picture.png"
         Image.fromarray(pixels).save(path)
-        picture = UnlabelledPicture(str(path), size[1], size[0], gsd)
+        found = open_pictures(DataOptions(paths=(str(path),)))
+        sites = tuple(replace(site, gsd_m=gsd) for site in found.training[0].sites)
+        source = replace(found.training[0], sites=sites)
         windows = {"zoom": (0.5, 2.0)} if magnified else {}
         settings = AugmentationOptions(**(vars(PLAIN) | windows | augmentation))
         options = TrainingOptions(crop=32, augmentation=settings)
-        draw = ViewDraw([PictureSet("one", (picture,), 1.0)], options)
+        draw = ViewDraw([source], [1.0], options)
         return Views(
             draw, options, count=count, zoom=zoom, value_range=(0.0, 255.0), fill=(9.0,) * 3
         )
@@ -64,10 +68,10 @@ def test_without_a_number_of_views_there_is_no_last_one(views):
 
 def test_a_small_picture_is_magnified_before_it_is_mirrored(views):
     data = views(size=(20, 24))
-    drawn = data.drawn(0)
-    assert drawn.side == 32 and (drawn.window.width, drawn.window.height) == (24, 20)
+    drawn = data.draw(0)
+    assert drawn.frame.side == 32 and (drawn.window.width, drawn.window.height) == (24, 20)
     assert data.as_read(0)["pixels"].shape == (3, 32, 32)
-    sides = [views(size=(20, 24), magnified=True).drawn(i).side for i in range(20)]
+    sides = [views(size=(20, 24), magnified=True).draw(i).frame.side for i in range(20)]
     assert min(sides) >= 16 and max(sides) <= 20
 
 

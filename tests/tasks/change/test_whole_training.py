@@ -1,11 +1,11 @@
 """Change weights trained, stopped, resumed, started from others, and scored."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from making.sources import with_one_earlier_date
 from PIL import Image
 
 from lemevit_cli.errors import DataError
@@ -150,8 +150,7 @@ def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
 
 def test_two_later_dates_of_one_earlier_are_scored_each_by_itself(village):
     source = open_pair_folder(village, "train")
-    first, second = source.pairs
-    shared = replace(source, pairs=(first, replace(second, before=first.before)))
+    shared = with_one_earlier_date(source)
     figures = evaluate_changes(predictor_of(what_appeared), shared)
     assert (figures["pictures"], figures["pixels"]) == (2, 2 * WIDTH * HEIGHT)
     assert figures["precision"] > 0.99 and figures["recall"] > 0.9

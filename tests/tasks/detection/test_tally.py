@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.tasks.detection.datasets.source import IGNORED, Objects
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
+from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 LONG = np.array([50.0, 40.0, 40.0, 10.0, 0.2])
 SQUARE = (120.0, 40.0, 20.0, 18.0, 0.0)

@@ -14,10 +14,10 @@ from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.oriented_rcnn import OrientedRCNN
 from lemevit_cli.tasks import load_training
-from lemevit_cli.tasks.detection.crops import MOST_OBJECTS
-from lemevit_cli.tasks.detection.datasets.source import Objects
 from lemevit_cli.tasks.detection.pictures import draw_report
 from lemevit_cli.tasks.detection.validation import BoxValidation, objects_in
+from lemevit_cli.tasks.detection.windows import MOST_OBJECTS
+from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 SIZE = (96, 140)  # rows and columns
@@ -208,5 +208,5 @@ def test_samples_and_report_are_drawn(task, tmp_path, find_bright_boxes):
     for name in ("samples", "early", "report"):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png"))
         assert picture.shape[1] > 800 and picture.std() > 10
-    draw_report(tmp_path / "none.png", None, found.card, metrics[:2])
+    draw_report(tmp_path / "none.png", metrics[:2], validation=None, card=found.card)
     assert (tmp_path / "none.png").stat().st_size > 1000

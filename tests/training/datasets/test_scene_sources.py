@@ -83,12 +83,12 @@ def test_windows_hold_pixels_validity_and_ids(labelled, dtype, bands, void):
     assert (source.bands, source.dtype, source.split) == (bands, dtype, "train")
     window = Window(col_off=40, row_off=30, width=90, height=77)
     for reader in (source, pickle.loads(pickle.dumps(source))):
-        found, valid, ids = reader.read(source.sites[0], window)
-        np.testing.assert_array_equal(found, pixels[(slice(None), *window.slices)])
-        np.testing.assert_array_equal(ids, truth[window.slices])
+        sample = reader.read(source.sites[0], window)
+        np.testing.assert_array_equal(sample.pixels, pixels[(slice(None), *window.slices)])
+        np.testing.assert_array_equal(sample.ids, truth[window.slices])
         expected = np.ones(SIZE, bool)
         expected[:50, :70] = False
-        np.testing.assert_array_equal(valid, expected[window.slices])
+        np.testing.assert_array_equal(sample.valid, expected[window.slices])
 
 
 def test_a_divided_scene_holds_back_the_fraction(labelled):

@@ -10,29 +10,30 @@ changed. A ``classes.json`` as of folders of pictures may name several kinds of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError, SceneError
-from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.tasks.change.classes import ONE_KIND, change_names
 from lemevit_cli.training.datasets.folders import (
     CLASSES_FILE,
+    MaskCode,
     PictureReader,
+    Words,
+    list_some,
+    masked_source,
     open_picture,
     rasters_in,
     read_class_list,
-    some_of,
+    refuse_missing,
+    refuse_naming,
 )
-from lemevit_cli.training.datasets.source import Cells, Site, count_sites
+from lemevit_cli.training.datasets.listing import LabelledFolder
+from lemevit_cli.training.datasets.source import Parts, Source
 
 _DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
 _MASKS = ("label", "OUT", "mask")
@@ -42,97 +43,14 @@ _LOSSY = {".jpg", ".jpeg"}
 _VALUES = 256
 
 
-@dataclass(frozen=True)
-class MaskCode:
-    """What the values of masks mean.
-
-    Args:
-        ids: class id of each value from 0 to 255, ``NODATA_CLASS`` where it is ignored.
-    """
-
-    ids: tuple[int, ...]
-
-    def read(self, stored: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Return class ids of stored values, ``NODATA_CLASS`` where they are not known."""
-        table = np.array(self.ids, dtype=np.uint8)
-        return np.where(known, table[np.where(known, stored, 0)], np.uint8(NODATA_CLASS))
+_WORDS = Words(
+    all="all dates of a folder",
+    size="both dates and the mask need one size",
+    mask="whole numbers",
+)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two dates with their mask; ``gsd_m`` is None where they are not tied to the earth."""
-
-    before: Path
-    after: Path
-    mask: Path
-    width: int
-    height: int
-    gsd_m: float | None
-
-
-@dataclass(frozen=True)
-class PairFolderSource:
-    """One split of a folder of pairs.
-
-    Args:
-        name: the folder's.
-        classes: the first is ``unchanged``.
-        bands, dtype: of every date.
-        reader: keeps decoded pictures; may be shared by several folders.
-    """
-
-    name: str
-    split: str
-    classes: tuple[str, ...]
-    code: MaskCode
-    pairs: tuple[Pair, ...]
-    bands: int
-    dtype: str
-    reader: PictureReader = field(repr=False, compare=False)
-
-    @property
-    def is_complete(self) -> bool:
-        return True
-
-    @property
-    def num_pixels(self) -> int:
-        return sum(pair.width * pair.height for pair in self.pairs)
-
-    @cached_property
-    def sites(self) -> tuple[Site, ...]:
-        """Return every pair, whole."""
-        return tuple(
-            Site.whole(str(p.before), p.width, p.height, p.gsd_m, after=str(p.after))
-            for p in self.pairs
-        )
-
-    @cached_property
-    def _masks(self) -> dict[tuple[str, ...], Path]:
-        return {site.dates: p.mask for site, p in zip(self.sites, self.pairs, strict=True)}
-
-    def read(
-        self, site: Site, window: Window
-    ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.uint8]]:
-        dates = [self.reader.read(Path(date), window) for date in site.dates]
-        (before, is_first_valid), (after, is_second_valid) = dates
-        valid = is_first_valid & is_second_valid
-        ids = self.read_truth(site, window)
-        return np.concatenate([before, after]), valid, np.where(valid, ids, np.uint8(NODATA_CLASS))
-
-    def read_truth(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        stored, known = self.reader.read(self._masks[site.dates], window)
-        return self.code.read(stored[0], known)
-
-    def count_classes(self) -> Cells:
-        """Count the classes in every cell of every mask, which reads all masks once."""
-        return count_sites(
-            self.sites, lambda site: self.read_truth(site, site.core), num_classes=len(self.classes)
-        )
-
-
-def open_pair_folder(
-    path: str | Path, split: str, reader: PictureReader | None = None
-) -> PairFolderSource:
+def open_pair_folder(path: str | Path, split: str, reader: PictureReader | None = None) -> Source:
     """Find the pairs of a split, check all that their headers tell, and what the masks hold.
 
     Args:
@@ -145,36 +63,29 @@ def open_pair_folder(
     folder = Path(path)
     reader = reader or PictureReader()
     before, after, masks = _files(folder, split)
-    _refuse_missing(before, after)
-    _refuse_missing(after, before)
-    _refuse_missing(before, masks)
-    first = next(iter(before.values()))
-    with open_picture(first) as scene:
-        bands, dtype = scene.num_bands, scene.dtype
-    pairs = []
-    for stem, earlier in before.items():
-        with open_picture(earlier) as scene, open_picture(after[stem]) as later:
-            for date in (scene, later):
-                if (date.num_bands, date.dtype) != (bands, dtype):
-                    raise DataError(
-                        f"{date.path} has {date.num_bands} bands of {date.dtype}, {first} has "
-                        f"{bands} of {dtype}; all dates of a folder need the same"
-                    )
-            _check_grids(scene, later, masks[stem])
-            pairs.append(
-                Pair(earlier, after[stem], masks[stem], scene.width, scene.height, scene.gsd_m)
-            )
-    classes, code = _read_code(folder, split, reader)
-    return PairFolderSource(
-        name=folder.resolve().name,
-        split=split,
-        classes=classes,
-        code=code,
-        pairs=tuple(pairs),
-        bands=bands,
-        dtype=dtype,
-        reader=reader,
+    for files, partners in ((before, after), (after, before), (before, masks)):
+        refuse_missing(files, partners, "partner")
+    pairs = [((before[stem], after[stem]), masks[stem]) for stem in before]
+    return masked_source(
+        folder,
+        split,
+        pairs,
+        lambda: _read_code(folder, split, reader),
+        reader,
+        words=_WORDS,
+        check=_check_grids,
     )
+
+
+def open_split_pairs(entry: LabelledFolder, reader: PictureReader, crop: int) -> Parts:
+    """Open both splits of a folder of pairs.
+
+    Raises:
+        DataError: as :func:`open_pair_folder`, and if its classes are to be renamed.
+    """
+    refuse_naming(entry)
+    training, validation = (open_pair_folder(entry.path, split, reader) for split in _SPLITS)
+    return Parts(training, validation)
 
 
 def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
@@ -200,30 +111,9 @@ def _filled(place: Path) -> dict[str, Path]:
     return files
 
 
-def _refuse_missing(files: dict[str, Path], partners: dict[str, Path]) -> None:
-    without = sorted(set(files) - set(partners))
-    if without:
-        place = next(iter(partners.values())).parent
-        raise DataError(
-            f"{files[without[0]]} has no partner of the same stem in {place}"
-            + (f" (nor have {len(without) - 1} more)" if len(without) > 1 else "")
-        )
-
-
-def _check_grids(before: Scene, after: Scene, mask: Path) -> None:
+def _check_grids(dates: Sequence[Scene]) -> None:
     """Refuse what cannot be compared pixel by pixel."""
-    with open_picture(mask) as labels:
-        for other in (after, labels):
-            if (other.width, other.height) != (before.width, before.height):
-                raise DataError(
-                    f"{other.path} has {other.width} x {other.height} pixels, {before.path} has "
-                    f"{before.width} x {before.height}; both dates and the mask need one size"
-                )
-        if labels.num_bands != 1 or not np.issubdtype(np.dtype(labels.dtype), np.integer):
-            raise DataError(
-                f"{mask} has {labels.num_bands} bands of {labels.dtype}; "
-                "a mask is one band of whole numbers"
-            )
+    before, after = dates
     try:
         is_resampled = ScenePair(before, after).resampling is not None
     except SceneError as error:
@@ -235,7 +125,7 @@ def _check_grids(before: Scene, after: Scene, mask: Path) -> None:
         )
 
 
-def _read_code(folder: Path, split: str, reader: PictureReader) -> tuple[tuple[str, ...], MaskCode]:
+def _read_code(folder: Path, split: str, reader: PictureReader) -> MaskCode:
     """Read names of the classes, and what the masks' values mean, from the masks of all splits."""
     listed = folder / CLASSES_FILE
     names, ignored = read_class_list(listed) if listed.is_file() else (ONE_KIND, None)
@@ -253,7 +143,7 @@ def _read_code(folder: Path, split: str, reader: PictureReader) -> tuple[tuple[s
         ids[ignored] = NODATA_CLASS
     if not any(ids[value] for value in found if ids[value] != NODATA_CLASS):
         raise DataError(f"{folder}: no pixel of its masks is changed; nothing is there to learn")
-    return change_names(names), MaskCode(tuple(ids))
+    return MaskCode(change_names(names), tuple(ids))
 
 
 def _ids_of_values(folder: Path, names: Sequence[str], found: dict[int, Path]) -> list[int]:
@@ -273,7 +163,7 @@ def _ids_of_values(folder: Path, names: Sequence[str], found: dict[int, Path]) -
             "and what its ignore_index says"
         )
     raise DataError(
-        f"{found[wrong]} holds the value {wrong}, and the masks of {folder} {some_of(values)}: a "
+        f"{found[wrong]} holds the value {wrong}, and the masks of {folder} {list_some(values)}: a "
         f'mask has 0 and 1, or 0 and 255; a {CLASSES_FILE} names others by {{"classes": '
         '["unchanged", "built", "torn down"], "ignore_index": 255}'
     )

@@ -12,14 +12,15 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
 from lemevit_cli.training.datasets.labels import IGNORE, check_labelled, open_labels
-from lemevit_cli.training.datasets.scenes import Ground, SceneParts, parts_of
+from lemevit_cli.training.datasets.scenes import Ground, divide_ground
+from lemevit_cli.training.datasets.source import Parts, check_alike
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import is_vector
 
 
 def open_labelled_pair(
     labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> SceneParts:
+) -> Parts:
     """Open two dates with their labels, count the classes, and divide the place by blocks.
 
     All is as ``open_labelled_scene`` does it; without a field all polygons are one kind of change.
@@ -35,7 +36,10 @@ def open_labelled_pair(
         )
     try:
         pair = open_pair(labelled.scene, str(labelled.after))
-        _check_alike(pair)
+        check_alike(
+            [(date.name, date.num_bands, date.dtype) for date in (pair.before, pair.after)],
+            "two dates to learn from",
+        )
         labels = open_labels(pair.before, _as_change(labelled))
     except SceneError as error:
         raise DataError(str(error)) from error
@@ -43,24 +47,16 @@ def open_labelled_pair(
         pair,
         pair.before.num_bands,
         replace(labels, classes=change_names(labels.classes)),
-        can_be_void=_can_be_void(pair),
-        after=labelled.after,
+        may_have_nodata=_may_have_nodata(pair),
     )
     warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
     notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
-    return parts_of(ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes)
+    return divide_ground(
+        ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes
+    )
 
 
-def _check_alike(pair: ScenePair) -> None:
-    first, second = ((date.num_bands, date.dtype) for date in (pair.before, pair.after))
-    if first != second:
-        raise DataError(
-            f"{pair.after.name} has {second[0]} bands of {second[1]}, {pair.before.name} has "
-            f"{first[0]} of {first[1]}; two dates to learn from need the same"
-        )
-
-
-def _can_be_void(pair: ScenePair) -> bool:
+def _may_have_nodata(pair: ScenePair) -> bool:
     has_mask = any(date.mask_kind != "none" for date in (pair.before, pair.after))
     return has_mask or pair.resampling is not None or pair.overlap != pair.window
 

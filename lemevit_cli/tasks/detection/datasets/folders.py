@@ -1,4 +1,4 @@
-"""Folders of pictures with oriented boxes, in the layouts that people have (``box_layouts.py``).
+"""Folders of pictures with oriented boxes, in the layouts that people have (``layouts.py``).
 
 ``classes.json`` (``{"classes": ["plane", ...]}``) beside them fixes the names and their order;
 without it they are those that the labels have. A picture without a label file is left out, one with
@@ -8,11 +8,9 @@ an empty file shows nothing but background.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from lemevit_cli.errors import DataError, SceneError
-from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.detection.datasets.labels import (
     Naming,
     Outline,
@@ -20,7 +18,7 @@ from lemevit_cli.tasks.detection.datasets.labels import (
     check_names,
     names_in,
     objects_of,
-    renamed,
+    rename_outlines,
 )
 from lemevit_cli.tasks.detection.datasets.layouts import (
     SPLITS,
@@ -28,27 +26,21 @@ from lemevit_cli.tasks.detection.datasets.layouts import (
     recognise,
     stated_classes,
 )
-from lemevit_cli.tasks.detection.datasets.source import BoxParts, BoxSource
-from lemevit_cli.training.datasets.folders import CLASSES_FILE, PictureReader
-from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.datasets.folders import (
+    CLASSES_FILE,
+    PICTURES,
+    PictureReader,
+    open_picture,
+)
+from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
 
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """A picture with what its header tells and what is labelled on it."""
-
-    image: Path
-    width: int
-    height: int
-    bands: int
-    dtype: str
-    gsd_m: float | None
-    outlines: list[Outline]
+# A site with what is labelled on it, and its path, bands and dtype.
+_Picture = tuple[Site, list[Outline], tuple[str, int, str]]
 
 
 def open_box_folder(
     path: str | Path, *, reader: PictureReader | None = None, naming: Naming | None = None
-) -> BoxParts:
+) -> Parts:
     """Find the pictures of both splits, read all labels, and check what can be checked.
 
     Args:
@@ -61,32 +53,40 @@ def open_box_folder(
     stated = stated_classes(folder)
     layout = recognise(folder, stated)
     pictures = {
-        split: [_open_picture(image, read) for image, read in found.items()]
-        for split, found in layout.pictures.items()
+        split: [_open_picture(image, read) for image, read in labelled.items()]
+        for split, labelled in layout.pictures.items()
     }
-    everything = [o for found in pictures.values() for p in found for o in p.outlines]
+    everything = [o for part in pictures.values() for _, outlines, _ in part for o in outlines]
     known = stated or layout.classes or names_in(everything)
     if stated is not None:
         check_names(everything, stated, CLASSES_FILE)
     classes = naming.names(known)
     if not classes:
         raise DataError(f"{folder}: its labels hold no object of a class")
-    _check_alike([picture for found in pictures.values() for picture in found])
-    reader = reader or PictureReader()
+    check_alike([kind for part in pictures.values() for *_, kind in part], PICTURES.all)
     name = folder.resolve().name
+    reader = reader or PictureReader()
     sources = {
-        split: _source(name, split, found, naming, classes, reader)
-        for split, found in pictures.items()
+        split: _source(name, split, part, naming, classes, reader)
+        for split, part in pictures.items()
     }
     numbers = " + ".join(str(len(pictures[split])) for split in SPLITS if split in pictures)
     plural = "classes" if len(classes) > 1 else "class"
-    unheard = naming.unheard(known)
+    missing = naming.list_missing(known)
     notes = (
         f"{name}: {layout.name} layout, {numbers} pictures, {len(classes)} {plural}",
         *(f"{name}: {note}" for note in layout.notes),
-        *([f"{name}: has no class {', '.join(unheard)} to rename or drop"] if unheard else []),
+        *([f"{name}: has no class {', '.join(missing)} to rename or drop"] if missing else []),
     )
-    return BoxParts(sources.get("train"), sources.get("val"), notes)
+    return Parts(sources.get("train"), sources.get("val"), notes)
+
+
+def _open_picture(image: Path, read: ReadLabels) -> _Picture:
+    with open_picture(image) as scene:
+        outlines, gsd_m = read(scene)
+        check_inside(outlines, width=scene.width, height=scene.height)
+        site = Site.whole(str(image), scene.width, scene.height, scene.gsd_m or gsd_m)
+        return site, outlines, (str(image), scene.num_bands, scene.dtype)
 
 
 def _source(
@@ -96,46 +96,21 @@ def _source(
     naming: Naming,
     classes: tuple[str, ...],
     reader: PictureReader,
-) -> BoxSource:
-    outlines = {str(p.image): renamed(p.outlines, naming) for p in pictures}
+) -> Source:
+    outlines = {site.scene: rename_outlines(found, naming) for site, found, _ in pictures}
     every = [outline for found in outlines.values() for outline in found]
-    return BoxSource(
+    sites = tuple(site for site, *_ in pictures)
+    _, bands, dtype = pictures[0][2]
+    return Source(
         name=name,
         split=split,
         classes=classes,
-        sites=tuple(Site.whole(str(p.image), p.width, p.height, p.gsd_m) for p in pictures),
+        sites=sites,
+        bands=bands,
+        dtype=dtype,
+        num_pixels=sum(site.num_pixels for site in sites),
+        read_pixels=reader.read_site,
         objects={image: objects_of(found, classes) for image, found in outlines.items()},
-        bands=pictures[0].bands,
-        dtype=pictures[0].dtype,
-        reader=reader,
         # The first of all is the last that is set.
         first_of={o.name: o.place for o in reversed(every) if o.name is not None},
     )
-
-
-def _open_picture(image: Path, read: ReadLabels) -> _Picture:
-    try:
-        with open_scene(str(image)) as scene:
-            outlines, gsd_m = read(scene)
-            check_inside(outlines, width=scene.width, height=scene.height)
-            return _Picture(
-                image,
-                scene.width,
-                scene.height,
-                scene.num_bands,
-                scene.dtype,
-                scene.gsd_m or gsd_m,
-                outlines,
-            )
-    except SceneError as error:
-        raise DataError(str(error)) from error
-
-
-def _check_alike(pictures: Sequence[_Picture]) -> None:
-    first = pictures[0]
-    for picture in pictures:
-        if (picture.bands, picture.dtype) != (first.bands, first.dtype):
-            raise DataError(
-                f"{picture.image} has {picture.bands} bands of {picture.dtype}, {first.image} "
-                f"has {first.bands} of {first.dtype}; all pictures of a folder need the same"
-            )

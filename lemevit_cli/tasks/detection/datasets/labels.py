@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon, boxes_of_corners
-from lemevit_cli.tasks.detection.datasets.source import IGNORED, Objects
 from lemevit_cli.training.datasets.naming import Naming
+from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Outline:
     place: str
 
 
-def renamed(outlines: Iterable[Outline], naming: Naming) -> list[Outline]:
+def rename_outlines(outlines: Iterable[Outline], naming: Naming) -> list[Outline]:
     """Rename outlines as a naming says."""
     return [replace(outline, name=naming.name(outline.name)) for outline in outlines]
 

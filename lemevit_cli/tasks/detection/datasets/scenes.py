@@ -8,9 +8,7 @@ centre, and so at least half of itself, outside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import shapely
@@ -20,34 +18,25 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
-from lemevit_cli.tasks.detection.datasets.source import BoxParts, BoxSource, Objects
-from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid, extent_of
-from lemevit_cli.training.datasets.holding_back import hold_back
+from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
+from lemevit_cli.training.datasets.holding_back import Place, divide_scene
 from lemevit_cli.training.datasets.labels import (
     NamedPolygons,
     check_labelled,
     read_named_polygons,
 )
-from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.datasets.objects import Objects
+from lemevit_cli.training.datasets.scenes import SceneReader
+from lemevit_cli.training.datasets.source import Parts, Site, Source
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import is_vector
 
 _CELL = 512  # pixels: side of the windows that validity is read in
 
 
-@dataclass(frozen=True, eq=False)
-class SceneReader:
-    """Reads the one scene that a source is of."""
-
-    scene: Scene
-
-    def read(self, path: Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        return self.scene.read(window)
-
-
 def open_boxes_of_scene(
     labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> BoxParts:
+) -> Parts:
     """Open a scene with its objects, and divide it by blocks unless its split is stated.
 
     Polygons without a class are ignored, neither trained on nor background.
@@ -69,28 +58,33 @@ def open_boxes_of_scene(
         raise DataError(str(error)) from error
     objects = _objects(scene, polygons)
     grid = block_grid(scene.width, scene.height, crop=crop)
-    blocks = _blocks_with_objects(objects, grid, num_classes=len(polygons.classes))
-    if not blocks:
+    counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
+    if not counts:
         raise DataError(
             f"{scene.name}: no object of {labelled.labels} has its centre on a pixel with data"
         )
-    counted = sum(int(block.counts.sum()) for block in blocks)
+    training, validation, lines = divide_scene(
+        scene,
+        labelled,
+        grid,
+        counts,
+        val_fraction=val_fraction,
+        seed=seed,
+        classes=polygons.classes,
+        num_polygons=polygons.num_features,
+        unit="objects",
+    )
     plural = "classes" if len(polygons.classes) > 1 else "class"
     notes = (
         *(f"{scene.name}: {warning}" for warning in scene.warnings),
-        f"{scene.name}: a scene with a layer of {counted} objects, "
+        f"{scene.name}: a scene with a layer of {sum(map(np.sum, counts.values()))} objects, "
         f"{len(polygons.classes)} {plural} ({', '.join(polygons.classes)})",
         *polygons.notes,
     )
-    held, told = _held_back(labelled, polygons, blocks, scene.name, val_fraction, seed)
-    placed = list(zip(blocks, _extents(blocks, held, grid, scene.window), strict=True))
-    training = [each for each, is_held in zip(placed, held, strict=True) if not is_held]
-    validation = [each for each, is_held in zip(placed, held, strict=True) if is_held]
-    classes = polygons.classes
-    return BoxParts(
-        _source(scene, "train", classes, objects, training) if training else None,
-        _source(scene, "val", classes, objects, validation) if validation else None,
-        (*notes, *told),
+    return Parts(
+        _source(scene, "train", polygons.classes, objects, training),
+        _source(scene, "val", polygons.classes, objects, validation),
+        (*notes, *lines),
     )
 
 
@@ -139,64 +133,17 @@ def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
     return seen
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """A block that objects have their centre in, and how many of each class."""
-
-    row: int
-    col: int
-    window: Window
-    counts: NDArray[np.int64]  # (classes,)
-
-
-def _blocks_with_objects(objects: Objects, grid: BlockGrid, *, num_classes: int) -> list[_Block]:
+def _count_blocks(
+    objects: Objects, grid: BlockGrid, *, num_classes: int
+) -> dict[Place, NDArray[np.int64]]:
+    """Count the objects of each class ``(classes,)`` that have their centre in a block."""
     rows = np.searchsorted(grid.row_edges, objects.boxes[:, 1], side="right") - 1
     cols = np.searchsorted(grid.col_edges, objects.boxes[:, 0], side="right") - 1
     height, width = grid.shape
     inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width) & objects.counted
     counts = np.zeros((height, width, num_classes), dtype=np.int64)
     np.add.at(counts, (rows[inside], cols[inside], objects.class_ids[inside]), 1)
-    return [
-        _Block(row, col, grid.block(row, col), counts[row, col])
-        for row, col in np.argwhere(counts.any(axis=2)).tolist()
-    ]
-
-
-def _held_back(
-    labelled: LabelledScene,
-    polygons: NamedPolygons,
-    blocks: list[_Block],
-    name: str,
-    val_fraction: float | None,
-    seed: int,
-) -> tuple[NDArray[np.bool_], list[str]]:
-    """Choose the blocks for validation ``(N,)``, all or none where the split is stated; say why."""
-    if labelled.split is not None:
-        return np.full(len(blocks), labelled.split == "val"), []
-    held, note = hold_back(
-        np.stack([block.counts for block in blocks]),
-        [(block.row, block.col) for block in blocks],
-        val_fraction,
-        name=name,
-        classes=polygons.classes,
-        num_polygons=polygons.num_features,
-        seed=seed,
-        unit="objects",
-    )
-    return held, [note]
-
-
-def _extents(
-    blocks: list[_Block], held: NDArray[np.bool_], grid: BlockGrid, whole: Window
-) -> list[Window]:
-    """Return the extent of each block's windows: one to train on keeps out of those held back."""
-    held_back = np.zeros(grid.shape, dtype=bool)
-    for block, is_held in zip(blocks, held, strict=True):
-        held_back[block.row, block.col] = is_held
-    return [
-        whole if is_held or not held.any() else extent_of(block.row, block.col, grid, held_back)
-        for block, is_held in zip(blocks, held, strict=True)
-    ]
+    return {(row, col): counts[row, col] for row, col in np.argwhere(counts.any(axis=2)).tolist()}
 
 
 def _source(
@@ -204,19 +151,18 @@ def _source(
     split: str,
     classes: tuple[str, ...],
     objects: Objects,
-    blocks: list[tuple[_Block, Window]],
-) -> BoxSource:
-    """Make a source of blocks, each with the extent that its windows lie in."""
-    return BoxSource(
+    sites: Mapping[Place, Site],
+) -> Source | None:
+    if not sites:
+        return None
+    return Source(
         name=scene.stem,
         split=split,
         classes=classes,
-        sites=tuple(
-            Site(scene=scene.path, extent=extent, core=block.window, gsd_m=scene.gsd_m)
-            for block, extent in blocks
-        ),
-        objects={scene.path: objects},
+        sites=tuple(sites.values()),
         bands=scene.num_bands,
         dtype=scene.dtype,
-        reader=SceneReader(scene),
+        num_pixels=sum(site.num_pixels for site in sites.values()),
+        read_pixels=SceneReader(scene).read,
+        objects={scene.path: objects},
     )

@@ -2,12 +2,13 @@
 
 import json
 import pickle
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from making.sources import with_one_earlier_date
 from PIL import Image
 
 from lemevit_cli.errors import DataError
@@ -62,26 +63,28 @@ def test_both_dates_and_the_mask_are_read_window_by_window(make_pairs, names):
         folder / "train" / names[1] / "two.png"
     )
     window = Window(col_off=5, row_off=7, width=30, height=20)
-    pixels, valid, ids = source.read(site, window)
+    sample = source.read(site, window)
     rows, cols = window.slices
-    for part, name in zip(np.split(pixels, 2), names, strict=False):
+    for part, name in zip(np.split(sample.pixels, 2), names, strict=False):
         expected = stored(folder / "train" / name / "two.png")[rows, cols].transpose(2, 0, 1)
         np.testing.assert_array_equal(part, expected)
     mask = stored(folder / "train" / names[2] / "two.png")[rows, cols]
-    np.testing.assert_array_equal(ids, mask == 255)
-    np.testing.assert_array_equal(source.read_truth(site, window), ids)
-    assert valid.all() and ids.dtype == np.uint8
+    np.testing.assert_array_equal(sample.ids, mask == 255)
+    np.testing.assert_array_equal(source.read_ids(site, window), sample.ids)
+    assert sample.valid.all() and sample.ids.dtype == np.uint8
 
 
 def test_two_later_dates_of_one_earlier_keep_their_pixels_and_masks(make_pairs):
     source = open_pair_folder(make_pairs(), "train")
-    first, second = source.pairs
-    shared = replace(source, pairs=(first, replace(second, before=first.before)))
-    for pair, site in zip(shared.pairs, shared.sites, strict=True):
-        pixels, _, ids = shared.read(site, site.core)
-        np.testing.assert_array_equal(pixels[:3], stored(first.before).transpose(2, 0, 1))
-        np.testing.assert_array_equal(pixels[3:], stored(pair.after).transpose(2, 0, 1))
-        np.testing.assert_array_equal(ids, stored(pair.mask) == 255)
+    shared = with_one_earlier_date(source)
+    for site in shared.sites:
+        sample = shared.read(site, site.core)
+        first = source.sites[0].scene
+        np.testing.assert_array_equal(sample.pixels[:3], stored(first).transpose(2, 0, 1))
+        np.testing.assert_array_equal(sample.pixels[3:], stored(site.after).transpose(2, 0, 1))
+        np.testing.assert_array_equal(
+            sample.ids, stored(Path(site.after).parents[1] / "label" / Path(site.after).name) == 255
+        )
     counted = shared.count_classes().counts.sum(axis=0)
     np.testing.assert_array_equal(counted, source.count_classes().counts.sum(axis=0))
 
@@ -109,7 +112,7 @@ def test_what_the_values_of_masks_mean_is_recognised(make_pairs, values, classes
     source = open_pair_folder(folder, "val")
     (site,) = source.sites
     mask = stored(folder / "val" / "label" / "three.png")
-    ids = source.read_truth(site, site.core)
+    ids = source.read_ids(site, site.core)
     for value, class_id in zip(values, expected, strict=True):
         assert set(ids[mask == value].tolist()) == {class_id}
     kinds = ("unchanged", "built", "torn down")
@@ -131,7 +134,7 @@ def test_masks_in_jpeg_are_read_as_what_they_were(make_pairs):
         Image.fromarray((blocks * 255).astype(np.uint8)).save(path, quality=60)
     assert len(np.unique(stored(path))) > 2
     source = open_pair_folder(folder, "val")
-    ids = source.read_truth(source.sites[0], source.sites[0].core)
+    ids = source.read_ids(source.sites[0], source.sites[0].core)
     np.testing.assert_array_equal(ids, blocks)
 
 
@@ -150,11 +153,11 @@ def test_where_a_date_is_void_nothing_is_known(make_pairs):
     source = open_pair_folder(folder, "val")
     site = source.sites[0]
     assert site.gsd_m == pytest.approx(0.5, rel=1e-2)
-    _, valid, ids = source.read(site, site.core)
+    sample = source.read(site, site.core)
     expected = np.ones(SIZE, bool)
     expected[:9] = expected[-5:] = False
-    np.testing.assert_array_equal(valid, expected)
-    np.testing.assert_array_equal(ids == 255, ~expected)
+    np.testing.assert_array_equal(sample.valid, expected)
+    np.testing.assert_array_equal(sample.ids == 255, ~expected)
 
 
 def _shift_after(folder):

@@ -66,7 +66,8 @@ def test_windows_of_both_dates_come_with_what_changed(make):
     assert source.classes == ("unchanged", "built", "torn down")
     assert (source.bands, source.dtype) == (3, "uint8")
     window = Window(col_off=270, row_off=30, width=100, height=64)
-    pixels, valid, ids = source.read(source.sites[0], window)
+    sample = source.read(source.sites[0], window)
+    pixels, valid, ids = sample.pixels, sample.valid, sample.ids
     rows, cols = window.slices
     with rasterio.open(labelled.scene) as file:
         np.testing.assert_array_equal(pixels[:3], file.read()[:, rows, cols])
@@ -80,7 +81,8 @@ def test_windows_of_both_dates_come_with_what_changed(make):
 
 
 def test_no_training_window_shares_a_pixel_with_what_is_held_back(make):
-    parts = opened(make()[0])
+    labelled, _ = make()
+    parts = opened(labelled)
     held = np.zeros(SIZE, bool)
     for site in parts.validation.sites:
         held[site.core.slices] = True
@@ -88,7 +90,7 @@ def test_no_training_window_shares_a_pixel_with_what_is_held_back(make):
     assert all(not held[site.extent.slices].any() for site in parts.training.sites)
     assert any("blocks are held back for validation" in note for note in parts.notes)
     sites = (*parts.training.sites, *parts.validation.sites)
-    assert {site.after for site in sites} == {parts.training.scene.after.path}
+    assert {site.after for site in sites} == {labelled.after}
     # Blocks where the later date has nothing are no sites.
     assert max(site.core.col_off for site in sites) < 330
 
@@ -106,7 +108,7 @@ def test_a_raster_may_say_what_changed(make, write_scene):
     source = opened(labelled).validation
     assert source.classes == ("unchanged", "changed")
     window = Window(col_off=40, row_off=0, width=50, height=60)
-    np.testing.assert_array_equal(source.read_truth(source.sites[0], window), truth[window.slices])
+    np.testing.assert_array_equal(source.read_ids(source.sites[0], window), truth[window.slices])
 
 
 def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path):

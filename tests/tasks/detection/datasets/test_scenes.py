@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from making.sources import sources_of
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import corners_of
-from lemevit_cli.tasks.detection.crops import (
-    KEPT_PART,
-    FrameDraw,
-    TrainingBoxCrops,
-    source_of_boxes,
-)
+from lemevit_cli.tasks.detection.data import count_objects
 from lemevit_cli.tasks.detection.datasets.scenes import open_boxes_of_scene
-from lemevit_cli.tasks.detection.datasets.source import IGNORED
+from lemevit_cli.tasks.detection.windows import BoxTargets, aim_at_objects
+from lemevit_cli.training.datasets.objects import IGNORED, KEPT_PART
+from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import LabelledScene, TrainingOptions
+from lemevit_cli.training.samples import TrainingSamples
 
 # South-up and turned, so that nothing holds by chance.
 TURNED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(30) @ Affine.scale(0.5, 0.5)
@@ -62,6 +61,10 @@ def opened(labelled_scene, **changes):
     return open_boxes_of_scene(labelled_scene, **settings)
 
 
+def counts_of(source):
+    return count_objects(source, CROP).counts.sum(axis=0)
+
+
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
 def test_boxes_of_any_crs_are_measured_in_pixels_of_the_scene(labelled, crs):
     scene, boxes = labelled(split="train", crs=crs)
@@ -73,7 +76,7 @@ def test_boxes_of_any_crs_are_measured_in_pixels_of_the_scene(labelled, crs):
     apart = shapely.area(shapely.symmetric_difference(wanted, found))
     assert len(found) == MANY and apart.max() < 0.02
     np.testing.assert_array_equal(objects.class_ids, [1 if i % 3 else 0 for i in range(MANY)])
-    assert source.counts.tolist() == [27, 53]
+    assert counts_of(source).tolist() == [27, 53]
 
 
 def test_every_object_belongs_to_one_block_and_no_window_sees_a_held_back_one(labelled):
@@ -82,13 +85,13 @@ def test_every_object_belongs_to_one_block_and_no_window_sees_a_held_back_one(la
     owners = np.zeros(MANY, dtype=int)
     for source in (parts.training, parts.validation):
         for site in source.sites:
-            own = source.own(site)
+            own = source.objects[site.scene].centred_in(site.core)
             owners[own] += 1
             for x, y in boxes[own, :2]:
                 assert site.core.col_off <= x < site.core.right
                 assert site.core.row_off <= y < site.core.bottom
     assert (owners == 1).all()
-    assert parts.training.counts.sum() + parts.validation.counts.sum() == MANY
+    assert counts_of(parts.training).sum() + counts_of(parts.validation).sum() == MANY
     for site in parts.training.sites:
         assert site.extent.intersection(site.core) == site.core
         for held in parts.validation.sites:
@@ -99,11 +102,18 @@ def test_every_object_belongs_to_one_block_and_no_window_sees_a_held_back_one(la
 def test_objects_of_held_back_blocks_are_never_truth(labelled):
     scene, boxes = labelled()
     parts = opened(scene)
-    held = np.concatenate([parts.validation.own(site) for site in parts.validation.sites])
+    objects = parts.validation.objects[scene.scene]
+    held = np.concatenate([objects.centred_in(site.core) for site in parts.validation.sites])
     options = TrainingOptions(crop=CROP)
-    source = source_of_boxes(parts.training, parts.training.classes, balance=0.5, crop=CROP)
-    draw = FrameDraw([source], [1.0], options)
-    samples = TrainingBoxCrops(draw, options, value_range=(0.0, 255.0), fill=(0.0, 0.0, 0.0))
+    sources = sources_of(parts.training, cells=[count_objects(parts.training, CROP)])
+    draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
+    samples = TrainingSamples(
+        draw,
+        options,
+        value_range=(0.0, 255.0),
+        fill=(0.0, 0.0, 0.0),
+        targets=BoxTargets(parts.training.classes),
+    )
     outlines = shapely.polygons(corners_of(boxes[held]))
     for index in range(40):
         drawn = draw(index)
@@ -130,7 +140,7 @@ def test_objects_on_no_data_and_without_a_class_do_not_count(labelled):
 def test_few_objects_are_all_trained_on(labelled):
     scene, _ = labelled(12)
     parts = opened(scene)
-    assert parts.validation is None and parts.training.counts.sum() == 12
+    assert parts.validation is None and counts_of(parts.training).sum() == 12
     assert "too few labels" in parts.notes[-1]
 
 
@@ -139,7 +149,9 @@ def test_a_worker_gets_scene_and_boxes(labelled):
     source = opened(scene).training
     there = pickle.loads(pickle.dumps(source))
     site = there.sites[0]
-    np.testing.assert_array_equal(there.read(site, site.core)[0], source.read(site, site.core)[0])
+    np.testing.assert_array_equal(
+        there.read(site, site.core).pixels, source.read(site, site.core).pixels
+    )
     assert len(there.objects[site.scene]) == MANY
 
 

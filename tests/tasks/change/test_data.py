@@ -6,14 +6,16 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from making.sources import sources_of
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from lemevit_cli.tasks.change.classes import change_groups
-from lemevit_cli.tasks.change.crops import PairCrops, shifted, vary_dates
+from lemevit_cli.tasks.change.data import shift_pixels, vary_dates, vary_pair
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
-from lemevit_cli.training.crops import StepBatches, WindowDraw, source_of_crops
+from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
+from lemevit_cli.training.samples import PixelTargets, StepBatches, TrainingSamples
 
 NONE = AugmentationOptions.none()
 GEOMETRY = replace(NONE, symmetries=True, zoom=(0.5, 2.0))
@@ -38,17 +40,21 @@ def pairs(tmp_path):
     return tmp_path / "set"
 
 
-def crops_of(folder, augmentation, *, balance=0.5, classes=("unchanged", "changed")):
+def samples_of(folder, augmentation, *, balance=0.5, classes=("unchanged", "changed")):
     source = replace(open_pair_folder(folder, "train"), classes=classes)
-    options = TrainingOptions(crop=32, seed=2, augmentation=augmentation)
-    cells = source.count_classes()
-    crops = source_of_crops(source, cells, classes, balance=balance, groups=change_groups)
-    draw = WindowDraw([crops], [1.0], options)
-    return PairCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    options = TrainingOptions(crop=32, seed=2, augmentation=augmentation, balance=balance)
+    return TrainingSamples(
+        WindowDraw(sources_of(source), options),
+        options,
+        value_range=(0.0, 255.0),
+        fill=FILL,
+        targets=PixelTargets(classes, change_groups),
+        vary=vary_pair,
+    )
 
 
 def test_geometry_is_the_same_for_both_dates_and_the_mask(pairs):
-    crops = crops_of(pairs, replace(GEOMETRY, zoom=(1.0, 1.0)))
+    crops = samples_of(pairs, replace(GEOMETRY, zoom=(1.0, 1.0)))
     kinds = set()
     for index in range(24):
         sample = crops[index]
@@ -60,7 +66,7 @@ def test_geometry_is_the_same_for_both_dates_and_the_mask(pairs):
 
 
 def test_zoom_keeps_the_dates_on_one_another(pairs):
-    crops = crops_of(pairs, GEOMETRY)
+    crops = samples_of(pairs, GEOMETRY)
     for index in range(8):
         sample = crops[index]
         before, after = sample["pixels"].chunk(2)
@@ -86,7 +92,7 @@ def test_light_and_noise_are_drawn_for_each_date_by_itself():
 
 def test_a_shift_moves_a_ramp_by_parts_of_a_pixel():
     rows, cols = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
-    moved = shifted(torch.stack([cols, rows]), right=1.25, down=-0.5)
+    moved = shift_pixels(torch.stack([cols, rows]), right=1.25, down=-0.5)
     inside = (slice(3, -3), slice(3, -3))
     torch.testing.assert_close(moved[0][inside], cols[inside] - 1.25)
     torch.testing.assert_close(moved[1][inside], rows[inside] + 0.5)
@@ -113,8 +119,8 @@ def test_of_two_dates_one_at_most_is_shifted_and_not_far():
 
 def test_swapped_dates_swap_what_was_built_and_torn_down(pairs):
     kinds = ("unchanged", "torn down", "built")
-    plain = crops_of(pairs, NONE, classes=kinds)
-    swapping = crops_of(pairs, replace(NONE, swap=True), classes=kinds)
+    plain = samples_of(pairs, NONE, classes=kinds)
+    swapping = samples_of(pairs, replace(NONE, swap=True), classes=kinds)
     swapped = 0
     for index in range(40):
         one, other = plain[index], swapping[index]
@@ -130,15 +136,15 @@ def test_swapped_dates_swap_what_was_built_and_torn_down(pairs):
 
 def test_kinds_without_an_opposite_keep_the_order_of_dates(pairs):
     kinds = ("unchanged", "flooded", "burnt")
-    plain = crops_of(pairs, NONE, classes=kinds)
-    swapping = crops_of(pairs, replace(NONE, swap=True), classes=kinds)
+    plain = samples_of(pairs, NONE, classes=kinds)
+    swapping = samples_of(pairs, replace(NONE, swap=True), classes=kinds)
     assert all(torch.equal(plain[i]["pixels"], swapping[i]["pixels"]) for i in range(12))
 
 
 def test_a_sample_does_not_depend_on_workers_or_on_the_samples_before(pairs):
-    crops = crops_of(pairs, AugmentationOptions())
+    crops = samples_of(pairs, AugmentationOptions())
     alone = torch.stack([crops[i]["pixels"] for i in range(4)])
-    again = crops_of(pairs, AugmentationOptions())
+    again = samples_of(pairs, AugmentationOptions())
     assert torch.equal(again[3]["pixels"], alone[3])
     loader = DataLoader(again, batch_sampler=StepBatches(batch_size=4), num_workers=1)
     (batch,) = islice(loader, 1)
@@ -155,6 +161,6 @@ def test_balance_draws_windows_with_change_more_often(pairs):
         Image.fromarray(mask).save(path)
     seen = {}
     for balance in (0.0, 1.0):
-        crops = crops_of(pairs, NONE, balance=balance)
+        crops = samples_of(pairs, NONE, balance=balance)
         seen[balance] = np.mean([(crops[i]["ids"] == 1).any().item() for i in range(60)])
     assert seen[0.0] < 0.3 and seen[1.0] > 0.45

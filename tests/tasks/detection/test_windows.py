@@ -2,27 +2,24 @@
 
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
 import torch
+from making.sources import sources_of
 from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import boxes_of_corners, corners_of
-from lemevit_cli.tasks.detection.crops import (
-    EMPTY,
-    MOST_OBJECTS,
-    FrameDraw,
-    TrainingBoxCrops,
-    source_of_boxes,
-)
-from lemevit_cli.tasks.detection.datasets.source import IGNORED, BoxSource, Objects
+from lemevit_cli.tasks.detection.data import count_objects, count_parts
+from lemevit_cli.tasks.detection.windows import EMPTY, MOST_OBJECTS, BoxTargets, aim_at_objects
 from lemevit_cli.training.augmentation import NUM_SYMMETRIES, symmetry, symmetry_transform
-from lemevit_cli.training.datasets.source import Site
+from lemevit_cli.training.datasets.objects import IGNORED, Objects
+from lemevit_cli.training.datasets.source import Parts, Site, Source
+from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
+from lemevit_cli.training.samples import TrainingSamples
 
 WIDTH, HEIGHT, CROP = 300, 220, 96
 DARK, BRIGHT, FILL = 40.0, 200.0, (99.0, 99.0, 99.0)
@@ -36,8 +33,8 @@ class Memory:
         self.pixels = pixels
         self.valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
 
-    def read(self, path, window):
-        assert path == Path("picture")
+    def read(self, site, window):
+        assert site.scene == "picture"
         rows, cols = window.slices
         return self.pixels[:, rows, cols], self.valid[rows, cols]
 
@@ -59,7 +56,7 @@ def painted(boxes):
 def source_of(boxes, class_ids=None, difficult=None, classes=("ship",), reader=None):
     ids = np.zeros(len(boxes), np.int64) if class_ids is None else np.asarray(class_ids)
     hard = np.zeros(len(boxes), bool) if difficult is None else np.asarray(difficult)
-    return BoxSource(
+    return Source(
         name="town",
         split="train",
         classes=classes,
@@ -67,16 +64,24 @@ def source_of(boxes, class_ids=None, difficult=None, classes=("ship",), reader=N
         objects={"picture": Objects(boxes, ids, hard)},
         bands=3,
         dtype="uint8",
-        reader=reader or Memory(painted(boxes)),
+        num_pixels=WIDTH * HEIGHT,
+        read_pixels=(reader or Memory(painted(boxes))).read,
     )
 
 
 def samples_of(*sources, weights=None, classes=None, balance=0.5, augmentation=PLAIN, **changes):
     names = classes or tuple(dict.fromkeys(n for s in sources for n in s.classes))
-    options = TrainingOptions(crop=CROP, augmentation=augmentation, **changes)
-    prepared = [source_of_boxes(s, names, balance=balance, crop=CROP) for s in sources]
-    draw = FrameDraw(prepared, weights or [1.0] * len(sources), options)
-    return TrainingBoxCrops(draw, options, value_range=(0.0, 255.0), fill=FILL)
+    options = TrainingOptions(crop=CROP, augmentation=augmentation, balance=balance, **changes)
+    cells = [count_objects(source, CROP) for source in sources]
+    return TrainingSamples(
+        WindowDraw(
+            sources_of(*sources, cells=cells, weights=weights), options, aim_at_objects, evenly=True
+        ),
+        options,
+        value_range=(0.0, 255.0),
+        fill=FILL,
+        targets=BoxTargets(names),
+    )
 
 
 def used(sample):
@@ -177,9 +182,9 @@ def test_what_is_difficult_tiny_dropped_or_on_no_data_is_ignored():
     valid[50:70, 45:75] = False
     source = replace(
         source_of(boxes, [0, 0, 0, 0, IGNORED], [False, True, False, False, False]),
-        reader=Memory(painted(boxes), valid),
+        read_pixels=Memory(painted(boxes), valid).read,
     )
-    label_of, void_seen = {}, False
+    label_of, nodata_seen = {}, False
     for index in range(12):
         sample = samples_of(source)[index]
         left, top = origin(samples_of(source), index)
@@ -187,9 +192,9 @@ def test_what_is_difficult_tiny_dropped_or_on_no_data_is_ignored():
             if 12 < box[0] < CROP - 12 and 12 < box[1] < CROP - 12:  # whole
                 label_of.setdefault((round(box[0] + left), round(box[1] + top)), set()).add(label)
         hidden = ~valid[top : top + CROP, left : left + CROP]
-        void_seen |= hidden.any()
+        nodata_seen |= hidden.any()
         np.testing.assert_array_equal(sample["pixels"][:, torch.from_numpy(hidden)], FILL[0])
-    assert void_seen and label_of[20, 20] == {0}
+    assert nodata_seen and label_of[20, 20] == {0}
     assert all(label_of[place] == {IGNORED} for place in [(60, 20), (20, 60), (60, 60), (40, 40)])
 
 
@@ -260,8 +265,9 @@ def test_ids_are_those_of_the_model_by_name():
 
 
 def test_a_source_without_an_object_to_find_is_refused():
-    with pytest.raises(DataError, match="town/train: there is no object to find"):
-        samples_of(source_of(boxes_apart(), difficult=np.ones(len(boxes_apart()), bool)))
+    source = source_of(boxes_apart(), difficult=np.ones(len(boxes_apart()), bool))
+    with pytest.raises(DataError, match="town/train: no object is left to find"):
+        count_parts(Parts(source, None), CROP)
 
 
 def test_mirrored_boxes_keep_their_shape():

@@ -1,0 +1,125 @@
+"""What the labelled trainings share: the card, and all that the loop asks of opened data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card
+from lemevit_cli.training.datasets.source import Sources, count_pictures, pixel_sizes
+from lemevit_cli.training.draw import DrawnWindow
+from lemevit_cli.training.loop import TrainingData, Validation
+from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.samples import TrainingSamples
+from lemevit_cli.training.statistics import statistics_of
+from lemevit_cli.training.task import DrawReport, TaskData
+
+_WINDOW, _OVERLAP = 512, 64
+
+
+class WindowsJudge(Protocol):
+    """Judges a model on windows of what is held back."""
+
+    @property
+    def cost_of_all(self) -> float:
+        """Return how many times a call's work it takes to predict all in whole."""
+        ...
+
+    def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation: ...
+
+
+def make_card(
+    task: str,
+    sources: Sources,
+    draw: Callable[[int], DrawnWindow],
+    options: TrainingOptions,
+    *,
+    head: str = "",
+    head_args: Mapping[str, Any] | None = None,
+    window: int = _WINDOW,
+    overlap: int = _OVERLAP,
+) -> Card:
+    """Make the card of weights to be trained: what they see, in which values, and where."""
+    first = sources.training[0]
+    statistics = statistics_of(draw, bands=first.bands, dtype=first.dtype)
+    sites = [site for source in sources.training for site in source.sites]
+    return Card(
+        task=task,
+        backbone=options.backbone,
+        backbone_args=options.backbone_args,
+        head=head,
+        head_args=dict(head_args or {}),
+        classes=classes_from_names(sources.classes),
+        bands=first.bands,
+        dtype=first.dtype,
+        gsd_m=options.gsd_m or pixel_sizes(sites),
+        window=window,
+        overlap=overlap,
+        value_range=statistics.value_range,
+        mean=statistics.mean,
+        std=statistics.std,
+    )
+
+
+def gather_data(
+    sources: Sources,
+    card: Card,
+    samples: TrainingSamples,
+    validate: WindowsJudge | None,
+    options: TrainingOptions,
+    *,
+    unit: str,
+    draw_report: DrawReport,
+    labelled_pixels: int,
+    labelled_pixels_a_window: Callable[[], float] | None = None,
+    class_pixels: tuple[int, ...] = (),
+    notes: tuple[str, ...] | None = None,
+) -> TaskData:
+    """Gather what was opened, with all that the loop and the card ask of it.
+
+    Args:
+        unit: what the card calls the labels that were counted.
+        notes: by default those of the sources.
+    """
+    record = _record(sources, unit)
+    training = TrainingData(
+        samples,
+        validate,
+        origin=samples.origin,
+        labelled_pixels=labelled_pixels,
+        labelled_pixels_a_window=labelled_pixels_a_window,
+        final_cost=validate.cost_of_all if validate else 0.0,
+        identity={"classes": list(card.class_names), **record},
+    )
+    return TaskData(
+        card,
+        training,
+        record,
+        options,
+        draw_report,
+        validation=sources.validation,
+        class_pixels=class_pixels,
+        notes=sources.notes if notes is None else notes,
+    )
+
+
+def _record(sources: Sources, unit: str) -> dict[str, list[dict[str, object]]]:
+    """Record what the card says of the data."""
+    total = sum(sources.weights)
+    return {
+        "data": [
+            {
+                "name": source.name,
+                "pictures": count_pictures(source.sites),
+                unit: int(cells.counts.sum()),
+                "weight": round(weight / total, 4),
+                "classes": list(source.classes),
+            }
+            for source, cells, weight in zip(
+                sources.training, sources.cells, sources.weights, strict=True
+            )
+        ]
+    }
