@@ -24,7 +24,7 @@ from lemevit_cli.raster.overlap import apply, outline_in, part_over, same_grid, 
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
-from lemevit_cli.training.datasets.labels import class_texts, in_order
+from lemevit_cli.training.datasets.labels import class_texts, sort_names
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     is_vector,
@@ -260,7 +260,7 @@ def _classes_of(table: GeoDataFrame, path: str) -> tuple[tuple[ClassInfo, ...], 
         names = class_texts(table[_CLASS_FIELD])
     else:
         names = [layer_name(path)[1]] * len(table)
-    found = in_order({name for name in names if name is not None})
+    found = sort_names({name for name in names if name is not None})
     if _ID_FIELD in table.columns:
         found = _by_id(names, table[_ID_FIELD].to_numpy()) or found
     if len(found) > MAX_CLASSES:

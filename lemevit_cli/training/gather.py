@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -10,17 +11,17 @@ from torch import Tensor
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
 from lemevit_cli.training.datasets.source import Sources, count_pictures, pixel_sizes
-from lemevit_cli.training.draw import DrawnWindow
+from lemevit_cli.training.draw import DrawnWindow, WindowDraw
 from lemevit_cli.training.loop import TrainingData, Validation
 from lemevit_cli.training.options import TrainingOptions
-from lemevit_cli.training.samples import TrainingSamples
+from lemevit_cli.training.samples import Targets, TrainingSamples, Vary, vary_window
 from lemevit_cli.training.statistics import statistics_of
-from lemevit_cli.training.task import DrawReport, TaskData
+from lemevit_cli.training.task import TaskData
 
 _WINDOW, _OVERLAP = 512, 64
 
 
-class WindowsJudge(Protocol):
+class Judge(Protocol):
     """Judges a model on windows of what is held back."""
 
     @property
@@ -66,32 +67,44 @@ def make_card(
 
 def gather_data(
     sources: Sources,
+    draw: WindowDraw,
     card: Card,
-    samples: TrainingSamples,
-    validate: WindowsJudge | None,
     options: TrainingOptions,
     *,
     unit: str,
-    draw_report: DrawReport,
-    labelled_pixels: int,
-    labelled_pixels_a_window: Callable[[], float] | None = None,
-    class_pixels: tuple[int, ...] = (),
-    notes: tuple[str, ...] | None = None,
+    targets: Targets,
+    make_judge: Callable[..., Judge],
+    draw_report: Callable[..., None],
+    notes: tuple[str, ...],
+    vary: Vary = vary_window,
 ) -> TaskData:
     """Gather what was opened, with all that the loop and the card ask of it.
 
     Args:
         unit: what the card calls the labels that were counted.
-        notes: by default those of the sources.
+        targets, vary: as of :class:`TrainingSamples`.
+        make_judge: takes sources, card and ``limit``, the windows of each source.
+        draw_report: a :data:`DrawReport` that takes ``validation`` and ``card``, too.
     """
+    dates = len(sources.training[0].sites[0].dates)
+    samples = TrainingSamples(
+        draw,
+        options,
+        value_range=card.value_range,
+        fill=card.mean * dates,
+        targets=targets,
+        vary=vary,
+    )
+    judge = None
+    if sources.validation:
+        judge = make_judge(sources.validation, card, limit=options.validation_windows)
     record = _record(sources, unit)
     training = TrainingData(
         samples,
-        validate,
+        judge,
         origin=samples.origin,
-        labelled_pixels=labelled_pixels,
-        labelled_pixels_a_window=labelled_pixels_a_window,
-        final_cost=validate.cost_of_all if validate else 0.0,
+        labelled_pixels=sum(source.num_pixels for source in sources.training),
+        final_cost=judge.cost_of_all if judge else 0.0,
         identity={"classes": list(card.class_names), **record},
     )
     return TaskData(
@@ -99,10 +112,9 @@ def gather_data(
         training,
         record,
         options,
-        draw_report,
+        partial(draw_report, validation=judge, card=card),
         validation=sources.validation,
-        class_pixels=class_pixels,
-        notes=sources.notes if notes is None else notes,
+        notes=notes,
     )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.metrics.class_groups import union_of_classes
+from lemevit_cli.metrics.class_groups import groups_of, union_of_classes
 from lemevit_cli.models.weights import Card
-from lemevit_cli.training.datasets.folders import open_split_folder
+from lemevit_cli.training.datasets.folders import open_folder, open_splits
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.datasets.source import Source, Sources
+from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.gather import gather_data
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import TrainingOptions
-from lemevit_cli.training.samples import TrainingSamples
+from lemevit_cli.training.pictures import draw_report
+from lemevit_cli.training.samples import Groups, PixelTargets, Vary, vary_window
 from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import Openers
 from lemevit_cli.training.task import TaskData
@@ -42,30 +44,45 @@ def merge_pixel_classes(sources: Sequence[Source]) -> tuple[str, ...]:
     return classes
 
 
-PIXELS = Openers(open_split_folder, open_labelled_scene, merge_pixel_classes)
+PIXELS = Openers(partial(open_splits, open_folder), open_labelled_scene, merge_pixel_classes)
 
 
 def gather_pixels(
     sources: Sources,
+    draw: WindowDraw,
     card: Card,
-    samples: TrainingSamples,
-    validate: WindowValidation | None,
     options: TrainingOptions,
-    **rest: Any,
+    *,
+    notes: tuple[str, ...],
+    groups: Groups = groups_of,
+    make_judge: Callable[..., WindowValidation] = WindowValidation,
+    draw_report: Callable[..., None] = draw_report,
+    vary: Vary = vary_window,
 ) -> TaskData:
-    """Gather what was opened, as :func:`gather_data`, with what a loss over pixels asks of it."""
-    return gather_data(
+    """Gather what was opened, as :func:`gather_data`, with what a loss over pixels asks of it.
+
+    Args:
+        groups: says which class of a source every class of the model belongs to.
+    """
+    gathered = gather_data(
         sources,
+        draw,
         card,
-        samples,
-        validate,
         options,
         unit="labelled_pixels",
-        labelled_pixels=sources.num_labels,
-        labelled_pixels_a_window=partial(mean_labelled_pixels, samples),
-        class_pixels=count_class_pixels(sources, card.class_names),
-        **rest,
+        targets=PixelTargets(card.class_names, groups),
+        make_judge=make_judge,
+        draw_report=draw_report,
+        notes=notes,
+        vary=vary,
     )
+    training = replace(
+        gathered.training,
+        labelled_pixels=sources.num_labels,
+        labelled_pixels_a_window=partial(mean_labelled_pixels, gathered.training.samples),
+    )
+    class_pixels = count_class_pixels(sources, card.class_names)
+    return replace(gathered, training=training, class_pixels=class_pixels)
 
 
 def loss_of_pixels(data: TaskData, options: TrainingOptions) -> Loss:

@@ -20,6 +20,7 @@ from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 
 ValueRange = tuple[float, float]
 Vary = Callable[[Crop, DrawnWindow, AugmentationOptions, ValueRange], Crop]
+Groups = Callable[[Sequence[str], Sequence[str]], tuple[int, ...]]
 Targets = Callable[[Crop, Source], dict[str, Tensor]]
 
 
@@ -41,7 +42,7 @@ class PixelTargets:
     """
 
     classes: tuple[str, ...]
-    groups: Callable[[Sequence[str], Sequence[str]], tuple[int, ...]] = groups_of
+    groups: Groups = groups_of
 
     def __call__(self, crop: Crop, source: Source) -> dict[str, Tensor]:
         groups = torch.tensor(self.groups(self.classes, source.classes))

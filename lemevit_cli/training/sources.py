@@ -11,6 +11,7 @@ import numpy as np
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.training.datasets.folders import PictureReader
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
 from lemevit_cli.training.datasets.source import Cells, Parts, Source, Sources, check_alike
 from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -27,7 +28,7 @@ class Openers:
     """
 
     folder: Callable[[LabelledFolder, PictureReader, int], Parts]
-    scene: Callable[..., Parts]
+    scene: Callable[[LabelledScene, Division], Parts]
     merge_classes: Callable[[Sequence[Source]], tuple[str, ...]]
 
 
@@ -62,7 +63,8 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
         *(read_listing(p) if is_listing(p) else (LabelledFolder(path=p),) for p in data.paths),
         *((scene,) for scene in data.scenes),
     ]
-    items = [_open_item(each, data, crop, reader, openers) for each in entries]
+    division = Division(crop=crop, val_fraction=data.val_fraction, seed=data.seed)
+    items = [_open_item(each, division, reader, openers) for each in entries]
     if data.source_weights is not None:
         items = _share_out(data.source_weights, items)
     parts = [part for item in items for part in item.parts]
@@ -92,17 +94,16 @@ def is_listing(path: str) -> bool:
 
 def _open_item(
     entries: Iterable[LabelledFolder | LabelledScene],
-    data: DataOptions,
-    crop: int,
+    division: Division,
     reader: PictureReader,
     openers: Openers,
 ) -> _Item:
     parts, cells, weights = [], [], []
     for entry in entries:
         if isinstance(entry, LabelledFolder):
-            part = openers.folder(entry, reader, crop)
+            part = openers.folder(entry, reader, division.crop)
         else:
-            part = openers.scene(entry, crop=crop, val_fraction=data.val_fraction, seed=data.seed)
+            part = openers.scene(entry, division)
         parts.append(part)
         if part.training is not None:
             cells.append(_count(part.training))

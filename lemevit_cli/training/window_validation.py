@@ -72,20 +72,14 @@ class WindowValidation:
 
     def __post_init__(self) -> None:
         names = self.card.class_names
-        matches = [self.match(names, source.classes) for source in self.sources]
-        every = [list(windows_of(source.sites, self.card.window)) for source in self.sources]
-        windows = [spread(found, self.limit) for found in every]
-        self._tasks = [
-            (source, match, site, window)
-            for source, match, found in zip(self.sources, matches, windows, strict=True)
-            for site, window in found
-        ]
-        self.cost_of_all = cost_of_all(self.card, sum(map(len, every)), len(self._tasks))
+        self._matches = {s.name: self.match(names, s.classes) for s in self.sources}
+        self._tasks, self.cost_of_all = plan_windows(self.sources, self.card, self.limit)
         self._shown = set(spread(list(range(len(self._tasks))), _EXAMPLES))
 
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
         self.confusions, examples = {}, []
-        for number, (source, match, site, window) in enumerate(self._tasks):
+        for number, (source, site, window) in enumerate(self._tasks):
+            match = self._matches[source.name]
             example = self._judge(answer, source, match, site, window)
             confusion = self.confusions.setdefault(source.name, Confusion(match.classes))
             confusion.add(example.truth, example.found)
@@ -117,11 +111,23 @@ class WindowValidation:
         )
 
 
-def cost_of_all(card: Card, windows: int, judged: int) -> float:
-    """Return how many times the work on ``judged`` windows predicting all of them takes."""
+def plan_windows(
+    sources: Sequence[Source], card: Card, limit: int | None
+) -> tuple[list[tuple[Source, Site, Window]], float]:
+    """Return windows side by side, and how many times their work predicting all areas takes.
+
+    Args:
+        limit: windows of each source, spread evenly; None takes all.
+    """
+    every = [list(windows_of(source.sites, card.window)) for source in sources]
+    tasks = [
+        (source, site, window)
+        for source, windows in zip(sources, every, strict=True)
+        for site, window in spread(windows, limit)
+    ]
     # Windows of a prediction overlap, and more of them cover the same area.
     denser = (card.window / (card.window - card.overlap)) ** 2
-    return denser * windows / max(judged, 1)
+    return tasks, denser * sum(map(len, every)) / max(len(tasks), 1)
 
 
 def windows_of(sites: Sequence[Site], size: int) -> Iterator[tuple[Site, Window]]:

@@ -18,6 +18,7 @@ from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
 from lemevit_cli.tasks.segmentation.inference import inference_over
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
 
@@ -87,7 +88,7 @@ def test_held_back_blocks_are_scored_as_predict_would_answer(predictor, write_sc
     with rasterio.open(labels, "r+") as raster:
         raster.update_tags(1, CLASS_0="land", CLASS_1="building", CLASS_2="water")
     parts = open_labelled_scene(
-        LabelledScene(scene=path, labels=labels), crop=32, val_fraction=0.3, seed=0
+        LabelledScene(scene=path, labels=labels), Division(crop=32, val_fraction=0.3)
     )
     figures = evaluate_source(predictor, parts.validation)
     with open_scene(path) as scene:

@@ -12,6 +12,7 @@ from making.sources import sources_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.view import SceneView
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.draw import WindowDraw, aims_of, draw_frame_around_pixel
 from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions
@@ -37,7 +38,7 @@ def parts_of(write_scene, write_polygons, on_map):
         labelled = LabelledScene(
             scene=scene, labels=labels, label_field="kind", background=background
         )
-        return open_labelled_scene(labelled, crop=CROP, val_fraction=val_fraction, seed=0)
+        return open_labelled_scene(labelled, Division(crop=CROP, val_fraction=val_fraction))
 
     return make
 

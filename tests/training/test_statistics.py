@@ -5,6 +5,7 @@ from affine import Affine
 from making.sources import sources_of
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import AugmentationOptions, LabelledScene, TrainingOptions
@@ -23,9 +24,7 @@ def draw_from(write_scene, write_polygons, on_map):
         labels = write_polygons(on_map([shapely.box(width / 2, 0, width, height)], NORTH_UP))
         source = open_labelled_scene(
             LabelledScene(scene=scene, labels=labels, split="train"),
-            crop=32,
-            val_fraction=None,
-            seed=0,
+            Division(crop=32, val_fraction=None),
         ).training
         options = TrainingOptions(crop=32, augmentation=AugmentationOptions.none(), balance=1.0)
         return WindowDraw(sources_of(source), options)

@@ -11,6 +11,7 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.training.window_validation import WindowValidation, windows_of
@@ -30,7 +31,7 @@ CARD = Card(
 
 @pytest.fixture
 def opened(write_scene, tmp_path):
-    """A scene that is bright where its buildings are, a void stripe, and the truth."""
+    """A scene that is bright where its buildings are, a nodata stripe, and the truth."""
     truth = rasterize([(box, 1) for box in BOXES], out_shape=SHAPE).astype(np.uint8)
     noise = np.random.default_rng(0).integers(1, 200, (3, *SHAPE))
     pixels = (noise + 50 * truth).astype(np.uint8)
@@ -47,7 +48,7 @@ def opened(write_scene, tmp_path):
 
     def make(**changes):
         labelled = LabelledScene(scene=scene, labels=str(labels), class_name="building", **changes)
-        return open_labelled_scene(labelled, crop=32, val_fraction=0.3, seed=0)
+        return open_labelled_scene(labelled, Division(crop=32, val_fraction=0.3))
 
     return make, pixels, truth
 
@@ -85,7 +86,7 @@ def test_of_a_divided_scene_only_held_back_pixels_count(opened):
     np.testing.assert_array_equal(validation.confusions[source.name].counts[:, :2], expected)
 
 
-def test_void_pixels_reach_the_model_filled(opened):
+def test_nodata_pixels_reach_the_model_filled(opened):
     make, _, _ = opened
     seen = []
 

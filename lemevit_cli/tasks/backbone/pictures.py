@@ -72,7 +72,7 @@ def open_pictures(data: DataOptions) -> Sources:
     """
     items = [item for path in data.paths for item in _items_of(path)]
     items += [_scene_item(scene) for scene in data.scenes]
-    items, again = _once_each([item for item in items if item.paths or item.left_out])
+    items, again = _drop_repeated([item for item in items if item.paths or item.left_out])
     opened: list[list[_Opened]] = []
     unreadable: dict[str, list[str]] = {}
     for item in items:
@@ -163,7 +163,7 @@ def _items_of(path: str) -> Iterator[_Item]:
         yield _Item(name=place.stem, paths=(path,), weight=None, gsd_m=None, is_named=True)
 
 
-def _once_each(items: Sequence[_Item]) -> tuple[list[_Item], int]:
+def _drop_repeated(items: Sequence[_Item]) -> tuple[list[_Item], int]:
     """Drop what an earlier item has already, or nothing could be held back; count the dropped."""
     seen: set[str] = set()
     kept, again = [], 0

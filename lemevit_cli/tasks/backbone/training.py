@@ -169,7 +169,7 @@ class Distillation:
             return None
         draw = ViewDraw(found.validation, (1.0,), options)
         return FeatureValidation(
-            self._taught_by(),
+            self._require_teacher(),
             self._views(draw, card, options, count=None),
             count=options.validation_windows or _count_sites(found.validation),
             levels=self._options.levels,
@@ -178,7 +178,7 @@ class Distillation:
 
     def _record(self, features: DenseFeatures, found: Sources, count: int | None) -> dict[str, Any]:
         """Record what the card says of teacher and data."""
-        basis = self._taught_by().basis
+        basis = self._require_teacher().basis
         return {
             "teacher": {
                 "name": features.label,
@@ -197,7 +197,7 @@ class Distillation:
             backbone=card.backbone,
             backbone_args=card.backbone_args,
             strides=list(self._options.levels),
-            width=len(self._taught_by().basis.scale),
+            width=len(self._require_teacher().basis.scale),
             mean=card.mean,
             std=card.std,
             pretrained=pretrained,
@@ -207,12 +207,12 @@ class Distillation:
         """Do nothing: there is nothing to fit before the first step."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        teacher, levels = self._taught_by(), self._options.levels
+        teacher, levels = self._require_teacher(), self._options.levels
         weights = token_weights(options.crop, levels)
 
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            answers = _turned(teacher(batch), batch["symmetry"])
-            known = known_tokens(_turned(batch["valid"][:, None], batch["symmetry"]), levels)
+            answers = _turn_each(teacher(batch), batch["symmetry"])
+            known = known_tokens(_turn_each(batch["valid"][:, None], batch["symmetry"]), levels)
             weight = known * weights.to(known.device)
             wanted = tokens_of(answers, list(levels))
             said = model(batch["pixels"])
@@ -229,7 +229,7 @@ class Distillation:
     def draw_samples(self, path: str | Path, found: TaskData) -> None:
         raise LemevitError("views without labels are not drawn")
 
-    def _taught_by(self) -> Teacher:
+    def _require_teacher(self) -> Teacher:
         if self._teacher is None:
             raise ValueError("open the data first: the teacher comes with them")
         return self._teacher
@@ -307,7 +307,7 @@ class Distillation:
 
     def _notes(self, found: Sources, count: int | None) -> tuple[str, ...]:
         sites = [site for source in found.training for site in source.sites]
-        basis = self._taught_by().basis
+        basis = self._require_teacher().basis
         notes = list(found.notes)
         bands = found.training[0].bands
         if bands != 3:
@@ -341,7 +341,7 @@ def _first_batches(views: Views) -> Iterator[Mapping[str, Tensor]]:
     """Read the views that the components are found from."""
     most = _BASIS_VIEWS if views.count is None else min(_BASIS_VIEWS, views.count)
     for first in range(0, most, _BATCH):
-        yield default_collate([views.as_read(i) for i in range(first, first + _BATCH)])
+        yield default_collate([views.read_view(i) for i in range(first, first + _BATCH)])
 
 
 def _count_sites(sources: Sequence[Source]) -> int:
@@ -367,7 +367,7 @@ def backbone_alone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _turned(maps: Tensor, turns: Tensor) -> Tensor:
+def _turn_each(maps: Tensor, turns: Tensor) -> Tensor:
     """Turn each of maps ``(B, C, h, w)`` by its symmetry."""
     return torch.stack([symmetry(m, t) for m, t in zip(maps, turns.tolist(), strict=True)])
 

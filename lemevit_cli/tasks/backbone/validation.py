@@ -50,8 +50,8 @@ class FeatureValidation:
         sums, tokens = torch.zeros(len(strides)), torch.zeros(len(strides))
         examples = []
         for number in range(self._count):
-            sample = self._views.as_read(number)
-            wanted = self._said_by_teacher(number, sample)
+            sample = self._views.read_view(number)
+            wanted = self._ask_teacher(number, sample)
             said = answer(sample["pixels"][None]).cpu() * scale
             cosine = F.cosine_similarity(said, tokens_of(wanted, strides), dim=1)[0]
             counts = tokens_of_levels(sample["pixels"].shape[-1], strides)
@@ -67,7 +67,7 @@ class FeatureValidation:
         figures = {f"cosine_{stride}": value for stride, value in means.items()}
         return Validation(score, {HELD_BACK: {"cosine": score, **figures}})
 
-    def _said_by_teacher(self, number: int, sample: Mapping[str, Tensor]) -> Tensor:
+    def _ask_teacher(self, number: int, sample: Mapping[str, Tensor]) -> Tensor:
         if number == len(self._wanted):
             # Numbers of these views are not those of the training's: nothing is looked up.
             alone = default_collate([dict(sample)])

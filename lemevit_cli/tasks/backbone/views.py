@@ -108,7 +108,7 @@ class Views(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         number = self._number(index)
         generator = generator_of(self._options.seed + _OF_VARIATIONS, index)
-        sample = self.as_read(number)
+        sample = self.read_view(number)
         options = self._options.augmentation
         turn = draw_symmetry(options, generator)
         pixels = symmetry(sample["pixels"], turn).contiguous()
@@ -123,7 +123,7 @@ class Views(Dataset[dict[str, Tensor]]):
         """Draw the window that view ``number`` is made of."""
         return self._draw(number)
 
-    def as_read(self, number: int) -> dict[str, Tensor]:
+    def read_view(self, number: int) -> dict[str, Tensor]:
         """Read view ``number`` without any variation."""
         drawn = self.draw(number)
         crop = drawn.crop(self._options.crop, fill=self._fill)

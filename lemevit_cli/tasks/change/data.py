@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,10 @@ from torch import Generator, Tensor
 
 from lemevit_cli.models.bit import DATES
 from lemevit_cli.tasks.change.classes import classes_of_all, ids_of_swapped_dates
-from lemevit_cli.tasks.change.datasets.folders import open_split_pairs
+from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 from lemevit_cli.tasks.change.datasets.scenes import open_labelled_pair
 from lemevit_cli.training.augmentation import uniform, vary_pixels
+from lemevit_cli.training.datasets.folders import open_splits
 from lemevit_cli.training.datasets.source import Source
 from lemevit_cli.training.draw import DrawnWindow
 from lemevit_cli.training.frames import Crop
@@ -33,7 +35,7 @@ def merge_change_classes(sources: Sequence[Source]) -> tuple[str, ...]:
     return classes_of_all([(source.name, source.classes) for source in sources])
 
 
-PAIRS = Openers(open_split_pairs, open_labelled_pair, merge_change_classes)
+PAIRS = Openers(partial(open_splits, open_pair_folder), open_labelled_pair, merge_change_classes)
 
 
 def vary_pair(

@@ -10,7 +10,7 @@ from torch import nn
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.backbone import check_backbone
-from lemevit_cli.models.bit import DATES, check_head, head_defaults
+from lemevit_cli.models.bit import check_head, head_defaults
 from lemevit_cli.tasks.change.classes import change_groups
 from lemevit_cli.tasks.change.data import PAIRS, vary_pair
 from lemevit_cli.tasks.change.figures import change_figures, match_changes
@@ -23,7 +23,6 @@ from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.pictures import draw_report, draw_samples
 from lemevit_cli.training.pixel_data import gather_pixels, loss_of_pixels
-from lemevit_cli.training.samples import PixelTargets, TrainingSamples
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
 from lemevit_cli.training.window_validation import WindowValidation
@@ -49,37 +48,20 @@ class ChangeDetection:
         draw = WindowDraw(sources, options)
         head, head_args = _head_of(options)
         card = make_card("change", sources, draw, options, head=head, head_args=head_args)
-        targets = PixelTargets(card.class_names, change_groups)
-        samples = TrainingSamples(
-            draw,
-            options,
-            value_range=card.value_range,
-            fill=card.mean * DATES,
-            targets=targets,
-            vary=vary_pair,
-        )
-        validate = (
-            WindowValidation(
-                sources.validation,
-                card,
-                limit=options.validation_windows,
-                match=match_changes,
-                figures_of=change_figures,
-                judged_by="f1",
-            )
-            if sources.validation
-            else None
-        )
-        report = partial(
-            draw_report,
-            validation=validate,
-            card=card,
-            score=("f1", "F1 of change"),
-            dates=("before", "after"),
-        )
-        notes = (*sources.notes, _note_of_change(sources))
         return gather_pixels(
-            sources, card, samples, validate, options, draw_report=report, notes=notes
+            sources,
+            draw,
+            card,
+            options,
+            notes=(*sources.notes, _note_of_change(sources)),
+            groups=change_groups,
+            make_judge=partial(
+                WindowValidation, match=match_changes, figures_of=change_figures, judged_by="f1"
+            ),
+            draw_report=partial(
+                draw_report, score=("f1", "F1 of change"), dates=("before", "after")
+            ),
+            vary=vary_pair,
         )
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:

@@ -13,6 +13,7 @@ from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.datasets.scenes import open_boxes_of_scene
 from lemevit_cli.training.datasets.folders import PictureReader
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
 from lemevit_cli.training.datasets.source import Cells, Parts, Source
 from lemevit_cli.training.options import LabelledScene
@@ -25,11 +26,8 @@ def _open_folder(entry: LabelledFolder, reader: PictureReader, crop: int) -> Par
     return count_parts(open_box_folder(entry.path, reader=reader, naming=entry.naming), crop)
 
 
-def _open_scene(
-    labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> Parts:
-    parts = open_boxes_of_scene(labelled, crop=crop, val_fraction=val_fraction, seed=seed)
-    return count_parts(parts, crop)
+def _open_scene(labelled: LabelledScene, division: Division) -> Parts:
+    return count_parts(open_boxes_of_scene(labelled, division), division.crop)
 
 
 def merge_box_classes(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.gather import gather_data, make_card
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.samples import TrainingSamples
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
 
@@ -57,27 +55,15 @@ class OrientedDetection:
         sources = open_sources(data, crop=options.crop, openers=BOXES)
         draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
         card = _card(sources, draw, options)
-        samples = TrainingSamples(
-            draw,
-            options,
-            value_range=card.value_range,
-            fill=card.mean,
-            targets=BoxTargets(card.class_names),
-        )
-        validate = (
-            BoxValidation(sources.validation, card, limit=options.validation_windows)
-            if sources.validation
-            else None
-        )
         return gather_data(
             sources,
+            draw,
             card,
-            samples,
-            validate,
             options,
             unit="objects",
-            draw_report=partial(draw_report, validation=validate, card=card),
-            labelled_pixels=sum(source.num_pixels for source in sources.training),
+            targets=BoxTargets(card.class_names),
+            make_judge=BoxValidation,
+            draw_report=draw_report,
             notes=(*sources.notes, *note_long_objects(sources.training, options.crop)),
         )
 

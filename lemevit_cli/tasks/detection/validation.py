@@ -18,7 +18,7 @@ from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.datasets.source import Site, Source
 from lemevit_cli.training.frames import model_values
 from lemevit_cli.training.loop import Validation
-from lemevit_cli.training.window_validation import cost_of_all, spread, windows_of
+from lemevit_cli.training.window_validation import plan_windows, spread
 
 _EXAMPLES = 4
 
@@ -70,13 +70,7 @@ class BoxValidation:
         self._matches = {
             s.name: match_box_classes(names, s.classes, place=s.name) for s in self.sources
         }
-        every = [list(windows_of(source.sites, self.card.window)) for source in self.sources]
-        self._tasks = [
-            (source, site, window)
-            for source, found in zip(self.sources, every, strict=True)
-            for site, window in spread(found, self.limit)
-        ]
-        self.cost_of_all = cost_of_all(self.card, sum(map(len, every)), len(self._tasks))
+        self._tasks, self.cost_of_all = plan_windows(self.sources, self.card, self.limit)
         with_objects = [
             number
             for number, (source, site, window) in enumerate(self._tasks)

@@ -70,8 +70,8 @@ def draw_frame(
     across, down = (uniform(generator, -slack, slack) for _ in range(2))
     drawn_x = x + across * cos(angle) - down * sin(angle)
     drawn_y = y + across * sin(angle) + down * cos(angle)
-    moved_x = _moved_inside(drawn_x, extent.col_off, extent.right, side)
-    moved_y = _moved_inside(drawn_y, extent.row_off, extent.bottom, side)
+    moved_x = _move_inside(drawn_x, extent.col_off, extent.right, side)
+    moved_y = _move_inside(drawn_y, extent.row_off, extent.bottom, side)
     if angle == 0.0:
         half = side / 2
         return Frame(round(moved_x - half) + half, round(moved_y - half) + half, side, 0.0)
@@ -79,7 +79,7 @@ def draw_frame(
     return Frame(moved_x, moved_y, side, angle) if is_kept else Frame(drawn_x, drawn_y, side, angle)
 
 
-def _moved_inside(centre: float, low: float, high: float, side: float) -> float:
+def _move_inside(centre: float, low: float, high: float, side: float) -> float:
     """Move an interval's centre so that one of it and ``low`` to ``high`` holds the other."""
     first, last = sorted((low + side / 2, high - side / 2))
     return min(max(centre, first), last)

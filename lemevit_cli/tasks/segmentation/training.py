@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -22,12 +21,10 @@ from lemevit_cli.training.gather import make_card
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.pictures import draw_report, draw_samples
+from lemevit_cli.training.pictures import draw_samples
 from lemevit_cli.training.pixel_data import PIXELS, gather_pixels, loss_of_pixels
-from lemevit_cli.training.samples import PixelTargets, TrainingSamples
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
-from lemevit_cli.training.window_validation import WindowValidation
 
 
 class Segmentation:
@@ -46,22 +43,7 @@ class Segmentation:
         decoder, given = options.decoder or DEFAULT_DECODER, options.decoder_args
         head_args = decoder_defaults(decoder) if given is None else given
         card = make_card("seg", sources, draw, options, head=decoder, head_args=head_args)
-        samples = TrainingSamples(
-            draw,
-            options,
-            value_range=card.value_range,
-            fill=card.mean,
-            targets=PixelTargets(card.class_names),
-        )
-        validate = (
-            WindowValidation(sources.validation, card, limit=options.validation_windows)
-            if sources.validation
-            else None
-        )
-        report = partial(draw_report, validation=validate, card=card)
-        return gather_pixels(
-            sources, card, samples, validate, options, draw_report=report, notes=notes
-        )
+        return gather_pixels(sources, draw, card, options, notes=notes)
 
     def prepare(self, model: nn.Module, found: TaskData) -> None:
         if isinstance(model, Segmenter):

@@ -137,11 +137,7 @@ class Masks:
     reader: PictureReader
 
     def read(self, site: Site, window: Window) -> NDArray[np.uint8]:
-        """Read class ids ``(H, W)`` of a site, ``NODATA_CLASS`` where ignored or unknown.
-
-        Raises:
-            DataError: if a mask holds an id that is no class.
-        """
+        """Read class ids ``(H, W)`` of a site, as :meth:`MaskCode.read`."""
         path = self.paths[site.dates]
         stored, known = self.reader.read(path, window)
         return self.code.read(path, stored[0], known)
@@ -167,25 +163,20 @@ def open_folder(path: str | Path, split: str, reader: PictureReader | None = Non
     return masked_source(folder, split, files, read_code, reader or PictureReader())
 
 
-def open_split_folder(entry: LabelledFolder, reader: PictureReader, crop: int) -> Parts:
-    """Open both splits of a folder of pictures and masks.
+def open_splits(
+    open_split: Callable[[str, str, PictureReader], Source],
+    entry: LabelledFolder,
+    reader: PictureReader,
+    crop: int,
+) -> Parts:
+    """Open both splits of a folder with masks.
 
     Raises:
-        DataError: as :func:`open_folder`, and if its classes are to be renamed.
-    """
-    refuse_naming(entry)
-    training, validation = (open_folder(entry.path, split, reader) for split in ("train", "val"))
-    return Parts(training, validation)
-
-
-def refuse_naming(entry: LabelledFolder) -> None:
-    """Refuse other names for the classes of masks.
-
-    Raises:
-        DataError: if there are any.
+        DataError: as ``open_split``, and if classes are to be renamed.
     """
     if entry.naming != Naming():
         raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
+    return Parts(open_split(entry.path, "train", reader), open_split(entry.path, "val", reader))
 
 
 @dataclass(frozen=True)
@@ -289,13 +280,13 @@ def _files(folder: Path, split: str, kind: str) -> dict[str, Path]:
     place = folder / split / kind
     if not place.is_dir():
         raise DataError(f"{place}: no such folder; {folder} needs {{train,val}}/{{images,masks}}")
-    files = rasters_in(place)
+    files = list_rasters(place)
     if not files:
         raise DataError(f"{place}: empty folder; put the {kind} of the {split} split there")
     return files
 
 
-def rasters_in(place: Path) -> dict[str, Path]:
+def list_rasters(place: Path) -> dict[str, Path]:
     """List the files of a folder by their stems, sorted, without what only goes with a raster.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,29 @@ _ENOUGH_BLOCKS = 5  # with labels of a class
 Place = tuple[int, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How an undivided scene is divided for training and validation.
+
+    Args:
+        crop: side of the training windows, from which the blocks' sides follow.
+        val_fraction: of the labels, held back. None holds back a fifth if every class is in at
+            least 5 blocks, and polygons number at least 30; else nothing, and a note says so.
+        seed: of the blocks.
+    """
+
+    crop: int
+    val_fraction: float | None = None
+    seed: int = 0
+
+
 def divide_scene(
     scene: Scene | ScenePair,
     labelled: LabelledScene,
     grid: BlockGrid,
     counts: Mapping[Place, NDArray[np.int64]],
+    division: Division,
     *,
-    val_fraction: float | None,
-    seed: int,
     classes: Sequence[str],
     num_polygons: int | None,
     unit: str = "labelled pixels",
@@ -40,7 +56,6 @@ def divide_scene(
 
     Args:
         counts: ``(classes,)`` of each block with labels, by row and column, in ``unit``.
-        val_fraction: as of :func:`hold_back`.
         num_polygons: None where the labels are a raster.
 
     Returns:
@@ -49,26 +64,19 @@ def divide_scene(
     Raises:
         DataError: if the fraction cannot be held back.
     """
-    places = list(counts)
     notes: tuple[str, ...] = ()
     if labelled.split is not None:
-        held = np.full(len(places), labelled.split == "val")
+        held = np.full(len(counts), labelled.split == "val")
     else:
-        held, note = hold_back(
-            np.stack(list(counts.values())),
-            places,
-            val_fraction,
-            name=scene.name,
-            classes=classes,
-            num_polygons=num_polygons,
-            seed=seed,
-            unit=unit,
-        )
-        notes = (note,)
+        lack = None
+        if division.val_fraction is None:
+            lack = _lack_of_labels(np.stack(list(counts.values())), classes, num_polygons)
+        held, note = _hold_back(counts, division, lack, name=scene.name, unit=unit)
+        notes = (f"{scene.name}: {note}",)
     held_back = np.zeros(grid.shape, dtype=bool)
-    held_back[tuple(np.transpose(places))] = held
+    held_back[tuple(np.transpose(list(counts)))] = held
     parts: tuple[dict[Place, Site], dict[Place, Site]] = ({}, {})
-    for place, is_held in zip(places, held.tolist(), strict=True):
+    for place, is_held in zip(counts, held.tolist(), strict=True):
         is_free = is_held or not held.any()
         parts[is_held][place] = Site(
             scene=scene.path,
@@ -80,40 +88,27 @@ def divide_scene(
     return *parts, notes
 
 
-def hold_back(
-    counts: NDArray[np.int64],
-    places: Sequence[Place],
-    fraction: float | None,
+def _hold_back(
+    blocks: Mapping[Place, NDArray[np.int64]],
+    division: Division,
+    lack: str | None,
     *,
     name: str,
-    classes: Sequence[str],
-    num_polygons: int | None,
-    seed: int,
-    unit: str = "labelled pixels",
+    unit: str,
 ) -> tuple[NDArray[np.bool_], str]:
-    """Choose the blocks of a scene that are for validation ``(N,)``, and write a line on it.
+    """Choose the blocks for validation ``(N,)``, and say how much of the labels that is.
 
     Args:
-        counts: ``(N, classes)`` of each block with labels, in ``unit``.
-        places: row and column of each block.
-        fraction: of the labels; None holds back a fifth if every class is in at least 5 blocks, and
-            polygons number at least 30; else nothing.
-        name: of the scene.
-        num_polygons: None where the labels are a raster.
-
-    Raises:
-        DataError: if the fraction cannot be held back.
+        lack: what is missing for a part to be held back unasked.
     """
-    nothing = np.zeros(len(counts), dtype=bool)
-    if fraction == 0.0:
-        return nothing, f"{name}: nothing is held back for validation"
-    lack = _lack_of_labels(counts, classes, num_polygons) if fraction is None else None
+    nothing = np.zeros(len(blocks), dtype=bool)
+    if division.val_fraction == 0.0:
+        return nothing, "nothing is held back for validation"
     if lack is not None:
-        return nothing, (
-            f"{name}: too few labels to hold some back for validation unasked ({lack})"
-        )
-    wanted = _DEFAULT_FRACTION if fraction is None else fraction
-    held = choose_held_back(counts, places, wanted, seed=seed)
+        return nothing, f"too few labels to hold some back for validation unasked ({lack})"
+    wanted = _DEFAULT_FRACTION if division.val_fraction is None else division.val_fraction
+    counts = np.stack(list(blocks.values()))
+    held = choose_held_back(counts, list(blocks), wanted, seed=division.seed)
     if not held.any():
         raise DataError(
             f"{name}: {wanted:.0%} of its labels cannot be held back, they lie in "
@@ -121,7 +116,7 @@ def hold_back(
         )
     share = counts[held].sum() / counts.sum()
     return held, (
-        f"{name}: {held.sum()} of {len(held)} blocks are held back for validation, "
+        f"{held.sum()} of {len(held)} blocks are held back for validation, "
         f"{share:.0%} of the {unit}"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,39 +50,7 @@ def check_labelled(labelled: LabelledScene, *, dates: int) -> None:
         raise DataError("stdin: a scene to train on is read again and again; give a file")
 
 
-class Labels(Protocol):
-    """Class ids on a scene's grid. Can be pickled."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names, by id."""
-        ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Say whether all of the scene has a class, as far as the labels know the place."""
-        ...
-
-    @property
-    def num_polygons(self) -> int | None:
-        """Count the features with a class; None where the labels are a raster."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Say what a user should know of how they were read."""
-        ...
-
-    def may_have(self, window: Window) -> bool:
-        """Say whether a window can hold a labelled pixel, without reading any."""
-        ...
-
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """Read class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` without a class."""
-        ...
-
-
-def open_labels(scene: Scene, labelled: LabelledScene) -> PolygonLabels | RasterLabels:
+def open_labels(scene: Scene, labelled: LabelledScene) -> Labels:
     """Open the labels of a scene, polygons or a raster.
 
     Raises:
@@ -111,12 +79,15 @@ class PolygonLabels:
 
     @property
     def is_complete(self) -> bool:
+        """Say whether all of the scene has a class, as far as the labels know the place."""
         return self.background != NODATA_CLASS
 
     def may_have(self, window: Window) -> bool:
+        """Say whether a window can hold a labelled pixel, without reading any."""
         return self.is_complete or len(self.polygons.near(window)) > 0
 
     def read(self, window: Window) -> NDArray[np.uint8]:
+        """Read class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` without a class."""
         return self.polygons.burn(window, self.ids, background=self.background)
 
 
@@ -190,7 +161,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     else:
         names = class_texts(table[field])
     of_polygons = [names[row] for row in polygons.rows]
-    found = in_order({name for name in of_polygons if name is not None})
+    found = sort_names({name for name in of_polygons if name is not None})
     if not found:
         raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
     unknown = len({row for row in polygons.rows if names[row] is None})
@@ -211,7 +182,7 @@ def _class_text(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def in_order(names: set[str]) -> list[str]:
+def sort_names(names: set[str]) -> list[str]:
     """Sort names as numbers if all are, else by the alphabet."""
     try:
         return sorted(names, key=float)
@@ -230,7 +201,8 @@ class RasterLabels:
         part: of the scene, that the raster may reach.
         is_on_grid: whether both have the same pixels.
         ids: stored id of each class.
-        is_complete: as :class:`Labels` says it; not where the user ignores a background.
+        is_complete: whether all that it reaches has a class; not where the user ignores a
+            background.
     """
 
     scene: Scene
@@ -286,7 +258,7 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     part = scene.window if is_on_grid else part_over(scene, raster)
     names = read_legend(raster).names
     if not names:
-        names = {i: f"class_{i}" for i in _ids_in(raster)}
+        names = {i: f"class_{i}" for i in _list_ids(raster)}
         if len(names) < 2:
             raise DataError(
                 f"{path}: holds the class ids {', '.join(map(str, names)) or 'none'}, apart from "
@@ -299,6 +271,10 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     classes = tuple(names[i] for i in ids)
     is_complete = labelled.background != IGNORE
     return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+
+
+# Class ids on a scene's grid, read window by window. Can be pickled.
+Labels = PolygonLabels | RasterLabels
 
 
 def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
@@ -318,7 +294,7 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
             )
 
 
-def _ids_in(raster: Scene) -> list[int]:
+def _list_ids(raster: Scene) -> list[int]:
     """List all ids of a raster, ascending."""
     found = set[int]()
     for row in range(0, raster.height, _CHUNK):

@@ -141,7 +141,8 @@ def _values(
         elif not isinstance(value, str) or not value:
             raise DataError(f"{where}: {key} is {value!r}; it takes a text")
     return {
-        keys[key]: _beside(file, value) if key in _PATHS else value for key, value in entry.items()
+        keys[key]: _resolve_path(file, value) if key in _PATHS else value
+        for key, value in entry.items()
     }
 
 
@@ -162,6 +163,6 @@ def _check_number(where: str, key: str, value: Any) -> None:
         raise DataError(f"{where}: {key} is {value!r}; it takes a number above zero")
 
 
-def _beside(file: Path, path: str) -> str:
+def _resolve_path(file: Path, path: str) -> str:
     """Resolve a path against the listing; addresses that GDAL alone knows stay as they are."""
     return path if "://" in path or path.startswith("/vsi") else str(file.parent / path)

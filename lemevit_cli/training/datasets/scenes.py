@@ -20,7 +20,7 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
-from lemevit_cli.training.datasets.holding_back import Place, divide_scene
+from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
 from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels
 from lemevit_cli.training.datasets.source import Cells, Parts, Site, Source, count_cells
 from lemevit_cli.training.options import LabelledScene
@@ -29,19 +29,10 @@ _CELL_SIDES = (16, 32, 64, 128)  # pixels
 _MOST_CELLS = 100_000
 
 
-def open_labelled_scene(
-    labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> Parts:
+def open_labelled_scene(labelled: LabelledScene, division: Division) -> Parts:
     """Open a scene with its labels, count its classes, and divide it unless its split is stated.
 
     Validity is read only if the scene can have nodata pixels, and only where labels may be.
-
-    Args:
-        crop: side of the training windows, from which the blocks' sides follow.
-        val_fraction: of the labelled pixels, held back from an undivided scene. None holds back a
-            fifth if every class has pixels in at least 5 blocks, and polygons number at least 30;
-            else nothing, and a note says so.
-        seed: of the blocks.
 
     Raises:
         DataError: if scene or labels cannot be read, do not meet, or nothing can be held back.
@@ -54,9 +45,7 @@ def open_labelled_scene(
         raise DataError(str(error)) from error
     ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
     notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
-    return divide_ground(
-        ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes
-    )
+    return divide_ground(ground, labelled, division, notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +79,7 @@ class SceneReader:
 
 
 def divide_ground(
-    ground: Ground,
-    labelled: LabelledScene,
-    *,
-    crop: int,
-    val_fraction: float | None,
-    seed: int,
-    notes: tuple[str, ...],
+    ground: Ground, labelled: LabelledScene, division: Division, notes: tuple[str, ...]
 ) -> Parts:
     """Count the classes of a labelled scene, and divide it, as :func:`open_labelled_scene` does.
 
@@ -104,7 +87,7 @@ def divide_ground(
         DataError: if nothing is labelled, or nothing can be held back.
     """
     scene, labels = ground.scene, ground.labels
-    grid = block_grid(scene.width, scene.height, crop=crop)
+    grid = block_grid(scene.width, scene.height, crop=division.crop)
     blocks = _count_blocks(ground, grid)
     if not blocks:
         raise DataError(
@@ -116,8 +99,7 @@ def divide_ground(
         labelled,
         grid,
         {place: cells.counts.sum(axis=0) for place, cells in blocks.items()},
-        val_fraction=val_fraction,
-        seed=seed,
+        division,
         classes=labels.classes,
         num_polygons=labels.num_polygons,
     )

@@ -70,15 +70,15 @@ def test_a_small_picture_is_magnified_before_it_is_mirrored(views):
     data = views(size=(20, 24))
     drawn = data.draw(0)
     assert drawn.frame.side == 32 and (drawn.window.width, drawn.window.height) == (24, 20)
-    assert data.as_read(0)["pixels"].shape == (3, 32, 32)
+    assert data.read_view(0)["pixels"].shape == (3, 32, 32)
     sides = [views(size=(20, 24), magnified=True).draw(i).frame.side for i in range(20)]
     assert min(sides) >= 16 and max(sides) <= 20
 
 
 @pytest.mark.parametrize(("gsd", "zoom"), [(None, 1.0), (0.3, 1.0), (0.5, 2.0), (10.0, 2.0)])
 def test_coarse_pixels_are_doubled_for_the_teacher(views, gsd, zoom):
-    assert float(views(gsd=gsd).as_read(0)["zoom"]) == zoom
-    assert float(views(gsd=gsd, zoom=1.5).as_read(0)["zoom"]) == 1.5
+    assert float(views(gsd=gsd).read_view(0)["zoom"]) == zoom
+    assert float(views(gsd=gsd, zoom=1.5).read_view(0)["zoom"]) == 1.5
 
 
 def test_a_teacher_of_photographs_sees_three_bands_of_bytes():

@@ -10,6 +10,7 @@ from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import ScenePolygons
@@ -31,12 +32,12 @@ def random_boxes(number, seed=0):
 
 @pytest.fixture
 def labelled(write_scene, write_polygons, on_map):
-    """A scene of 420 x 300 pixels with a void corner, and polygons of two classes; the truth."""
+    """A scene of 420 x 300 pixels with a nodata corner, and polygons of two classes; the truth."""
 
-    def make(number=60, *, dtype="uint8", bands=3, void=0, **changes):
+    def make(number=60, *, dtype="uint8", bands=3, nodata=0, **changes):
         pixels = np.random.default_rng(1).integers(1, 250, (bands, *SIZE)).astype(dtype)
-        pixels[:, :50, :70] = void
-        nodata = None if np.isnan(void) else void
+        pixels[:, :50, :70] = nodata
+        nodata = None if np.isnan(nodata) else nodata
         scene = write_scene(pixels, transform=ROTATED, nodata=nodata)
         boxes = random_boxes(number)
         kinds = ["roof" if i % 3 else "pond" for i in range(number)]
@@ -53,8 +54,8 @@ def labelled(write_scene, write_polygons, on_map):
 
 
 def opened(labelled_scene, **changes):
-    settings = {"crop": CROP, "val_fraction": None, "seed": 0, **changes}
-    return open_labelled_scene(labelled_scene, **settings)
+    settings = {"crop": CROP, **changes}
+    return open_labelled_scene(labelled_scene, Division(**settings))
 
 
 @pytest.mark.parametrize("background", ["background", "ignore"])
@@ -75,10 +76,10 @@ def test_counts_are_those_of_the_whole_truth(labelled, background):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bands", "void"), [("uint8", 3, 0), ("uint16", 4, 0), ("float32", 2, np.nan)]
+    ("dtype", "bands", "nodata"), [("uint8", 3, 0), ("uint16", 4, 0), ("float32", 2, np.nan)]
 )
-def test_windows_hold_pixels_validity_and_ids(labelled, dtype, bands, void):
-    scene, pixels, truth = labelled(split="train", dtype=dtype, bands=bands, void=void)
+def test_windows_hold_pixels_validity_and_ids(labelled, dtype, bands, nodata):
+    scene, pixels, truth = labelled(split="train", dtype=dtype, bands=bands, nodata=nodata)
     source = opened(scene).training
     assert (source.bands, source.dtype, source.split) == (bands, dtype, "train")
     window = Window(col_off=40, row_off=30, width=90, height=77)
@@ -180,10 +181,10 @@ def test_mistakes_are_data_errors_of_one_line(labelled, changes, message):
     assert "\n" not in str(raised.value)
 
 
-def test_labels_on_void_pixels_alone_are_refused(labelled, write_polygons, on_map):
+def test_labels_on_nodata_pixels_alone_are_refused(labelled, write_polygons, on_map):
     scene, _, _ = labelled()
-    path = write_polygons(on_map([shapely.box(5, 5, 20, 20)], ROTATED), "void.gpkg")
-    with pytest.raises(DataError, match=r"no pixel has a label of .*void\.gpkg"):
+    path = write_polygons(on_map([shapely.box(5, 5, 20, 20)], ROTATED), "nodata.gpkg")
+    with pytest.raises(DataError, match=r"no pixel has a label of .*nodata\.gpkg"):
         opened(LabelledScene(scene=scene.scene, labels=path, background="ignore"))
 
 

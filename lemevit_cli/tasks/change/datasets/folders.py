@@ -24,16 +24,14 @@ from lemevit_cli.training.datasets.folders import (
     MaskCode,
     PictureReader,
     Words,
+    list_rasters,
     list_some,
     masked_source,
     open_picture,
-    rasters_in,
     read_class_list,
     refuse_missing,
-    refuse_naming,
 )
-from lemevit_cli.training.datasets.listing import LabelledFolder
-from lemevit_cli.training.datasets.source import Parts, Source
+from lemevit_cli.training.datasets.source import Source
 
 _DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
 _MASKS = ("label", "OUT", "mask")
@@ -77,17 +75,6 @@ def open_pair_folder(path: str | Path, split: str, reader: PictureReader | None 
     )
 
 
-def open_split_pairs(entry: LabelledFolder, reader: PictureReader, crop: int) -> Parts:
-    """Open both splits of a folder of pairs.
-
-    Raises:
-        DataError: as :func:`open_pair_folder`, and if its classes are to be renamed.
-    """
-    refuse_naming(entry)
-    training, validation = (open_pair_folder(entry.path, split, reader) for split in _SPLITS)
-    return Parts(training, validation)
-
-
 def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:
     """Find earlier dates, later dates and masks of a split, by their stems."""
     place = folder / split
@@ -100,12 +87,12 @@ def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], 
             f"{place}: needs the folders A and B, or before and after, of both dates, and label, "
             "OUT or mask of what changed"
         )
-    before, after, masks = (_filled(place / name) for name in (*dates, mask))
+    before, after, masks = (_list_files(place / name) for name in (*dates, mask))
     return before, after, masks
 
 
-def _filled(place: Path) -> dict[str, Path]:
-    files = rasters_in(place)
+def _list_files(place: Path) -> dict[str, Path]:
+    files = list_rasters(place)
     if not files:
         raise DataError(f"{place}: empty folder")
     return files

@@ -11,6 +11,7 @@ from dataclasses import replace
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.labels import IGNORE, check_labelled, open_labels
 from lemevit_cli.training.datasets.scenes import Ground, divide_ground
 from lemevit_cli.training.datasets.source import Parts, check_alike
@@ -18,9 +19,7 @@ from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import is_vector
 
 
-def open_labelled_pair(
-    labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> Parts:
+def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
     """Open two dates with their labels, count the classes, and divide the place by blocks.
 
     All is as ``open_labelled_scene`` does it; without a field all polygons are one kind of change.
@@ -51,9 +50,7 @@ def open_labelled_pair(
     )
     warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
     notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
-    return divide_ground(
-        ground, labelled, crop=crop, val_fraction=val_fraction, seed=seed, notes=notes
-    )
+    return divide_ground(ground, labelled, division, notes)
 
 
 def _may_have_nodata(pair: ScenePair) -> bool:

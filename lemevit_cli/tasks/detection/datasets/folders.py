@@ -16,15 +16,15 @@ from lemevit_cli.tasks.detection.datasets.labels import (
     Outline,
     check_inside,
     check_names,
-    names_in,
+    list_names,
     objects_of,
     rename_outlines,
 )
 from lemevit_cli.tasks.detection.datasets.layouts import (
     SPLITS,
     ReadLabels,
+    read_stated_classes,
     recognise,
-    stated_classes,
 )
 from lemevit_cli.training.datasets.folders import (
     CLASSES_FILE,
@@ -50,14 +50,14 @@ def open_box_folder(
         DataError: for a folder without labels, and for a label that is wrong, with file and line.
     """
     folder, naming = Path(path), naming or Naming()
-    stated = stated_classes(folder)
+    stated = read_stated_classes(folder)
     layout = recognise(folder, stated)
     pictures = {
         split: [_open_picture(image, read) for image, read in labelled.items()]
         for split, labelled in layout.pictures.items()
     }
     everything = [o for part in pictures.values() for _, outlines, _ in part for o in outlines]
-    known = stated or layout.classes or names_in(everything)
+    known = stated or layout.classes or list_names(everything)
     if stated is not None:
         check_names(everything, stated, CLASSES_FILE)
     classes = naming.names(known)

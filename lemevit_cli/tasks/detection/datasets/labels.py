@@ -36,7 +36,7 @@ def rename_outlines(outlines: Iterable[Outline], naming: Naming) -> list[Outline
     return [replace(outline, name=naming.name(outline.name)) for outline in outlines]
 
 
-def names_in(outlines: Iterable[Outline]) -> tuple[str, ...]:
+def list_names(outlines: Iterable[Outline]) -> tuple[str, ...]:
     """List all names, by the alphabet."""
     return tuple(sorted({outline.name for outline in outlines if outline.name is not None}))
 

@@ -13,7 +13,7 @@ A split may be missing; ``valid`` is ``val`` too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.tasks.detection.datasets.coco import CocoFile, read_coco
 from lemevit_cli.tasks.detection.datasets.labels import Outline
-from lemevit_cli.tasks.detection.datasets.text import looks_like_yolo, read_dota, read_yolo
-from lemevit_cli.training.datasets.folders import CLASSES_FILE, rasters_in
+from lemevit_cli.tasks.detection.datasets.text import has_class_numbers, read_dota, read_yolo
+from lemevit_cli.training.datasets.folders import CLASSES_FILE, list_rasters
 
 SPLITS = ("train", "val")
 _NAMES_OF_SPLIT = {"train": ("train",), "val": ("val", "valid")}
@@ -107,11 +107,13 @@ def _text_folders(folder: Path, split: str) -> tuple[Path, Path] | None:
 def _text_layout(
     folder: Path, places: Mapping[str, tuple[Path, Path]], stated: tuple[str, ...] | None
 ) -> Layout:
-    matched = {split: _matched(*place) for split, place in places.items()}
+    matched = {split: _match_labels(*place) for split, place in places.items()}
     every = [label for pairs, _ in matched.values() for label in pairs.values()]
-    numbered = _numbered_classes(folder)
+    numbered = _read_numbered_classes(folder)
     classes = numbered or stated
-    is_yolo = next((found for path in every if (found := looks_like_yolo(path)) is not None), False)
+    is_yolo = next(
+        (found for path in every if (found := has_class_numbers(path)) is not None), False
+    )
     if is_yolo and classes is None:
         raise DataError(
             f"{folder}: its labels number their classes, as YOLO's do; name them in data.yaml: "
@@ -137,13 +139,13 @@ def _read_yolo(classes: Sequence[str], label: Path, scene: Scene) -> Labelled:
     return read_yolo(label, classes, width=scene.width, height=scene.height), None
 
 
-def _matched(images: Path, labels: Path) -> tuple[dict[Path, Path], list[str]]:
+def _match_labels(images: Path, labels: Path) -> tuple[dict[Path, Path], list[str]]:
     """Match each picture with its label file, and note those that have no partner.
 
     Raises:
         DataError: if none has one.
     """
-    pictures = rasters_in(images)
+    pictures = list_rasters(images)
     files = {path.stem: path for path in sorted(labels.glob("*.txt"))}
     if not pictures:
         raise DataError(f"{images}: an empty folder; put the pictures there")
@@ -177,7 +179,7 @@ def _coco_layout(folder: Path, files: Mapping[str, Path]) -> Layout:
         tuple(dict.fromkeys(name for file in read.values() for name in file.classes)),
         {
             split: {
-                image: partial(_read_already, read[split].outlines[name])
+                image: partial(_return_outlines, read[split].outlines[name])
                 for name, image in pictures.items()
             }
             for split, (pictures, _) in matched.items()
@@ -186,7 +188,7 @@ def _coco_layout(folder: Path, files: Mapping[str, Path]) -> Layout:
     )
 
 
-def _read_already(outlines: list[Outline], scene: Scene) -> Labelled:
+def _return_outlines(outlines: list[Outline], scene: Scene) -> Labelled:
     return outlines, None
 
 
@@ -213,7 +215,7 @@ def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, 
     return found, _note_of(missing, f"pictures of {file.path.name} that are not there")
 
 
-def stated_classes(folder: Path) -> tuple[str, ...] | None:
+def read_stated_classes(folder: Path) -> tuple[str, ...] | None:
     """Read the names in ``classes.json``, None without such a file."""
     path = folder / CLASSES_FILE
     if not path.is_file():
@@ -224,10 +226,10 @@ def stated_classes(folder: Path) -> tuple[str, ...] | None:
         raise DataError(
             f'{path}: cannot be understood; it takes {{"classes": ["plane", ...]}}'
         ) from error
-    return _checked_names(names, path)
+    return _check_class_names(names, path)
 
 
-def _numbered_classes(folder: Path) -> tuple[str, ...] | None:
+def _read_numbered_classes(folder: Path) -> tuple[str, ...] | None:
     """Read the names in ``data.yaml``, or in the only file of that kind; None without one."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     path = next((f for f in files if f.stem == "data"), files[0] if len(files) == 1 else None)
@@ -239,17 +241,15 @@ def _numbered_classes(folder: Path) -> tuple[str, ...] | None:
         raise DataError(f"{path}: cannot be understood; it takes names: [plane, ...]") from error
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: its names are numbered {_listed(names)}, not from 0 on")
+            raise DataError(
+                f"{path}: its names are numbered {', '.join(map(str, names))}, not from 0 on"
+            )
         names = [names[number] for number in range(len(names))]
-    return _checked_names(names, path)
+    return _check_class_names(names, path)
 
 
-def _checked_names(names: Any, path: Path) -> tuple[str, ...]:
+def _check_class_names(names: Any, path: Path) -> tuple[str, ...]:
     is_list = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
     if not is_list or not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise DataError(f"{path}: its classes must be 1 to {MAX_CLASSES} different names")
     return tuple(names)
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)

@@ -19,7 +19,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
-from lemevit_cli.training.datasets.holding_back import Place, divide_scene
+from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
 from lemevit_cli.training.datasets.labels import (
     NamedPolygons,
     check_labelled,
@@ -34,18 +34,10 @@ from lemevit_cli.vector.scene_polygons import is_vector
 _CELL = 512  # pixels: side of the windows that validity is read in
 
 
-def open_boxes_of_scene(
-    labelled: LabelledScene, *, crop: int, val_fraction: float | None, seed: int
-) -> Parts:
+def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
     """Open a scene with its objects, and divide it by blocks unless its split is stated.
 
     Polygons without a class are ignored, neither trained on nor background.
-
-    Args:
-        crop: side of the training windows, from which the blocks' sides follow.
-        val_fraction: of the objects, held back from an undivided scene; None decides by their
-            number (see ``holding_back.py``).
-        seed: of the blocks.
 
     Raises:
         DataError: if scene or layer cannot be read, do not meet, or nothing can be held back.
@@ -57,7 +49,7 @@ def open_boxes_of_scene(
     except SceneError as error:
         raise DataError(str(error)) from error
     objects = _objects(scene, polygons)
-    grid = block_grid(scene.width, scene.height, crop=crop)
+    grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
     if not counts:
         raise DataError(
@@ -68,8 +60,7 @@ def open_boxes_of_scene(
         labelled,
         grid,
         counts,
-        val_fraction=val_fraction,
-        seed=seed,
+        division,
         classes=polygons.classes,
         num_polygons=polygons.num_features,
         unit="objects",

@@ -80,7 +80,7 @@ def read_yolo(path: Path, classes: Sequence[str], *, width: int, height: int) ->
     return outlines
 
 
-def looks_like_yolo(path: Path) -> bool | None:
+def has_class_numbers(path: Path) -> bool | None:
     """Say whether the first object of a label file begins with the number of a class.
 
     None where the file holds no object.

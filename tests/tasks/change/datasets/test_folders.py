@@ -138,11 +138,11 @@ def test_masks_in_jpeg_are_read_as_what_they_were(make_pairs):
     np.testing.assert_array_equal(ids, blocks)
 
 
-def test_where_a_date_is_void_nothing_is_known(make_pairs):
+def test_where_a_date_is_nodata_nothing_is_known(make_pairs):
     folder = make_pairs()
-    for name, void in (("A", np.s_[:9]), ("B", np.s_[-5:])):
+    for name, nodata in (("A", np.s_[:9]), ("B", np.s_[-5:])):
         pixels = np.full((3, *SIZE), 99, np.uint8)
-        pixels[:, void] = 0
+        pixels[:, nodata] = 0
         (folder / "val" / name / "three.png").unlink()
         with rasterio.open(
             folder / "val" / name / "three.tif", "w", driver="GTiff", count=3, dtype="uint8",

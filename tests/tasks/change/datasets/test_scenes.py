@@ -15,6 +15,7 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.tasks.change.datasets.scenes import open_labelled_pair
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.options import LabelledScene
 
 BEFORE = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -49,7 +50,7 @@ def make(tmp_path, write_scene):
 
 
 def opened(labelled, *, val_fraction=0.25, crop=32):
-    return open_labelled_pair(labelled, crop=crop, val_fraction=val_fraction, seed=0)
+    return open_labelled_pair(labelled, Division(crop=crop, val_fraction=val_fraction))
 
 
 def burnt(table):

@@ -14,6 +14,7 @@ from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.tasks.detection.data import count_objects
 from lemevit_cli.tasks.detection.datasets.scenes import open_boxes_of_scene
 from lemevit_cli.tasks.detection.windows import BoxTargets, aim_at_objects
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.objects import IGNORED, KEPT_PART
 from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import LabelledScene, TrainingOptions
@@ -38,11 +39,11 @@ def boxes_in_pixels(number, seed=0):
 def labelled(write_scene, tmp_path):
     """A scene and the boxes on it, in pixels; the layer is in the given CRS."""
 
-    def make(number=MANY, *, crs="EPSG:32633", void=False, kinds=None, **settings):
+    def make(number=MANY, *, crs="EPSG:32633", nodata=False, kinds=None, **settings):
         pixels = np.random.default_rng(1).integers(1, 250, (3, HEIGHT, WIDTH), dtype=np.uint8)
-        if void:
+        if nodata:
             pixels[:, :100, :150] = 0
-        scene = write_scene(pixels, transform=TURNED, nodata=0 if void else None)
+        scene = write_scene(pixels, transform=TURNED, nodata=0 if nodata else None)
         boxes = boxes_in_pixels(number)
         outlines = [
             shapely.Polygon([TURNED @ tuple(p) for p in corners]) for corners in corners_of(boxes)
@@ -57,8 +58,8 @@ def labelled(write_scene, tmp_path):
 
 
 def opened(labelled_scene, **changes):
-    settings = {"crop": CROP, "val_fraction": None, "seed": 0, **changes}
-    return open_boxes_of_scene(labelled_scene, **settings)
+    settings = {"crop": CROP, **changes}
+    return open_boxes_of_scene(labelled_scene, Division(**settings))
 
 
 def counts_of(source):
@@ -128,7 +129,7 @@ def test_objects_of_held_back_blocks_are_never_truth(labelled):
 
 def test_objects_on_no_data_and_without_a_class_do_not_count(labelled):
     kinds = ["ship"] * (MANY - 1) + [None]
-    scene, boxes = labelled(void=True, kinds=kinds, split="train")
+    scene, boxes = labelled(nodata=True, kinds=kinds, split="train")
     parts = opened(scene)
     objects = parts.training.objects[scene.scene]
     hidden = (boxes[:, 0] < 150) & (boxes[:, 1] < 100)
