@@ -198,9 +198,9 @@ def _open_data(
         progress.note(note)
     if found.training.validate is None:
         progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
-    if picture is not None:
+    if picture is not None and found.draw_samples is not None:
         with replacing(picture, overwrite=overwrite) as temporary:
-            training.draw_samples(temporary, found)
+            found.draw_samples(temporary)
     return found
 
 
@@ -214,7 +214,8 @@ def _build_model(
         taken = initialise(model, found.card, options.init)
         left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
         progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
-    training.prepare(model, found)
+    if found.prepare is not None:
+        found.prepare(model)
     return model
 
 

@@ -74,6 +74,7 @@ def gather_data(
     unit: str,
     targets: Targets,
     make_judge: Callable[..., Judge],
+    draw_samples: Callable[..., None],
     draw_report: Callable[..., None],
     notes: tuple[str, ...],
     vary: Vary = vary_window,
@@ -84,6 +85,7 @@ def gather_data(
         unit: what the card calls the labels that were counted.
         targets, vary: as of :class:`TrainingSamples`.
         make_judge: takes sources, card and ``limit``, the windows of each source.
+        draw_samples: draws a picture of ``samples``, by ``card``.
         draw_report: a :data:`DrawReport` that takes ``validation`` and ``card``, too.
     """
     dates = len(sources.training[0].sites[0].dates)
@@ -115,6 +117,7 @@ def gather_data(
         partial(draw_report, validation=judge, card=card),
         validation=sources.validation,
         notes=notes,
+        draw_samples=partial(draw_samples, samples=samples, card=card),
     )
 
 

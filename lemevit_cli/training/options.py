@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lemevit_cli.settings import Device, Precision
@@ -41,21 +41,8 @@ class AugmentationOptions:
     @classmethod
     def none(cls) -> AugmentationOptions:
         """Return options that leave windows as they are."""
-        return cls(
-            symmetries=False,
-            turns=0.0,
-            zoom=(1.0, 1.0),
-            brightness=0.0,
-            contrast=0.0,
-            saturation=0.0,
-            hue=0.0,
-            gain=0.0,
-            haze=0.0,
-            blur=0.0,
-            noise=0.0,
-            shift_px=0.0,
-            swap=False,
-        )
+        off: dict[str, Any] = dict.fromkeys((f.name for f in fields(cls)), 0.0)
+        return cls(**off | {"symmetries": False, "zoom": (1.0, 1.0), "swap": False})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from lemevit_cli.training.gather import gather_data
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss, weigh_classes
 from lemevit_cli.training.options import TrainingOptions
-from lemevit_cli.training.pictures import draw_report
+from lemevit_cli.training.pictures import draw_report, draw_samples
 from lemevit_cli.training.samples import Groups, PixelTargets, Vary, vary_window
 from lemevit_cli.training.schedule import mean_labelled_pixels
 from lemevit_cli.training.sources import Openers
@@ -72,6 +72,7 @@ def gather_pixels(
         unit="labelled_pixels",
         targets=PixelTargets(card.class_names, groups),
         make_judge=make_judge,
+        draw_samples=draw_samples,
         draw_report=draw_report,
         notes=notes,
         vary=vary,

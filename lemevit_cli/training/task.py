@@ -39,6 +39,8 @@ class TaskData:
         notes: what a user should know of the data, a line each.
         draw_report: draws how a training went, from the lines of its metrics, and what the last
             validation saw.
+        draw_samples: draws a picture of augmented training windows with their labels.
+        prepare: fits, before the first step, what is not trained by steps.
         saved: what of a model's tensors makes the weights; None takes all.
     """
 
@@ -50,6 +52,8 @@ class TaskData:
     validation: tuple[Source, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    draw_samples: Callable[[str | Path], None] | None = None
+    prepare: Callable[[nn.Module], None] | None = None
     saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
 
@@ -82,18 +86,10 @@ class Training(Protocol):
         """
         ...
 
-    def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Fit, before the first step, what is not trained by steps; most networks have nothing."""
-        ...
-
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         """Make what lets a model answer a batch: sum of the loss over its targets, their number.
 
         Raises:
             DataError: if the options name a loss or a class that there is not.
         """
-        ...
-
-    def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        """Draw a picture of augmented training windows with their labels."""
         ...

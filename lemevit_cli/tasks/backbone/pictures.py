@@ -17,9 +17,9 @@ import numpy as np
 
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.training.datasets.folders import PictureReader
+from lemevit_cli.training.datasets.folders import PictureReader, source_of_pictures
 from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
-from lemevit_cli.training.datasets.source import Site, Source, Sources
+from lemevit_cli.training.datasets.source import Site, Sources
 from lemevit_cli.training.options import DataOptions, LabelledScene
 
 HELD_BACK = "held back"  # the name of what is validated on, in figures too
@@ -103,7 +103,7 @@ def open_pictures(data: DataOptions) -> Sources:
 
 def _divide(
     found: Sequence[tuple[_Item, tuple[Site, ...]]],
-    kind: tuple[int, str],
+    bands_and_dtype: tuple[int, str],
     notes: Sequence[str],
     data: DataOptions,
 ) -> Sources:
@@ -114,37 +114,22 @@ def _divide(
         count = max(round(_VALIDATION_PART * len(everything)), 1)
         random = np.random.default_rng(abs(data.seed))
         held_back = {int(i) for i in random.choice(len(everything), count, replace=False)}
-    reader = PictureReader()
+    reader, kind = PictureReader(), (everything[0].scene, *bands_and_dtype)
     training, weights, first = [], [], 0
     for item, sites in found:
         kept = tuple(site for i, site in enumerate(sites, first) if i not in held_back)
         first += len(sites)
         if kept:
-            training.append(_source(item.name, "train", kept, kind, reader))
+            training.append(source_of_pictures(item.name, "train", kept, kind, reader))
             weights.append(item.weight or sqrt(training[-1].num_pixels))
     held = tuple(everything[i] for i in sorted(held_back))
     return Sources(
         training=tuple(training),
         cells=(),
         weights=tuple(weights),
-        validation=(_source(HELD_BACK, "val", held, kind, reader),) if held else (),
+        validation=(source_of_pictures(HELD_BACK, "val", held, kind, reader),) if held else (),
         classes=(),
         notes=tuple(notes),
-    )
-
-
-def _source(
-    name: str, split: str, sites: tuple[Site, ...], kind: tuple[int, str], reader: PictureReader
-) -> Source:
-    return Source(
-        name=name,
-        split=split,
-        classes=(),
-        sites=sites,
-        bands=kind[0],
-        dtype=kind[1],
-        num_pixels=sum(site.num_pixels for site in sites),
-        read_pixels=reader.read_site,
     )
 
 

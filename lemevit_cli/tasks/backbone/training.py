@@ -203,9 +203,6 @@ class Distillation:
             pretrained=pretrained,
         )
 
-    def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Do nothing: there is nothing to fit before the first step."""
-
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         teacher, levels = self._require_teacher(), self._options.levels
         weights = token_weights(options.crop, levels)
@@ -225,9 +222,6 @@ class Distillation:
         """Remove the teacher's answers, unless the user named a place to keep them."""
         if self._options.cache is None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        raise LemevitError("views without labels are not drawn")
 
     def _require_teacher(self) -> Teacher:
         if self._teacher is None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.backbone import check_backbone
@@ -21,7 +18,7 @@ from lemevit_cli.training.gather import make_card
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.pictures import draw_report, draw_samples
+from lemevit_cli.training.pictures import draw_report
 from lemevit_cli.training.pixel_data import gather_pixels, loss_of_pixels
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
@@ -64,14 +61,8 @@ class ChangeDetection:
             vary=vary_pair,
         )
 
-    def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Do nothing: there is nothing to fit beforehand."""
-
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         return loss_of_pixels(found, options)
-
-    def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        draw_samples(path, found.training.samples, found.card)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a head or a backbone that there is not."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,12 +62,10 @@ class OrientedDetection:
             unit="objects",
             targets=BoxTargets(card.class_names),
             make_judge=BoxValidation,
+            draw_samples=draw_samples,
             draw_report=draw_report,
             notes=(*sources.notes, *note_long_objects(sources.training, options.crop)),
         )
-
-    def prepare(self, model: nn.Module, found: TaskData) -> None:
-        """Do nothing: there is nothing to fit beforehand."""
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -78,9 +75,6 @@ class OrientedDetection:
             return mean * windows, windows
 
         return loss
-
-    def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        draw_samples(path, found.training.samples, found.card)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a head or a backbone that there is not, and what only segmentation has."""

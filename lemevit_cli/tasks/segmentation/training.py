@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from lemevit_cli.models.segmenter import (
     DEFAULT_DECODER,
@@ -21,7 +22,6 @@ from lemevit_cli.training.gather import make_card
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss
 from lemevit_cli.training.options import DataOptions, TrainingOptions
-from lemevit_cli.training.pictures import draw_samples
 from lemevit_cli.training.pixel_data import PIXELS, gather_pixels, loss_of_pixels
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
@@ -43,17 +43,11 @@ class Segmentation:
         decoder, given = options.decoder or DEFAULT_DECODER, options.decoder_args
         head_args = decoder_defaults(decoder) if given is None else given
         card = make_card("seg", sources, draw, options, head=decoder, head_args=head_args)
-        return gather_pixels(sources, draw, card, options, notes=notes)
-
-    def prepare(self, model: nn.Module, found: TaskData) -> None:
-        if isinstance(model, Segmenter):
-            fit_single_pixels(model, found.training.samples)
+        gathered = gather_pixels(sources, draw, card, options, notes=notes)
+        return replace(gathered, prepare=partial(_prepare, samples=gathered.training.samples))
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
         return loss_of_pixels(found, options)
-
-    def draw_samples(self, path: str | Path, found: TaskData) -> None:
-        draw_samples(path, found.training.samples, found.card)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a decoder or a backbone that there is not."""
@@ -63,6 +57,11 @@ class Segmentation:
 
 
 TRAINING = Segmentation()
+
+
+def _prepare(model: nn.Module, samples: Dataset[dict[str, Tensor]]) -> None:
+    if isinstance(model, Segmenter):
+        fit_single_pixels(model, samples)
 
 
 def _note_of_few(options: TrainingOptions, sources: Sources) -> str:

@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +228,34 @@ def masked_source(
             site = Site.whole(first.path, first.width, first.height, first.gsd_m, after=after)
         sites.append(site)
         masks[site.dates] = mask
-    _, bands, dtype = kinds[0]
     code = read_code()
+    source = source_of_pictures(folder.resolve().name, split, sites, kinds[0], reader)
+    return replace(source, classes=code.classes, read_ids=Masks(masks, code, reader).read)
+
+
+def source_of_pictures(
+    name: str,
+    split: str,
+    sites: Iterable[Site],
+    kind: tuple[str, int, str],
+    reader: PictureReader,
+) -> Source:
+    """Make a source of pictures that have no labels yet.
+
+    Args:
+        kind: path, bands and dtype of the first picture, which are those of all.
+    """
+    _, bands, dtype = kind
+    sites = tuple(sites)
     return Source(
-        name=folder.resolve().name,
+        name=name,
         split=split,
-        classes=code.classes,
-        sites=tuple(sites),
+        classes=(),
+        sites=sites,
         bands=bands,
         dtype=dtype,
         num_pixels=sum(site.num_pixels for site in sites),
         read_pixels=reader.read_site,
-        read_ids=Masks(masks, code, reader).read,
     )
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from making.interruption import Interrupting
 from making.sources import with_one_earlier_date
 from PIL import Image
 
@@ -80,32 +81,10 @@ def test_weights_are_scored_as_the_training_scored_them(report, village):
     assert figures["batch_f1"] == pytest.approx(figures["f1"])
 
 
-class _Interrupts:
-    """Hears a training, and ends it while a step is told that comes after a checkpoint."""
-
-    def __init__(self, after):
-        self.left = after
-        self.notes = []
-
-    def advance(self, count=1, **figures):
-        self.left -= count
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def start(self, label, *, total, unit): ...
-
-    def finish(self): ...
-
-    def warn(self, message): ...
-
-    def note(self, message):
-        self.notes.append(message)
-
-
 def test_a_stopped_training_goes_on_to_the_same_weights(report, village, tmp_path):
     data, stopped = DataOptions(paths=(str(village),)), tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train("change", data, str(stopped), options(), _Interrupts(after=15))
+        train("change", data, str(stopped), options(), Interrupting(after=15))
     train("change", data, str(stopped), options(resume=True))
     whole, again = (load_weights(path)[0] for path in (report["path"], stopped))
     assert whole.keys() == again.keys()

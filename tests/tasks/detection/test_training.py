@@ -196,7 +196,7 @@ def test_classes_that_are_longer_than_a_window_are_told(task, tmp_path):
 
 def test_samples_and_report_are_drawn(task, tmp_path, find_bright_boxes):
     found = task.open_data(DataOptions(paths=(write_set(tmp_path),)), OPTIONS)
-    task.draw_samples(tmp_path / "samples.png", found)
+    found.draw_samples(tmp_path / "samples.png")
     metrics = [
         {"step": 1, "loss": 2.0},
         {"step": 2, "loss": 1.0},

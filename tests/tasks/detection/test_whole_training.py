@@ -10,6 +10,7 @@ import rasterio
 import shapely
 import torch
 from affine import Affine
+from making.interruption import Interrupting
 from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError, WeightsError
@@ -94,33 +95,11 @@ def test_weights_are_scored_as_the_training_scored_them(report, harbour):
 def test_a_stopped_training_goes_on_to_the_same_weights(report, harbour, tmp_path):
     data, stopped = DataOptions(paths=(str(harbour),)), tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train("det", data, str(stopped), options(), _Interrupts(after=2))
+        train("det", data, str(stopped), options(), Interrupting(after=2))
     train("det", data, str(stopped), options(resume=True))
     whole, again = (load_weights(path)[0] for path in (report["path"], stopped))
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[key], again[key]) for key in whole)
-
-
-class _Interrupts:
-    """Hears a training, and ends it while a step is told that comes after a checkpoint."""
-
-    def __init__(self, after):
-        self.left = after
-        self.notes = []
-
-    def advance(self, count=1, **figures):
-        self.left -= count
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-    def start(self, label, *, total, unit): ...
-
-    def finish(self): ...
-
-    def warn(self, message): ...
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 def bright_predictor(find, classes=("boat",)):
@@ -176,7 +155,7 @@ def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(
 def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, find_bright_boxes):
     source = open_box_folder(harbour).validation
     both = replace(source, classes=("boat", "pier"), first_of={"pier": "c.txt, line 3"})
-    listener = _Interrupts(after=100)
+    listener = Interrupting(after=100)
     figures = evaluate_boxes(bright_predictor(find_bright_boxes), both, progress=listener)
     assert list(figures["classes"]) == ["boat"]
     assert listener.notes == ["harbour: left out, as the weights know none: pier (c.txt, line 3)"]

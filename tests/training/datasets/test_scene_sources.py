@@ -54,8 +54,7 @@ def labelled(write_scene, write_polygons, on_map):
 
 
 def opened(labelled_scene, **changes):
-    settings = {"crop": CROP, **changes}
-    return open_labelled_scene(labelled_scene, Division(**settings))
+    return open_labelled_scene(labelled_scene, Division(crop=CROP, **changes))
 
 
 @pytest.mark.parametrize("background", ["background", "ignore"])

@@ -8,6 +8,7 @@ an empty file shows nothing but background.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lemevit_cli.errors import DataError
@@ -31,6 +32,7 @@ from lemevit_cli.training.datasets.folders import (
     PICTURES,
     PictureReader,
     open_picture,
+    source_of_pictures,
 )
 from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
 
@@ -99,17 +101,10 @@ def _source(
 ) -> Source:
     outlines = {site.scene: rename_outlines(found, naming) for site, found, _ in pictures}
     every = [outline for found in outlines.values() for outline in found]
-    sites = tuple(site for site, *_ in pictures)
-    _, bands, dtype = pictures[0][2]
-    return Source(
-        name=name,
-        split=split,
+    sites, _, kinds = zip(*pictures, strict=True)
+    return replace(
+        source_of_pictures(name, split, sites, kinds[0], reader),
         classes=classes,
-        sites=sites,
-        bands=bands,
-        dtype=dtype,
-        num_pixels=sum(site.num_pixels for site in sites),
-        read_pixels=reader.read_site,
         objects={image: objects_of(found, classes) for image, found in outlines.items()},
         # The first of all is the last that is set.
         first_of={o.name: o.place for o in reversed(every) if o.name is not None},

@@ -58,8 +58,7 @@ def labelled(write_scene, tmp_path):
 
 
 def opened(labelled_scene, **changes):
-    settings = {"crop": CROP, **changes}
-    return open_boxes_of_scene(labelled_scene, Division(**settings))
+    return open_boxes_of_scene(labelled_scene, Division(crop=CROP, **changes))
 
 
 def counts_of(source):
