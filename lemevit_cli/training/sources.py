@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
-from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
+from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
 from lemevit_cli.training.datasets.source import Cells, Parts, Source, Sources, check_alike
 from lemevit_cli.training.options import DataOptions, LabelledScene
 
@@ -85,11 +84,6 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
         classes=openers.merge_classes(training),
         notes=tuple(note for part in parts for note in part.notes),
     )
-
-
-def is_listing(path: str) -> bool:
-    """Say whether a path is a list of data, by its suffix."""
-    return Path(path).suffix.lower() == SUFFIX
 
 
 def _open_item(

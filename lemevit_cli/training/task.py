@@ -71,7 +71,7 @@ class Training(Protocol):
         ...
 
     def check(self, options: TrainingOptions) -> None:
-        """Refuse what can be told to be wrong in a second, before the data are opened.
+        """Refuse what is wrong before the data are opened, in a second.
 
         Raises:
             LemevitError: if the options name a loss or a part of the network that there is not.

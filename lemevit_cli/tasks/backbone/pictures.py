@@ -18,7 +18,7 @@ import numpy as np
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.training.datasets.folders import PictureReader, source_of_pictures
-from lemevit_cli.training.datasets.listing import SUFFIX, LabelledFolder, read_listing
+from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
 from lemevit_cli.training.datasets.source import Site, Sources
 from lemevit_cli.training.options import DataOptions, LabelledScene
 
@@ -135,7 +135,7 @@ def _divide(
 
 def _items_of(path: str) -> Iterator[_Item]:
     place = Path(path)
-    if place.suffix.lower() == SUFFIX:
+    if is_listing(path):
         for entry in read_listing(path, labelled=False):
             if isinstance(entry, LabelledFolder):
                 item = _folder_item(Path(entry.path))

@@ -1,4 +1,4 @@
-"""What of a labelled scene is held back for validation, and how that is told."""
+"""Labelled scenes divided by blocks: which are trained on, which are held back."""
 
 from __future__ import annotations
 

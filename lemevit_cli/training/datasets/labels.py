@@ -30,7 +30,7 @@ _CHUNK = 2048  # pixels: side of the windows in which ids are looked for
 
 
 def check_labelled(labelled: LabelledScene, *, dates: int) -> None:
-    """Refuse what can be told to be wrong without opening anything: dates, split, and stdin.
+    """Refuse what is wrong before anything is opened: dates, split, and stdin.
 
     Raises:
         DataError: in one line.
@@ -278,7 +278,7 @@ Labels = PolygonLabels | RasterLabels
 
 
 def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
-    """Refuse what a raster says itself, or ignores: the rest would go unheard."""
+    """Refuse what a raster says itself, or ignores: the rest would be ignored without a word."""
     is_usual = labelled.background in (LabelledScene.background, IGNORE)
     given = {
         "a field": labelled.label_field,

@@ -37,7 +37,6 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.options import LabelledScene
 
-SUFFIX = ".toml"
 _SCENE_KEYS = {
     "scene": "scene",
     "labels": "labels",
@@ -71,6 +70,11 @@ class LabelledFolder:
     weight: float | None = None
     gsd_m: float | None = None
     naming: Naming = field(default_factory=Naming)
+
+
+def is_listing(path: str) -> bool:
+    """Say whether a path is a list of data, by its suffix."""
+    return Path(path).suffix.lower() == ".toml"
 
 
 def read_listing(

@@ -80,7 +80,7 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
 
 
 def _check(labelled: LabelledScene) -> None:
-    """Refuse what can be told to be wrong without opening anything large."""
+    """Refuse what is wrong before anything large is opened."""
     check_labelled(labelled, dates=1)
     if labelled.background != LabelledScene.background:
         raise DataError(
