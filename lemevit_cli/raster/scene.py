@@ -111,7 +111,7 @@ class Scene:
         self.width, self.height = dataset.width, dataset.height
         self.bidx = choice.bidx
         self.num_bands = len(choice.bidx)
-        self.georeference = _read_georeference(dataset, options.src_crs, name=source.name)
+        self.georeference = _read_georeference(dataset, options, name=source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
@@ -350,12 +350,15 @@ def _describe(window: Window) -> str:
     )
 
 
-def _read_georeference(dataset: Any, src_crs: str | None, *, name: str) -> Georeference:
+def _read_georeference(dataset: Any, options: SceneOptions, *, name: str) -> Georeference:
     gcps, gcps_crs = dataset.gcps
     transform = None if dataset.transform.is_identity else dataset.transform
     crs = dataset.crs
-    if src_crs is not None:
-        stated = _parse_crs(src_crs, name)
+    named = options.src_crs
+    if named is None and not (crs or gcps_crs):
+        named = options.missing_crs
+    if named is not None:
+        stated = _parse_crs(named, name)
         # Where points alone tie the picture to the map, the CRS is theirs.
         crs, gcps_crs = (crs, stated) if gcps and transform is None else (stated, gcps_crs)
     return Georeference(

@@ -19,7 +19,7 @@ from lemevit_cli.cli import app
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.oriented_rcnn import Decoding
-from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import load_network
 
@@ -135,7 +135,10 @@ def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene
     found = detected(path, "-w", weights, "-o", "tta.gpkg", "--tta")
 
     plain = load_predictor(
-        weights, load_network("det"), RuntimeOptions(device="cpu"), DetectionOptions(score=0.1)
+        open_weights(weights),
+        load_network("det"),
+        RuntimeOptions(device="cpu"),
+        DetectionOptions(score=0.1),
     )
     every = []
     for transposed, flips in product((False, True), ((), (1,), (2,), (1, 2))):

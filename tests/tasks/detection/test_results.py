@@ -80,7 +80,9 @@ def assert_same_corners(found, expected, atol):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_boxes_come_back_through_merge_and_file(tmp_path, grid, ending):
     truth = found_boxes(place(grid))
-    raw = RawBoxes(truth.boxes, truth.scores, truth.class_ids, np.zeros(40, bool))
+    raw = RawBoxes(
+        truth.boxes, truth.scores, truth.class_ids, np.zeros(40, bool), np.ones(40, bool)
+    )
     kept = merge_boxes(raw, nms_iou=0.3)
     truth = boxes.BoxesOfScene(
         boxes=truth.boxes[kept],
