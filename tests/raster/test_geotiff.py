@@ -17,6 +17,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.targets import check_target, open_sink
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 
 def test_classes_come_back_with_nodata_colours_names_and_tags(
@@ -239,7 +240,7 @@ def test_an_interrupted_write_leaves_nothing(make_spec, class_ids, tmp_path, exc
     window = Window(col_off=0, row_off=0, width=64, height=20)
     with (
         pytest.raises(exception),
-        open_sink(str(tmp_path / name), make_spec(), OutputOptions()) as sink,
+        open_sink(str(tmp_path / name), make_spec(), OutputOptions(), WRITERS) as sink,
     ):
         sink.write(window, class_ids[:20])
         raise exception
@@ -308,7 +309,9 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.raster.targets import RasterSpec, open_sink
+from lemevit_cli.raster.spec import RasterSpec
+from lemevit_cli.raster.targets import open_sink
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 target, output_type, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -322,7 +325,7 @@ if output_type == "scores":
     values = rng.random((2, 150, 150), dtype="f4")
 window = Window(col_off=0, row_off=0, width=150, height=150)
 try:
-    with open_sink(target, spec, OutputOptions(output_type=output_type)) as sink:
+    with open_sink(target, spec, OutputOptions(output_type=output_type), WRITERS) as sink:
         sink.write(window, values)
 except OutputError as error:
     print(error)

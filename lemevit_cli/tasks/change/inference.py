@@ -35,7 +35,6 @@ from lemevit_cli.raster.acquisition import date_of
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.raster.targets import (
-    CHANGE_WRITERS,
     RasterSpec,
     Sink,
     check_target,
@@ -49,6 +48,7 @@ from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input
 from lemevit_cli.tasks.change.results import (
     DRAFT_BYTES_PER_PIXEL,
     UNCHANGED_ID,
+    WRITERS,
     ChangeSink,
     ChangeSpec,
     open_layers,
@@ -79,7 +79,7 @@ def change(
     Raises:
         LemevitError: before any work for what can be told to be wrong in a second.
     """
-    suffix = find_writer("changes.shp", settings.output, CHANGE_WRITERS).suffix
+    suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
     opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
     check_settings(opened.card, settings)
@@ -237,7 +237,7 @@ def check_outputs(
     options = settings.output
     if len({Path(target).absolute() for target in targets}) < len(targets):
         raise OutputError(f"-o {' -o '.join(targets)}: name every output once")
-    writers = [find_writer(target, options, CHANGE_WRITERS) for target in targets]
+    writers = [find_writer(target, options, WRITERS) for target in targets]
     if len(targets) > 1 and options.format is not None:
         raise OutputError(f"--format {options.format}: several outputs go by their suffixes")
     if len({writer.driver for writer in writers}) > 1 and options.creation_options:
@@ -260,12 +260,12 @@ def check_outputs(
         for scene in scenes:
             check_targets([scene], [target])
         chosen = options if target in layers else of_raster(options, beside_layers=bool(layers))
-        check_target(target, chosen, CHANGE_WRITERS)
+        check_target(target, chosen, WRITERS)
 
 
 def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[str], list[str]]:
     """Split targets into those that hold pixels, and those that hold polygons."""
-    rasters = [t for t in targets if find_writer(t, options, CHANGE_WRITERS).kind == "raster"]
+    rasters = [t for t in targets if find_writer(t, options, WRITERS).kind == "raster"]
     return rasters, [t for t in targets if t not in rasters]
 
 

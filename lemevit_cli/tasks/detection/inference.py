@@ -31,13 +31,13 @@ from lemevit_cli.inference.scenes import (
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.targets import BOX_WRITERS, check_target, find_writer
+from lemevit_cli.raster.targets import check_target, find_writer
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks import STARTERS
 from lemevit_cli.tasks.detection.merge import RawBoxes, concatenate_boxes, merge_boxes
 from lemevit_cli.tasks.detection.network import NETWORK
-from lemevit_cli.tasks.detection.results import BoxesOfScene, sizes_of, write_boxes
+from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
 
 _TASK = NETWORK.task
 # Pixels of the model: what ends as near to an edge of its window may go on behind it.
@@ -62,7 +62,7 @@ def detect(
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    ending = f"_boxes{find_writer('boxes.shp', settings.output, BOX_WRITERS).suffix}"
+    ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
     opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
     check_settings(opened.card, settings)
@@ -102,7 +102,7 @@ class Detection:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output, BOX_WRITERS)
+        check_target(target, self.settings.output, WRITERS)
 
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a scene, and decide how it is read."""

@@ -27,10 +27,21 @@ from lemevit_cli.inference.scenes import (
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.targets import check_target, find_writer, open_sink
+from lemevit_cli.raster.targets import RASTERS, Writer, check_target, find_writer, open_sink
 from lemevit_cli.settings import InferenceSettings
 from lemevit_cli.tasks import STARTERS
 from lemevit_cli.tasks.segmentation.network import NETWORK
+
+_POLYGONS = "lemevit_cli.tasks.segmentation.results"  # imported when it is asked for
+
+# Another of GDAL's vector formats is one more line.
+WRITERS = (
+    *RASTERS,
+    Writer("GPKG", ".gpkg", "vector", _POLYGONS),
+    Writer("FlatGeobuf", ".fgb", "vector", _POLYGONS),
+    Writer("GeoJSON", ".geojson", "vector", _POLYGONS),
+    Writer("ESRI Shapefile", ".shp", "vector", _POLYGONS),
+)
 
 
 def predict(
@@ -52,7 +63,7 @@ def predict(
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    ending = f"_{task}{find_writer('result.tif', settings.output).suffix}"
+    ending = f"_{task}{find_writer('result.tif', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
     opened = open_weights_for(task, weights or STARTERS[task])
     check_settings(opened.card, settings)
@@ -75,7 +86,7 @@ class Segmentation:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output)
+        check_target(target, self.settings.output, WRITERS)
 
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a scene, and decide how it is read."""
@@ -99,7 +110,8 @@ class Segmentation:
         """Write the rows as they come."""
         spec, census = raster_spec(run, self.settings), Census(run)
         written = "scores" if self.settings.output.output_type == "scores" else "ids"
-        with run.account.timed("assemble"), open_sink(target, spec, self.settings.output) as sink:
+        opening = open_sink(target, spec, self.settings.output, WRITERS)
+        with run.account.timed("assemble"), opening as sink:
             for part in parts:
                 for piece in part:
                     with run.account.timed("write"):
