@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 
 import rasterio
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.raster.gdal import GDAL_ERRORS
 
 STDIN = "-"
 
@@ -166,7 +166,7 @@ class Source:
         """Turn an error of GDAL into a :class:`SceneError`: ``<name>: <what> (<cause>)``."""
         try:
             yield
-        except (RasterioError, CPLE_BaseError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise SceneError(f"{self.name}: {what} ({self._cause(error)})") from error
 
     def _cause(self, error: BaseException) -> str:

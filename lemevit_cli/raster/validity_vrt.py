@@ -6,14 +6,14 @@ mask. A NaN beside these is a number to it, and makes a NaN of every pixel that 
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from rasterio._path import _parse_path
-from rasterio.dtypes import _gdal_typename
+from rasterio.dtypes import dtype_rev, typename_fwd
 
 from lemevit_cli.raster.validity import as_dtype
 
@@ -22,6 +22,13 @@ from lemevit_cli.raster.validity import as_dtype
 _LARGEST = sys.float_info.max
 _IS_FINITE = f"nan:0,-inf:0,{-_LARGEST!r}:1,0:1,{_LARGEST!r}:1,inf:0"
 _ALWAYS, _OPAQUE = "0:1", "0:255"
+
+# GDAL's file systems by the schemes of URIs that rasterio takes.
+_FILE_SYSTEMS = {
+    "file": "", "zip": "/vsizip", "tar": "/vsitar", "gzip": "/vsigzip", "http": "/vsicurl",
+    "https": "/vsicurl", "ftp": "/vsicurl", "s3": "/vsis3", "gs": "/vsigs", "az": "/vsiaz",
+    "oss": "/vsioss",
+}  # fmt: skip
 
 
 def validity_vrt(
@@ -43,7 +50,7 @@ def validity_vrt(
         alpha: the file's alpha band, None without one.
         masked_bands: those whose masks GDAL keeps; a pixel is nodata where all of these say so.
     """
-    source, dtypes = _parse_path(file).as_vsi(), dataset.dtypes
+    source, dtypes = gdal_name(file), dataset.dtypes
     root = _raster_like(dataset)
     if dataset.crs:
         ET.SubElement(root, "SRS").text = dataset.crs.to_wkt()
@@ -55,7 +62,7 @@ def validity_vrt(
             shown = _add_product(root, dtype)
             _add_source(shown, source, f"{band}")
         else:
-            plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_typename(dtype))
+            plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(dtype))
             ET.SubElement(plain, "Offset").text = repr(float(dataset.offsets[band - 1]))
             ET.SubElement(plain, "Scale").text = repr(float(dataset.scales[band - 1]))
             _add_source(plain, source, f"{band}")
@@ -72,6 +79,28 @@ def validity_vrt(
         if np.issubdtype(np.dtype(dtypes[band - 1]), np.floating):
             _add_source(shown, source, f"{band}", table=_IS_FINITE)
     return ET.tostring(root, encoding="unicode")
+
+
+def gdal_name(file: str) -> str:
+    """Return the name by which GDAL opens what rasterio opens: ``zip://a.zip!b.tif`` has its own.
+
+    ``file`` is a path, a name that is GDAL's already, or a URI of one or more schemes.
+    """
+    schemes, separator, rest = file.partition("://")
+    steps = schemes.split("+")
+    if not separator or not set(steps) <= set(_FILE_SYSTEMS):
+        return file
+    systems = [_FILE_SYSTEMS[step] for step in steps if step != "file"]
+    if systems and systems[-1] == "/vsicurl":
+        rest = f"{steps[-1]}://{rest}"
+    if steps[0] in ("zip", "tar", "gzip"):
+        rest = re.sub("!/*", "/", rest, count=1)  # between the archive and the file in it
+    return "/".join(["".join(systems), rest]) if systems else rest
+
+
+def _gdal_type(dtype: str) -> str:
+    name: str = typename_fwd[dtype_rev[dtype]]
+    return name
 
 
 def _numbers_of_void(
@@ -100,7 +129,7 @@ def _raster_like(dataset: Any) -> ET.Element:
 
 def _add_product(root: ET.Element, dtype: str) -> ET.Element:
     """Add an alpha band: the product of its sources, of which GDAL wants two at least."""
-    kind = {"dataType": _gdal_typename(dtype), "subClass": "VRTDerivedRasterBand"}
+    kind = {"dataType": _gdal_type(dtype), "subClass": "VRTDerivedRasterBand"}
     band = ET.SubElement(root, "VRTRasterBand", kind)
     ET.SubElement(band, "ColorInterp").text = "Alpha"
     ET.SubElement(band, "PixelFunctionType").text = "mul"
