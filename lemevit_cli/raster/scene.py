@@ -129,6 +129,19 @@ class Scene:
         return tuple(self._reading.nodata[i] for i in self._reading.picks)
 
     @property
+    def nodata_as_read(self) -> tuple[float | None, ...]:
+        """The same as :meth:`read` gives it, scaled; None also where a band cannot hold it."""
+        reading = self._reading
+        numbers: list[float | None] = [None] * len(reading.bands)
+        for i, value in enumerate(reading.nodata):
+            number = None if value is None else as_dtype(value, np.dtype(reading.dtype))
+            if number is not None:
+                raw = np.full((len(reading.bands), 1, 1), number)
+                scaled = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+                numbers[i] = scaled[i, 0, 0].item()
+        return tuple(numbers[i] for i in reading.picks)
+
+    @property
     def mask_kind(self) -> str:
         """What can make a pixel void: any of nodata, alpha, mask and nan, or none."""
         reading = self._reading
@@ -232,8 +245,7 @@ class Scene:
         Void pixels give nothing to those around them; a pixel is void where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
-        reading, nodata = self._reading, self.nodata[0]
-        can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
+        reading, dataset = self._reading, self.dataset()
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
@@ -241,12 +253,11 @@ class Scene:
             height=height,
             resampling=resampling,
             src_crs_wkt=self.georeference.crs_wkt,
-            src_nodata=nodata if can_be else None,
+            src_nodata=_usable_nodata(reading),
         )
-        if np.issubdtype(np.dtype(reading.dtype), np.floating):
-            # Of all that voids a pixel, a NaN beside the nodata value is what GDAL does not know.
+        if not _warper_knows_validity(reading, dataset.count):
             vrt = validity_vrt(
-                self.dataset(),
+                dataset,
                 self._source.file,
                 bands=reading.bands,
                 nodata=reading.nodata,
@@ -321,6 +332,28 @@ def _bands_with_mask(
     masked = tuple(b for b in bands if not flags[b] & own)
     shared = [b for b in masked if MaskFlags.per_dataset in flags[b]]
     return (shared[0],) if shared and len(shared) == len(bands) else masked
+
+
+def _usable_nodata(reading: _Reading) -> float | None:
+    """Return the nodata value of the first band, None where its type cannot hold it."""
+    nodata = reading.nodata[0]
+    can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
+    return nodata if can_be else None
+
+
+def _warper_knows_validity(reading: _Reading, bands_of_file: int) -> bool:
+    """Say whether GDAL's warper finds out by itself which pixels of the file are valid.
+
+    It asks one statement alone, alpha, else nodata, else a mask; compares all bands of the file
+    with one nodata value; and takes a NaN beside these for a number.
+    """
+    if np.issubdtype(np.dtype(reading.dtype), np.floating):
+        return False
+    has_nodata = any(value is not None for value in reading.nodata)
+    if not has_nodata:
+        return reading.alpha is None or not reading.masked_bands
+    is_alone = reading.alpha is None and not reading.masked_bands
+    return is_alone and len(set(reading.nodata)) == 1 and len(reading.bands) == bands_of_file
 
 
 def _scaled_dtype(reading: _Reading) -> str:
