@@ -178,7 +178,7 @@ def draw(
     """Draw scene, truth and result side by side, from one decimated read each."""
     panels = []
     with open_scene(str(scene)) as opened:
-        panels.append(Panel("scene", displayed(*opened.read_overview(_PICTURE_SIDE))))
+        panels.append(Panel("scene", displayed(*opened.read_overview_by_band(_PICTURE_SIDE))))
     for title, raster in (("truth", truth), ("lemevit predict", result)):
         with open_scene(str(raster)) as opened:
             ids, _ = opened.read_overview(_PICTURE_SIDE)
