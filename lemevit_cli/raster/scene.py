@@ -99,6 +99,7 @@ class Scene:
             area; None where the scene is not tied to the earth.
         pixel_sides_m: metres on the ground along a row and along a column, there; None likewise.
         warnings: what a user should know, a line each.
+        band_warnings: those among them on what the pixels are, whatever their place.
     """
 
     def __init__(self, source: Source, options: SceneOptions) -> None:
@@ -114,23 +115,24 @@ class Scene:
         self.georeference = _read_georeference(dataset, options.src_crs, name=source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
+        self.band_warnings = choice.warnings
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self.dtype = _scaled_dtype(self._reading)
 
     @property
     def window(self) -> Window:
-        """The whole scene."""
+        """Return the whole scene."""
         return Window(col_off=0, row_off=0, width=self.width, height=self.height)
 
     @property
     def nodata(self) -> tuple[float | None, ...]:
-        """The value that means "no data", of each chosen band; None where none is stated."""
+        """Return the value that means "no data", of each chosen band; None where none is stated."""
         return tuple(self._reading.nodata[i] for i in self._reading.picks)
 
     @property
     def nodata_as_read(self) -> tuple[float | None, ...]:
-        """The same as :meth:`read` gives it, scaled; None also where a band cannot hold it."""
+        """Return the same as :meth:`read` gives it; None also where a band cannot hold it."""
         reading = self._reading
         numbers: list[float | None] = [None] * len(reading.bands)
         for i, value in enumerate(reading.nodata):
@@ -143,7 +145,7 @@ class Scene:
 
     @property
     def mask_kind(self) -> str:
-        """What can make a pixel void: any of nodata, alpha, mask and nan, or none."""
+        """Name what can make a pixel nodata: any of nodata, alpha, mask and nan, or none."""
         reading = self._reading
         kinds = {
             "nodata": any(v is not None for v in reading.nodata),
@@ -154,7 +156,7 @@ class Scene:
         return "+".join(kind for kind, there in kinds.items() if there) or "none"
 
     def dataset(self) -> Any:
-        """The calling thread's rasterio dataset, for what this class does not tell."""
+        """Return the calling thread's rasterio dataset, for what this class does not tell."""
         return self._source.handle()
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -240,7 +242,7 @@ class Scene:
         height: int,
         resampling: WarpResampling,
     ) -> Scene:
-        """The same raster on another grid, through GDAL's warper as windows are read.
+        """Put the raster on another grid, through GDAL's warper as windows are read.
 
         Void pixels give nothing to those around them; a pixel is void where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
@@ -323,7 +325,7 @@ def _plan_reading(
 def _bands_with_mask(
     dataset: Any, bands: tuple[int, ...], *, is_nodata_stated: bool
 ) -> tuple[int, ...]:
-    """Bands whose mask is neither their alpha nor their nodata value: a mask band or a .msk."""
+    """List bands whose mask is neither alpha nor their nodata value: a mask band or a .msk."""
     own = {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata}
     # NODATA_VALUES, a tuple for all bands, is the one nodata that GDAL keeps in the mask alone.
     if not is_nodata_stated and "NODATA_VALUES" in dataset.tags():
