@@ -28,8 +28,8 @@ def demo(
 ) -> None:
     """See it work: draw a town, predict its land cover, score it against the truth.
 
-    Objects and changes are found too, where weights for that are installed. Needs no data and no
-    network. Figures are of a simulated scene. Prints the path of a picture.
+    Objects and changes are found too. Needs no data and no network. Figures are of a simulated
+    scene. Prints the path of a picture.
     """
     from lemevit_cli.analysis.demo import run_demo
 
@@ -57,9 +57,7 @@ def demo(
     typer.echo(record["picture"])
 
 
-def _tell_objects(objects: dict[str, Any] | None) -> None:
-    if objects is None:
-        return
+def _tell_objects(objects: dict[str, Any]) -> None:
     if objects["scores"] is not None:
         print_scores("\nIts objects, against their truth", objects["scores"], to_stderr=True)
     typer.echo(
@@ -68,9 +66,7 @@ def _tell_objects(objects: dict[str, Any] | None) -> None:
     )
 
 
-def _tell_changes(changes: dict[str, Any] | None) -> None:
-    if changes is None:
-        return
+def _tell_changes(changes: dict[str, Any]) -> None:
     print_scores("\nWhat changed in it, against its truth", changes["scores"], to_stderr=True)
     typer.echo(
         f"\n{changes['found']} changes are in {changes['result']}, drawn in {changes['picture']}",

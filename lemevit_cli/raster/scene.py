@@ -139,7 +139,7 @@ class Scene:
             number = None if value is None else as_dtype(value, np.dtype(reading.dtype))
             if number is not None:
                 raw = np.full((len(reading.bands), 1, 1), number)
-                scaled = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+                scaled = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
                 numbers[i] = scaled[i, 0, 0].item()
         return tuple(numbers[i] for i in reading.picks)
 
@@ -171,7 +171,7 @@ class Scene:
             ValueError: if the window leaves the scene.
         """
         raw, valid = self._read_raw(window, (window.height, window.width))
-        return self._chosen(raw), valid
+        return self._pick(raw), valid
 
     def read_overview(
         self, max_side: int, *, window: Window | None = None
@@ -183,7 +183,7 @@ class Scene:
         """
         window = window or self.window
         raw, valid = self._read_raw(window, _overview_shape(window, max_side))
-        return self._chosen(raw), valid
+        return self._pick(raw), valid
 
     def read_overview_by_band(
         self, max_side: int, *, window: Window | None = None
@@ -195,7 +195,7 @@ class Scene:
         window = window or self.window
         raw, valid = self._read_raw(window, _overview_shape(window, max_side))
         by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
-        return self._chosen(raw), by_band[list(self._reading.picks)]
+        return self._pick(raw), by_band[list(self._reading.picks)]
 
     def _read_raw(
         self, window: Window, shape: tuple[int, int]
@@ -226,10 +226,10 @@ class Scene:
             valid = np.broadcast_to(np.True_, shape)
         return pixels, valid
 
-    def _chosen(self, raw: NDArray) -> NDArray:
+    def _pick(self, raw: NDArray) -> NDArray:
         """Pick the scene's bands, scaled, from what was read of the file."""
         reading = self._reading
-        pixels = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+        pixels = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
         if reading.picks == tuple(range(len(reading.bands))):
             return pixels
         return pixels[list(reading.picks)]
@@ -267,7 +267,7 @@ class Scene:
                 masked_bands=reading.masked_bands,
             )
             warp = replace(warp, src_nodata=None, src_vrt=vrt)
-        return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
+        return Scene(self._source.on_grid(warp), SceneOptions(bidx=self.bidx))
 
     def close(self) -> None:
         """Close the file in all threads."""
@@ -364,7 +364,7 @@ def _scaled_dtype(reading: _Reading) -> str:
     return "float32" if np.can_cast(reading.dtype, np.float32) else "float64"
 
 
-def _scaled(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
+def _scale(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
     scales = np.array(reading.scales, dtype)[:, None, None]
     return pixels.astype(dtype) * scales + np.array(reading.offsets, dtype)[:, None, None]
 

@@ -116,7 +116,7 @@ class ScenePair:
         self.resampling = (
             None if is_on_grid and dx_px == dy_px == 0 else _resampling(before, after, self.overlap)
         )
-        self.after_on_grid = after if self.resampling is None else self._resampled(self.resampling)
+        self.after_on_grid = after if self.resampling is None else self._resample(self.resampling)
         self._opened: tuple[Scene, ...] = (self.after_on_grid, after, before)
 
     @property
@@ -200,7 +200,7 @@ class ScenePair:
         shape = (window.height, window.width)
         return np.zeros((self.num_bands, *shape), self.dtype), np.zeros(shape, bool)
 
-    def _resampled(self, resampling: WarpResampling) -> Scene:
+    def _resample(self, resampling: WarpResampling) -> Scene:
         """Warp ``after`` to the grid of ``before``, its shift undone through the transform."""
         there = self.georeference.transform or Affine.identity()
         return self.after.on_grid(

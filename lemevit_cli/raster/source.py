@@ -118,7 +118,7 @@ class Source:
         self._owner_pid, self._remove_spool = 0, None
         self._prepare()
 
-    def warped(self, warp: Warp) -> Source:
+    def on_grid(self, warp: Warp) -> Source:
         """Return the file on another grid, through the handles of this source: close it last."""
         other = copy(self)
         other._warp = self, warp
