@@ -58,10 +58,13 @@ def demo(
 
 
 def _tell_objects(objects: dict[str, Any]) -> None:
+    judged = 0
     if objects["scores"] is not None:
         print_scores("\nIts objects, against their truth", objects["scores"], to_stderr=True)
+        judged = sum(figures["found"] for figures in objects["scores"]["classes"].values())
     typer.echo(
-        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}",
+        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}; "
+        f"{objects['found'] - judged} are of classes that the truth has none of",
         err=True,
     )
 

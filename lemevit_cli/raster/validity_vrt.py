@@ -51,27 +51,18 @@ def validity_vrt(
         masked_bands: those whose masks GDAL keeps; a pixel is nodata where all of these say so.
     """
     source, dtypes = gdal_name(file), dataset.dtypes
-    root = _raster_like(dataset)
-    if dataset.crs:
-        ET.SubElement(root, "SRS").text = dataset.crs.to_wkt()
-    if not dataset.transform.is_identity:
-        numbers = (repr(float(number)) for number in dataset.transform.to_gdal())
-        ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
+    root, shown = _raster_like(dataset), None
+    _add_placement(root, dataset)
     for band, dtype in enumerate(dtypes, start=1):
-        if band == alpha:
-            shown = _add_product(root, dtype)
-            _add_source(shown, source, f"{band}")
-        else:
-            plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(dtype))
-            ET.SubElement(plain, "Offset").text = repr(float(dataset.offsets[band - 1]))
-            ET.SubElement(plain, "Scale").text = repr(float(dataset.scales[band - 1]))
-            _add_source(plain, source, f"{band}")
-    if alpha is None:
+        added = _add_product(root, dtype) if band == alpha else _add_plain(root, dataset, band)
+        _add_source(added, source, f"{band}")
+        shown = added if band == alpha else shown
+    if shown is None:
         shown = _add_product(root, "uint8")
         _add_source(shown, source, "1", table=_OPAQUE)
     for rule in (
         [(f"mask,{band}", 0.0) for band in masked_bands],
-        _numbers_of_void(dtypes, bands, nodata),
+        _numbers_of_nodata(dtypes, bands, nodata),
     ):
         if rule:
             _add_source(shown, _any_other(dataset, source, rule), "1")
@@ -103,7 +94,7 @@ def _gdal_type(dtype: str) -> str:
     return name
 
 
-def _numbers_of_void(
+def _numbers_of_nodata(
     dtypes: Sequence[str], bands: Sequence[int], nodata: Sequence[float | None]
 ) -> list[tuple[str, float]]:
     """List bands with their nodata number if all hold theirs; none if one cannot."""
@@ -125,6 +116,22 @@ def _any_other(dataset: Any, file: str, rule: Iterable[tuple[str, float]]) -> st
 
 def _raster_like(dataset: Any) -> ET.Element:
     return ET.Element("VRTDataset", rasterXSize=f"{dataset.width}", rasterYSize=f"{dataset.height}")
+
+
+def _add_placement(root: ET.Element, dataset: Any) -> None:
+    if dataset.crs:
+        ET.SubElement(root, "SRS").text = dataset.crs.to_wkt()
+    if not dataset.transform.is_identity:
+        numbers = (repr(float(number)) for number in dataset.transform.to_gdal())
+        ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
+
+
+def _add_plain(root: ET.Element, dataset: Any, band: int) -> ET.Element:
+    """Add a band as it is in the file, with its scale and offset."""
+    plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(dataset.dtypes[band - 1]))
+    ET.SubElement(plain, "Offset").text = repr(float(dataset.offsets[band - 1]))
+    ET.SubElement(plain, "Scale").text = repr(float(dataset.scales[band - 1]))
+    return plain
 
 
 def _add_product(root: ET.Element, dtype: str) -> ET.Element:
