@@ -164,7 +164,7 @@ class Scene:
 
         Returns:
             Pixels ``(bands, H, W)`` in :attr:`dtype`, and where they are valid ``(H, W)``, which
-            may be a read-only view. Void pixels keep the file's number.
+            may be a read-only view. Nodata pixels keep the file's number.
 
         Raises:
             SceneError: if the file cannot be read there.
@@ -190,7 +190,7 @@ class Scene:
     ) -> tuple[NDArray, NDArray[np.bool_]]:
         """Read as :meth:`read_overview`, with a mask of each band ``(bands, H, W)``.
 
-        A band is void, too, where it alone holds its nodata value.
+        A band is nodata, too, where it alone holds its nodata value.
         """
         window = window or self.window
         raw, valid = self._read_raw(window, _overview_shape(window, max_side))
@@ -244,7 +244,7 @@ class Scene:
     ) -> Scene:
         """Put the raster on another grid, through GDAL's warper as windows are read.
 
-        Void pixels give nothing to those around them; a pixel is void where the one under its
+        Nodata pixels give nothing to those around them; a pixel is nodata where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
         reading, dataset = self._reading, self.dataset()

@@ -165,10 +165,10 @@ class ScenePair:
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         if self.overlap.intersection(window) is None:
-            return self._void(window)
+            return self._nodata(window)
         before, valid_before = self.before.read(window)
         if not valid_before.any():
-            return self._void(window)
+            return self._nodata(window)
         after, valid_after = self.after_on_grid.read(window)
         dates = [
             date if stretch is None else stretch.apply(date)
@@ -196,7 +196,7 @@ class ScenePair:
     def __repr__(self) -> str:
         return f"ScenePair({self.before!r}, {self.after!r})"
 
-    def _void(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+    def _nodata(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
         shape = (window.height, window.width)
         return np.zeros((self.num_bands, *shape), self.dtype), np.zeros(shape, bool)
 

@@ -142,9 +142,9 @@ class SceneView:
         if valid.all():
             under = np.ones((stop - first, len(cols.weights)), bool)
             return _weigh(pixels, rows, cols), under, mask
-        void = ~valid
+        nodata = ~valid
         pixels = np.where(valid, pixels, np.float32(0))
-        missing = _weigh(void.astype(np.float32)[None], rows, cols)[0]
+        missing = _weigh(nodata.astype(np.float32)[None], rows, cols)[0]
         weight = _weigh(valid.astype(np.float32)[None], rows, cols)[0]
         pixels = _weigh(pixels, rows, cols)
         # Where nothing is missing the weights' sum is 1 but for rounding: not dividing there gives
