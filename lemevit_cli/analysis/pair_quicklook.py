@@ -14,7 +14,7 @@ from lemevit_cli.analysis.quicklook import BAR_SHARE, QuicklookOptions
 from lemevit_cli.analysis.quicklook_layers import (
     Layer,
     Sheet,
-    blend_over,
+    blended,
     class_layer,
     is_layer,
     polygon_layer,
@@ -83,7 +83,7 @@ def pair_quicklook(
         layer = None if change is None else _change_on(sheet, pair, part, change)
         if change is not None:
             pictures.append(
-                pictures[1] if layer is None else blend_over(pictures[1], layer, options.alpha)
+                pictures[1] if layer is None else blended(pictures[1], layer, options.alpha)
             )
             titles.append(Path(change).name)
     metric = pixel_metric_m2(sheet.georeference, col=sheet.width / 2, row=sheet.height / 2)

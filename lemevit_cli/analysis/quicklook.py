@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from lemevit_cli.analysis.quicklook_layers import (
     Layer,
     Sheet,
-    blend_over,
+    blended,
     class_layer,
-    color_layer,
+    colored,
     holds_classes,
     is_layer,
     polygon_layer,
@@ -130,7 +130,7 @@ def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> 
         sheet = sheet_of(raster, part, options.size)
         if holds_classes(raster):
             layer = class_layer(raster, sheet, raster, part)
-            return sheet, color_layer(layer), layer
+            return sheet, colored(layer), layer
         return sheet, displayed(*raster.read_overview_by_band(options.size, window=part)), None
 
 
@@ -144,7 +144,7 @@ def _draw_vector(result: str, options: QuicklookOptions, progress: Progress) -> 
     table = read_polygons(result)
     sheet = _sheet_around(table, result, options)
     layer = polygon_layer(table, result, sheet)
-    return sheet, color_layer(layer), layer
+    return sheet, colored(layer), layer
 
 
 def _draw_over(
@@ -157,7 +157,7 @@ def _draw_over(
         sheet = sheet_of(scene, part, options.size)
         layer = layer_on(sheet, scene, part)
         rgb = displayed(*scene.read_overview_by_band(options.size, window=part))
-        return sheet, blend_over(rgb, layer, options.alpha), layer
+        return sheet, blended(rgb, layer, options.alpha), layer
 
 
 def _part(scene: Scene, options: QuicklookOptions) -> Window:

@@ -217,7 +217,7 @@ def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
     classes, ids_of_rows = _classes_of(table, path)
     ids = ids_of_rows[polygons.rows]
     lines = shapely.boundary(_in_pixels(polygons))
-    outlines = _rasterize(lines, ids, sheet, all_touched=True)
+    outlines = _rasterized(lines, ids, sheet, all_touched=True)
     filled = polygons.burn(sheet.window, ids, background=NODATA_CLASS)
     return Layer(filled, classes, classes, outlines)
 
@@ -241,7 +241,7 @@ def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
         ids=nothing,
         classes=classes,
         told=tuple(classes[i] for i in present),
-        outlines=_rasterize(rings, ids, sheet, all_touched=False),
+        outlines=_rasterized(rings, ids, sheet, all_touched=False),
         counts=tuple(int(counts[i]) for i in present),
     )
 
@@ -287,7 +287,7 @@ def _in_pixels(polygons: ScenePolygons) -> NDArray[Any]:
     return shapely.transform(polygons.polygons, lambda xy: apply(to_pixels, xy))
 
 
-def _rasterize(
+def _rasterized(
     shapes: NDArray[Any], ids: NDArray[np.uint8], sheet: Sheet, *, all_touched: bool
 ) -> NDArray[np.uint8]:
     drawn: NDArray[np.uint8] = rasterize(
@@ -301,7 +301,7 @@ def _rasterize(
     return drawn
 
 
-def color_layer(layer: Layer) -> NDArray[np.uint8]:
+def colored(layer: Layer) -> NDArray[np.uint8]:
     """Colour the layer alone; outlines of what is filled are a darker shade."""
     rgb = colorize(layer.ids, layer.classes)
     if layer.outlines is None:
@@ -312,7 +312,7 @@ def color_layer(layer: Layer) -> NDArray[np.uint8]:
     return rgb
 
 
-def blend_over(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
+def blended(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
     """Blend the layer over a scene; its outlines are opaque."""
     opacity = np.where(layer.ids == NODATA_CLASS, 0.0, alpha)[..., None]
     mixed = rgb * (1 - opacity) + colorize(layer.ids, layer.classes) * opacity

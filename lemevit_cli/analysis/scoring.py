@@ -143,7 +143,7 @@ def score_classes(
         progress.start("scoring", total=len(blocks), unit="blocks")
         try:
             for block in blocks:
-                around = _grow(block, tally.halo).intersection(true.area) or block
+                around = _grown(block, tally.halo).intersection(true.area) or block
                 ids, answers = true.ids.read(around), found.read(around)
                 _check_ids(ids, true_names, truth)
                 _check_ids(answers, names, prediction)
@@ -267,7 +267,7 @@ def tolerance_disc(scene: Scene, tolerance_m: float | None) -> Disc:
     return disc_of(metric, tolerance_m)
 
 
-def _grow(window: Window, by: int) -> Window:
+def _grown(window: Window, by: int) -> Window:
     return Window(
         col_off=window.col_off - by,
         row_off=window.row_off - by,

@@ -66,12 +66,12 @@ def box_of_polygon(points: ArrayLike) -> Floats:
 def canonical(boxes: ArrayLike) -> Floats:
     """Return the same rectangles ``(N, 5)`` with ``w >= h`` and angles in [-pi/2, pi/2)."""
     cx, cy, w, h, angle = _as_boxes(boxes).T
-    is_tall = h > w
-    angle = np.where(is_tall, angle + np.pi / 2, angle)
+    upright = h > w
+    angle = np.where(upright, angle + np.pi / 2, angle)
     # A remainder of a tiny negative number rounds up to the divisor itself.
     angle = np.mod(angle + np.pi / 2, np.pi) - np.pi / 2
     angle = np.where(angle >= np.pi / 2, -np.pi / 2, angle)
-    return np.column_stack([cx, cy, np.where(is_tall, h, w), np.where(is_tall, w, h), angle])
+    return np.column_stack([cx, cy, np.where(upright, h, w), np.where(upright, w, h), angle])
 
 
 def circumscribed(boxes: ArrayLike) -> Floats:
@@ -145,8 +145,8 @@ def sizes_of_corners(corners: ArrayLike, crs_wkt: str | None) -> GroundSizes:
     along = (plane[:, 1] + plane[:, 2] - plane[:, 0] - plane[:, 3]) / 2
     across = (plane[:, 2] + plane[:, 3] - plane[:, 0] - plane[:, 1]) / 2
     area = np.abs(along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0])
-    is_tall = np.hypot(*along.T) < np.hypot(*across.T)
-    east, north = np.where(is_tall[:, None], across, along).T
+    upright = np.hypot(*along.T) < np.hypot(*across.T)
+    east, north = np.where(upright[:, None], across, along).T
     length = np.hypot(east, north)
     bearing = np.mod(np.degrees(np.arctan2(east, north)), 180.0)
     return GroundSizes(

@@ -49,10 +49,10 @@ def shared_areas(boxes: Floats, others: Floats) -> Floats:
     turned = np.column_stack(
         [dx * cos + dy * sin, dy * cos - dx * sin, boxes[:, 2:4], boxes[:, 4] - others[:, 4]]
     )
-    axis_aligned = np.zeros_like(turned)
-    axis_aligned[:, 2:4] = others[:, 2:4]
+    upright = np.zeros_like(turned)
+    upright[:, 2:4] = others[:, 2:4]
     # Rounding may leave less than nothing of boxes that lie apart.
-    return np.maximum(_signed_overlaps(corners_of(turned), corners_of(axis_aligned)), 0.0)
+    return np.maximum(_signed_overlaps(corners_of(turned), corners_of(upright)), 0.0)
 
 
 def paired_iou_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:

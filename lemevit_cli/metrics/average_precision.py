@@ -81,7 +81,7 @@ def average_precision(
         difficult), ``difficult`` and ``found``. None where nothing is there to be judged by.
     """
     matches = [_match(found, truth, class_id) for class_id in range(len(class_names))]
-    counts = [_count_matches(match, found.scores, ious, score) for match in matches]
+    counts = [_counted(match, found.scores, ious, score) for match in matches]
     classes = {name: c.figures for name, c in zip(class_names, counts, strict=True)}
     means = {
         key: mean_known(record[key] for record in classes.values())
@@ -102,7 +102,7 @@ def right_boxes(found: Found, truth: Truth, iou: float = 0.5) -> tuple[Indices, 
     boxes, truths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for class_id in np.unique(truth.class_ids):
         match = _match(found, truth, class_id)
-        right, _ = _judge(match, iou)
+        right, _ = _judged(match, iou)
         boxes.append(match.boxes[right])
         truths.append(match.truths[right])
     return np.concatenate(boxes), np.concatenate(truths)
@@ -111,7 +111,7 @@ def right_boxes(found: Found, truth: Truth, iou: float = 0.5) -> tuple[Indices, 
 def precision_curve(found: Found, truth: Truth, class_id: int) -> tuple[Floats, Floats]:
     """Return a class's recall and precision at overlap 0.5, after each box by falling score."""
     match = _match(found, truth, class_id)
-    return _curve(*_judge(match, 0.5), match.num_truths)
+    return _curve(*_judged(match, 0.5), match.num_truths)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class _Count:
     false_alarms: int
 
 
-def _count_matches(match: _Match, scores: Floats, ious: Sequence[float], score: float) -> _Count:
+def _counted(match: _Match, scores: Floats, ious: Sequence[float], score: float) -> _Count:
     def area(iou: float) -> float | None:
-        return area_under(*_curve(*_judge(match, iou), truths)) if truths else None
+        return area_under(*_curve(*_judged(match, iou), truths)) if truths else None
 
     truths = match.num_truths
-    right, wrong = _judge(match, 0.5)
+    right, wrong = _judged(match, 0.5)
     chosen = scores[match.boxes] >= score
     hits, false_alarms = int((right & chosen).sum()), int((wrong & chosen).sum())
     figures = {
@@ -202,7 +202,7 @@ def _match(found: Found, truth: Truth, class_id: int) -> _Match:
     return _Match(boxes, truths, overlaps, is_difficult, len(true) - num_difficult, num_difficult)
 
 
-def _judge(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _judged(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the boxes that are right, and those that are wrong."""
     reaches = match.overlaps > iou
     candidates = np.flatnonzero(reaches & ~match.is_difficult)
