@@ -48,7 +48,7 @@ from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
-from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.change.inference import Change
 from lemevit_cli.tasks.change.pair_input import pair_input
@@ -221,7 +221,7 @@ def main() -> None:
         if args.weights is None:
             args.weights = str(folder / "newborn.safetensors")
             write_newborn(Path(args.weights))
-        simulate_dataset(folder, task=None, size=args.side, seed=3)
+        simulate_pair(folder, size=args.side, seed=3)
         write_to_another_grid(folder / "after.tif", folder / "other.tif")
         arguments = ["--before", str(folder / "before.tif"), "--after", str(folder / "other.tif")]
         arguments += ["--weights", args.weights, "--device", args.device]

@@ -41,7 +41,7 @@ from lemevit_cli.settings import (
     OutputOptions,
     RuntimeOptions,
 )
-from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.detection.inference import Detection
 
@@ -141,7 +141,7 @@ def main() -> None:
             args.weights, args.score = str(Path(folder) / "newborn.safetensors"), 0.05
             write_newborn(Path(args.weights))
         if args.scene is None:
-            simulate_dataset(folder, task=None, size=args.side, seed=3)
+            simulate_pair(folder, size=args.side, seed=3)
             args.scene = Path(folder) / "before.tif"
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in RUNS}
         for _ in range(args.repeats):

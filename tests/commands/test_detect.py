@@ -1,8 +1,11 @@
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
-import time
+import termios
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -258,10 +261,17 @@ def test_a_signal_in_the_middle_leaves_no_file(write_scene, weights):
     wide = np.random.default_rng(0).integers(0, 4096, (3, 2048, 2048), dtype=np.uint16)
     command = [sys.executable, "-m", "lemevit_cli", "detect", write_scene(wide), "-w", weights]
     command += ["-o", "out.shp", "--batch-size", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
-        assert b"percentiles" in running.stderr.readline()  # told right before the model is loaded
-        time.sleep(1)
+    screen, stderr = pty.openpty()  # on a terminal a bar says that windows are under way
+    termios.tcsetwinsize(stderr, (24, 120))
+    with subprocess.Popen(command, stderr=stderr) as running:
+        os.close(stderr)
+        shown = b""
+        while b"windows" not in shown:
+            shown += os.read(screen, 4096)
         running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 143, stderr
-    assert list(Path().iterdir()) == [] and b"Traceback" not in stderr
+        with suppress(OSError):  # the terminal is gone when the program is
+            while more := os.read(screen, 4096):
+                shown += more
+    os.close(screen)
+    assert running.returncode == 143, shown
+    assert list(Path().iterdir()) == [] and b"Traceback" not in shown

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
@@ -178,6 +180,20 @@ def test_ground_control_points_are_carried_over(make_spec, class_ids, tmp_path, 
         points, crs = result.gcps
     assert [(p.row, p.col, p.x, p.y) for p in points] == [gcp[:4] for gcp in gcps]
     assert crs.to_epsg() == 4326
+
+
+def test_a_transform_beside_ground_control_points_of_another_crs_is_kept(
+    make_spec, class_ids, tmp_path, write_result
+):
+    gcps = tuple(
+        (r, c, 14 + c / 1000, 50 - r / 1000, 0.0, "", "") for r in (0, 48) for c in (0, 64)
+    )
+    plain = make_spec().georeference
+    georeference = replace(plain, gcps=gcps, gcps_crs_wkt=CRS.from_epsg(4326).to_wkt())
+    target = write_result(tmp_path / "out.tif", make_spec(georeference=georeference), class_ids)
+    with rasterio.open(target) as result:
+        assert result.transform == plain.transform
+        assert result.crs == CRS.from_wkt(plain.crs_wkt) and result.gcps[0] == []
 
 
 def test_rational_polynomials_are_carried_over(make_spec, class_ids, tmp_path, write_result):
