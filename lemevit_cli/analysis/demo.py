@@ -10,6 +10,7 @@ import rasterio
 
 from lemevit_cli.analysis.pair_quicklook import pair_quicklook
 from lemevit_cli.analysis.quicklook import QuicklookOptions, quicklook
+from lemevit_cli.analysis.scoring import score
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.metrics.confusion import Confusion
@@ -21,11 +22,9 @@ from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOption
 from lemevit_cli.simulation.scenes import simulate_dataset
 from lemevit_cli.tasks import STARTERS
 from lemevit_cli.tasks.change.inference import change
-from lemevit_cli.tasks.change.scoring import score_change
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.tasks.detection.inference import detect
-from lemevit_cli.tasks.detection.scoring import score_boxes
-from lemevit_cli.tasks.score_options import ScoreOptions
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.tasks.segmentation.inference import predict
 from lemevit_cli.training.options import LabelledScene
 
@@ -137,7 +136,7 @@ def find_changes(
         "result": result,
         "picture": picture,
         "found": record["polygons"],
-        "scores": score_change(mask, str(place / "change.tif"), ScoreOptions(), progress),
+        "scores": score(mask, str(place / "change.tif"), ScoreOptions(), progress),
     }
 
 
@@ -154,7 +153,7 @@ def score_objects(
         return None
     names = ", ".join(f"'{name}'" for name in present)
     labels = LabelledScene(scene="", labels="", where=f"class IN ({names})")
-    return score_boxes(str(result), str(truth), ScoreOptions(labels=labels), progress)
+    return score(str(result), str(truth), ScoreOptions(labels=labels), progress)
 
 
 def score_rasters(result: Path, truth: Path, classes: tuple[ClassInfo, ...]) -> dict[str, Any]:

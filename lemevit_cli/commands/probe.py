@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
-from lemevit_cli.commands.figures import print_pixel_figures
+from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.commands.groups import Reporting, Running, grouped
 
 
@@ -80,4 +80,4 @@ def probe(
         return
     for name, figures in record["figures"].items():
         title = f"{record['backbone']}, {record['channels']} channels, on {name} (val)"
-        print_pixel_figures(title, figures, to_stderr=False)
+        print_scores(title, figures, to_stderr=False)

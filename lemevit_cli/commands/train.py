@@ -296,7 +296,7 @@ def labelled_scenes(
 
 def _summary(record: dict[str, Any]) -> None:
     """Print, on stderr, how the weights score on the validation part of each data set."""
-    from lemevit_cli.commands.evaluate import print_scores
+    from lemevit_cli.commands.figures import print_scores
 
     for name, figures in record["scores"].items():
         print_scores(f"{name}, val", figures, to_stderr=True)

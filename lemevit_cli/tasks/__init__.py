@@ -1,12 +1,15 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
 A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
-training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data).
+training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data),
+``tables.py`` (``TABLES``: how figures are printed) and, where results are compared as files,
+``scoring.py`` (``SCORING``).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import LemevitError
@@ -14,6 +17,8 @@ from lemevit_cli.errors import LemevitError
 if TYPE_CHECKING:
     from lemevit_cli.inference.network import Network
     from lemevit_cli.tasks.evaluation import Evaluation
+    from lemevit_cli.tasks.figure_table import FigureTable
+    from lemevit_cli.tasks.scoring import Scoring
     from lemevit_cli.training.task import Training
 
 TASKS = {
@@ -23,6 +28,8 @@ TASKS = {
 }
 # The weights that are taken when none are named.
 STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
+# The command over scenes that runs the weights of a task.
+COMMANDS = {"seg": "predict", "det": "detect", "change": "change"}
 
 
 def load_network(task: str) -> Network:
@@ -53,6 +60,17 @@ def load_evaluation(task: str) -> Evaluation:
     """
     evaluation: Evaluation = _part(task, "evaluation")
     return evaluation
+
+
+def load_scorings() -> tuple[Scoring, ...]:
+    """Import how results are compared, of all tasks whose results can be."""
+    have = (task for task, package in TASKS.items() if find_spec(f"{package}.scoring"))
+    return tuple(_part(task, "scoring") for task in have)
+
+
+def load_tables() -> tuple[FigureTable, ...]:
+    """Import how the figures of all tasks are printed."""
+    return tuple(table for task in TASKS for table in _part(task, "tables"))
 
 
 def _part(task: str, name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import shapely
 from affine import Affine
 
-from lemevit_cli.analysis.scoring import ScoreOptions, score
+from lemevit_cli.analysis.scoring import score
 from lemevit_cli.errors import DataError, LemevitError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.oriented_boxes import corners_of, mapped_points
@@ -18,6 +18,7 @@ from lemevit_cli.metrics.average_precision import Found, Truth, average_precisio
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.tasks.detection.results import BoxesOfScene, write_boxes
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.options import LabelledScene
 
 pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
