@@ -27,7 +27,7 @@ def evaluate(
         str,
         typer.Argument(metavar="DATA", help="A folder as `train` takes it, with its labels."),
     ],
-    split: Annotated[Split, typer.Option("--split", help="Which part.")] = Split.val,
+    split: Annotated[Split, options.option("--split", "Which part.")] = Split.val,
     batch_size: options.BatchSize = None,
     *,
     running: Running,

@@ -74,17 +74,11 @@ class Running:
 
     def runtime(self, *, tta: bool = False) -> RuntimeOptions:
         """Give the settings of a runtime."""
-        return RuntimeOptions(
-            device=self.device, precision=self.precision.value, threads=self.threads, tta=tta
-        )
+        return RuntimeOptions(**self.chosen(), tta=tta)
 
     def chosen(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
-        return {
-            "device": self.device,
-            "precision": self.precision.value,
-            "threads": self.threads,
-        }
+        return {**vars(self), "precision": self.precision.value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +127,7 @@ class Scenes:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """What a person or a script is told."""
+    """What a person or a script gets to read."""
 
     json: options.Json = False
     quiet: options.Quiet = False
@@ -160,15 +154,7 @@ class Labelling:
         """Give how labels are read; scene and file are to be filled in."""
         from lemevit_cli.training.options import LabelledScene
 
-        return LabelledScene(
-            scene="",
-            labels="",
-            label_field=self.label_field,
-            class_name=self.class_name,
-            layer=self.layer,
-            where=self.where,
-            background=self.background,
-        )
+        return LabelledScene(scene="", labels="", **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,12 +169,10 @@ class TrainedBackbone:
 
     def chosen(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
+        own = {name: value for name, value in vars(self).items() if name != "drop_path"}
         return {
-            "backbone": self.backbone,
+            **own,
             "backbone_args": {"drop_path_rate": self.drop_path} if self.drop_path else {},
-            "pretrained": self.pretrained,
-            "init": self.init,
-            "half": self.half,
         }
 
 
@@ -208,17 +192,9 @@ class Schedule:
 
     def chosen(self) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
-        return {
-            "time_budget_s": options.parse_time(self.time_budget),
-            "batch_size": self.batch_size,
-            "accumulate": self.accumulate,
-            "optimizer": self.optimizer,
-            "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
-            "weight_decay": self.weight_decay,
-            "seed": self.seed,
-            "validate_every": self.validate_every,
-            "resume": self.resume,
-        }
+        own = {name: value for name, value in vars(self).items() if name != "time_budget"}
+        rate = options.usual_rate(self.optimizer) if self.lr is None else self.lr
+        return {**own, "lr": rate, "time_budget_s": options.parse_time(self.time_budget)}
 
 
 @dataclass(frozen=True, kw_only=True)

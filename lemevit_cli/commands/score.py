@@ -29,36 +29,31 @@ def score(
     ],
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes",
-            metavar="NAME,NAME",
-            help="Names of the ids 0, 1, ... of a raster that does not name them.",
+        options.option(
+            "--classes NAME,NAME", "Names of the ids 0, 1, ... of a raster that does not name them."
         ),
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            "--tolerance",
+        options.option(
+            "--tolerance METRES",
+            "How far a boundary may be off; default: two pixels of the prediction.",
             min=0.0,
-            metavar="METRES",
-            help="How far a boundary may be off; default: two pixels of the prediction.",
         ),
     ] = None,
     min_score: Annotated[
         float,
-        typer.Option(
-            "--score",
+        options.option(
+            "--score SCORE",
+            "Precision and recall of the boxes with at least this score.",
             min=0.0,
             max=1.0,
-            metavar="SCORE",
-            help="Precision and recall of the boxes with at least this score.",
         ),
     ] = 0.0,
     *,
     labelling: Labelling,
     png: Annotated[
-        str | None,
-        typer.Option("--png", metavar="FILE", help="Draw maps, errors and the confusion matrix."),
+        str | None, options.option("--png FILE", "Draw maps, errors and the confusion matrix.")
     ] = None,
     overwrite: options.Overwrite = False,
     reporting: Reporting,

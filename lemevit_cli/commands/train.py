@@ -21,6 +21,7 @@ from lemevit_cli.commands.groups import (
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
+from lemevit_cli.tasks import DATES
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -34,7 +35,8 @@ _OF_SCENES = {
     "background": ("--background", False),
     "val_fraction": ("--val-fraction", True),
 }
-_SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "Schedule"
+_scenes, _windows = options.in_panel("Scenes with labels"), options.in_panel("Windows")
+_model, _schedule = options.in_panel("Model"), options.in_panel("Schedule")
 
 
 @grouped
@@ -50,130 +52,93 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="The .safetensors file to write.")
+        str | None, options.option("-o --output", "The .safetensors file to write.")
     ] = None,
-    task: options.TrainedTask = options.TrainedTaskName.seg,
+    task: options.TrainedTask = options.TrainedTaskName("seg"),
     *,
     scene: Annotated[
-        list[str] | None,
-        typer.Option("--scene", help="A scene to learn from; repeatable.", rich_help_panel=_SCENES),
+        list[str] | None, _scenes("--scene", "A scene to learn from; repeatable.")
     ] = None,
     before: Annotated[
         list[str] | None,
-        typer.Option(
-            "--before",
-            help="For change: the earlier of two scenes, on any grids; repeatable.",
-            rich_help_panel=_SCENES,
-        ),
+        _scenes("--before", "For change: the earlier of two scenes, on any grids; repeatable."),
     ] = None,
-    after: Annotated[
-        list[str] | None,
-        typer.Option("--after", help="The later one.", rich_help_panel=_SCENES),
-    ] = None,
+    after: Annotated[list[str] | None, _scenes("--after", "The later one.")] = None,
     labels: Annotated[
         list[str] | None,
-        typer.Option(
+        _scenes(
             "--labels",
-            help="Its polygons or raster of ids, for det boxes or polygons, for change of what "
+            "Its polygons or raster of ids, for det boxes or polygons, for change of what "
             "changed; one for each scene, or one for all.",
-            rich_help_panel=_SCENES,
         ),
     ] = None,
     val_scene: Annotated[
-        list[str] | None,
-        typer.Option("--val-scene", help="A scene to validate on.", rich_help_panel=_SCENES),
+        list[str] | None, _scenes("--val-scene", "A scene to validate on.")
     ] = None,
-    val_labels: Annotated[
-        list[str] | None,
-        typer.Option("--val-labels", help="Its labels.", rich_help_panel=_SCENES),
-    ] = None,
+    val_labels: Annotated[list[str] | None, _scenes("--val-labels", "Its labels.")] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(
+        _scenes(
             "--val-fraction",
+            "Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
             min=0.0,
             max=0.9,
-            rich_help_panel=_SCENES,
-            help="Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
         ),
     ] = None,
     show_samples: Annotated[
         str | None,
-        typer.Option(
-            "--show-samples",
-            metavar="PNG",
-            rich_help_panel=_DATA,
-            help="Draw augmented windows with their labels first; without -o nothing is trained.",
+        _windows(
+            "--show-samples PNG",
+            "Draw augmented windows with their labels first; without -o nothing is trained.",
         ),
     ] = None,
     balance: Annotated[
         float,
-        typer.Option(
+        _windows(
             "--balance",
+            "0 draws windows evenly over labels, 1 evenly over classes.",
             min=0.0,
             max=1.0,
-            rich_help_panel=_DATA,
-            help="0 draws windows evenly over labels, 1 evenly over classes.",
         ),
     ] = 0.5,
     source_weight: Annotated[
         list[float] | None,
-        typer.Option(
+        _windows(
             "--source-weight",
+            "How often each DATA, then each scene, is drawn from; once for each.",
             min=0.0,
-            rich_help_panel=_DATA,
-            help="How often each DATA, then each scene, is drawn from; once for each.",
         ),
     ] = None,
     decoder: Annotated[
         str | None,
-        typer.Option(
-            "--decoder",
-            "--head",
-            help="upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
+        _model(
+            "--decoder --head",
+            "upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
             "another of segmentation-models-pytorch; for det oriented_rcnn (light, default) or "
             "oriented_rcnn_paper; for change difference (default), difference_decoded or bit.",
-            rich_help_panel=_MODEL,
         ),
     ] = None,
     loss: Annotated[
-        str,
-        typer.Option(
-            "--loss",
-            help="Of seg and change: ce, dice, lovasz or focal; ce+dice adds two.",
-            rich_help_panel=_MODEL,
-        ),
+        str, _model("--loss", "Of seg and change: ce, dice, lovasz or focal; ce+dice adds two.")
     ] = "ce",
     class_weights: Annotated[
         str,
-        typer.Option(
-            "--class-weights",
-            metavar="SPEC",
-            help="Of the cross-entropy: none, balanced, or road=2,water=0.5.",
-            rich_help_panel=_MODEL,
+        _model(
+            "--class-weights SPEC", "Of the cross-entropy: none, balanced, or road=2,water=0.5."
         ),
     ] = "none",
     steps: options.Steps = 2000,
     epochs: options.Epochs = None,
     backbone_lr: Annotated[
-        float,
-        typer.Option(
-            "--backbone-lr",
-            min=0.0,
-            metavar="FACTOR",
-            help="Of the backbone's rate; 0 freezes it.",
-            rich_help_panel=_SCHEDULE,
-        ),
+        float, _schedule("--backbone-lr FACTOR", "Of the backbone's rate; 0 freezes it.", min=0.0)
     ] = 1.0,
     head_first: Annotated[
         float,
-        typer.Option(
-            "--head-first",
+        _schedule(
+            "--head-first PART",
+            "Part of the training in which the backbone is frozen.",
             min=0.0,
             max=1.0,
-            metavar="PART",
-            help="Part of the training in which the backbone is frozen.",
-            rich_help_panel=_SCHEDULE,
         ),
     ] = 0.0,
     checkpoint_every: options.CheckpointEvery = "200",
@@ -198,8 +163,10 @@ def train(
 
     how = labelling.labels()
     split = "train" if val_scene else None
-    if before and (scene or task is not options.TrainedTaskName.change):
-        raise typer.BadParameter("is for --task change, without --scene", param_hint="--before")
+    of_two_dates = [name for name, dates in DATES.items() if dates == 2]
+    if before and (scene or task not in of_two_dates):
+        names = " or ".join(of_two_dates)
+        raise typer.BadParameter(f"is for --task {names}, without --scene", param_hint="--before")
     if len(before or []) != len(after or []):
         raise typer.BadParameter(
             f"{len(before or [])} earlier and {len(after or [])} later scenes; name both dates",

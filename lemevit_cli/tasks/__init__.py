@@ -30,6 +30,8 @@ TASKS = {
 STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
 # The command over scenes that runs the weights of a task.
 COMMANDS = {"seg": "predict", "det": "detect", "change": "change"}
+# How many dates of a place it sees.
+DATES = {"seg": 1, "det": 1, "change": 2}
 
 
 def load_network(task: str) -> Network:
