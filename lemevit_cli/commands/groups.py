@@ -158,28 +158,17 @@ class Labelling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBackbone:
-    """What a training makes its network of."""
+class Recipe:
+    """What windows a training sees, what it makes its network of, and how its steps are."""
 
+    crop: options.Crop = 256
+    gsd: options.TrainedGsd = None
+    workers: options.Workers = 1
     backbone: options.Backbone = "lemevit_tiny"
     pretrained: options.Pretrained = False
     init: options.Init = None
     drop_path: options.DropPath = 0.0
     half: options.Half = False
-
-    def chosen(self) -> dict[str, Any]:
-        """Give the fields of a training's options."""
-        own = {name: value for name, value in vars(self).items() if name != "drop_path"}
-        return {
-            **own,
-            "backbone_args": {"drop_path_rate": self.drop_path} if self.drop_path else {},
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long a training is, and how large its steps are."""
-
     time_budget: options.TimeBudget = None
     batch_size: options.TrainedBatchSize = 8
     accumulate: options.Accumulate = 1
@@ -190,21 +179,15 @@ class Schedule:
     validate_every: options.ValidateEvery = 200
     resume: options.Resume = False
 
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self, checkpoint_every: str) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
-        own = {name: value for name, value in vars(self).items() if name != "time_budget"}
-        rate = options.usual_rate(self.optimizer) if self.lr is None else self.lr
-        return {**own, "lr": rate, "time_budget_s": options.parse_time(self.time_budget)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedWindows:
-    """What windows a training sees."""
-
-    crop: options.Crop = 256
-    gsd: options.TrainedGsd = None
-    workers: options.Workers = 1
-
-    def chosen(self) -> dict[str, Any]:
-        """Give the fields of a training's options."""
-        return {"crop": self.crop, "gsd_m": self.gsd, "workers": self.workers}
+        own = dict(vars(self))
+        drop_path = own.pop("drop_path")
+        return {
+            "gsd_m": own.pop("gsd"),
+            "time_budget_s": options.parse_time(own.pop("time_budget")),
+            **own,
+            **options.parse_checkpoints(checkpoint_every),
+            "backbone_args": {"drop_path_rate": drop_path} if drop_path else {},
+            "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
+        }

@@ -10,11 +10,9 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
+    Recipe,
     Reporting,
     Running,
-    Schedule,
-    TrainedBackbone,
-    TrainedWindows,
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
@@ -90,9 +88,7 @@ def pretrain(
     steps: options.Steps = 6000,
     checkpoint_every: options.CheckpointEvery = "10m",
     overwrite: options.Overwrite = False,
-    windows: TrainedWindows,
-    model: TrainedBackbone,
-    schedule: Schedule,
+    recipe: Recipe,
     running: Running,
     reporting: Reporting,
 ) -> None:
@@ -102,8 +98,7 @@ def pretrain(
     knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
     NAME_training/; a run that was interrupted goes on with --resume.
     """
-    timing = schedule.chosen()
-    checkpoints = options.parse_checkpoints(checkpoint_every)
+    chosen = recipe.chosen(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
     zoom = parse_zoom(teacher_zoom)
@@ -122,19 +117,16 @@ def pretrain(
         cache_gb=cache_gb,
         cache=cache,
     )
-    recipe = TrainingOptions(
+    settings = TrainingOptions(
         steps=steps,
         overwrite=overwrite,
-        **checkpoints,
-        **windows.chosen(),
-        **model.chosen(),
-        **timing,
+        **chosen,
         **running.chosen(),
     )
     console = reporting.console
-    sources = DataOptions(paths=tuple(data), seed=schedule.seed)
+    sources = DataOptions(paths=tuple(data), seed=recipe.seed)
     try:
-        record = pretraining.pretrain(sources, output, teaching, recipe, console)
+        record = pretraining.pretrain(sources, output, teaching, settings, console)
     finally:
         leave_group()
     tell_training(record, reporting, _summary)

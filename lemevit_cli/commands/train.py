@@ -13,11 +13,9 @@ from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
     Labelling,
+    Recipe,
     Reporting,
     Running,
-    Schedule,
-    TrainedBackbone,
-    TrainedWindows,
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
@@ -144,9 +142,7 @@ def train(
     checkpoint_every: options.CheckpointEvery = "200",
     overwrite: options.Overwrite = False,
     labelling: Labelling,
-    windows: TrainedWindows,
-    model: TrainedBackbone,
-    schedule: Schedule,
+    recipe: Recipe,
     running: Running,
     reporting: Reporting,
 ) -> None:
@@ -155,8 +151,7 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    timing = schedule.chosen()
-    checkpoints = options.parse_checkpoints(checkpoint_every)
+    chosen = recipe.chosen(checkpoint_every)
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -187,14 +182,14 @@ def train(
         ),
         source_weights=tuple(source_weight) if source_weight else None,
         val_fraction=val_fraction,
-        seed=schedule.seed,
+        seed=recipe.seed,
     )
     _refuse_options_of_scenes(options.given(context), found)
     if not found.paths and not found.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     if output is None and show_samples is None:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
-    recipe = TrainingOptions(
+    settings = TrainingOptions(
         decoder=decoder,
         loss=loss,
         class_weights=class_weights,
@@ -205,19 +200,16 @@ def train(
         balance=balance,
         overwrite=overwrite,
         chosen=options.given(context),
-        **checkpoints,
-        **windows.chosen(),
-        **model.chosen(),
-        **timing,
+        **chosen,
         **running.chosen(),
     )
     console = reporting.console
     if output is None:
-        training.show_samples(task.value, found, recipe, str(show_samples), console)
+        training.show_samples(task.value, found, settings, str(show_samples), console)
         typer.echo(show_samples)
         return
     try:
-        record = training.train(task.value, found, output, recipe, console, samples=show_samples)
+        record = training.train(task.value, found, output, settings, console, samples=show_samples)
     finally:
         leave_group()
     tell_training(record, reporting, _summary)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.geometry.rotated_iou import paired_iou_of_corners
-from lemevit_cli.metrics.confusion import mean_known
+from lemevit_cli.metrics.confusion import mean_known, ratio
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -91,8 +91,8 @@ def average_precision(
     hits, false_alarms = sum(c.hits for c in judged), sum(c.false_alarms for c in judged)
     return {
         **means,
-        "precision": _ratio(hits, hits + false_alarms),
-        "recall": _ratio(hits, sum(c.figures["truths"] for c in judged)),
+        "precision": ratio(hits, hits + false_alarms),
+        "recall": ratio(hits, sum(c.figures["truths"] for c in judged)),
         "classes": classes,
     }
 
@@ -136,8 +136,8 @@ def _counted(match: _Match, scores: Floats, ious: Sequence[float], score: float)
         "ap75": area(0.75),
         "ap50_95": mean_known(area(iou) for iou in ious),
         "ap50_voc07": eleven_points(*_curve(right, wrong, truths)) if truths else None,
-        "precision": _ratio(hits, hits + false_alarms),
-        "recall": _ratio(hits, truths),
+        "precision": ratio(hits, hits + false_alarms),
+        "recall": ratio(hits, truths),
         "truths": truths,
         "difficult": match.num_difficult,
         "found": int(chosen.sum()),
@@ -265,7 +265,3 @@ def _side_by_side(
 def _corners(boxes: Floats) -> Floats:
     boxes = np.asarray(boxes, dtype=np.float64)
     return boxes if boxes.ndim == 3 else corners_of(boxes)
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

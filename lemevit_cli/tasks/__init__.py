@@ -35,31 +35,19 @@ DATES = {"seg": 1, "det": 1, "change": 2}
 
 
 def load_network(task: str) -> Network:
-    """Import what inference asks of a task.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import what inference asks of a task; see :func:`_part`."""
     network: Network = _part(task, "network")
     return network
 
 
 def load_training(task: str) -> Training:
-    """Import what training asks of a task.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import what training asks of a task; see :func:`_part`."""
     training: Training = _part(task, "training")
     return training
 
 
 def load_evaluation(task: str) -> Evaluation:
-    """Import how weights of a task are scored on labelled data.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import how weights of a task are scored on labelled data; see :func:`_part`."""
     evaluation: Evaluation = _part(task, "evaluation")
     return evaluation
 
@@ -76,6 +64,11 @@ def load_tables() -> tuple[FigureTable, ...]:
 
 
 def _part(task: str, name: str) -> Any:
+    """Import a part of a task.
+
+    Raises:
+        LemevitError: if there is none of that name.
+    """
     if task not in TASKS:
         raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
     return getattr(import_module(f"{TASKS[task]}.{name}"), name.upper())

@@ -25,6 +25,24 @@ class Row:
     form: str = "{:.3f}"
     is_optional: bool = False
 
+    def is_known(self, figures: Mapping[str, Any]) -> bool:
+        """Say whether the row is printed."""
+        keys = self.figures.values()
+        return not self.is_optional or all(_look_up(figures, key) is not None for key in keys)
+
+    def text(self, figures: Mapping[str, Any], key: str) -> str:
+        """Format a figure."""
+        value = _look_up(figures, key)
+        if value is None:
+            return "-"
+        return str(value) if isinstance(value, int) else self.form.format(value)
+
+
+def _look_up(figures: Any, key: str) -> Any:
+    for part in key.split("."):
+        figures = figures.get(part) if isinstance(figures, Mapping) else None
+    return figures
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigureTable:
@@ -49,28 +67,12 @@ class FigureTable:
 
     def rows(self, figures: Mapping[str, Any]) -> Iterator[list[str]]:
         """Yield rows of figures as text, a dash where one is unknown."""
-        classes = figures.get("classes", {})
-        yield from self._further(self.above, figures)
-        for name, record in classes.items():
-            yield [name, *(_text(record.get(column)) for column in self.columns)]
-        yield from self._further(self.below, figures)
+        own = {column: column for column in self.columns}
+        yield from (self._cells(row, figures) for row in self.above)
+        for name, record in figures.get("classes", {}).items():
+            yield self._cells(Row(name, own), record)
+        yield from (self._cells(row, figures) for row in self.below if row.is_known(figures))
 
-    def _further(self, rows: tuple[Row, ...], figures: Mapping[str, Any]) -> Iterator[list[str]]:
-        for row in rows:
-            values = {column: _look_up(figures, key) for column, key in row.figures.items()}
-            if row.is_optional and None in values.values():
-                continue
-            texts = {column: _text(value, row.form) for column, value in values.items()}
-            yield [row.title, *(texts.get(column, "") for column in self.columns)]
-
-
-def _look_up(figures: Any, key: str) -> Any:
-    for part in key.split("."):
-        figures = figures.get(part) if isinstance(figures, Mapping) else None
-    return figures
-
-
-def _text(value: float | None, form: str = "{:.3f}") -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else form.format(value)
+    def _cells(self, row: Row, figures: Mapping[str, Any]) -> list[str]:
+        texts = {column: row.text(figures, key) for column, key in row.figures.items()}
+        return [row.title, *(texts.get(column, "") for column in self.columns)]

@@ -16,12 +16,13 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.metrics.confusion import figures_of
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import check_class_raster, read_legend
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
-from lemevit_cli.tasks.change.figures import BatchTally, figures_of
+from lemevit_cli.tasks.change.figures import BatchTally
 from lemevit_cli.tasks.change.tally import ChangeTally, ObjectTally
 from lemevit_cli.tasks.scoring import (
     POLYGONS,
