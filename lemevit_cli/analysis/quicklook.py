@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     color_layer,
     holds_classes,
     is_layer,
+    layer_of,
     polygon_layer,
     read_polygons,
     sheet_of,
@@ -83,8 +84,10 @@ def quicklook(
     """
     options, progress = options or QuicklookOptions(), progress or Silent()
     target = check_target(target, result.partition("|")[0], overwrite=options.overwrite)
-    draw = _draw_vector if is_layer(result) else _draw_raster
-    sheet, rgb, layer = draw(result, options, progress)
+    if options.over is None:
+        sheet, rgb, layer = _draw_alone(result, options)
+    else:
+        sheet, rgb, layer = _draw_over(options.over, result, options)
     title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
     record = save_sheet(target, sheet, rgb, layer, title, overwrite=options.overwrite)
     if layer is not None and layer.counts is not None:
@@ -141,14 +144,13 @@ def save_sheet(
 Drawn = tuple[Sheet, NDArray[np.uint8], Layer | None]
 
 
-def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
+def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
+    if is_layer(result):
+        table = read_polygons(result)
+        sheet = _sheet_around(table, result, options)
+        layer = polygon_layer(table, result, sheet)
+        return sheet, color_layer(layer), layer
     with open_scene(result) as raster:
-        if options.over is not None:
-            return _draw_over(
-                options,
-                progress,
-                lambda sheet, scene, part: class_layer(raster, sheet, scene, part),
-            )
         part = _part(raster, options)
         sheet = sheet_of(raster, part, options.size)
         if holds_classes(raster):
@@ -157,28 +159,11 @@ def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> 
         return sheet, displayed(*raster.read_overview(options.size, window=part)), None
 
 
-def _draw_vector(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
-    if options.over is not None:
-        return _draw_over(
-            options,
-            progress,
-            lambda sheet, scene, part: polygon_layer(read_polygons(result, scene), result, sheet),
-        )
-    table = read_polygons(result)
-    sheet = _sheet_around(table, result, options)
-    layer = polygon_layer(table, result, sheet)
-    return sheet, color_layer(layer), layer
-
-
-def _draw_over(
-    options: QuicklookOptions,
-    progress: Progress,
-    layer_on: Callable[[Sheet, Scene, Window], Layer],
-) -> Drawn:
-    with open_scene(str(options.over)) as scene:
+def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
+    with open_scene(over) as scene:
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
-        layer = layer_on(sheet, scene, part)
+        layer = layer_of(result, sheet, scene, part)
         rgb = displayed(*scene.read_overview(options.size, window=part))
         return sheet, blend_layer(rgb, layer, options.alpha), layer
 

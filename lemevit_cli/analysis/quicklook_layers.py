@@ -21,7 +21,7 @@ from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_fro
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
 from lemevit_cli.raster.overlap import apply, outline_in, part_over, same_grid, window_around
-from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.training.datasets.labels import class_texts, in_order
@@ -179,6 +179,14 @@ def warp(
         resampling=resampling,
     )
     return warped
+
+
+def layer_of(result: str, sheet: Sheet, scene: Scene, part: Window) -> Layer:
+    """Draw a result, whatever it is, on the sheet of a scene's part."""
+    if is_layer(result):
+        return polygon_layer(read_polygons(result, scene), result, sheet)
+    with open_scene(result) as raster:
+        return class_layer(raster, sheet, scene, part)
 
 
 def is_layer(path: str) -> bool:

@@ -74,9 +74,9 @@ class Running:
 
     def runtime(self, *, tta: bool = False) -> RuntimeOptions:
         """Give the settings of a runtime."""
-        return RuntimeOptions(**self.chosen(), tta=tta)
+        return RuntimeOptions(**self.training_fields(), tta=tta)
 
-    def chosen(self) -> dict[str, Any]:
+    def training_fields(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
         return {**vars(self), "precision": self.precision.value}
 
@@ -179,7 +179,7 @@ class Recipe:
     validate_every: options.ValidateEvery = 200
     resume: options.Resume = False
 
-    def chosen(self, checkpoint_every: str) -> dict[str, Any]:
+    def training_fields(self, checkpoint_every: str) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
         own = dict(vars(self))
         drop_path = own.pop("drop_path")

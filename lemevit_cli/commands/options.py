@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli import __version__
-from lemevit_cli.tasks import COMMANDS, TASKS
+from lemevit_cli.tasks import PREDICTED, TASKS
 
 _debug = False
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 
 
-def debugging() -> bool:
+def is_debugging() -> bool:
     """Say whether ``--debug`` was given."""
     return _debug
 
@@ -48,7 +48,7 @@ def in_panel(panel: str | None) -> Callable[..., Any]:
 class TaskName(StrEnum):
     """Tasks that give every pixel a class."""
 
-    vars().update({task: task for task, command in COMMANDS.items() if command == "predict"})
+    vars().update({task: task for task in PREDICTED})
 
 
 class TrainedTaskName(StrEnum):
@@ -274,7 +274,7 @@ Half = Annotated[bool, _model("--half", "Store the weights in 16 bits.")]
 Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint.")]
 
 
-def given(context: typer.Context) -> tuple[str, ...]:
+def names_given(context: typer.Context) -> tuple[str, ...]:
     """Return names of the parameters that the user wrote down, not left at their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return tuple(n for n, source in sources.items() if source and source.name != "DEFAULT")

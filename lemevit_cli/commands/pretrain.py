@@ -98,7 +98,7 @@ def pretrain(
     knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
     NAME_training/; a run that was interrupted goes on with --resume.
     """
-    chosen = recipe.chosen(checkpoint_every)
+    fields = recipe.training_fields(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
     zoom = parse_zoom(teacher_zoom)
@@ -120,8 +120,8 @@ def pretrain(
     settings = TrainingOptions(
         steps=steps,
         overwrite=overwrite,
-        **chosen,
-        **running.chosen(),
+        **fields,
+        **running.training_fields(),
     )
     console = reporting.console
     sources = DataOptions(paths=tuple(data), seed=recipe.seed)

@@ -19,7 +19,7 @@ from lemevit_cli.commands.groups import (
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
-from lemevit_cli.tasks import DATES
+from lemevit_cli.tasks import OF_TWO_DATES
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -151,23 +151,22 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    chosen = recipe.chosen(checkpoint_every)
+    fields = recipe.training_fields(checkpoint_every)
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 
     how = labelling.labels()
     split = "train" if val_scene else None
-    of_two_dates = [name for name, dates in DATES.items() if dates == 2]
-    if before and (scene or task not in of_two_dates):
-        names = " or ".join(of_two_dates)
+    if before and (scene or task not in OF_TWO_DATES):
+        names = " or ".join(OF_TWO_DATES)
         raise typer.BadParameter(f"is for --task {names}, without --scene", param_hint="--before")
     if len(before or []) != len(after or []):
         raise typer.BadParameter(
             f"{len(before or [])} earlier and {len(after or [])} later scenes; name both dates",
             param_hint="--after",
         )
-    found = DataOptions(
+    sources = DataOptions(
         paths=tuple(data or ()),
         scenes=(
             *labelled_scenes(
@@ -184,8 +183,8 @@ def train(
         val_fraction=val_fraction,
         seed=recipe.seed,
     )
-    _refuse_options_of_scenes(options.given(context), found)
-    if not found.paths and not found.scenes:
+    _refuse_options_of_scenes(options.names_given(context), sources)
+    if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     if output is None and show_samples is None:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
@@ -199,17 +198,19 @@ def train(
         head_first=head_first,
         balance=balance,
         overwrite=overwrite,
-        chosen=options.given(context),
-        **chosen,
-        **running.chosen(),
+        chosen=options.names_given(context),
+        **fields,
+        **running.training_fields(),
     )
     console = reporting.console
     if output is None:
-        training.show_samples(task.value, found, settings, str(show_samples), console)
+        training.show_samples(task.value, sources, settings, str(show_samples), console)
         typer.echo(show_samples)
         return
     try:
-        record = training.train(task.value, found, output, settings, console, samples=show_samples)
+        record = training.train(
+            task.value, sources, output, settings, console, samples=show_samples
+        )
     finally:
         leave_group()
     tell_training(record, reporting, _summary)

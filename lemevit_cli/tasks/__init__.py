@@ -1,9 +1,9 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
 A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
-training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data),
-``tables.py`` (``TABLES``: how figures are printed) and, where results are compared as files,
-``scoring.py`` (``SCORING``).
+training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It may
+have ``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py``
+(``TABLES``: how figures of its own kind are printed).
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ TASKS = {
 }
 # The weights that are taken when none are named.
 STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
-# The command over scenes that runs the weights of a task.
-COMMANDS = {"seg": "predict", "det": "detect", "change": "change"}
-# How many dates of a place it sees.
-DATES = {"seg": 1, "det": 1, "change": 2}
+PREDICTED = ("seg",)  # tasks that give every pixel a class: those that predict runs
+OF_TWO_DATES = ("change",)  # tasks that see a place twice
 
 
 def load_network(task: str) -> Network:
@@ -54,13 +52,16 @@ def load_evaluation(task: str) -> Evaluation:
 
 def load_scorings() -> tuple[Scoring, ...]:
     """Import how results are compared, of all tasks whose results can be."""
-    have = (task for task, package in TASKS.items() if find_spec(f"{package}.scoring"))
-    return tuple(_part(task, "scoring") for task in have)
+    return tuple(_part(task, "scoring") for task in _tasks_with("scoring"))
 
 
 def load_tables() -> tuple[FigureTable, ...]:
     """Import how the figures of all tasks are printed."""
-    return tuple(table for task in TASKS for table in _part(task, "tables"))
+    return tuple(table for task in _tasks_with("tables") for table in _part(task, "tables"))
+
+
+def _tasks_with(name: str) -> list[str]:
+    return [task for task, package in TASKS.items() if find_spec(f"{package}.{name}")]
 
 
 def _part(task: str, name: str) -> Any:

@@ -54,13 +54,13 @@ class Evaluation:
         open_data: a source by path, split and card.
         tally: made of the card and a source, once.
         open_scene: what the weights read of a site.
-        judged: which boxes of a window a detector has to answer for it.
+        boxes: which boxes of a window a detector has to answer for it.
     """
 
     open_data: Callable[[str, str, Card], Any]
     tally: Callable[[Card, Any, Progress], AreaTally]
     open_scene: Callable[[Site, Card], AbstractContextManager[SceneInput]] = open_scene_of
-    judged: DetectionOptions | None = None
+    boxes: DetectionOptions | None = None
 
 
 def evaluate(
@@ -92,8 +92,8 @@ def evaluate(
 
 def predictor_to_score(weights: str, card: Card, runtime: RuntimeOptions) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
-    judged = load_evaluation(card.task).judged
-    return load_predictor(weights, load_network(card.task), runtime, judged)
+    boxes = load_evaluation(card.task).boxes
+    return load_predictor(weights, load_network(card.task), runtime, boxes)
 
 
 def evaluate_source(

@@ -87,4 +87,4 @@ def objects_of_area(objects: Objects, area: Window) -> Objects:
     )
 
 
-EVALUATION = Evaluation(open_boxes, DetectionTally, judged=JUDGED)
+EVALUATION = Evaluation(open_boxes, DetectionTally, boxes=JUDGED)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.metrics.average_precision import (
-    Found,
+    Detections,
     Truth,
     average_precision,
     precision_curve,
@@ -80,7 +80,7 @@ class BoxTally:
         self.classes = tuple(classes)
         self._score = score
         self._judged: set[str] = set()
-        self._found: list[Found] = []
+        self._found: list[Detections] = []
         self._truth: list[Truth] = []
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class BoxTally:
         picture = len(self)
         known = match.is_judged[class_ids]
         self._found.append(
-            Found(
+            Detections(
                 boxes=boxes[known],
                 scores=scores[known],
                 class_ids=class_ids[known],
@@ -144,7 +144,7 @@ class BoxTally:
             if i in present
         }
 
-    def _all_boxes(self) -> tuple[Found, Truth]:
+    def _all_boxes(self) -> tuple[Detections, Truth]:
         found = {
             name: np.concatenate([getattr(part, name) for part in self._found])
             for name in ("boxes", "scores", "class_ids", "image_ids")
@@ -153,7 +153,7 @@ class BoxTally:
             name: np.concatenate([getattr(part, name) for part in self._truth])
             for name in ("boxes", "class_ids", "image_ids", "difficult")
         }
-        return Found(**found), Truth(**truth)
+        return Detections(**found), Truth(**truth)
 
 
 def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
@@ -171,7 +171,7 @@ def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
     )
 
 
-def _errors(found: Found, truth: Truth, score: float) -> dict[str, float | None]:
+def _errors(found: Detections, truth: Truth, score: float) -> dict[str, float | None]:
     boxes, truths = right_boxes(found, truth)
     chosen = found.scores[boxes] >= score
     _, _, width, height, angle = truth.boxes[truths[chosen]].T

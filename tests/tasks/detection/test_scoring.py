@@ -14,7 +14,7 @@ from lemevit_cli.errors import DataError, LemevitError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.oriented_boxes import corners_of, mapped_points
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.metrics.average_precision import Found, Truth, average_precision
+from lemevit_cli.metrics.average_precision import Detections, Truth, average_precision
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.tasks.detection.results import BoxesOfScene, write_boxes
@@ -73,7 +73,7 @@ def boxes():
 @pytest.fixture(scope="module")
 def expected(boxes):
     return average_precision(
-        Found(
+        Detections(
             boxes=boxes["found"],
             scores=boxes["scores"],
             class_ids=boxes["found_classes"],
