@@ -1,8 +1,8 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
 A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
-training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It may
-have ``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py``
+training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It
+may have ``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py``
 (``TABLES``: how figures of its own kind are printed).
 """
 

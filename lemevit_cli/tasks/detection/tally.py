@@ -145,15 +145,11 @@ class BoxTally:
         }
 
     def _all_boxes(self) -> tuple[Detections, Truth]:
-        found = {
-            name: np.concatenate([getattr(part, name) for part in self._found])
-            for name in ("boxes", "scores", "class_ids", "image_ids")
-        }
-        truth = {
-            name: np.concatenate([getattr(part, name) for part in self._truth])
-            for name in ("boxes", "class_ids", "image_ids", "difficult")
-        }
-        return Detections(**found), Truth(**truth)
+        return Detections(**_concatenate(self._found)), Truth(**_concatenate(self._truth))
+
+
+def _concatenate(parts: Sequence[Detections] | Sequence[Truth]) -> dict[str, Any]:
+    return {name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
 
 
 def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
