@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,56 @@ _OF_SCENES = {
 _scenes, _windows = options.in_panel("Scenes with labels"), options.in_panel("Windows")
 _model, _schedule = options.in_panel("Model"), options.in_panel("Schedule")
 
+_Paths = list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledScenes:
+    """Scenes to learn from and to validate on, with their labels."""
+
+    scene: Annotated[_Paths, _scenes("--scene", "A scene to learn from; repeatable.")] = None
+    before: Annotated[
+        _Paths,
+        _scenes("--before", "For change: the earlier of two scenes, on any grids; repeatable."),
+    ] = None
+    after: Annotated[_Paths, _scenes("--after", "The later one.")] = None
+    labels: Annotated[
+        _Paths,
+        _scenes(
+            "--labels",
+            "Its polygons or raster of ids, for det boxes or polygons, for change of what "
+            "changed; one for each scene, or one for all.",
+        ),
+    ] = None
+    val_scene: Annotated[_Paths, _scenes("--val-scene", "A scene to validate on.")] = None
+    val_labels: Annotated[_Paths, _scenes("--val-labels", "Its labels.")] = None
+
+    def pair_with_labels(self, task: str, how: LabelledScene) -> tuple[LabelledScene, ...]:
+        """Pair all scenes with their labels; wrong usage if they do not go together.
+
+        Args:
+            how: labels are read.
+        """
+        scene, before, after = self.scene, self.before or [], self.after or []
+        if before and (scene or task not in OF_TWO_DATES):
+            names = " or ".join(OF_TWO_DATES)
+            raise typer.BadParameter(
+                f"is for --task {names}, without --scene", param_hint="--before"
+            )
+        if len(before) != len(after):
+            raise typer.BadParameter(
+                f"{len(before)} earlier and {len(after)} later scenes; name both dates",
+                param_hint="--after",
+            )
+        first = replace(how, split="train" if self.val_scene else None)
+        last = replace(how, split="val")
+        of_one, of_two = (None, self.labels) if before else (self.labels, None)
+        return (
+            *labelled_scenes(scene, of_one, first, option="--scene"),
+            *labelled_scenes(before, of_two, how, option="--before", after=after),
+            *labelled_scenes(self.val_scene, self.val_labels, last, option="--val-scene"),
+        )
+
 
 @grouped
 def train(
@@ -54,26 +104,7 @@ def train(
     ] = None,
     task: options.TrainedTask = options.TrainedTaskName("seg"),
     *,
-    scene: Annotated[
-        list[str] | None, _scenes("--scene", "A scene to learn from; repeatable.")
-    ] = None,
-    before: Annotated[
-        list[str] | None,
-        _scenes("--before", "For change: the earlier of two scenes, on any grids; repeatable."),
-    ] = None,
-    after: Annotated[list[str] | None, _scenes("--after", "The later one.")] = None,
-    labels: Annotated[
-        list[str] | None,
-        _scenes(
-            "--labels",
-            "Its polygons or raster of ids, for det boxes or polygons, for change of what "
-            "changed; one for each scene, or one for all.",
-        ),
-    ] = None,
-    val_scene: Annotated[
-        list[str] | None, _scenes("--val-scene", "A scene to validate on.")
-    ] = None,
-    val_labels: Annotated[list[str] | None, _scenes("--val-labels", "Its labels.")] = None,
+    scenes: LabelledScenes,
     val_fraction: Annotated[
         float | None,
         _scenes(
@@ -156,29 +187,9 @@ def train(
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 
-    how = labelling.labels()
-    split = "train" if val_scene else None
-    if before and (scene or task not in OF_TWO_DATES):
-        names = " or ".join(OF_TWO_DATES)
-        raise typer.BadParameter(f"is for --task {names}, without --scene", param_hint="--before")
-    if len(before or []) != len(after or []):
-        raise typer.BadParameter(
-            f"{len(before or [])} earlier and {len(after or [])} later scenes; name both dates",
-            param_hint="--after",
-        )
     sources = DataOptions(
         paths=tuple(data or ()),
-        scenes=(
-            *labelled_scenes(
-                scene, None if before else labels, replace(how, split=split), option="--scene"
-            ),
-            *labelled_scenes(
-                before, labels if before else None, how, option="--before", after=after
-            ),
-            *labelled_scenes(
-                val_scene, val_labels, replace(how, split="val"), option="--val-scene"
-            ),
-        ),
+        scenes=scenes.pair_with_labels(task, labelling.labels()),
         source_weights=tuple(source_weight) if source_weight else None,
         val_fraction=val_fraction,
         seed=recipe.seed,
