@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
@@ -15,7 +13,7 @@ from lemevit_cli.inference.runtimes.torch import (
     SymmetricRuntime,
     TorchRuntime,
 )
-from lemevit_cli.models.weights import Card, find_weights, load_weights, read_card
+from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 
 
@@ -35,31 +33,25 @@ class Predictor:
     device: str
 
 
-def check_weights(
-    name_or_file: str | None, task_name: str, *, starter: str | None = None
-) -> tuple[str, Path, Card]:
-    """Find weights and read their card, in milliseconds.
-
-    Args:
-        starter: the weights that are taken when none are named.
+def open_weights_for(task: str, name_or_file: str | None) -> Weights:
+    """Open weights, and refuse those of another task; it takes milliseconds.
 
     Raises:
         WeightsError: if there are none, or they were trained for another task.
     """
-    name = name_or_file or starter
-    if name is None:
-        raise WeightsError(f"no starter weights for task {task_name}; give some by --weights FILE")
-    path = find_weights(name)
-    card = read_card(path)
-    if card.task != task_name:
+    if name_or_file is None:
+        raise WeightsError(f"no starter weights for task {task}; give some by --weights FILE")
+    weights = open_weights(name_or_file)
+    if weights.card.task != task:
         raise WeightsError(
-            f"{name}: weights for task {card.task}, asked for {task_name}; give others by --weights"
+            f"{weights.name}: weights for task {weights.card.task}, asked for {task}; "
+            "give others by --weights"
         )
-    return name, path, card
+    return weights
 
 
 def load_predictor(
-    name: str,
+    weights: Weights,
     network: Network,
     options: RuntimeOptions,
     detection: DetectionOptions | None = None,
@@ -70,26 +62,23 @@ def load_predictor(
         detection: which boxes of a window a detector answers; None leaves that to the model.
 
     Raises:
-        WeightsError: as :func:`check_weights`, or if tensors and card do not fit each other.
+        WeightsError: if tensors and card do not fit each other.
         DeviceError: if the machine lacks the device.
     """
-    _, path, _ = check_weights(name, network.task)
-    state, card = load_weights(path)
-    model: Any = network.build_model(card)
+    model: Any = network.build_model(weights.card)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(weights.state())
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{name}: its tensors do not fit its card ({reason})") from error
+        raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
     if detection is not None:
         # Within a window the model's own NMS, stricter than that between windows, stays.
         model.decoding = replace(
             model.decoding, score=detection.score, max_per_window=detection.max_per_window
         )
     plain = TorchRuntime(network.for_inference(model), network.scores, options)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     runtime = _symmetric(plain, model) if options.tta else plain
-    return Predictor(name, digest, card, runtime, str(plain.device))
+    return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))
 
 
 def _symmetric(plain: Runtime, model: Any) -> Runtime:

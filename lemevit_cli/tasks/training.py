@@ -16,9 +16,10 @@ from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.models.weights import (
     Card,
+    Weights,
     find_weights,
     initialise,
-    load_weights,
+    open_weights,
     read_card,
     save_weights,
 )
@@ -76,7 +77,7 @@ def train(
         OutputError: also after the last step, if no weights could be kept on the way.
     """
     began = time.perf_counter()
-    progress = _heard(progress)
+    progress = _of_first_process(progress)
     target = Path(output)
     folder = training_folder(target)
     _check_target(target, folder, options)
@@ -92,8 +93,8 @@ def train(
         _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
-        kept = state if found.saved is None else found.saved(state)
-        save_weights(folder / _BEST_NAME, kept, _signed(found.card, found.record, best, options))
+        tensors = state if found.saved is None else found.saved(state)
+        save_weights(folder / _BEST_NAME, tensors, _sign(found.card, found.record, best, options))
 
     run = fit(
         model,
@@ -107,12 +108,12 @@ def train(
     )
     if not run.is_main:
         return {"path": output, "steps": run.step}
-    _check_kept(folder / _BEST_NAME, run)
-    scores = _score(folder / _BEST_NAME, found, options, progress)
+    _check_saved(folder / _BEST_NAME, run)
+    best = open_weights(folder / _BEST_NAME)
+    scores = _score(best, found, options, progress)
     found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
-    state, card = load_weights(folder / _BEST_NAME)
-    card = replace(card, metrics=_metrics(scores, training.headline, target, data))
-    save_weights(target, state, card, half=options.half)
+    card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
+    save_weights(target, best.state(), card, half=options.half)
     return {
         "path": output,
         "steps": run.step,
@@ -138,7 +139,7 @@ def show_samples(
         LemevitError: as :func:`train`.
     """
     if is_first_process():
-        _open_data(load_training(task), data, options, _heard(progress), output)
+        _open_data(load_training(task), data, options, _of_first_process(progress), output)
 
 
 def training_folder(target: Path) -> Path:
@@ -151,7 +152,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _heard(progress: Progress | None) -> Progress:
+def _of_first_process(progress: Progress | None) -> Progress:
     return progress if progress is not None and is_first_process() else Silent()
 
 
@@ -169,7 +170,7 @@ def _remove_old_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _check_kept(best: Path, run: Run) -> None:
+def _check_saved(best: Path, run: Run) -> None:
     if not run.best or not best.is_file():
         raise OutputError(
             f"{best}: no weights could be kept in {run.step} steps; make room on the disk, then go "
@@ -220,14 +221,14 @@ def _build_model(
 
 
 def _score(
-    weights: Path, found: TaskData, options: TrainingOptions, progress: Progress
+    weights: Weights, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
     """Score the best weights by data set, on the whole of what was held back."""
     if not found.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
     runtime = RuntimeOptions(device=options.device, threads=options.threads)
-    predictor = predictor_to_score(str(weights), found.card, runtime)
+    predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
         for source in found.validation
@@ -259,7 +260,7 @@ def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
         raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")
 
 
-def _signed(
+def _sign(
     card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
 ) -> Card:
     """Add to a card what was done to get there."""

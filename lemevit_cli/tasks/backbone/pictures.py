@@ -58,6 +58,7 @@ class _Item:
 class _Opened:
     site: Site
     kind: tuple[int, str]  # bands and dtype
+    warnings: tuple[str, ...]  # on what its pixels are
 
 
 def open_pictures(data: DataOptions) -> Sources:
@@ -81,6 +82,8 @@ def open_pictures(data: DataOptions) -> Sources:
         if wrong:
             unreadable.setdefault(item.name, []).extend(wrong)
     notes = list(_notes(items, unreadable))
+    told = Counter(line for found in opened for each in found for line in each.warnings)
+    notes += [f"{number} pictures: {line}" for line, number in told.items()]
     if again:
         notes.append(f"{again} pictures are named more than once, and count once")
     kinds = Counter(each.kind for found in opened for each in found)
@@ -208,7 +211,8 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
         try:
             with open_scene(path) as scene:
                 site = Site.whole(path, scene.width, scene.height, scene.gsd_m or item.gsd_m)
-                found.append(_Opened(site, (scene.num_bands, scene.dtype)))
+                kind = (scene.num_bands, scene.dtype)
+                found.append(_Opened(site, kind, scene.band_warnings))
         except SceneError as error:
             if item.is_named:
                 raise DataError(str(error)) from error
