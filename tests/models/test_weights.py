@@ -21,7 +21,7 @@ from lemevit_cli.models.weights import (
     save_weights,
     starter_weights,
 )
-from lemevit_cli.tasks import STARTERS, load_network
+from lemevit_cli.tasks import TASKS, load_network
 
 CARD = Card(
     task="seg",
@@ -134,7 +134,7 @@ def test_starter_weights_are_found_by_name_and_stay_small_together():
 
 @pytest.mark.parametrize(("task", "largest"), [("seg", 20e6), ("det", 22e6), ("change", 19e6)])
 def test_each_task_has_starter_weights_that_fit_its_model(task, largest):
-    path = find_weights(STARTERS[task])
+    path = find_weights(TASKS[task].starter)
     assert path.stat().st_size < largest
     state, card = load_weights(path)
     assert card.task == task and card.metrics and card.training["data"]

@@ -34,7 +34,7 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.raster.targets import check_target, find_writer
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
-from lemevit_cli.tasks import STARTERS
+from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.detection.merge import RawBoxes, concatenate_boxes, merge_boxes
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
@@ -64,7 +64,7 @@ def detect(
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
-    opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
+    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
     check_settings(opened.card, settings)
     check_detection(settings.detection)
     check_targets(scenes, targets)
@@ -257,3 +257,6 @@ def census(found: BoxesOfScene) -> dict[str, Any]:
 def _median(values: NDArray[np.float64]) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
+
+
+INFERENCE = detect
