@@ -1,10 +1,10 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
-A package has ``network.py`` (``NETWORK``: what inference asks), ``inference.py`` (``INFERENCE``: what
-its command runs), ``training.py`` (``TRAINING``: what training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data) and
-``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out). It may have
-``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py`` (``TABLES``:
-how figures of its own kind are printed).
+A package has ``network.py`` (``NETWORK``: what inference asks), ``inference.py`` (``INFERENCE``:
+what its command runs), ``training.py`` (``TRAINING``: what training asks), ``evaluation.py``
+(``EVALUATION``: how weights are scored on labelled data) and ``simulation.py`` (``SIMULATION``: how
+a data set of simulated towns is laid out). It may have ``scoring.py`` (``SCORING``: how its results
+are compared as files) and ``tables.py`` (``TABLES``: how figures of its own kind are printed).
 """
 
 from __future__ import annotations
