@@ -36,7 +36,7 @@ from lemevit_cli.raster.targets import BOX_WRITERS, check_target, find_writer
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks import STARTERS
-from lemevit_cli.tasks.detection.merge import RawBoxes, merge_boxes
+from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, merge_boxes
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.results import BoxesOfScene, sizes_of, write_boxes
 
@@ -184,19 +184,20 @@ def detect_in_area(
 ) -> Detections:
     """Find the objects of an area: blocks, windows, the boxes of each, one merge over the area.
 
-    Boxes of less than the score or of a class that is not asked for are dropped before the merge;
-    after it, those whose centre lies outside of the area or on a void pixel, so that no part of
-    them that another window saw is left. Windows lie on one grid of the whole scene and each
+    Boxes of a class that is not asked for are dropped before the merge; after it, those of less
+    than the score (a higher one filters the result, and changes nothing else), and those whose
+    centre lies outside of the area or on a nodata pixel, so that no part of them that another
+    window saw is left. Windows lie on one grid of the whole scene and each
     belongs to one block: blocks change nothing.
     """
     area = area_on_view(source)
-    wanted = ids_of(settings.output.classes, card)
+    wanted, min_score = ids_of(settings.output.classes, card), settings.detection.score
     blocks, progress = [], inference.progress
     progress.start(source.name, total=inference.grid.count_over(area), unit="windows")
     try:
         for block in blocks_of(area, settings.tiling.block_size):
             windows = inference.grid.windows_from(block, area=area)
-            seen = seen_in(inference, windows, wanted, min_score=settings.detection.score)
+            seen = seen_in(inference, windows, wanted, min_score=min(min_score, SURE))
             blocks.append(in_scene_pixels(seen, source.view))
     finally:
         progress.finish()
@@ -204,6 +205,7 @@ def detect_in_area(
     raw = seen.raw
     with inference.account.timed("merge"):
         kept = merge_boxes(raw, nms_iou=settings.detection.nms_iou)
+    kept = kept[raw.scores[kept] >= min_score]
     kept = kept[seen.on_valid[kept] & centred_in(source.area, raw.boxes[kept])]
     return Detections(raw.boxes[kept], raw.scores[kept], raw.class_ids[kept], inference.account)
 
