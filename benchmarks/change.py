@@ -42,14 +42,15 @@ from rasterio.windows import Window as RasterioWindow
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.predictor import Predictor, load_predictor
 from lemevit_cli.inference.run import inference_over
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
-from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
-from lemevit_cli.tasks.change.inference import compare
+from lemevit_cli.tasks.change.inference import Change
 from lemevit_cli.tasks.change.pair_input import pair_input
 from lemevit_cli.vector.outlines import create_draft, outlined
 
@@ -98,15 +99,10 @@ def settings_of(args: argparse.Namespace) -> InferenceSettings:
 def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
     """Seconds of the whole pipeline, as `lemevit change` runs it after loading its weights."""
     start = time.perf_counter()
-    report = compare(
-        str(args.before),
-        str(args.after),
-        [str(args.before.with_name(name)) for name in ("changes.shp", "mask.tif")],
-        card=predictor.card,
-        load=lambda: predictor,
-        settings=settings_of(args),
-        progress=Silent(),
-    )
+    targets = tuple(str(args.before.with_name(name)) for name in ("changes.shp", "mask.tif"))
+    task = Change(predictor.card, settings_of(args), Silent(), str(args.after), targets)
+    scenes = [str(args.before)]
+    report = infer_scenes(task, scenes, targets[:1], lambda: predictor).results[0]
     seconds = time.perf_counter() - start
     print(report["polygons"], "polygons,", json.dumps(report["seconds"]), file=sys.stderr)
     return seconds
@@ -117,10 +113,10 @@ def run_model(args: argparse.Namespace, predictor: Predictor) -> float:
     settings, seconds = settings_of(args), 0.0
     pair = open_pair(str(args.before), str(args.after))
     found = pair_input(pair, predictor.card, settings.reading, Silent())
-    with found.pair:
-        with inference_over(found.source, predictor, settings.tiling, Silent()) as inference:
+    with found.scene:
+        with inference_over(found, predictor, settings.tiling, Silent()) as inference:
             grid, size = inference.grid, inference.batch_size
-        windows = (found.source.view.read(w) for w in grid.windows_over(pair.window))
+        windows = (found.view.read(w) for w in grid.windows_over(pair.window))
         waiting: list[NDArray[np.uint8]] = []
         run = partial(timed, predictor, size=size)
         for pixels, valid in windows:
@@ -142,9 +138,8 @@ def timed(predictor: Predictor, pixels: list[NDArray[np.uint8]], *, size: int) -
 
 
 def run_once(args: argparse.Namespace) -> None:
-    predictor = load_predictor(
-        args.weights, load_network("change"), RuntimeOptions(device=args.device)
-    )
+    weights = open_weights(args.weights)
+    predictor = load_predictor(weights, load_network("change"), RuntimeOptions(device=args.device))
     bands, side = 2 * predictor.card.bands, predictor.card.window
     predictor.runtime(np.zeros((1, bands, side, side), np.uint8))  # what is built at the first call
     before = peak_memory_mb()
@@ -226,7 +221,7 @@ def main() -> None:
         if args.weights is None:
             args.weights = str(folder / "newborn.safetensors")
             write_newborn(Path(args.weights))
-        simulate_dataset(folder, task=None, size=args.side, seed=3)
+        simulate_pair(folder, size=args.side, seed=3)
         write_to_another_grid(folder / "after.tif", folder / "other.tif")
         arguments = ["--before", str(folder / "before.tif"), "--after", str(folder / "other.tif")]
         arguments += ["--weights", args.weights, "--device", args.device]

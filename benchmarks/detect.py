@@ -30,8 +30,9 @@ from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.predictor import Predictor, load_predictor
 from lemevit_cli.inference.run import inference_over
 from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.weights import Card, save_weights
+from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import (
@@ -40,9 +41,9 @@ from lemevit_cli.settings import (
     OutputOptions,
     RuntimeOptions,
 )
-from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
-from lemevit_cli.tasks.detection.inference import detect_scene
+from lemevit_cli.tasks.detection.inference import Detection
 
 NAMES = ["storage-tank", "small-vehicle", "ship", "plane"]
 
@@ -73,10 +74,9 @@ def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
     """Seconds of the whole pipeline, as `lemevit detect` runs it after loading its weights."""
     settings = settings_of(args)
     start = time.perf_counter()
-    with open_scene(str(args.scene)) as scene:
-        source = scene_input(scene, predictor.card, settings.reading, Silent())
-        target = str(args.scene.with_name("boxes.shp"))
-        report = detect_scene(scene, source, target, predictor, settings, Silent())
+    task = Detection(predictor.card, settings, Silent())
+    target = str(args.scene.with_name("boxes.shp"))
+    report = infer_scenes(task, [str(args.scene)], [target], lambda: predictor).results[0]
     seconds = time.perf_counter() - start
     print(report["objects"], "objects,", json.dumps(report["seconds"]), file=sys.stderr)
     return seconds
@@ -113,8 +113,9 @@ def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
 
 def run_once(args: argparse.Namespace) -> None:
     options = RuntimeOptions(device=args.device)
+    weights = open_weights(args.weights)
     predictor = load_predictor(
-        args.weights, load_network("det"), options, DetectionOptions(score=args.score)
+        weights, load_network("det"), options, DetectionOptions(score=args.score)
     )
     bands, side = predictor.card.bands, predictor.card.window
     predictor.runtime(np.zeros((1, bands, side, side), np.uint8))  # what is built at the first call
@@ -140,7 +141,7 @@ def main() -> None:
             args.weights, args.score = str(Path(folder) / "newborn.safetensors"), 0.05
             write_newborn(Path(args.weights))
         if args.scene is None:
-            simulate_dataset(folder, task=None, size=args.side, seed=3)
+            simulate_pair(folder, size=args.side, seed=3)
             args.scene = Path(folder) / "before.tif"
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in RUNS}
         for _ in range(args.repeats):

@@ -62,9 +62,8 @@ def raw_boxes(count: int) -> RawBoxes:
         if len(parts) > count:
             break
     boxes = canonical(np.array(parts[:count]))
-    return RawBoxes(
-        boxes, random.random(count), np.zeros(count, np.int64), np.array(cut[:count], bool)
-    )
+    scores, ids = random.random(count), np.zeros(count, np.int64)
+    return RawBoxes(boxes, scores, ids, np.array(cut[:count], bool), np.ones(count, bool))
 
 
 def ships(random: np.random.Generator, count: int) -> NDArray[np.float64]:

@@ -32,14 +32,13 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.runtimes.torch import TorchRuntime
-from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Silent
-from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, RuntimeOptions
-from lemevit_cli.tasks.segmentation.inference import predict_scene
+from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
+from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 WINDOW, OVERLAP, BATCH, NUM_CLASSES = 512, 64, 2, 6
 
@@ -87,10 +86,8 @@ def run_ours(path: Path) -> None:
     runtime = TorchRuntime(OneConvolution(), lambda logits: logits.softmax(1), RuntimeOptions())
     predictor = Predictor("one convolution", "0", card, runtime, "cpu")
     settings = InferenceSettings(output=OutputOptions(overwrite=True))
-    with open_scene(str(path)) as scene:
-        source = scene_input(scene, card, ReadingOptions(), Silent())
-        target = str(path.with_name("out.tif"))
-        report = predict_scene(scene, source, target, predictor, settings, Silent())
+    task, target = Segmentation(card, settings, Silent()), str(path.with_name("out.tif"))
+    report = infer_scenes(task, [str(path)], [target], lambda: predictor).results[0]
     print(json.dumps(report["seconds"]), file=sys.stderr)
 
 

@@ -24,7 +24,7 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import default_collate
 
 from lemevit_cli.simulation.scenes import simulate_dataset
-from lemevit_cli.tasks import load_training
+from lemevit_cli.tasks import load_simulation, load_training
 from lemevit_cli.training.loop import Loss, TrainingData, fit
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
@@ -118,7 +118,7 @@ def main() -> None:
     task = load_training("seg")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        simulate_dataset(folder / "town", task="seg", size=1024, scenes=4)
+        simulate_dataset(folder / "town", load_simulation("seg"), size=1024, scenes=4)
         found = task.open_data(DataOptions(paths=(str(folder / "town"),)), options)
         samples = TrainingData(found.training.samples)  # and no validation
         loss = task.make_loss(found, options)

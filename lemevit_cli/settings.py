@@ -19,11 +19,13 @@ class SceneOptions:
             None takes all bands that are not alpha.
         nodata: value that means "no data" where the file does not say so; replaces the file's.
         src_crs: CRS for a file that lost its own, anything pyproj understands.
+        missing_crs: likewise, but only where the file names none.
     """
 
     bidx: tuple[int, ...] | None = None
     nodata: float | None = None
     src_crs: str | None = None
+    missing_crs: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

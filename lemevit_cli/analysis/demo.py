@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ import rasterio
 from lemevit_cli.analysis.pair_quicklook import pair_quicklook
 from lemevit_cli.analysis.quicklook import QuicklookOptions, quicklook
 from lemevit_cli.atomic import check_replaceable, replacing
+from lemevit_cli.inference.scenes import Report
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.metrics.confusion import Confusion
-from lemevit_cli.models.weights import find_weights, read_card
+from lemevit_cli.models.weights import Card, find_weights, read_card
 from lemevit_cli.pictures.picture import Panel, colorize, displayed, write_panels
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
-from lemevit_cli.simulation.scenes import simulate_dataset
-from lemevit_cli.tasks import STARTERS
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks.change.inference import change
 from lemevit_cli.tasks.change.scoring import score_change
 from lemevit_cli.tasks.detection.files import read_boxes
@@ -41,15 +42,11 @@ def run_demo(
     runtime: RuntimeOptions | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Draw a town, predict its land cover with the starter weights, score and draw the result.
-
-    Where there are starter weights for it, its objects are found too, and what has changed until
-    its second date.
+    """Draw a town at two dates and try the starter weights on it.
 
     Returns:
-        Paths of ``scene``, ``truth``, ``result`` and ``picture``; ``scores`` on this simulated
-        scene, as :meth:`Confusion.figures`; ``objects``, see :func:`find_objects`; ``changes``, see
-        :func:`find_changes`; ``seconds`` in all.
+        What :func:`map_landcover` returns; ``objects``, see :func:`find_objects`; ``changes``, see
+        :func:`find_changes`; ``folder``, and ``seconds`` in all.
 
     Raises:
         OutputError: if the folder holds a demo already and may not be overwritten.
@@ -58,72 +55,69 @@ def run_demo(
     place = Path(folder)
     if place.is_dir():
         check_replaceable(place / "landcover.tif", overwrite=overwrite)
-    simulate_dataset(place, task=None, size=size, seed=seed, overwrite=overwrite, progress=progress)
-    scene, truth = place / "before.tif", place / "before_classes.tif"
-    result, picture = place / "landcover.tif", place / "landcover.png"
+    simulate_pair(place, size=size, seed=seed, overwrite=overwrite, progress=progress)
     settings = InferenceSettings(
         runtime=runtime or RuntimeOptions(), output=OutputOptions(overwrite=overwrite)
     )
-    predict(
-        [str(scene)], str(result), weights=None, task="seg", settings=settings, progress=progress
-    )
-    objects = find_objects(place, settings, progress)
-    changes = find_changes(place, settings, progress)
-    classes = read_card(find_weights(STARTERS["seg"])).classes
-    scores = score_rasters(result, truth, classes)
-    with replacing(picture, overwrite=overwrite) as path:
-        caption = f"Simulated scene (lemevit demo, seed {seed}): mean IoU {scores['miou']:.2f}"
-        draw(path, scene, truth, result, classes, caption=caption)
     return {
         "folder": folder,
-        "scene": str(scene),
-        "truth": str(truth),
-        "result": str(result),
-        "picture": str(picture),
-        "scores": scores,
-        "objects": objects,
-        "changes": changes,
+        **map_landcover(place, settings, progress, title=f"lemevit demo, seed {seed}"),
+        "objects": find_objects(place, settings, progress),
+        "changes": find_changes(place, settings, progress),
         "seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def find_objects(
-    place: Path, settings: InferenceSettings, progress: Progress
-) -> dict[str, Any] | None:
+def map_landcover(
+    place: Path, settings: InferenceSettings, progress: Progress, *, title: str
+) -> dict[str, Any]:
+    """Predict the land cover of the demo's scene, score and draw it.
+
+    Returns:
+        Paths of ``scene``, ``truth``, ``result`` and ``picture``; ``scores`` on this simulated
+        scene, as :meth:`Confusion.figures`.
+    """
+    scene, truth = place / "before.tif", place / "before_classes.tif"
+    result, picture = place / "landcover.tif", place / "landcover.png"
+    report = predict(
+        [str(scene)], str(result), weights=None, task="seg", settings=settings, progress=progress
+    )
+    classes = _card_of(report).classes
+    scores = score_rasters(result, truth, classes)
+    with replacing(picture, overwrite=settings.output.overwrite) as path:
+        caption = f"Simulated scene ({title}): mean IoU {scores['miou']:.2f}"
+        draw(path, scene, truth, result, classes, caption=caption)
+    paths = {"scene": scene, "truth": truth, "result": result, "picture": picture}
+    return {**{name: str(path) for name, path in paths.items()}, "scores": scores}
+
+
+def find_objects(place: Path, settings: InferenceSettings, progress: Progress) -> dict[str, Any]:
     """Detect in the demo's scene, score and draw the boxes.
 
     Returns:
-        Paths of ``result`` and ``picture``; ``found``, the number of boxes; ``scores`` as
-        ``lemevit score`` gives them, over the classes that weights and scene share, None where
-        they share none. None without starter weights.
+        Paths of ``result`` and ``picture``; ``found``, the number of boxes; ``scores``, see
+        :func:`score_objects`.
     """
-    starter = STARTERS.get("det")
-    if starter is None or not find_weights(starter).is_file():
-        return None
     scene, result, picture = place / "before.tif", place / "objects.gpkg", place / "objects.png"
     report = detect([str(scene)], str(result), weights=None, settings=settings, progress=progress)
     options = QuicklookOptions(over=str(scene), overwrite=settings.output.overwrite)
     quicklook(str(result), str(picture), options, progress)
+    known = _card_of(report).class_names
     return {
         "result": str(result),
         "picture": str(picture),
         "found": report.results[0]["objects"],
-        "scores": score_objects(result, place / "objects_before.gpkg", starter, progress),
+        "scores": score_objects(result, place / "objects_before.gpkg", known, progress),
     }
 
 
-def find_changes(
-    place: Path, settings: InferenceSettings, progress: Progress
-) -> dict[str, Any] | None:
+def find_changes(place: Path, settings: InferenceSettings, progress: Progress) -> dict[str, Any]:
     """Find what has changed between the demo's two dates, score and draw it.
 
     Returns:
         Paths of ``before``, ``after``, ``result`` and ``picture``; ``found``, the number of
-        polygons; ``scores`` as ``lemevit score`` gives them. None without starter weights.
+        polygons; ``scores`` as ``lemevit score`` gives them.
     """
-    starter = STARTERS.get("change")
-    if starter is None or not find_weights(starter).is_file():
-        return None
     before, after = str(place / "before.tif"), str(place / "after.tif")
     result, mask, picture = (str(place / f"changes.{ending}") for ending in ("gpkg", "tif", "png"))
     record = change(
@@ -141,20 +135,25 @@ def find_changes(
     }
 
 
+def _card_of(report: Report) -> Card:
+    return read_card(find_weights(report.results[0]["weights"]))
+
+
 def score_objects(
-    result: Path, truth: Path, weights: str, progress: Progress
+    result: Path, truth: Path, known: Sequence[str], progress: Progress
 ) -> dict[str, Any] | None:
     """Compare boxes with the true ones of classes that the weights know; None without any.
 
-    Also None where nothing of these classes was found: the layer then names none of them.
+    Also None where nothing of these classes was found: the layer then names none of them. Classes
+    that the town has none of are left out of the table; a warning names those that were found.
     """
-    known = read_card(find_weights(weights)).class_names
     present = sorted(set(read_boxes(str(truth)).classes) & set(known))
     if not set(present) & set(read_boxes(str(result)).classes):
         return None
     names = ", ".join(f"'{name}'" for name in present)
     labels = LabelledScene(scene="", labels="", where=f"class IN ({names})")
-    return score_boxes(str(result), str(truth), ScoreOptions(labels=labels), progress)
+    scores = score_boxes(str(result), str(truth), ScoreOptions(labels=labels), progress)
+    return {**scores, "classes": {name: scores["classes"][name] for name in present}}
 
 
 def score_rasters(result: Path, truth: Path, classes: tuple[ClassInfo, ...]) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def draw(
     """Draw scene, truth and result side by side, from one decimated read each."""
     panels = []
     with open_scene(str(scene)) as opened:
-        panels.append(Panel("scene", displayed(*opened.read_overview(_PICTURE_SIDE))))
+        panels.append(Panel("scene", displayed(*opened.read_overview_by_band(_PICTURE_SIDE))))
     for title, raster in (("truth", truth), ("lemevit predict", result)):
         with open_scene(str(raster)) as opened:
             ids, _ = opened.read_overview(_PICTURE_SIDE)

@@ -76,7 +76,7 @@ def pair_quicklook(
             part = _common(pair, window_of_bounds(pair.before, options.bounds))
         sheet = sheet_of(pair.before, part, options.size)
         pictures = [
-            displayed(*pair.before.read_overview(options.size, window=part)),
+            displayed(*pair.before.read_overview_by_band(options.size, window=part)),
             displayed(*_after_on(sheet, pair, part)),
         ]
         titles = [Path(before).name, Path(after).name]
@@ -123,16 +123,16 @@ def _after_on(
     """Bring the second date onto the sheet: read decimated, then bilinear where grids differ."""
     after, longest = pair.after, max(sheet.shape)
     if pair.resampling is None:
-        pixels, valid = after.read_overview(longest, window=part)
+        pixels, valid = after.read_overview_by_band(longest, window=part)
         return pixels.astype(np.float32), valid
     reached = window_around(after, outline_in(pair.before, after.georeference.crs_wkt, part))
     if reached is None:
         raise SceneError(f"{after.name}: does not reach this part of {pair.before.name}")
     read = sheet_of(after, reached, 2 * longest)
-    pixels, valid = after.read_overview(2 * longest, window=reached)
-    # Whatever nodata pixels hold, in all bands, must not be mixed into those around them.
+    pixels, valid = after.read_overview_by_band(2 * longest, window=reached)
+    # Whatever nodata pixels hold must not be mixed into those around them.
     known = pixels.astype(np.float32)
-    known[:, ~valid] = np.nan
+    known[~valid] = np.nan
     shown = np.empty((len(pixels), *sheet.shape), np.float32)
     reproject(
         known,
@@ -145,7 +145,7 @@ def _after_on(
         dst_nodata=np.nan,
         resampling=Resampling.bilinear,
     )
-    return shown, np.isfinite(shown[0])
+    return np.nan_to_num(shown), np.isfinite(shown)
 
 
 def _change_on(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> Layer | None:

@@ -131,7 +131,7 @@ def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> 
         if holds_classes(raster):
             layer = class_layer(raster, sheet, raster, part)
             return sheet, colored(layer), layer
-        return sheet, displayed(*raster.read_overview(options.size, window=part)), None
+        return sheet, displayed(*raster.read_overview_by_band(options.size, window=part)), None
 
 
 def _draw_vector(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
@@ -156,7 +156,7 @@ def _draw_over(
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
         layer = layer_on(sheet, scene, part)
-        rgb = displayed(*scene.read_overview(options.size, window=part))
+        rgb = displayed(*scene.read_overview_by_band(options.size, window=part))
         return sheet, blended(rgb, layer, options.alpha), layer
 
 

@@ -28,8 +28,8 @@ def demo(
 ) -> None:
     """See it work: draw a town, predict its land cover, score it against the truth.
 
-    Objects and changes are found too, where weights for that are installed. Needs no data and no
-    network. Figures are of a simulated scene. Prints the path of a picture.
+    Objects and changes are found too. Needs no data and no network. Figures are of a simulated
+    scene. Prints the path of a picture.
     """
     from lemevit_cli.analysis.demo import run_demo
 
@@ -57,20 +57,19 @@ def demo(
     typer.echo(record["picture"])
 
 
-def _tell_objects(objects: dict[str, Any] | None) -> None:
-    if objects is None:
-        return
+def _tell_objects(objects: dict[str, Any]) -> None:
+    judged = 0
     if objects["scores"] is not None:
         print_scores("\nIts objects, against their truth", objects["scores"], to_stderr=True)
+        judged = sum(figures["found"] for figures in objects["scores"]["classes"].values())
     typer.echo(
-        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}",
+        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}; "
+        f"{objects['found'] - judged} are of classes that the truth has none of",
         err=True,
     )
 
 
-def _tell_changes(changes: dict[str, Any] | None) -> None:
-    if changes is None:
-        return
+def _tell_changes(changes: dict[str, Any]) -> None:
     print_scores("\nWhat changed in it, against its truth", changes["scores"], to_stderr=True)
     typer.echo(
         f"\n{changes['found']} changes are in {changes['result']}, drawn in {changes['picture']}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
@@ -11,18 +12,10 @@ from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json
 
 
-class SimulatedTask(StrEnum):
-    """Layouts that can be written."""
-
-    seg = "seg"
-    det = "det"
-    change = "change"
-
-
 def simulate(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the scenes go.")],
     task: Annotated[
-        SimulatedTask | None,
+        options.TrainedTaskName | None,
         typer.Option("--task", help="Layout to train from; without it, two dates and all truth."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=64, help="Side of a scene, pixels.")] = 1024,
@@ -40,19 +33,24 @@ def simulate(
 
     Prints the folder.
     """
+    from lemevit_cli.simulation.pair import simulate_pair
     from lemevit_cli.simulation.scenes import simulate_dataset
+    from lemevit_cli.tasks import load_simulation
 
-    report = simulate_dataset(
+    if task is None:
+        draw: Callable[..., dict[str, Any]] = simulate_pair
+    else:
+        draw = partial(simulate_dataset, layout=load_simulation(task), scenes=scenes)
+    report = draw(
         folder,
-        task=task.value if task else None,
         size=size,
-        scenes=scenes,
         gsd_m=gsd,
         crs=crs,
         seed=seed,
         overwrite=overwrite,
         progress=Console(quiet=quiet, show_progress=not no_progress),
     )
+    report["task"] = task
     if json:
         print_json(report)
     else:

@@ -65,7 +65,7 @@ def suppress(boxes: Floats, overlap: Overlap, limit: float) -> Indices:
         waiting = first + np.flatnonzero(stands[first:])[:_ROUND]
         if len(waiting) == 0:
             break
-        kept = waiting[_settled(boxes[waiting], rectangles[waiting], overlap, limit)]
+        kept = waiting[_suppress_few(boxes[waiting], rectangles[waiting], overlap, limit)]
         stands[waiting], settled[waiting] = False, True
         stands[kept] = True
         first = int(waiting[-1]) + 1
@@ -77,7 +77,7 @@ def suppress(boxes: Floats, overlap: Overlap, limit: float) -> Indices:
     return np.flatnonzero(stands)
 
 
-def _settled(boxes: Floats, rectangles: NDArray, overlap: Overlap, limit: float) -> Indices:
+def _suppress_few(boxes: Floats, rectangles: NDArray, overlap: Overlap, limit: float) -> Indices:
     """Suppress few boxes as :func:`suppress` does, by all their overlaps."""
     better, worse = shapely.STRtree(rectangles).query(rectangles)
     ahead = better < worse

@@ -1,10 +1,44 @@
-"""Blocks of the output: what one pass finishes, and all that it holds in memory."""
+"""Blocks of the output, and what each of them gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from lemevit_cli.geometry.window import Window
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of what a block gives: arrays alone, so that it may be sent, or kept in a file.
+
+    Args:
+        window: of the scene.
+        arrays: by name; a task knows its own.
+    """
+
+    window: Window
+    arrays: Mapping[str, NDArray[Any]]
+
+
+# What a block gives. Pieces come one after the other: rows of a block need never all be in memory.
+Part = Iterable[Piece]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work on a scene.
+
+    Args:
+        blocks: each gives a part.
+        windows: of the model, in all of them.
+    """
+
+    blocks: tuple[Window, ...]
+    windows: int
 
 
 def blocks_of(area: Window, block_size: int | None) -> Iterator[Window]:

@@ -20,17 +20,15 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import aligned_blocks
+from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.resample import MaskRows, RowResampler
-from lemevit_cli.inference.runtimes.torch import Runtime
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.device import default_batch_size
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.gdal import TILE_SIZE
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import Tiling
 
@@ -70,8 +68,28 @@ class Account:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the account was opened."""
+        """Return the seconds since the account was opened."""
         return max(time.perf_counter() - self.started, 1e-6)
+
+    def phases(self) -> dict[str, float]:
+        """Return the seconds by phase; ``total`` since the account was opened.
+
+        Where ``assemble`` is one of them, ``finish`` stands for what closing the result took.
+        """
+        seconds = {**self.seconds, "total": self.elapsed_s}
+        if "assemble" in seconds:
+            known = sum(seconds.get(phase, 0.0) for phase in ("read", "model", "blend", "write"))
+            seconds["finish"] = max(0.0, seconds.pop("assemble") - known)
+        return {phase: round(value, 3) for phase, value in seconds.items()}
+
+    def figures(self) -> dict[str, Any]:
+        """Return windows, seconds and memory, for the record of a result."""
+        return {
+            "windows": self.windows,
+            "windows_skipped": self.windows_skipped,
+            "seconds": self.phases(),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+        }
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -88,33 +106,39 @@ class BlockInference:
     """A scene, a model and the grid of windows between them.
 
     Args:
-        view: the scene on the model's grid; its own grid is the output's.
-        runtime: the model.
-        grid: windows over the view.
-        num_classes: of the scores.
+        grid: windows over the view of the source.
         batch_size: windows in one pass.
         readers: threads that read windows ahead, the same for all blocks: each keeps a handle of
             its own on the scene for as long as the scene is open.
     """
 
-    view: SceneView
-    runtime: Runtime
+    source: SceneInput
+    predictor: Predictor
     grid: WindowGrid
-    num_classes: int
     batch_size: int
     readers: Executor
     account: Account
     progress: Progress
 
+    @property
+    def view(self) -> SceneView:
+        """Return the scene on the model's grid; its own grid is the output's."""
+        return self.source.view
+
+    @property
+    def num_classes(self) -> int:
+        """Count the classes of the scores."""
+        return len(self.predictor.card.classes)
+
     def rows(self, block: Window) -> Iterator[Rows]:
-        """Blended scores of a block, in rows of the scene's grid, from top to bottom."""
+        """Yield blended scores of a block, in rows of the scene's grid, from top to bottom."""
         if self.view.is_resampled:
             yield from self._resampled_rows(block)
         else:
             yield from self._model_rows(block, MaskRows())
 
     def area_of(self, block: Window) -> Window:
-        """The part of the model's grid that a block of the scene needs."""
+        """Return the part of the model's grid that a block of the scene needs."""
         if not self.view.is_resampled:
             return block
         rows, cols = self._filters(block)
@@ -125,35 +149,15 @@ class BlockInference:
             height=rows.stop - rows.start,
         )
 
-    def blocks(
-        self, area: Window, tiling: Tiling, *, tile_width: int, pixel_bytes: int
-    ) -> list[Window]:
-        """Cut the output into blocks that fit into memory and share no tile of its file.
-
-        Args:
-            area: of the scene; the file's upper left corner is its own.
-            tile_width: columns of a tile of the file, all of them if it consists of strips.
-            pixel_bytes: of a pixel of the file; rows wait in memory until their tiles are full.
-        """
-        if tiling.block_size is not None:
-            step = tile_width if tile_width < area.width else 1  # strips are shared in any case
-            side = -(-tiling.block_size // step) * step
-            return list(aligned_blocks(area, width=side, height=side))
-        band = min(self.grid.size, self.view.height) * (4 * self.num_classes + 1)
-        waiting = min(TILE_SIZE, area.height) * pixel_bytes
-        column_bytes = band * self.view.width / self.view.scene.width + waiting
-        columns = int(tiling.block_bytes / column_bytes) // tile_width * tile_width
-        return list(aligned_blocks(area, width=max(columns, tile_width), height=area.height))
-
     def batches(self, windows: Iterable[Window]) -> Iterator[tuple[Batch, Tensor]]:
-        """Windows of the grid, read ahead, with the model's answer to each, in their order.
+        """Read windows of the grid ahead; yield them with the model's answers, in their order.
 
         Windows without a valid pixel are left out. The answer has a row for each window of the
         batch, and may have more: those of zeros that fill it.
         """
         for batch in self._read_ahead(windows):
             with self.account.timed("model"):
-                answers = self.runtime(batch.pixels)
+                answers = self.predictor.runtime(batch.pixels)
             yield batch, answers
             self._tell(len(batch.windows))
 
@@ -219,7 +223,7 @@ class BlockInference:
                 future.cancel()
 
     def _tell(self, windows: int) -> None:
-        """Progress in windows, and in the scene's megapixels that they bring a second."""
+        """Tell the windows, and the scene's megapixels that they bring a second."""
         share = self.view.scene.width * self.view.scene.height / self.view.width / self.view.height
         new_pixels = (self.grid.size - self.grid.overlap) ** 2 * share
         rate = self.account.windows * new_pixels / 1e6 / self.account.elapsed_s
@@ -253,10 +257,9 @@ def inference_over(
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
     try:
         yield BlockInference(
-            view=source.view,
-            runtime=predictor.runtime,
+            source=source,
+            predictor=predictor,
             grid=grid,
-            num_classes=len(predictor.card.classes),
             batch_size=min(batch_size, windows),
             readers=readers,
             account=Account(),
@@ -268,7 +271,7 @@ def inference_over(
 
 
 def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
-    """Window and overlap in pixels: the card's, unless told.
+    """Return window and overlap in pixels: the card's, unless told.
 
     Raises:
         LemevitError: if the overlap leaves no step.
@@ -289,16 +292,17 @@ def pad_by_reflection(pixels: NDArray[Any], size: int) -> NDArray[Any]:
 
 
 def class_ids(rows: Rows, nodata: int) -> NDArray[np.uint8]:
-    """The best class of every pixel, ``nodata`` where nothing is valid: ``(H, W)`` uint8."""
+    """Return the best class of every pixel ``(H, W)``, ``nodata`` where nothing is valid."""
     ids = best_classes(rows.scores).numpy()
     ids[~rows.valid] = nodata
     return ids
 
 
 def best_classes(scores: Tensor) -> Tensor:
-    """Class of the highest score, the first of equals: ``(classes, H, W)`` to ``(H, W)`` uint8.
+    """Return the class of the highest score ``(H, W)`` uint8, the first of equals.
 
-    As ``scores.argmax(0)``, in a tenth of its time: class by class, memory is read in order.
+    As ``argmax(0)`` of scores ``(classes, H, W)`` in a tenth of its time: class by class, memory is
+    read in order.
     """
     best = scores[0].clone()
     ids = torch.zeros(best.shape, dtype=torch.uint8)
@@ -309,7 +313,7 @@ def best_classes(scores: Tensor) -> Tensor:
 
 
 def masked_scores(rows: Rows) -> NDArray[np.float32]:
-    """Scores with NaN where nothing is valid: ``(classes, H, W)``."""
+    """Return scores ``(classes, H, W)`` with NaN where nothing is valid."""
     scores: NDArray[np.float32] = rows.scores.clone().numpy()
     scores[:, ~rows.valid] = np.nan
     return scores

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,10 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.bands import check_bands
 from lemevit_cli.raster.radiometry import Stretch, choose_stretch
-from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.view import SceneView
-from lemevit_cli.settings import ReadingOptions
+from lemevit_cli.settings import InferenceSettings, ReadingOptions
 
 _NEARLY_SQUARE = 1.1  # sides that differ by less are left alone
 _FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a warning
@@ -31,16 +33,23 @@ class SceneInput:
     """A scene as the weights want it.
 
     Args:
-        name: what messages call it.
+        scene: as it was opened; a pair of dates with the values of each stretched.
         view: what windows are read from.
         area: the part of the scene's grid that is wanted.
         stretch: of its values, None where they are read as they are.
+        figures: what opening it has measured, for the record of its result.
     """
 
-    name: str
+    scene: Scene | ScenePair
     view: SceneView
     area: Window
     stretch: Stretch | None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return what messages call the scene."""
+        return self.scene.name
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,15 @@ def area_of(grid: Scene, options: ReadingOptions) -> Area:
     )
 
 
+@contextmanager
+def open_input(
+    path: str, card: Card, settings: InferenceSettings, progress: Progress
+) -> Iterator[SceneInput]:
+    """Open a scene as the weights want it; see :func:`scene_input`."""
+    with open_scene(path, settings.scene) as scene:
+        yield scene_input(scene, card, settings.reading, progress)
+
+
 def scene_input(
     scene: Scene, card: Card, options: ReadingOptions, progress: Progress
 ) -> SceneInput:
@@ -91,7 +109,7 @@ def scene_input(
         progress.note(f"{scene.name}: {stretch.describe()}")
     scale = model_scale(scene, card, options.gsd, progress)
     view = SceneView(area.of(scene), scale=scale, stretch=stretch, fill=card.mean)
-    return SceneInput(scene.name, view, area.window, stretch)
+    return SceneInput(scene, view, area.window, stretch)
 
 
 def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:

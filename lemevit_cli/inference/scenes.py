@@ -1,28 +1,105 @@
-"""One command over one scene or several: targets, checks, weights loaded once, what failed."""
+"""The heart of the commands over scenes: scenes -> blocks -> parts -> results."""
 
 from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.predictor import Predictor
-from lemevit_cli.inference.run import tiling_of
-from lemevit_cli.inference.scene_input import SceneInput, check_gsd, scene_input
+from lemevit_cli.inference.run import BlockInference, inference_over, tiling_of
+from lemevit_cli.inference.scene_input import SceneInput, check_gsd
 from lemevit_cli.models.device import choose_device, choose_dtype
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.radiometry import check_stretch
-from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
 from lemevit_cli.raster.targets import check_classes
 from lemevit_cli.settings import InferenceSettings
+
+Record = dict[str, Any]  # what ``--json`` prints of a result
+
+
+class SceneTask(Protocol):
+    """What a task does with a scene. Who makes the parts, and when, is not its concern."""
+
+    @property
+    def settings(self) -> InferenceSettings:
+        """Return what the user can choose."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Return what is told how far the work is."""
+        ...
+
+    def check_target(self, target: str) -> None:
+        """Refuse a target that could not be written at the end.
+
+        Raises:
+            OutputError: naming it.
+        """
+        ...
+
+    def open(self, scene: str) -> AbstractContextManager[SceneInput]:
+        """Open a scene, and decide how it is read.
+
+        Raises:
+            SceneError: if it cannot be read, or does not suit the weights.
+        """
+        ...
+
+    def plan(self, run: BlockInference) -> Plan:
+        """Choose the blocks."""
+        ...
+
+    def infer(self, run: BlockInference, block: Window) -> Part:
+        """Answer a block; its windows are read as its pieces are asked for."""
+        ...
+
+    def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
+        """Make the result of a scene of its parts, in any order of them, in bounded memory."""
+        ...
+
+
+def infer_scenes(
+    task: SceneTask, scenes: Sequence[str], targets: Sequence[str], load: Callable[[], Predictor]
+) -> Report:
+    """Work on every scene; weights are loaded once, when the first one is ready.
+
+    Raises:
+        Exception: from a single scene; of several, each failure is kept in the report.
+        BrokenPipeError: if nobody reads what the program says; other scenes would fare no better.
+    """
+    report, predictor = Report(), cache(load)
+    for scene, target in zip(scenes, targets, strict=True):
+        with report.turn_of(scene, is_single=len(scenes) == 1):
+            task.check_target(target)
+            with task.open(scene) as source:
+                report.results.append(infer_scene(task, source, predictor(), target))
+    return report
+
+
+def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+    """Work on one scene: its blocks give parts, and these the result."""
+    with inference_over(source, predictor, task.settings.tiling, task.progress) as run:
+        plan = task.plan(run)
+        parts = (task.infer(run, block) for block in plan.blocks)
+        task.progress.start(source.name, total=plan.windows, unit="windows")
+        try:
+            return task.assemble(run, parts, target)
+        finally:
+            task.progress.finish()
 
 
 @dataclass(frozen=True)
@@ -44,63 +121,28 @@ class Failure:
 class Report:
     """What came of several scenes: one record each, and what failed, by scene."""
 
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Record] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
 
-
-class SceneRun(Protocol):
-    """Works on one scene and gives the record that ``--json`` prints."""
-
-    def __call__(
-        self, scene: Scene, source: SceneInput, target: str, predictor: Predictor
-    ) -> dict[str, Any]: ...
-
-
-def run_over_scenes(
-    scenes: Sequence[str],
-    targets: Sequence[str],
-    *,
-    card: Card,
-    settings: InferenceSettings,
-    progress: Progress,
-    check: Callable[[str], None],
-    load: Callable[[], Predictor],
-    run: SceneRun,
-) -> Report:
-    """Open, check and work on every scene; weights are loaded when the first one is ready.
-
-    Args:
-        check: refuses a target that could not be written at the end.
-
-    Raises:
-        Exception: from a single scene; of several, each failure is kept in the report.
-        BrokenPipeError: if nobody reads what the program says; other scenes would fare no better.
-    """
-    report = Report()
-    predictor: Predictor | None = None
-    for path, target in zip(scenes, targets, strict=True):
+    @contextmanager
+    def turn_of(self, scene: str, *, is_single: bool) -> Iterator[None]:
+        """Keep what a scene fails of, so that the others have their turn; a single one raises."""
         try:
-            check(target)
-            with open_scene(path, settings.scene) as scene:
-                source = scene_input(scene, card, settings.reading, progress)
-                if predictor is None:
-                    predictor = load()
-                report.results.append(run(scene, source, target, predictor))
+            yield
         except BrokenPipeError:
             raise
-        except Exception as error:  # of any kind: the other scenes are to have their turn
-            if len(scenes) == 1:
+        except Exception as error:
+            if is_single:
                 raise
-            report.failures[path] = failure_of(error)
-        if path in report.failures:
+            self.failures[scene] = describe_failure(error)
+        if scene in self.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
             gc.collect()
-    return report
 
 
-def failure_of(error: Exception) -> Failure:
-    """What a report says of an error."""
+def describe_failure(error: Exception) -> Failure:
+    """Return what a report says of an error."""
     message = " ".join(str(error).split())
     is_bug = False
     if is_out_of_memory(error):
@@ -119,7 +161,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def target_of(scene: str, target: str | None, ending: str) -> str:
-    """Where the result of a scene goes: ``<scene><ending>`` here or in a folder, unless named."""
+    """Return where a scene's result goes: ``<scene><ending>`` here or in a folder, unless named."""
     if target is not None and not is_folder(target):
         return target
     name = stem_of(scene) + ending
@@ -127,7 +169,7 @@ def target_of(scene: str, target: str | None, ending: str) -> str:
 
 
 def is_folder(target: str) -> bool:
-    """Whether a target names a folder: it ends in a slash, or is one."""
+    """Tell whether a target names a folder: it ends in a slash, or is one."""
     return target.endswith(("/", "\\")) or Path(target).is_dir()
 
 

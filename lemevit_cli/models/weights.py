@@ -6,6 +6,7 @@ The one module that reads and writes weight files, and the only caller of ``torc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
@@ -122,13 +124,59 @@ def _storable(tensor: Tensor, *, half: bool) -> Tensor:
     return tensor.clone()
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, read once: what is loaded later is what was checked.
+
+    Args:
+        name: as the user gave it, for reports and tags.
+        card: what it says of itself.
+        digest: first 16 hexadecimal digits of its SHA-256.
+        content: its bytes.
+    """
+
+    name: str
+    card: Card
+    digest: str
+    content: bytes = field(repr=False)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return its tensors, floats as fp32, on the CPU.
+
+        Raises:
+            WeightsError: if they are not what the file's header says.
+        """
+        try:
+            tensors = deserialise(self.content)
+        except SafetensorError as error:
+            raise _no_safetensors(self.name, error) from error
+        return {key: _as_float32(tensor) for key, tensor in tensors.items()}
+
+
+def open_weights(name_or_file: str | os.PathLike[str]) -> Weights:
+    """Read starter weights by their name, or a file.
+
+    Raises:
+        WeightsError: if it is missing, no safetensors, or has no card.
+    """
+    path = find_weights(name_or_file)
+    try:
+        content = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if content is None:
+        raise WeightsError(f"{path}: no such weights file; starter weights: {_starter_names()}")
+    card = _card_in(content, path)
+    return Weights(str(name_or_file), card, hashlib.sha256(content).hexdigest()[:16], content)
+
+
 def read_card(path: str | os.PathLike[str]) -> Card:
     """Read the card alone.
 
     Raises:
         WeightsError: if the file is missing, no safetensors, or has no card.
     """
-    return _read(path, tensors=False)[1]
+    return open_weights(path).card
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
@@ -137,30 +185,32 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]
     Raises:
         WeightsError: as :func:`read_card`.
     """
-    return _read(path, tensors=True)
+    weights = open_weights(path)
+    return weights.state(), weights.card
 
 
-def _read(path: str | os.PathLike[str], *, tensors: bool) -> tuple[dict[str, Tensor], Card]:
-    if not Path(path).is_file():
-        raise WeightsError(f"{path}: no such weights file; starter weights: {_starter_names()}")
+def _card_in(content: bytes, path: Path) -> Card:
+    """Parse the card in the header of a safetensors file: eight bytes of length, then JSON."""
+    end = 8 + int.from_bytes(content[:8], "little")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_CARD_KEY)
-            keys = list(file.keys()) if tensors else []
-            state = {k: _as_float32(file.get_tensor(k)) for k in keys}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a safetensors file ({error}); "
-            "a checkpoint of the authors is converted by `lemevit import`"
-        ) from error
+        text = json.loads(content[8:end]).get("__metadata__", {}).get(_CARD_KEY)
+    except (AttributeError, ValueError) as error:
+        raise _no_safetensors(path, error) from error
     if text is None:
         raise WeightsError(
             f"{path}: a safetensors file without lemevit's card; write it by `lemevit train`"
         )
     try:
-        return state, Card.from_json(text)
+        return Card.from_json(text)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card cannot be read ({error})") from error
+
+
+def _no_safetensors(name: str | Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{name}: not a safetensors file ({error}); "
+        "a checkpoint of the authors is converted by `lemevit import`"
+    )
 
 
 def _as_float32(tensor: Tensor) -> Tensor:
@@ -340,9 +390,9 @@ def starter_weights() -> dict[str, Path]:
     return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
 
 
-def find_weights(name_or_file: str) -> Path:
+def find_weights(name_or_file: str | os.PathLike[str]) -> Path:
     """Return the path of a starter weight by its name, or the file itself."""
-    return starter_weights().get(name_or_file, Path(name_or_file))
+    return starter_weights().get(os.fspath(name_or_file), Path(name_or_file))
 
 
 def _starter_names() -> str:

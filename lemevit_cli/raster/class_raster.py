@@ -66,10 +66,10 @@ def read_legend(scene: Scene) -> Legend:
         table = dataset.colormap(band)
     except ValueError:  # the band has none
         table = {}
-    void = {NODATA_CLASS, *(v for v in scene.nodata[:1] if v is not None)}
+    nodata = {NODATA_CLASS, *(v for v in scene.nodata[:1] if v is not None)}
     return Legend(
-        {i: name for i, name in names.items() if i not in void and name},
-        {i: color[:3] for i, color in table.items() if i not in void and color != (0, 0, 0, 255)},
+        {i: name for i, name in names.items() if i not in nodata and name},
+        {i: color[:3] for i, color in table.items() if i not in nodata and color != (0, 0, 0, 255)},
     )
 
 

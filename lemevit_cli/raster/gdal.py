@@ -24,6 +24,10 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.spec import RasterSpec
 from lemevit_cli.settings import OutputOptions
 
+# What a call of rasterio may raise: GDAL's own errors, which pass through it in places, have no
+# public name there.
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
+
 TILE_SIZE = 512  # pixels; blocks of the output are aligned to it
 _SMALLEST_CACHE = 64 * 2**20  # bytes
 _LARGEST_CACHE = 256 * 2**20  # a row of windows of 100,000 columns, five bytes a pixel
@@ -45,7 +49,7 @@ def gdal_refusals(blame: str, *, warnings_too: bool = False) -> Iterator[None]:
     logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     try:
         yield
-    except (RasterioError, CPLE_BaseError, OSError) as error:
+    except GDAL_ERRORS as error:
         raise OutputError(f"{blame}: {heard.first or _one_line(error)}") from error
     finally:
         logger.setLevel(level)

@@ -154,17 +154,16 @@ def _gtiff_profile(
 
 
 def _georeference_profile(georeference: Georeference) -> dict[str, Any]:
-    profile: dict[str, Any] = {}
+    profile: dict[str, Any] = {"crs": georeference.crs_wkt or None}
     if georeference.transform is not None:
+        # A GeoTIFF holds one placement: the scene was read by its transform, and so is the result.
         profile["transform"] = georeference.transform
-    if georeference.gcps:
+    elif georeference.gcps:
+        profile["crs"] = georeference.gcps_crs_wkt or None
         profile["gcps"] = [
             GroundControlPoint(row=row, col=col, x=x, y=y, z=z, id=name, info=info)
             for row, col, x, y, z, name, info in georeference.gcps
         ]
-    crs_wkt = georeference.gcps_crs_wkt if georeference.gcps else georeference.crs_wkt
-    if crs_wkt:
-        profile["crs"] = crs_wkt
     if georeference.rpcs:
         profile["rpcs"] = RPC.from_gdal(dict(georeference.rpcs))
     return profile

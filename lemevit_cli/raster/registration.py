@@ -69,14 +69,14 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
     Raises:
         SceneError: if a file cannot be read.
     """
-    coarse = _agreed(_measured(pair, cols=0, rows=0))
+    coarse = _find_agreement(_measure_windows(pair, cols=0, rows=0))
     if coarse is None:
         return None
     cols, rows = (round(float(d)) for d in np.median(coarse, axis=0))
     agreed = coarse
     if cols or rows:
         # Windows that show the same ground share all of it: the second estimate is sharper.
-        fine = _agreed(_measured(pair, cols=cols, rows=rows))
+        fine = _find_agreement(_measure_windows(pair, cols=cols, rows=rows))
         agreed = coarse if fine is None else fine
     dx_px, dy_px = (float(d) for d in np.median(agreed, axis=0))
     return Shift(
@@ -88,7 +88,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
     )
 
 
-def _measured(pair: ScenePair, *, cols: int, rows: int) -> list[tuple[float, float] | None]:
+def _measure_windows(pair: ScenePair, *, cols: int, rows: int) -> list[tuple[float, float] | None]:
     """Measure the shift in windows all over the overlap, ``after`` lying ``cols, rows`` off."""
     area = pair.overlap.intersection(pair.overlap.shifted(cols=-cols, rows=-rows))
     if area is None:
@@ -192,7 +192,7 @@ def _is_clear(near: NDArray, row: int, col: int) -> bool:
     return bool(near[row, col] - noise.mean() > _CLEAR_PEAK * noise.std())
 
 
-def _agreed(measured: list[tuple[float, float] | None]) -> NDArray[np.float64] | None:
+def _find_agreement(measured: list[tuple[float, float] | None]) -> NDArray[np.float64] | None:
     """Return the shifts ``(N, 2)`` near the median of all; None where too few windows told one."""
     told = np.array([shift for shift in measured if shift is not None]).reshape(-1, 2)
     if not len(told):

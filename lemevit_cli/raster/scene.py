@@ -99,6 +99,7 @@ class Scene:
             area; None where the scene is not tied to the earth.
         pixel_sides_m: metres on the ground along a row and along a column, there; None likewise.
         warnings: what a user should know, a line each.
+        band_warnings: those among them on what the pixels are, whatever their place.
     """
 
     def __init__(self, source: Source, options: SceneOptions) -> None:
@@ -111,26 +112,40 @@ class Scene:
         self.width, self.height = dataset.width, dataset.height
         self.bidx = choice.bidx
         self.num_bands = len(choice.bidx)
-        self.georeference = _read_georeference(dataset, options.src_crs, name=source.name)
+        self.georeference = _read_georeference(dataset, options, name=source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
+        self.band_warnings = choice.warnings
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self.dtype = _scaled_dtype(self._reading)
 
     @property
     def window(self) -> Window:
-        """The whole scene."""
+        """Return the whole scene."""
         return Window(col_off=0, row_off=0, width=self.width, height=self.height)
 
     @property
     def nodata(self) -> tuple[float | None, ...]:
-        """The value that means "no data", of each chosen band; None where none is stated."""
+        """Return the value that means "no data", of each chosen band; None where none is stated."""
         return tuple(self._reading.nodata[i] for i in self._reading.picks)
 
     @property
+    def nodata_as_read(self) -> tuple[float | None, ...]:
+        """Return the same as :meth:`read` gives it; None also where a band cannot hold it."""
+        reading = self._reading
+        numbers: list[float | None] = [None] * len(reading.bands)
+        for i, value in enumerate(reading.nodata):
+            number = None if value is None else as_dtype(value, np.dtype(reading.dtype))
+            if number is not None:
+                raw = np.full((len(reading.bands), 1, 1), number)
+                scaled = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
+                numbers[i] = scaled[i, 0, 0].item()
+        return tuple(numbers[i] for i in reading.picks)
+
+    @property
     def mask_kind(self) -> str:
-        """What can make a pixel void: any of nodata, alpha, mask and nan, or none."""
+        """Name what can make a pixel nodata: any of nodata, alpha, mask and nan, or none."""
         reading = self._reading
         kinds = {
             "nodata": any(v is not None for v in reading.nodata),
@@ -141,7 +156,7 @@ class Scene:
         return "+".join(kind for kind, there in kinds.items() if there) or "none"
 
     def dataset(self) -> Any:
-        """The calling thread's rasterio dataset, for what this class does not tell."""
+        """Return the calling thread's rasterio dataset, for what this class does not tell."""
         return self._source.handle()
 
     def read(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -149,14 +164,14 @@ class Scene:
 
         Returns:
             Pixels ``(bands, H, W)`` in :attr:`dtype`, and where they are valid ``(H, W)``, which
-            may be a read-only view. Void pixels keep the file's number.
+            may be a read-only view. Nodata pixels keep the file's number.
 
         Raises:
             SceneError: if the file cannot be read there.
             ValueError: if the window leaves the scene.
         """
         raw, valid = self._read_raw(window, (window.height, window.width))
-        return self._chosen(raw), valid
+        return self._pick(raw), valid
 
     def read_overview(
         self, max_side: int, *, window: Window | None = None
@@ -168,19 +183,19 @@ class Scene:
         """
         window = window or self.window
         raw, valid = self._read_raw(window, _overview_shape(window, max_side))
-        return self._chosen(raw), valid
+        return self._pick(raw), valid
 
     def read_overview_by_band(
         self, max_side: int, *, window: Window | None = None
     ) -> tuple[NDArray, NDArray[np.bool_]]:
         """Read as :meth:`read_overview`, with a mask of each band ``(bands, H, W)``.
 
-        A band is void, too, where it alone holds its nodata value.
+        A band is nodata, too, where it alone holds its nodata value.
         """
         window = window or self.window
         raw, valid = self._read_raw(window, _overview_shape(window, max_side))
         by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
-        return self._chosen(raw), by_band[list(self._reading.picks)]
+        return self._pick(raw), by_band[list(self._reading.picks)]
 
     def _read_raw(
         self, window: Window, shape: tuple[int, int]
@@ -211,10 +226,10 @@ class Scene:
             valid = np.broadcast_to(np.True_, shape)
         return pixels, valid
 
-    def _chosen(self, raw: NDArray) -> NDArray:
+    def _pick(self, raw: NDArray) -> NDArray:
         """Pick the scene's bands, scaled, from what was read of the file."""
         reading = self._reading
-        pixels = _scaled(raw, reading, self.dtype) if reading.is_scaled else raw
+        pixels = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
         if reading.picks == tuple(range(len(reading.bands))):
             return pixels
         return pixels[list(reading.picks)]
@@ -227,13 +242,12 @@ class Scene:
         height: int,
         resampling: WarpResampling,
     ) -> Scene:
-        """The same raster on another grid, through GDAL's warper as windows are read.
+        """Put the raster on another grid, through GDAL's warper as windows are read.
 
-        Void pixels give nothing to those around them; a pixel is void where the one under its
+        Nodata pixels give nothing to those around them; a pixel is nodata where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
-        reading, nodata = self._reading, self.nodata[0]
-        can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
+        reading, dataset = self._reading, self.dataset()
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
@@ -241,12 +255,11 @@ class Scene:
             height=height,
             resampling=resampling,
             src_crs_wkt=self.georeference.crs_wkt,
-            src_nodata=nodata if can_be else None,
+            src_nodata=_usable_nodata(reading),
         )
-        if np.issubdtype(np.dtype(reading.dtype), np.floating):
-            # Of all that voids a pixel, a NaN beside the nodata value is what GDAL does not know.
+        if not _warper_knows_validity(reading, dataset.count):
             vrt = validity_vrt(
-                self.dataset(),
+                dataset,
                 self._source.file,
                 bands=reading.bands,
                 nodata=reading.nodata,
@@ -254,7 +267,7 @@ class Scene:
                 masked_bands=reading.masked_bands,
             )
             warp = replace(warp, src_nodata=None, src_vrt=vrt)
-        return Scene(self._source.warped(warp), SceneOptions(bidx=self.bidx))
+        return Scene(self._source.on_grid(warp), SceneOptions(bidx=self.bidx))
 
     def close(self) -> None:
         """Close the file in all threads."""
@@ -312,7 +325,7 @@ def _plan_reading(
 def _bands_with_mask(
     dataset: Any, bands: tuple[int, ...], *, is_nodata_stated: bool
 ) -> tuple[int, ...]:
-    """Bands whose mask is neither their alpha nor their nodata value: a mask band or a .msk."""
+    """List bands whose mask is neither alpha nor their nodata value: a mask band or a .msk."""
     own = {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata}
     # NODATA_VALUES, a tuple for all bands, is the one nodata that GDAL keeps in the mask alone.
     if not is_nodata_stated and "NODATA_VALUES" in dataset.tags():
@@ -323,13 +336,35 @@ def _bands_with_mask(
     return (shared[0],) if shared and len(shared) == len(bands) else masked
 
 
+def _usable_nodata(reading: _Reading) -> float | None:
+    """Return the nodata value of the first band, None where its type cannot hold it."""
+    nodata = reading.nodata[0]
+    can_be = nodata is not None and as_dtype(nodata, np.dtype(reading.dtype)) is not None
+    return nodata if can_be else None
+
+
+def _warper_knows_validity(reading: _Reading, bands_of_file: int) -> bool:
+    """Say whether GDAL's warper finds out by itself which pixels of the file are valid.
+
+    It asks one statement alone, alpha, else nodata, else a mask; compares all bands of the file
+    with one nodata value; and takes a NaN beside these for a number.
+    """
+    if np.issubdtype(np.dtype(reading.dtype), np.floating):
+        return False
+    has_nodata = any(value is not None for value in reading.nodata)
+    if not has_nodata:
+        return reading.alpha is None or not reading.masked_bands
+    is_alone = reading.alpha is None and not reading.masked_bands
+    return is_alone and len(set(reading.nodata)) == 1 and len(reading.bands) == bands_of_file
+
+
 def _scaled_dtype(reading: _Reading) -> str:
     if not reading.is_scaled:
         return reading.dtype
     return "float32" if np.can_cast(reading.dtype, np.float32) else "float64"
 
 
-def _scaled(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
+def _scale(pixels: NDArray, reading: _Reading, dtype: str) -> NDArray:
     scales = np.array(reading.scales, dtype)[:, None, None]
     return pixels.astype(dtype) * scales + np.array(reading.offsets, dtype)[:, None, None]
 
@@ -350,12 +385,15 @@ def _describe(window: Window) -> str:
     )
 
 
-def _read_georeference(dataset: Any, src_crs: str | None, *, name: str) -> Georeference:
+def _read_georeference(dataset: Any, options: SceneOptions, *, name: str) -> Georeference:
     gcps, gcps_crs = dataset.gcps
     transform = None if dataset.transform.is_identity else dataset.transform
     crs = dataset.crs
-    if src_crs is not None:
-        stated = _parse_crs(src_crs, name)
+    named = options.src_crs
+    if named is None and not (crs or gcps_crs):
+        named = options.missing_crs
+    if named is not None:
+        stated = _parse_crs(named, name)
         # Where points alone tie the picture to the map, the CRS is theirs.
         crs, gcps_crs = (crs, stated) if gcps and transform is None else (stated, gcps_crs)
     return Georeference(

@@ -116,7 +116,7 @@ class ScenePair:
         self.resampling = (
             None if is_on_grid and dx_px == dy_px == 0 else _resampling(before, after, self.overlap)
         )
-        self.after_on_grid = after if self.resampling is None else self._resampled(self.resampling)
+        self.after_on_grid = after if self.resampling is None else self._resample(self.resampling)
         self._opened: tuple[Scene, ...] = (self.after_on_grid, after, before)
 
     @property
@@ -165,10 +165,10 @@ class ScenePair:
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         if self.overlap.intersection(window) is None:
-            return self._void(window)
+            return self._nodata(window)
         before, valid_before = self.before.read(window)
         if not valid_before.any():
-            return self._void(window)
+            return self._nodata(window)
         after, valid_after = self.after_on_grid.read(window)
         dates = [
             date if stretch is None else stretch.apply(date)
@@ -196,11 +196,11 @@ class ScenePair:
     def __repr__(self) -> str:
         return f"ScenePair({self.before!r}, {self.after!r})"
 
-    def _void(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
+    def _nodata(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
         shape = (window.height, window.width)
         return np.zeros((self.num_bands, *shape), self.dtype), np.zeros(shape, bool)
 
-    def _resampled(self, resampling: WarpResampling) -> Scene:
+    def _resample(self, resampling: WarpResampling) -> Scene:
         """Warp ``after`` to the grid of ``before``, its shift undone through the transform."""
         there = self.georeference.transform or Affine.identity()
         return self.after.on_grid(

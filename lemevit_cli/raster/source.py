@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 
 import rasterio
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.raster.gdal import GDAL_ERRORS
 
 STDIN = "-"
 
@@ -118,7 +118,7 @@ class Source:
         self._owner_pid, self._remove_spool = 0, None
         self._prepare()
 
-    def warped(self, warp: Warp) -> Source:
+    def on_grid(self, warp: Warp) -> Source:
         """Return the file on another grid, through the handles of this source: close it last."""
         other = copy(self)
         other._warp = self, warp
@@ -166,7 +166,7 @@ class Source:
         """Turn an error of GDAL into a :class:`SceneError`: ``<name>: <what> (<cause>)``."""
         try:
             yield
-        except (RasterioError, CPLE_BaseError, OSError) as error:
+        except GDAL_ERRORS as error:
             raise SceneError(f"{self.name}: {what} ({self._cause(error)})") from error
 
     def _cause(self, error: BaseException) -> str:

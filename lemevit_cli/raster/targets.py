@@ -1,4 +1,4 @@
-"""Results become files: rasters, polygons of classes or change, and boxes, by their suffix."""
+"""Results become files, by their suffix: rasters, and what the writers of a room make of them."""
 
 from __future__ import annotations
 
@@ -9,65 +9,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemevit_cli.atomic import check_replaceable, replacing, spooled_to_stdout
+from lemevit_cli.atomic import check_replaceable, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 
-__all__ = [
-    "BOX_WRITERS",
-    "CHANGE_WRITERS",
-    "WRITERS",
-    "RasterSpec",
-    "Sink",
-    "Writer",
-    "check_classes",
-    "check_disk",
-    "check_target",
-    "find_writer",
-    "open_sink",
-    "replacing",
-]
-
 STDOUT = "-"
 _GEOTIFF = "lemevit_cli.raster.geotiff"
-_VECTOR = "lemevit_cli.tasks.segmentation.results"
-_BOXES = "lemevit_cli.tasks.detection.results"
-_CHANGES = "lemevit_cli.tasks.change.results"
 _SUFFIX_OF = {".tiff": ".tif", ".json": ".geojson"}  # that people write instead
 
-# Of what covers every pixel. Another of GDAL's vector formats is one more line, here and below.
-# The first writer of a suffix goes by it, the first of all goes to stdout.
-WRITERS = (
+# A room adds the vector formats of its results. The first writer of a suffix goes by it, the first
+# of all goes to stdout.
+RASTERS = (
     Writer("GTiff", ".tif", "raster", _GEOTIFF),
     Writer("COG", ".tif", "raster", _GEOTIFF),
-    Writer("GPKG", ".gpkg", "vector", _VECTOR),
-    Writer("FlatGeobuf", ".fgb", "vector", _VECTOR),
-    Writer("GeoJSON", ".geojson", "vector", _VECTOR),
-    Writer("ESRI Shapefile", ".shp", "vector", _VECTOR),
-)
-# Of the boxes that a detector found.
-BOX_WRITERS = (
-    Writer("GeoJSON", ".geojson", "boxes", _BOXES),
-    Writer("ESRI Shapefile", ".shp", "boxes", _BOXES),
-    Writer("GPKG", ".gpkg", "boxes", _BOXES),
-    Writer("FlatGeobuf", ".fgb", "boxes", _BOXES),
-    Writer("CSV", ".csv", "boxes", _BOXES),
-    Writer("Parquet", ".parquet", "boxes", _BOXES),
-    Writer("DOTA", ".txt", "boxes", _BOXES),
-)
-# Of the change between two dates.
-CHANGE_WRITERS = (
-    Writer("GeoJSON", ".geojson", "changes", _CHANGES),
-    Writer("ESRI Shapefile", ".shp", "changes", _CHANGES),
-    Writer("GPKG", ".gpkg", "changes", _CHANGES),
-    Writer("FlatGeobuf", ".fgb", "changes", _CHANGES),
-    *(writer for writer in WRITERS if writer.kind == "raster"),
 )
 
 
-def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> Writer:
+def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] = RASTERS) -> Writer:
     """Choose by ``options.format``, else by the suffix; stdout gets the first unless told.
 
     Raises:
@@ -92,7 +52,7 @@ def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] =
     )
 
 
-def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] = WRITERS) -> None:
+def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] = RASTERS) -> None:
     """Refuse, before any work, a target or options that could not be written at its end.
 
     Raises:
@@ -131,15 +91,17 @@ def check_classes(classes: Sequence[ClassInfo], options: OutputOptions) -> None:
             )
 
 
-def check_disk(target: str, spec: RasterSpec, options: OutputOptions) -> None:
+def check_disk(target: str, spec: RasterSpec, *, is_copied: bool = False) -> None:
     """Refuse a result that would not fit the disk if nothing of it could be compressed.
+
+    Args:
+        is_copied: from a draft, as a COG is.
 
     Raises:
         OutputError: with both sizes.
     """
     folder = tempfile.gettempdir() if target == STDOUT else str(Path(target).parent)
-    # A third for overviews, and some for tiles at the edges; a COG is copied from a draft.
-    factor = 2.8 if find_writer(target, options).driver == "COG" else 1.4
+    factor = 2.8 if is_copied else 1.4  # a third for overviews, and some for tiles at the edges
     needed = int(factor * spec.width * spec.height * spec.bytes_per_pixel)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -150,7 +112,9 @@ def check_disk(target: str, spec: RasterSpec, options: OutputOptions) -> None:
 
 
 @contextmanager
-def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator[Sink]:
+def open_sink(
+    target: str, spec: RasterSpec, options: OutputOptions, writers: Sequence[Writer] = RASTERS
+) -> Iterator[Sink]:
     """Open the target for windows of pixels; it appears, whole, when the block closes.
 
     Any exception in the block, Ctrl-C included, leaves neither target nor temporary files.
@@ -161,9 +125,9 @@ def open_sink(target: str, spec: RasterSpec, options: OutputOptions) -> Iterator
         OutputError: if the target cannot be written.
         BrokenPipeError: if stdout's reader has gone.
     """
-    writer = find_writer(target, options)
+    writer = find_writer(target, options, writers)
     check_classes(spec.classes, options)
-    check_disk(target, spec, options)
+    check_disk(target, spec, is_copied=writer.driver == "COG")
     module = importlib.import_module(writer.module)
     if target != STDOUT:
         with module.open_sink(Path(target), spec, options, writer) as sink:

@@ -42,12 +42,12 @@ def nodata_by_band(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[n
     Args:
         pixels, nodata: as of :func:`valid_pixels`.
     """
-    void = np.zeros(pixels.shape, bool)
-    for place, band, value in zip(void, pixels, nodata, strict=True):
+    is_nodata = np.zeros(pixels.shape, bool)
+    for place, band, value in zip(is_nodata, pixels, nodata, strict=True):
         number = None if value is None else as_dtype(value, pixels.dtype)
         if number is not None:
             place[:] = ~_differs(band, number)
-    return void
+    return is_nodata
 
 
 def _not_nodata(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:

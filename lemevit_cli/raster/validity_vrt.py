@@ -6,14 +6,14 @@ mask. A NaN beside these is a number to it, and makes a NaN of every pixel that 
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from rasterio._path import _parse_path
-from rasterio.dtypes import _gdal_typename
+from rasterio.dtypes import dtype_rev, typename_fwd
 
 from lemevit_cli.raster.validity import as_dtype
 
@@ -22,6 +22,13 @@ from lemevit_cli.raster.validity import as_dtype
 _LARGEST = sys.float_info.max
 _IS_FINITE = f"nan:0,-inf:0,{-_LARGEST!r}:1,0:1,{_LARGEST!r}:1,inf:0"
 _ALWAYS, _OPAQUE = "0:1", "0:255"
+
+# GDAL's file systems by the schemes of URIs that rasterio takes.
+_FILE_SYSTEMS = {
+    "file": "", "zip": "/vsizip", "tar": "/vsitar", "gzip": "/vsigzip", "http": "/vsicurl",
+    "https": "/vsicurl", "ftp": "/vsicurl", "s3": "/vsis3", "gs": "/vsigs", "az": "/vsiaz",
+    "oss": "/vsioss",
+}  # fmt: skip
 
 
 def validity_vrt(
@@ -43,28 +50,19 @@ def validity_vrt(
         alpha: the file's alpha band, None without one.
         masked_bands: those whose masks GDAL keeps; a pixel is nodata where all of these say so.
     """
-    source, dtypes = _parse_path(file).as_vsi(), dataset.dtypes
-    root = _raster_like(dataset)
-    if dataset.crs:
-        ET.SubElement(root, "SRS").text = dataset.crs.to_wkt()
-    if not dataset.transform.is_identity:
-        numbers = (repr(float(number)) for number in dataset.transform.to_gdal())
-        ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
+    source, dtypes = gdal_name(file), dataset.dtypes
+    root, shown = _raster_like(dataset), None
+    _add_placement(root, dataset)
     for band, dtype in enumerate(dtypes, start=1):
-        if band == alpha:
-            shown = _add_product(root, dtype)
-            _add_source(shown, source, f"{band}")
-        else:
-            plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_typename(dtype))
-            ET.SubElement(plain, "Offset").text = repr(float(dataset.offsets[band - 1]))
-            ET.SubElement(plain, "Scale").text = repr(float(dataset.scales[band - 1]))
-            _add_source(plain, source, f"{band}")
-    if alpha is None:
+        added = _add_product(root, dtype) if band == alpha else _add_plain(root, dataset, band)
+        _add_source(added, source, f"{band}")
+        shown = added if band == alpha else shown
+    if shown is None:
         shown = _add_product(root, "uint8")
         _add_source(shown, source, "1", table=_OPAQUE)
     for rule in (
         [(f"mask,{band}", 0.0) for band in masked_bands],
-        _numbers_of_void(dtypes, bands, nodata),
+        _numbers_of_nodata(dtypes, bands, nodata),
     ):
         if rule:
             _add_source(shown, _any_other(dataset, source, rule), "1")
@@ -74,7 +72,29 @@ def validity_vrt(
     return ET.tostring(root, encoding="unicode")
 
 
-def _numbers_of_void(
+def gdal_name(file: str) -> str:
+    """Return the name by which GDAL opens what rasterio opens: ``zip://a.zip!b.tif`` has its own.
+
+    ``file`` is a path, a name that is GDAL's already, or a URI of one or more schemes.
+    """
+    schemes, separator, rest = file.partition("://")
+    steps = schemes.split("+")
+    if not separator or not set(steps) <= set(_FILE_SYSTEMS):
+        return file
+    systems = [_FILE_SYSTEMS[step] for step in steps if step != "file"]
+    if systems and systems[-1] == "/vsicurl":
+        rest = f"{steps[-1]}://{rest}"
+    if steps[0] in ("zip", "tar", "gzip"):
+        rest = re.sub("!/*", "/", rest, count=1)  # between the archive and the file in it
+    return "/".join(["".join(systems), rest]) if systems else rest
+
+
+def _gdal_type(dtype: str) -> str:
+    name: str = typename_fwd[dtype_rev[dtype]]
+    return name
+
+
+def _numbers_of_nodata(
     dtypes: Sequence[str], bands: Sequence[int], nodata: Sequence[float | None]
 ) -> list[tuple[str, float]]:
     """List bands with their nodata number if all hold theirs; none if one cannot."""
@@ -98,9 +118,25 @@ def _raster_like(dataset: Any) -> ET.Element:
     return ET.Element("VRTDataset", rasterXSize=f"{dataset.width}", rasterYSize=f"{dataset.height}")
 
 
+def _add_placement(root: ET.Element, dataset: Any) -> None:
+    if dataset.crs:
+        ET.SubElement(root, "SRS").text = dataset.crs.to_wkt()
+    if not dataset.transform.is_identity:
+        numbers = (repr(float(number)) for number in dataset.transform.to_gdal())
+        ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
+
+
+def _add_plain(root: ET.Element, dataset: Any, band: int) -> ET.Element:
+    """Add a band as it is in the file, with its scale and offset."""
+    plain = ET.SubElement(root, "VRTRasterBand", dataType=_gdal_type(dataset.dtypes[band - 1]))
+    ET.SubElement(plain, "Offset").text = repr(float(dataset.offsets[band - 1]))
+    ET.SubElement(plain, "Scale").text = repr(float(dataset.scales[band - 1]))
+    return plain
+
+
 def _add_product(root: ET.Element, dtype: str) -> ET.Element:
     """Add an alpha band: the product of its sources, of which GDAL wants two at least."""
-    kind = {"dataType": _gdal_typename(dtype), "subClass": "VRTDerivedRasterBand"}
+    kind = {"dataType": _gdal_type(dtype), "subClass": "VRTDerivedRasterBand"}
     band = ET.SubElement(root, "VRTRasterBand", kind)
     ET.SubElement(band, "ColorInterp").text = "Alpha"
     ET.SubElement(band, "PixelFunctionType").text = "mul"

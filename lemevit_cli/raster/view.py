@@ -141,12 +141,12 @@ class SceneView:
         pixels, mask = pixels.astype(np.float32, copy=False), PackedMask.of(source, valid)
         if valid.all():
             under = np.ones((stop - first, len(cols.weights)), bool)
-            return _weighted(pixels, rows, cols), under, mask
-        void = ~valid
+            return _weigh(pixels, rows, cols), under, mask
+        nodata = ~valid
         pixels = np.where(valid, pixels, np.float32(0))
-        missing = _weighted(void.astype(np.float32)[None], rows, cols)[0]
-        weight = _weighted(valid.astype(np.float32)[None], rows, cols)[0]
-        pixels = _weighted(pixels, rows, cols)
+        missing = _weigh(nodata.astype(np.float32)[None], rows, cols)[0]
+        weight = _weigh(valid.astype(np.float32)[None], rows, cols)[0]
+        pixels = _weigh(pixels, rows, cols)
         # Where nothing is missing the weights' sum is 1 but for rounding: not dividing there gives
         # the same bits as a window that sees no nodata pixel at all.
         partial = (missing > 0) & (weight > 0)
@@ -154,7 +154,7 @@ class SceneView:
         return pixels, _any_under(_any_under(valid, rows).T, cols).T, mask
 
 
-def _weighted(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:
+def _weigh(pixels: NDArray, rows: AxisFilter, cols: AxisFilter) -> NDArray[np.float32]:
     """Return weighted sums, rows first: ``(bands, h, w)`` to ``(bands, H, W)``.
 
     Tap by tap instead of as a matrix product, whose order of summation depends on its shape.

@@ -107,7 +107,7 @@ def _material(view: View, name: str, d: District, *, spread: float = 0.3) -> Mat
     """Return the town's material in this district's own shade."""
     tint = 1 + 0.16 * (d.tones[5] - 0.5)
     gain = 1 + spread * (d.tones[4] - 0.5)
-    return view.canvas.town.materials[name].toned(gain, tint=(tint, 1.0, 2 - tint))
+    return view.canvas.town.materials[name].with_tone(gain, tint=(tint, 1.0, 2 - tint))
 
 
 def _streets(view: View, d: District, share: Floats) -> None:
@@ -212,7 +212,7 @@ def _meadow(view: View, d: District, share: Floats, border: Floats) -> None:
 
 
 def _wood(view: View, d: District, share: Floats, border: Floats) -> None:
-    view.paint(share, _material(view, "grass", d).toned(0.45), VEGETATION)
+    view.paint(share, _material(view, "grass", d).with_tone(0.45), VEGETATION)
 
 
 def _lake(view: View, d: District, share: Floats, border: Floats) -> None:
@@ -223,7 +223,7 @@ def _lake(view: View, d: District, share: Floats, border: Floats) -> None:
     view.paint(sand, _material(view, "sand" if d.tones[0] < 0.5 else "soil", d), LAND)
     wet = np.clip((shore - np.float32(15 + 3 * d.tones[1])) / np.float32(0.9), 0, 1) * share
     deep = np.clip((shore - 18) / 22, 0, 1)
-    view.paint(wet, _material(view, "water", d, spread=0.7).toned(1.35), WATER)
+    view.paint(wet, _material(view, "water", d, spread=0.7).with_tone(1.35), WATER)
     view.paint(wet * deep, _material(view, "water", d, spread=0.7), None)
 
 
@@ -275,11 +275,11 @@ def _paint_river(canvas: Canvas, river: Winding) -> None:
         return
     view, distance, _ = found
     bank = distance + (view.field("broad") - np.float32(0.5)) * 6
-    grass = canvas.town.materials["grass"].toned(0.85)
+    grass = canvas.town.materials["grass"].with_tone(0.85)
     dry = canvas.class_ids != WATER
     view.paint(np.clip((river.half_m + 4 - bank) / 2, 0, 1) * dry, grass, VEGETATION)
     wet = np.clip((river.half_m - bank) / np.float32(0.9) + np.float32(0.5), 0, 1)
-    view.paint(wet * dry, canvas.town.materials["water"].toned(1.15), WATER)
+    view.paint(wet * dry, canvas.town.materials["water"].with_tone(1.15), WATER)
 
 
 def _paint_highway(canvas: Canvas, highway: Winding) -> None:
@@ -290,7 +290,7 @@ def _paint_highway(canvas: Canvas, highway: Winding) -> None:
     verge = canvas.town.materials["grass"]
     view.paint(view.cover(distance - np.float32(highway.half_m + 4)), verge, VEGETATION)
     lanes = np.maximum(distance - np.float32(highway.half_m), np.float32(1.2) - distance)
-    view.paint(view.cover(lanes), canvas.town.materials["asphalt"].toned(1.1), ROAD)
+    view.paint(view.cover(lanes), canvas.town.materials["asphalt"].with_tone(1.1), ROAD)
     edge = np.minimum(np.abs(distance - np.float32(10.2)), np.abs(distance - np.float32(1.9)))
     dashes = np.abs(along / 12 - np.floor(along / 12) - np.float32(0.5)) < 0.25
     middle = view.cover(np.abs(distance - np.float32(6.0)) - np.float32(0.08)) * dashes

@@ -114,13 +114,13 @@ def _shadow(height: Floats, light: Light, gsd_m: float) -> Floats:
 
 
 def _raise_by(target: Floats, source: Floats, east: int, south: int, drop: float) -> None:
-    rows, from_rows = _shifted(target.shape[0], south)
-    cols, from_cols = _shifted(target.shape[1], east)
+    rows, from_rows = _slices_after(target.shape[0], south)
+    cols, from_cols = _slices_after(target.shape[1], east)
     here = target[rows, cols]
     np.maximum(here, source[from_rows, from_cols] - np.float32(drop), out=here)
 
 
-def _shifted(size: int, step: int) -> tuple[slice, slice]:
+def _slices_after(size: int, step: int) -> tuple[slice, slice]:
     """Return where to write and to read, so that each element sees the one ``step`` further."""
     if step >= 0:
         return slice(0, max(0, size - step)), slice(min(step, size), size)

@@ -80,7 +80,7 @@ def _flat(name: str, class_id: int) -> Callable[[View, Thing], None]:
 
     def draw(view: View, t: Thing) -> None:
         tint = 1 + 0.14 * (t.looks[1] - 0.5)
-        material = view.canvas.town.materials[name].toned(
+        material = view.canvas.town.materials[name].with_tone(
             0.8 + 0.4 * t.looks[2], tint=(tint, 1.0, 2 - tint)
         )
         view.paint(view.cover(_box(view, t.w, t.h)), material, class_id)

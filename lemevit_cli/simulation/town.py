@@ -79,7 +79,9 @@ class Material:
     light: Colour
     field: str = "rough"
 
-    def toned(self, gain: float, *, tint: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Material:
+    def with_tone(
+        self, gain: float, *, tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ) -> Material:
         """Return the same material, brighter or darker, with a tint by channel."""
         factor = np.float32(gain) * np.asarray(tint, dtype=np.float32)
         return Material(self.dark * factor, self.light * factor, self.field)
@@ -152,7 +154,7 @@ def make_town(seed: int, date: Date) -> Town:
     for name in _GROWING:
         red, green, blue = season.normal(1.0, 0.13, 3).tolist()
         if date == "after":
-            materials[name] = materials[name].toned(0.9, tint=(red, green, blue))
+            materials[name] = materials[name].with_tone(0.9, tint=(red, green, blue))
     colours, shares = zip(*_ROOFS[climate], strict=True)
     weights = np.asarray(shares) * rng.uniform(0.3, 1.7, len(shares))
     tints = rng.normal(1.0, 0.06, (len(colours), 3))

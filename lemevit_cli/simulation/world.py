@@ -66,6 +66,17 @@ class WorldObject:
     h: float
     angle_rad: float
 
+    def corners(self) -> NDArray[np.float64]:
+        """Return its four corners ``(4, 2)`` in scene pixels, clockwise on the screen."""
+        c, s = np.cos(self.angle_rad), np.sin(self.angle_rad)
+        along = np.array([c, s]) * self.w / 2
+        across = np.array([-s, c]) * self.h / 2
+        centre = np.array([self.cx, self.cy])
+        return np.stack(
+            [centre - along - across, centre + along - across, centre + along + across,
+             centre - along + across]
+        )  # fmt: skip
+
 
 class World:
     """One scene of a simulated town; any window of it can be drawn alone, to the same byte."""
@@ -123,7 +134,7 @@ class World:
         window = window or Window(col_off=0, row_off=0, width=spec.width, height=spec.height)
         found = []
         for key in self._districts_near(window):
-            for thing in self._furnished(key)[0]:
+            for thing in self._furnish(key)[0]:
                 if thing.kind in CLASS_OF and self._exists(thing):
                     box = _object(thing, spec.gsd_m)
                     if (window.col_off <= box.cx < window.right
@@ -142,7 +153,7 @@ class World:
         y = (np.arange(window.row_off, window.bottom) + 0.5) * spec.gsd_m
         canvas = Canvas(x, y, gsd_m=spec.gsd_m, town=self._town)
         paint_ground(canvas, self._district_at, self._windings)
-        near = [self._furnished(key) for key in self._districts_near(window)]
+        near = [self._furnish(key) for key in self._districts_near(window)]
         for things, _ in near:
             draw_things(canvas, [thing for thing in things if self._exists(thing)])
         np.minimum(canvas.height, np.float32(self._light.max_height_m), out=canvas.height)
@@ -160,7 +171,7 @@ class World:
             self._districts[i, j] = make_district(i, j, self.spec.seed)
         return self._districts[i, j]
 
-    def _furnished(self, key: tuple[int, int]) -> tuple[tuple[Thing, ...], NDArray[np.float64]]:
+    def _furnish(self, key: tuple[int, int]) -> tuple[tuple[Thing, ...], NDArray[np.float64]]:
         if key not in self._furniture:
             _forget_old(self._furniture)
             self._furniture[key] = furnish(self._district_at(*key), self.spec.seed, self._windings)

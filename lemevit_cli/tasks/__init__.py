@@ -1,7 +1,8 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
 A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
-training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data).
+training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data) and
+``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from lemevit_cli.errors import LemevitError
 
 if TYPE_CHECKING:
     from lemevit_cli.inference.network import Network
+    from lemevit_cli.simulation.scenes import Layout
     from lemevit_cli.tasks.evaluation import Evaluation
     from lemevit_cli.training.task import Training
 
@@ -53,6 +55,16 @@ def load_evaluation(task: str) -> Evaluation:
     """
     evaluation: Evaluation = _part(task, "evaluation")
     return evaluation
+
+
+def load_simulation(task: str) -> Layout:
+    """Import how simulated towns are laid out for a task to train from.
+
+    Raises:
+        LemevitError: if there is none of that name.
+    """
+    layout: Layout = _part(task, "simulation")
+    return layout
 
 
 def _part(task: str, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.predictor import Predictor, load_predictor
-from lemevit_cli.models.weights import Card, find_weights, read_card
+from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import TASKS, load_evaluation, load_network
@@ -46,20 +46,21 @@ def evaluate(
     Raises:
         WeightsError, DataError: before any prediction.
     """
-    card = read_card(find_weights(weights))
+    opened = open_weights(weights)
+    card = opened.card
     if card.task not in TASKS:
         raise WeightsError(
             f"{weights}: weights for task {card.task}; eval scores those for {', '.join(TASKS)}"
         )
     source = load_evaluation(card.task).open(data, split, card)
-    predictor = predictor_to_score(weights, card, runtime or RuntimeOptions())
+    predictor = predictor_to_score(opened, runtime or RuntimeOptions())
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
 
-def predictor_to_score(weights: str, card: Card, runtime: RuntimeOptions) -> Predictor:
+def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
-    judged = load_evaluation(card.task).judged
-    return load_predictor(weights, load_network(card.task), runtime, judged)
+    task = weights.card.task
+    return load_predictor(weights, load_network(task), runtime, load_evaluation(task).judged)
 
 
 def evaluate_source(

@@ -16,9 +16,10 @@ from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.models.weights import (
     Card,
+    Weights,
     find_weights,
     initialise,
-    load_weights,
+    open_weights,
     read_card,
     save_weights,
 )
@@ -108,11 +109,11 @@ def train(
     if not run.is_main:
         return {"path": output, "steps": run.step}
     _check_kept(folder / _BEST_NAME, run)
-    scores = _score(folder / _BEST_NAME, found, options, progress)
+    best = open_weights(folder / _BEST_NAME)
+    scores = _score(best, found, options, progress)
     found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
-    state, card = load_weights(folder / _BEST_NAME)
-    card = replace(card, metrics=_metrics(scores, training.headline, target, data))
-    save_weights(target, state, card, half=options.half)
+    card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
+    save_weights(target, best.state(), card, half=options.half)
     return {
         "path": output,
         "steps": run.step,
@@ -219,14 +220,14 @@ def _build_model(
 
 
 def _score(
-    weights: Path, found: TaskData, options: TrainingOptions, progress: Progress
+    weights: Weights, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
     """Score the best weights by data set, on the whole of what was held back."""
     if not found.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
     runtime = RuntimeOptions(device=options.device, threads=options.threads)
-    predictor = predictor_to_score(str(weights), found.card, runtime)
+    predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
         for source in found.validation

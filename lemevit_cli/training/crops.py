@@ -103,6 +103,11 @@ class DrawnWindow:
     ids: NDArray[np.uint8]
     generator: Generator
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Return the paths of its raster, or of both dates."""
+        return self.site.dates
+
 
 def generator_of(seed: int, index: int) -> Generator:
     """Seed a generator for each sample: neither workers nor a resume change the draws."""

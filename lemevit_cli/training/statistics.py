@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.validity import nodata_by_band
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -33,7 +36,7 @@ class Statistics:
 
 
 class Drawn(Protocol):
-    """A training window as it was read: pixels ``(bands, H, W)``, valid ``(H, W)``."""
+    """A training window as it was read: pixels ``(dates * bands, H, W)``, valid ``(H, W)``."""
 
     @property
     def pixels(self) -> NDArray[Any]: ...
@@ -41,34 +44,41 @@ class Drawn(Protocol):
     @property
     def valid(self) -> NDArray[np.bool_]: ...
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Return the paths of its one or two rasters."""
+        ...
+
 
 def statistics_of(draw: Callable[[int], Drawn], *, bands: int, dtype: str) -> Statistics:
     """Return ImageNet's mean and deviation for 8-bit RGB; else measure training windows.
 
     The windows are the first of the training itself, so that sources and classes weigh as they
-    will. Nodata pixels do not count. The range leaves out a thousandth at either end.
+    will. Nodata pixels do not count, nor what is nodata in a single band. The range leaves out a
+    thousandth at either end. Two dates are measured as one.
 
     Raises:
-        DataError: if the values have no range, or none is valid.
+        DataError: if the values have no range, or a band has none that is valid.
     """
     if dtype == "uint8" and bands == 3:
         return Statistics(value_range=(0.0, 255.0), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
     drawn = (draw(index) for index in range(_WINDOWS))
-    measured = _values_of((each.pixels, each.valid) for each in drawn)
+    measured = _values_of((each.pixels, each.valid, each.dates) for each in drawn)
     return Statistics(
         value_range=_range_of(measured),
-        mean=tuple(float(v) for v in measured.mean(axis=1)),
-        std=tuple(float(max(v, 1e-6)) for v in measured.std(axis=1)),
+        mean=tuple(float(band.mean()) for band in measured),
+        std=tuple(float(max(band.std(), 1e-6)) for band in measured),
     )
 
 
-def value_range_of(
-    windows: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]],
-) -> tuple[float, float]:
+# Pixels (dates * bands, H, W), where they are valid (H, W), and the rasters of their dates.
+ReadWindow = tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]
+
+
+def value_range_of(windows: Iterable[ReadWindow]) -> tuple[float, float]:
     """Return between which values nearly all pixels of some windows lie, as for the card.
 
-    Args:
-        windows: pixels ``(bands, H, W)`` and where they are valid; the first 64 are read.
+    The first 64 windows are read.
 
     Raises:
         DataError: as :func:`statistics_of`.
@@ -76,20 +86,36 @@ def value_range_of(
     return _range_of(_values_of(islice(windows, _WINDOWS)))
 
 
-def _values_of(
-    windows: Iterable[tuple[NDArray[Any], NDArray[np.bool_]]],
-) -> NDArray[np.float64]:
-    """Return some valid pixels of each window, ``(bands, N)``."""
-    parts = []
-    for pixels, valid in windows:
-        values = pixels[:, valid]
-        parts.append(values[:, :: max(1, values.shape[1] // _PIXELS_OF_WINDOW)].astype(np.float64))
-    measured = np.concatenate(parts, axis=1)
-    if measured.shape[1] == 0 or measured.min() == measured.max():
+def _values_of(windows: Iterable[ReadWindow]) -> list[NDArray[np.float64]]:
+    """Return some valid values of each band ``(N,)``, from every window."""
+    parts: list[list[NDArray[np.float64]]] = []
+    nodata_of = lru_cache(_nodata_of)  # a raster is asked once
+    for pixels, valid, rasters in windows:
+        dates = np.split(pixels, len(rasters))
+        known = [
+            valid & ~nodata_by_band(d, nodata_of(r)) for d, r in zip(dates, rasters, strict=True)
+        ]
+        bands = zip(np.concatenate(dates, axis=2), np.concatenate(known, axis=2), strict=True)
+        parts.append([_spread(band[there]) for band, there in bands])
+    measured = [np.concatenate(of_band) for of_band in zip(*parts, strict=True)]
+    if not all(band.size for band in measured) or _is_single_value(measured):
         raise DataError("the training windows hold a single value, or none that is valid")
     return measured
 
 
-def _range_of(measured: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(measured, (0.1, 99.9))
+def _spread(values: NDArray[Any]) -> NDArray[np.float64]:
+    return values[:: max(1, len(values) // _PIXELS_OF_WINDOW)].astype(np.float64)
+
+
+def _is_single_value(measured: list[NDArray[np.float64]]) -> bool:
+    return min(band.min() for band in measured) == max(band.max() for band in measured)
+
+
+def _nodata_of(raster: str) -> tuple[float | None, ...]:
+    with open_scene(raster) as scene:
+        return scene.nodata_as_read
+
+
+def _range_of(measured: list[NDArray[np.float64]]) -> tuple[float, float]:
+    low, high = np.percentile(np.concatenate(measured), (0.1, 99.9))
     return float(low), float(max(high, low + 1e-6))

@@ -126,9 +126,9 @@ def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
         bottom = top + len(above)
         here = order[slice(*np.searchsorted(row[order], (top, bottom)))]
         running[here] = above[row[here] - top, col[here]]
-    upright = (owner[1:] == owner[:-1]) & (col[1:] == col[:-1])
+    is_vertical = (owner[1:] == owner[:-1]) & (col[1:] == col[:-1])
     turned = np.zeros(len(rings), np.int64)
-    np.add.at(turned, owner[1:][upright], np.diff(running)[upright])
+    np.add.at(turned, owner[1:][is_vertical], np.diff(running)[is_vertical])
     sums = np.zeros(len(polygons), np.int64)
     # shapely gives each polygon's exterior first, then its holes; numbers are not negative.
     is_exterior = np.diff(ring_owner, prepend=-1) != 0

@@ -80,7 +80,7 @@ class ScenePolygons:
         near = self.near(window)
         if len(near) == 0:
             return np.full(shape, background, dtype=np.uint8)
-        parts, origin = _clipped(
+        parts, origin = _clip(
             self._in_pixels_of(window, near), width=window.width, height=window.height
         )
         if len(parts) == 0:
@@ -112,7 +112,7 @@ class ScenePolygons:
         return shapely.transform(self.in_pixels(near), lambda xy: xy - corner)
 
 
-def _clipped(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
+def _clip(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
     """Clip polygons to a window, in pixels of it; say which polygon each part is of.
 
     A coast of a million points is cut to the few that the window sees; small polygons stay as they

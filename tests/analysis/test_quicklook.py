@@ -141,19 +141,17 @@ def test_a_colour_table_of_others_colours_the_classes(tmp_path, write_scene):
 
 
 def test_scores_show_their_best_class(tmp_path, gray, scene, predictor):
-    from lemevit_cli.inference.scene_input import scene_input
+    from lemevit_cli.inference.scenes import infer_scenes
     from lemevit_cli.progress import Silent
-    from lemevit_cli.raster.scene import open_scene
     from lemevit_cli.settings import InferenceSettings, OutputOptions
-    from lemevit_cli.tasks.segmentation.inference import predict_scene
+    from lemevit_cli.tasks.segmentation.inference import Segmentation
 
     pictures = []
     for kind in ("scores", "classes"):
         settings = InferenceSettings(output=OutputOptions(output_type=kind))
-        with open_scene(scene) as opened:
-            source = scene_input(opened, predictor.card, settings.reading, Silent())
-            target = str(tmp_path / f"{kind}.tif")
-            predict_scene(opened, source, target, predictor, settings, Silent())
+        target = str(tmp_path / f"{kind}.tif")
+        task = Segmentation(predictor.card, settings, Silent())
+        infer_scenes(task, [str(scene)], [target], lambda: predictor)
         picture, record = shown(tmp_path, target, overwrite=True)
         pictures.append(picture)
         assert record["classes"] == ["land", "building", "water"]

@@ -12,7 +12,7 @@ from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import DetectionOptions, InferenceSettings, OutputOptions
-from lemevit_cli.simulation.scenes import simulate_dataset
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import STARTERS, load_network
 
 
@@ -40,10 +40,8 @@ def test_a_second_demo_in_the_same_folder_needs_overwrite(tmp_path):
     assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
 
 
-def test_demo_finds_objects_where_there_are_weights_for_it(tmp_path, monkeypatch):
-    simulate_dataset(tmp_path, task=None, size=512, seed=3)
-    monkeypatch.delitem(STARTERS, "det", raising=False)
-    assert find_objects(tmp_path, InferenceSettings(), Silent()) is None
+def test_demo_finds_objects_and_judges_those_that_a_town_has(tmp_path, monkeypatch):
+    simulate_pair(tmp_path, size=512, seed=3)
     torch.manual_seed(1)
     card = Card(
         task="det",
@@ -59,15 +57,14 @@ def test_demo_finds_objects_where_there_are_weights_for_it(tmp_path, monkeypatch
     objects = find_objects(tmp_path, settings, Silent())
     assert len(pyogrio.read_dataframe(objects["result"])) == objects["found"]
     assert objects["scores"]["classes"]["ship"]["truths"] == 2
+    assert list(objects["scores"]["classes"]) == ["ship"]  # of harbours the town has none
     assert (tmp_path / "objects.png").read_bytes().startswith(b"\x89PNG")
     blind = replace(settings, detection=DetectionOptions(score=1.0))
     assert find_objects(tmp_path, blind, Silent())["scores"] is None
 
 
-def test_demo_finds_changes_where_there_are_weights_for_it(tmp_path, monkeypatch):
-    simulate_dataset(tmp_path, task=None, size=320, gsd_m=1.0, seed=3)
-    monkeypatch.delitem(STARTERS, "change", raising=False)
-    assert find_changes(tmp_path, InferenceSettings(), Silent()) is None
+def test_demo_finds_changes(tmp_path, monkeypatch):
+    simulate_pair(tmp_path, size=320, gsd_m=1.0, seed=3)
     torch.manual_seed(1)
     card = Card(
         task="change",

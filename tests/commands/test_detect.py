@@ -1,8 +1,11 @@
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
-import time
+import termios
+from contextlib import suppress
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from typer.testing import CliRunner
 from lemevit_cli.cli import app
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.weights import Card, load_weights, save_weights
+from lemevit_cli.models.weights import Card, load_weights, open_weights, save_weights
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.detection.decoding import Decoding
@@ -166,7 +169,10 @@ def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene
     found = detected(path, "-w", weights, "-o", "tta.gpkg", "--tta")
 
     plain = load_predictor(
-        weights, load_network("det"), RuntimeOptions(device="cpu"), DetectionOptions(score=0.1)
+        open_weights(weights),
+        load_network("det"),
+        RuntimeOptions(device="cpu"),
+        DetectionOptions(score=0.1),
     )
     every = []
     for transposed, flips in product((False, True), ((), (1,), (2,), (1, 2))):
@@ -286,10 +292,17 @@ def test_a_signal_in_the_middle_leaves_no_file(write_scene, weights):
     wide = np.random.default_rng(0).integers(0, 4096, (3, 2048, 2048), dtype=np.uint16)
     command = [sys.executable, "-m", "lemevit_cli", "detect", write_scene(wide), "-w", weights]
     command += ["-o", "out.shp", "--batch-size", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
-        assert b"percentiles" in running.stderr.readline()  # told right before the model is loaded
-        time.sleep(1)
+    screen, stderr = pty.openpty()  # on a terminal a bar says that windows are under way
+    termios.tcsetwinsize(stderr, (24, 120))
+    with subprocess.Popen(command, stderr=stderr) as running:
+        os.close(stderr)
+        shown = b""
+        while b"windows" not in shown:
+            shown += os.read(screen, 4096)
         running.send_signal(signal.SIGTERM)
-        _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 143, stderr
-    assert list(Path().iterdir()) == [] and b"Traceback" not in stderr
+        with suppress(OSError):  # the terminal is gone when the program is
+            while more := os.read(screen, 4096):
+                shown += more
+    os.close(screen)
+    assert running.returncode == 143, shown
+    assert list(Path().iterdir()) == [] and b"Traceback" not in shown

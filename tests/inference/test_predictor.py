@@ -6,19 +6,18 @@ import rasterio
 
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.inference.runtimes.torch import SymmetricRuntime
-from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.scenes import infer_scenes
+from lemevit_cli.models.weights import open_weights
 from lemevit_cli.progress import Silent
-from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, RuntimeOptions
+from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
 from lemevit_cli.tasks import load_network
-from lemevit_cli.tasks.segmentation.inference import predict_scene
+from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 
 def scores_of(path, predictor, target):
     settings = InferenceSettings(output=OutputOptions(output_type="scores", overwrite=True))
-    with open_scene(path) as scene:
-        source = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-        predict_scene(scene, source, str(target), predictor, settings, Silent())
+    task = Segmentation(predictor.card, settings, Silent())
+    infer_scenes(task, [str(path)], [str(target)], lambda: predictor)
     with rasterio.open(target) as written:
         return written.read()
 
@@ -40,10 +39,9 @@ def test_with_symmetries_a_scene_has_the_mean_of_its_eight_results(
 
 
 def test_tta_is_chosen_by_the_options(tiny_weights):
-    plain = load_predictor(tiny_weights, load_network("seg"), RuntimeOptions(device="cpu"))
-    symmetric = load_predictor(
-        tiny_weights, load_network("seg"), RuntimeOptions(device="cpu", tta=True)
-    )
+    weights = open_weights(tiny_weights)
+    plain = load_predictor(weights, load_network("seg"), RuntimeOptions(device="cpu"))
+    symmetric = load_predictor(weights, load_network("seg"), RuntimeOptions(device="cpu", tta=True))
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8)
     answers = []
     for axes, flips in product(((0, 1, 2, 3), (0, 1, 3, 2)), ((), (2,), (3,), (2, 3))):

@@ -8,12 +8,13 @@ import torch
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.run import best_classes, inference_over, pad_by_reflection
-from lemevit_cli.inference.scene_input import SceneInput, scene_input
+from lemevit_cli.inference.scene_input import SceneInput
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions, Tiling
-from lemevit_cli.tasks.segmentation.inference import predict_scene
+from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 SCORES = OutputOptions(output_type="scores")
 
@@ -25,11 +26,10 @@ def run(path, target, predictor, *, tiling=None, output=None, **reading):
         output=output or OutputOptions(),
         reading=ReadingOptions(**reading),
     )
-    with open_scene(path) as scene:
-        source = scene_input(scene, predictor.card, settings.reading, Silent())
-        report = predict_scene(scene, source, str(target), predictor, settings, Silent())
+    task = Segmentation(predictor.card, settings, Silent())
+    report = infer_scenes(task, [str(path)], [str(target)], lambda: predictor)
     with rasterio.open(target) as written:
-        return written.read(), report
+        return written.read(), report.results[0]
 
 
 class Recorder:
@@ -63,7 +63,7 @@ def test_a_resampled_scene_is_read_for_the_model_alone(scene, predictor, scale, 
     with open_scene(scene) as opened:
         counted = CountedScene(opened)
         view = SceneView(counted, scale=scale, fill=(0.0, 0.0, 0.0))
-        source = SceneInput("scene", view, opened.window, None)
+        source = SceneInput(opened, view, opened.window, None)
         tiling = Tiling(window=16, overlap=4)
         valid = np.zeros((opened.height, opened.width), bool)
         with inference_over(source, predictor, tiling, Silent()) as inference:
@@ -127,35 +127,6 @@ def test_blocks_chosen_for_their_memory_change_no_pixel_of_a_part(
     tiling = Tiling(block_bytes=1)
     part, _ = run(path, tmp_path / "part.tif", predictor, tiling=tiling, bounds=bounds)
     np.testing.assert_array_equal(part, whole[:, 8:40, 10:1210])
-
-
-@pytest.mark.parametrize("gsd", ["native", "0.31"])
-def test_chosen_blocks_fill_the_budget_and_whole_tiles(write_scene, wide, predictor, gsd):
-    def blocks_of_scene(tile_width, **tiling):
-        tiling = Tiling(**tiling)
-        with open_scene(path) as scene:
-            source = scene_input(scene, predictor.card, ReadingOptions(gsd=gsd), Silent())
-            area = replace_area(source.area)
-            with inference_over(source, predictor, tiling, Silent()) as inference:
-                return inference.blocks(area, tiling, tile_width=tile_width, pixel_bytes=12)
-
-    path = write_scene(wide)
-    # 32 rows of the mosaic: three scores and a mark; 40 of the file: three scores.
-    column_bytes = 32 * 13 * (1 if gsd == "native" else 0.5 / 0.31) + 40 * 12
-    for columns in (70, 500, 1000):
-        blocks = blocks_of_scene(16, block_bytes=int(columns * column_bytes) + 1)
-        assert {block.width for block in blocks[:-1]} == {columns // 16 * 16}
-        assert {(block.row_off, block.height) for block in blocks} == {(3, 40)}
-        assert all((block.col_off - 5) % 16 == 0 for block in blocks)
-    assert len(blocks_of_scene(16)) == 1  # by itself, a block as wide as the scene
-    assert [block.width for block in blocks_of_scene(512, block_bytes=1)] == [512, 512, 76]
-    assert len(blocks_of_scene(1100, block_bytes=1)) == 1  # strips are never shared
-    assert {block.width for block in blocks_of_scene(16, block_size=33)} == {48, 1100 % 48}
-
-
-def replace_area(area):
-    """A part of the wide scene that begins on no tile of it: 1,100 x 40."""
-    return replace(area, col_off=5, row_off=3, width=1100, height=40)
 
 
 def test_a_part_has_the_pixels_of_the_whole(write_scene, pixels, predictor, tmp_path):

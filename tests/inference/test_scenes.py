@@ -4,34 +4,31 @@ import pytest
 import torch
 
 from lemevit_cli.errors import SceneError
-from lemevit_cli.inference.scenes import failure_of, run_over_scenes
+from lemevit_cli.inference.scenes import describe_failure, infer_scenes
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings
+from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 
 @pytest.fixture
 def run_over(write_scene, pixels, predictor):
     """A function that works on some scenes, by name, with what works on one of them."""
 
+    class Task(Segmentation):
+        def __init__(self, work):
+            super().__init__(predictor.card, InferenceSettings(), Silent())
+            vars(self)["assemble"] = work
+
     def run(names, work):
         paths = [write_scene(pixels, name) for name in names]
-        return run_over_scenes(
-            paths,
-            [f"{name}.out" for name in names],
-            card=predictor.card,
-            settings=InferenceSettings(),
-            progress=Silent(),
-            check=lambda target: None,
-            load=lambda: predictor,
-            run=work,
-        )
+        return infer_scenes(Task(work), paths, [f"{name}.out" for name in names], lambda: predictor)
 
     return run
 
 
 def failing_on(name, error):
-    def work(scene, source, target, predictor):
-        if scene.path.endswith(name):
+    def work(run, parts, target):
+        if run.source.scene.path.endswith(name):
             raise error
         return {"path": target}
 
@@ -64,7 +61,7 @@ def test_whatever_a_scene_fails_of_the_others_have_their_turn(run_over, error, m
 def test_an_interruption_ends_the_run_at_once(run_over, ending):
     seen = []
 
-    def work(scene, source, target, predictor):
+    def work(run, parts, target):
         seen.append(target)
         raise ending
 
@@ -85,7 +82,7 @@ def test_a_scene_that_failed_leaves_its_memory_to_the_next(run_over):
 
     held = []
 
-    def work(scene, source, target, predictor):
+    def work(run, parts, target):
         assert all(band() is None for band in held)
         band = Band()
         held.append(weakref.ref(band))
@@ -101,5 +98,5 @@ def test_a_scene_that_failed_leaves_its_memory_to_the_next(run_over):
 def test_torch_out_of_the_machines_memory_is_no_bug():
     with pytest.raises(RuntimeError) as raised:
         torch.zeros(10**13)
-    failure = failure_of(raised.value)
+    failure = describe_failure(raised.value)
     assert failure.message.startswith("out of memory (") and not failure.is_bug

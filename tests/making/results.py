@@ -12,6 +12,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.raster.targets import RasterSpec, open_sink
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 UTM33 = pyproj.CRS(32633).to_wkt()
 ROTATED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
@@ -51,7 +52,7 @@ def class_ids():
 
 def write_all(target, spec, values, options=None, *, rows=None):
     """Write values in stripes, in the order of ``rows`` (default: from the top, 7 rows each)."""
-    with open_sink(str(target), spec, options or OutputOptions()) as sink:
+    with open_sink(str(target), spec, options or OutputOptions(), WRITERS) as sink:
         for row in rows if rows is not None else range(0, spec.height, 7):
             height = min(7, spec.height - row)
             window = Window(col_off=0, row_off=row, width=spec.width, height=height)

@@ -6,17 +6,20 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.targets import check_target, open_sink
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 
 def test_classes_come_back_with_nodata_colours_names_and_tags(
@@ -179,6 +182,20 @@ def test_ground_control_points_are_carried_over(make_spec, class_ids, tmp_path, 
     assert crs.to_epsg() == 4326
 
 
+def test_a_transform_beside_ground_control_points_of_another_crs_is_kept(
+    make_spec, class_ids, tmp_path, write_result
+):
+    gcps = tuple(
+        (r, c, 14 + c / 1000, 50 - r / 1000, 0.0, "", "") for r in (0, 48) for c in (0, 64)
+    )
+    plain = make_spec().georeference
+    georeference = replace(plain, gcps=gcps, gcps_crs_wkt=CRS.from_epsg(4326).to_wkt())
+    target = write_result(tmp_path / "out.tif", make_spec(georeference=georeference), class_ids)
+    with rasterio.open(target) as result:
+        assert result.transform == plain.transform
+        assert result.crs == CRS.from_wkt(plain.crs_wkt) and result.gcps[0] == []
+
+
 def test_rational_polynomials_are_carried_over(make_spec, class_ids, tmp_path, write_result):
     coefficients = " ".join(["1"] + ["0"] * 19)
     scaled = ("HEIGHT", "LAT", "LINE", "LONG", "SAMP")
@@ -239,7 +256,7 @@ def test_an_interrupted_write_leaves_nothing(make_spec, class_ids, tmp_path, exc
     window = Window(col_off=0, row_off=0, width=64, height=20)
     with (
         pytest.raises(exception),
-        open_sink(str(tmp_path / name), make_spec(), OutputOptions()) as sink,
+        open_sink(str(tmp_path / name), make_spec(), OutputOptions(), WRITERS) as sink,
     ):
         sink.write(window, class_ids[:20])
         raise exception
@@ -308,7 +325,9 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.raster.targets import RasterSpec, open_sink
+from lemevit_cli.raster.spec import RasterSpec
+from lemevit_cli.raster.targets import open_sink
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 target, output_type, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -322,7 +341,7 @@ if output_type == "scores":
     values = rng.random((2, 150, 150), dtype="f4")
 window = Window(col_off=0, row_off=0, width=150, height=150)
 try:
-    with open_sink(target, spec, OutputOptions(output_type=output_type)) as sink:
+    with open_sink(target, spec, OutputOptions(output_type=output_type), WRITERS) as sink:
         sink.write(window, values)
 except OutputError as error:
     print(error)

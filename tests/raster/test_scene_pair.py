@@ -6,6 +6,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.radiometry import Stretch
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.scene_pair import open_pair
+from lemevit_cli.raster.validity_vrt import gdal_name
 from lemevit_cli.settings import SceneOptions
 from lemevit_cli.simulation.world import World, WorldSpec
 
@@ -259,6 +261,79 @@ def test_a_number_that_is_not_finite_voids_as_a_declared_one_does(
     np.testing.assert_array_equal(found[:, valid], expected[:, valid])
     if (scale, beside) == (1.0, "nothing"):
         assert (~valid[1:-1, 1:-1]).sum() == 2
+
+
+@pytest.mark.parametrize("stated", ["by the file", "by an option"])
+@pytest.mark.parametrize("beside", ["alpha", "mask"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize("scale", [1.0, 0.7, 1.6])
+def test_integers_are_valid_where_each_statement_says_so(write_scene, beside, dtype, stated, scale):
+    bright = np.full((3, int(120 / scale), int(160 / scale)), 200, dtype)
+    hidden, empty = np.zeros(bright.shape[1:], bool), np.zeros(bright.shape[1:], bool)
+    hidden[20:40, 20:40], empty[30:50, 30:50] = True, True
+    bright[:, empty] = 0
+    bright[0, 60:70, 60:70] = 0  # in one band of three: a colour, not a hole
+    bright[:, hidden & ~empty] = 90
+    shown, profile = np.where(hidden, 0, 255).astype(np.uint8), {}
+    if beside == "alpha":
+        bright, profile = np.concatenate([bright, shown[None].astype(dtype)]), {"colors": RGBA}
+    else:
+        profile = {"mask": shown}
+    if stated == "by the file":
+        profile["nodata"] = 0
+    options = SceneOptions(nodata=None if stated == "by the file" else 0)
+    grid = NORTH_UP @ Affine.scale(scale) @ Affine.translation(-3, 2)
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    after = write_scene(bright, "b.tif", transform=grid, **profile)
+    pixels, valid = read_pair(before, after, options_after=options)
+    assert valid.mean() > 0.5 and (pixels[4:, valid] == 200).all()
+    if scale == 1.0:
+        np.testing.assert_array_equal(valid[2:, :-3], ~(hidden | empty)[:-2, 3:])
+
+
+def test_nodata_of_the_bands_that_were_chosen_decides(write_scene):
+    values = smooth()
+    values[0, 20:30, 40:50] = 0
+    values[1, 50:60, 40:50] = 0
+    before = write_scene(smooth()[:1], "a.tif", transform=NORTH_UP)
+    grid = NORTH_UP @ Affine.translation(-3, 2)
+    after = write_scene(values, "b.tif", transform=grid, nodata=0)
+    _, valid = read_pair(before, after, options_after=SceneOptions(bidx=(1,)))
+    np.testing.assert_array_equal(valid[2:, :-3], values[0, :-2, 3:] != 0)
+
+
+def test_an_archive_is_warped_by_the_name_that_rasterio_takes(write_scene, tmp_path):
+    floats = smooth().astype(np.float32)
+    floats[:, 40:60] = np.nan
+    grid = NORTH_UP @ Affine.translation(0.3, 0.3)
+    before, after = (
+        write_scene(smooth(), "a.tif", transform=NORTH_UP),
+        write_scene(floats, "b.tif", transform=grid),
+    )
+    with ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(after, "folder/b.tif")
+    plain, valid = read_pair(before, after)
+    for name in (f"zip://{tmp_path}/b.zip!/folder/b.tif", f"file://{after}"):
+        pixels, also_valid = read_pair(before, name)
+        np.testing.assert_array_equal(also_valid, valid)
+        np.testing.assert_array_equal(pixels[:, valid], plain[:, valid])
+    assert not valid.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "opened"),
+    [
+        ("a b!c.tif", "a b!c.tif"),
+        ('NETCDF:"/d/e.nc":t', 'NETCDF:"/d/e.nc":t'),
+        ("s3://bucket/k/a.tif", "/vsis3/bucket/k/a.tif"),
+        ("https://h/a.tif?key=1&b=2", "/vsicurl/https://h/a.tif?key=1&b=2"),
+        ("zip+https://h/a.zip!b/c.tif", "/vsizip/vsicurl/https://h/a.zip/b/c.tif"),
+        ("zip+file:///t/a.zip!b.tif", "/vsizip//t/a.zip/b.tif"),
+        ("gs://bucket/a!b.tif", "/vsigs/bucket/a!b.tif"),
+    ],
+)
+def test_uris_have_names_of_gdal(name, opened):
+    assert gdal_name(name) == opened
 
 
 def test_doubles_beyond_single_precision_are_numbers(write_scene):

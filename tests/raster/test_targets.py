@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 
+from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
-from lemevit_cli.raster.targets import check_disk, check_target, find_writer, open_sink, replacing
+from lemevit_cli.raster.targets import check_disk, check_target, find_writer, open_sink
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 
 class Stdout:
@@ -25,11 +27,11 @@ class Stdout:
 
 def test_the_suffix_chooses_and_an_unknown_one_is_told_with_the_known():
     assert find_writer("a/OUT.TIFF", OutputOptions()).driver == "GTiff"
-    assert find_writer("out.shp", OutputOptions()).driver == "ESRI Shapefile"
-    assert find_writer("out.json", OutputOptions()).driver == "GeoJSON"
-    assert find_writer("out.xyz", OutputOptions(format="geojson")).driver == "GeoJSON"
+    assert find_writer("out.shp", OutputOptions(), WRITERS).driver == "ESRI Shapefile"
+    assert find_writer("out.json", OutputOptions(), WRITERS).driver == "GeoJSON"
+    assert find_writer("out.xyz", OutputOptions(format="geojson"), WRITERS).driver == "GeoJSON"
     with pytest.raises(OutputError, match=r"'\.png'; take one of \.tif, \.gpkg"):
-        find_writer("out.png", OutputOptions())
+        find_writer("out.png", OutputOptions(), WRITERS)
     with pytest.raises(OutputError, match="--format PNG is not known; take one of GTiff, COG"):
         find_writer("out.png", OutputOptions(format="PNG"))
 
@@ -64,19 +66,19 @@ def test_options_of_the_other_kind_are_refused(tmp_path):
     with pytest.raises(OutputError, match="--classes and --min-area choose polygons"):
         check_target(str(tmp_path / "out.tif"), OutputOptions(min_area_m2=5))
     with pytest.raises(OutputError, match="GPKG holds polygons, no scores"):
-        check_target(str(tmp_path / "out.gpkg"), OutputOptions(output_type="scores"))
+        check_target(str(tmp_path / "out.gpkg"), OutputOptions(output_type="scores"), WRITERS)
 
 
 @pytest.mark.parametrize("target", ["-", "out.dat"])
 def test_a_shapefile_needs_a_name_of_its_own(target):
     with pytest.raises(OutputError, match="several files"):
-        check_target(target, OutputOptions(format="ESRI Shapefile"))
+        check_target(target, OutputOptions(format="ESRI Shapefile"), WRITERS)
 
 
 def test_a_disk_too_small_is_told_with_both_sizes(make_spec, tmp_path):
-    check_disk(str(tmp_path / "out.tif"), make_spec(), OutputOptions())
+    check_disk(str(tmp_path / "out.tif"), make_spec())
     with pytest.raises(OutputError, match=r"up to 1,400,000,000.0 MB are needed in .* MB are free"):
-        check_disk(str(tmp_path / "out.tif"), make_spec(width=10**9, height=10**6), OutputOptions())
+        check_disk(str(tmp_path / "out.tif"), make_spec(width=10**9, height=10**6))
 
 
 @pytest.mark.parametrize("format_", [None, "COG"])
@@ -99,7 +101,7 @@ def test_stdout_takes_one_feature_collection(
     monkeypatch.setattr(sys, "stdout", Stdout())
     ids = np.full_like(class_ids, 255) if empty else class_ids
     options = OutputOptions(format="GeoJSON")
-    check_target("-", options)
+    check_target("-", options, WRITERS)
     write_result("-", make_spec(), ids, options)
     document = json.loads(sys.stdout.buffer.getvalue())
     assert document["type"] == "FeatureCollection"
@@ -125,7 +127,7 @@ def test_a_reader_that_has_gone_is_a_broken_pipe(make_spec, class_ids, write_res
 def test_choosing_a_writer_loads_no_format_library():
     code = (
         "import sys, lemevit_cli.raster.targets as w\n"
-        "w.find_writer('out.gpkg', w.OutputOptions())\n"
+        "w.find_writer('out.tif', w.OutputOptions())\n"
         "assert not {'rasterio', 'pyogrio', 'shapely'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

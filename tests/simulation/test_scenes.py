@@ -10,8 +10,12 @@ import rasterio
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.progress import Silent
+from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.simulation.scenes import simulate_dataset
 from lemevit_cli.simulation.world import World, WorldSpec
+from lemevit_cli.tasks import load_simulation
+
+SEG, DET, CHANGE = (load_simulation(task) for task in ("seg", "det", "change"))
 
 
 class Counter(Silent):
@@ -31,7 +35,7 @@ def read(path):
 
 def test_segmentation_scenes_are_split_and_equal_the_world(tmp_path):
     counter = Counter()
-    report = simulate_dataset(tmp_path, task="seg", size=96, scenes=3, seed=5, progress=counter)
+    report = simulate_dataset(tmp_path, SEG, size=96, scenes=3, seed=5, progress=counter)
     names = {split: sorted(p.name for p in (tmp_path / split / "images").iterdir())
              for split in ("train", "val")}  # fmt: skip
     assert names == {"train": ["town_00005.tif", "town_00006.tif"], "val": ["town_00007.tif"]}
@@ -55,7 +59,7 @@ def test_segmentation_scenes_are_split_and_equal_the_world(tmp_path):
 
 
 def test_detection_labels_are_quadrilaterals_of_dota(tmp_path):
-    simulate_dataset(tmp_path, task="det", size=700, scenes=1, seed=0)
+    simulate_dataset(tmp_path, DET, size=700, scenes=1, seed=0)
     lines = (tmp_path / "train/labelTxt/town_00000.txt").read_text().splitlines()
     assert lines[:2] == ["imagesource:simulated", "gsd:0.3"]
     known = json.loads((tmp_path / "classes.json").read_text())["classes"]
@@ -69,7 +73,7 @@ def test_detection_labels_are_quadrilaterals_of_dota(tmp_path):
 
 
 def test_change_labels_mark_what_was_built_or_torn_down(tmp_path):
-    simulate_dataset(tmp_path, task="change", size=400, scenes=2, seed=0)
+    simulate_dataset(tmp_path, CHANGE, size=400, scenes=2, seed=0)
     for split, name in (("train", "town_00000.tif"), ("val", "town_00001.tif")):
         label, _ = read(tmp_path / split / "label" / name)
         before, _ = read(tmp_path / split / "A" / name)
@@ -80,7 +84,7 @@ def test_change_labels_mark_what_was_built_or_torn_down(tmp_path):
 
 
 def test_without_a_task_one_pair_comes_with_all_its_truth(tmp_path):
-    simulate_dataset(tmp_path / "pair", task=None, size=500, seed=0, crs="EPSG:3857")
+    simulate_pair(tmp_path / "pair", size=500, seed=0, crs="EPSG:3857")
     folder = tmp_path / "pair"
     before, profile = read(folder / "before_classes.tif")
     after, _ = read(folder / "after_classes.tif")
@@ -102,12 +106,12 @@ def test_without_a_task_one_pair_comes_with_all_its_truth(tmp_path):
 
 
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
-    simulate_dataset(tmp_path, task="seg", size=32, scenes=1, seed=1)
+    simulate_dataset(tmp_path, SEG, size=32, scenes=1, seed=1)
     old = (tmp_path / "train/images/town_00001.tif").read_bytes()
     with pytest.raises(OutputError, match=r"classes\.json exists.*--overwrite"):
-        simulate_dataset(tmp_path, task="seg", size=64, scenes=1, seed=1)
+        simulate_dataset(tmp_path, SEG, size=64, scenes=1, seed=1)
     assert (tmp_path / "train/images/town_00001.tif").read_bytes() == old
-    simulate_dataset(tmp_path, task="seg", size=64, scenes=1, seed=1, overwrite=True)
+    simulate_dataset(tmp_path, SEG, size=64, scenes=1, seed=1, overwrite=True)
     assert read(tmp_path / "train/images/town_00001.tif")[1]["width"] == 64
 
 
@@ -124,7 +128,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path):
 )
 def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, wrong, message):
     with pytest.raises(OutputError, match=message) as refusal:
-        simulate_dataset(tmp_path, **{"task": "seg", "size": 32, "scenes": 1} | wrong)
+        simulate_dataset(tmp_path, SEG, **{"size": 32, "scenes": 1} | wrong)
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
@@ -135,13 +139,13 @@ def test_a_failure_in_the_middle_leaves_no_raster_behind(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate_dataset(tmp_path, task="seg", size=32, scenes=1, progress=Stop())
+        simulate_dataset(tmp_path, SEG, size=32, scenes=1, progress=Stop())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_class_rasters_name_their_ids(tmp_path):
-    simulate_dataset(tmp_path / "pair", task=None, size=64)
-    simulate_dataset(tmp_path / "seg", task="seg", size=64)
+    simulate_pair(tmp_path / "pair", size=64)
+    simulate_dataset(tmp_path / "seg", SEG, size=64)
     for path in (tmp_path / "pair" / "before_classes.tif", *tmp_path.glob("seg/*/masks/*.tif")):
         with rasterio.open(path) as raster:
             assert raster.tags(1)["CLASS_1"] == "building" and raster.tags(1)["CLASS_4"] == "water"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lemevit_cli.errors import DataError, WeightsError
 from lemevit_cli.inference.mosaic import Rows
-from lemevit_cli.inference.run import class_ids
+from lemevit_cli.inference.run import class_ids, inference_over
 from lemevit_cli.inference.scene_input import scene_input
 from lemevit_cli.models.weights import Card, load_weights, save_weights
 from lemevit_cli.progress import Silent
@@ -17,7 +17,6 @@ from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
-from lemevit_cli.tasks.segmentation.inference import inference_over
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
 

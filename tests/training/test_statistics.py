@@ -13,12 +13,12 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 
 @pytest.fixture
-def draw_from(write_scene, write_polygons, on_map):
+def draw_from(write_raster, write_polygons, on_map):
     """Windows drawn from a scene of these pixels, the right half of which is a class."""
 
     def make(pixels, **profile):
         height, width = pixels.shape[1:]
-        scene = write_scene(pixels, transform=NORTH_UP, **profile)
+        scene = write_raster(pixels, transform=NORTH_UP, **profile)
         labels = write_polygons(on_map([shapely.box(width / 2, 0, width, height)], NORTH_UP))
         source = open_labelled_scene(
             LabelledScene(scene=scene, labels=labels, split="train"),
@@ -50,6 +50,27 @@ def test_void_and_nan_pixels_do_not_count(draw_from):
     np.testing.assert_allclose(found.mean, 0.3, atol=0.01)
     np.testing.assert_allclose(found.std, 0.1, atol=0.01)
     assert np.isfinite([*found.mean, *found.std, *found.value_range]).all()
+
+
+def test_nodata_of_a_single_band_does_not_count_in_it(draw_from):
+    pixels = np.random.default_rng(0).normal(3000, 300, (2, 96, 128)).astype(np.int16)
+    pixels[1, ::2] = -9999
+
+    def setup(scene):
+        scene.scales, scene.offsets = (0.001, 0.001), (-1.0, -1.0)
+
+    for profile, mean, std in (({}, 3000, 300), ({"setup": setup}, 2.0, 0.3)):
+        found = statistics_of(draw_from(pixels, nodata=-9999, **profile), bands=2, dtype="int16")
+        np.testing.assert_allclose(found.mean, mean, rtol=0.01)
+        np.testing.assert_allclose(found.std, std, rtol=0.05)
+        assert mean - 5 * std < found.value_range[0] < found.value_range[1] < mean + 5 * std
+
+
+def test_a_band_without_a_valid_value_is_refused(draw_from):
+    pixels = np.random.default_rng(0).normal(3000, 300, (2, 96, 128)).astype(np.int16)
+    pixels[1] = -9999
+    with pytest.raises(DataError, match="none that is valid"):
+        statistics_of(draw_from(pixels, nodata=-9999), bands=2, dtype="int16")
 
 
 def test_windows_weigh_as_in_training(draw_from):

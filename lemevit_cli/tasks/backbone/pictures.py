@@ -94,6 +94,7 @@ class _Item:
 class _Opened:
     picture: UnlabelledPicture
     kind: tuple[int, str]  # bands and dtype
+    warnings: tuple[str, ...]  # on what its pixels are
 
 
 def open_pictures(data: DataOptions) -> UnlabelledData:
@@ -115,6 +116,8 @@ def open_pictures(data: DataOptions) -> UnlabelledData:
         if wrong:
             unreadable.setdefault(item.name, []).extend(wrong)
     notes = list(_notes(items, unreadable))
+    told = Counter(line for found in opened for each in found for line in each.warnings)
+    notes += [f"{number} pictures: {line}" for line, number in told.items()]
     if again:
         notes.append(f"{again} pictures are named more than once, and count once")
     kinds = Counter(each.kind for found in opened for each in found)
@@ -241,7 +244,8 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
                 picture = UnlabelledPicture(
                     path, scene.width, scene.height, scene.gsd_m or item.gsd_m
                 )
-                found.append(_Opened(picture, (scene.num_bands, scene.dtype)))
+                kind = (scene.num_bands, scene.dtype)
+                found.append(_Opened(picture, kind, scene.band_warnings))
         except SceneError as error:
             if item.is_named:
                 raise DataError(str(error)) from error

@@ -221,7 +221,8 @@ def _scaling(
         )
     if source.dtype == features.dtype:
         return _Scaling(features.value_range, features.value_range)
-    drawn = (source.read(site, window)[:2] for site, window in _places(source, options, tries=1))
+    places = _places(source, options, tries=1)
+    drawn = ((*source.read(site, window)[:2], site.dates) for site, window in places)
     return _Scaling(value_range_of(drawn), features.value_range)
 
 

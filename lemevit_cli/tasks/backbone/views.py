@@ -52,6 +52,11 @@ class DrawnView:
     valid: NDArray[np.bool_]
     gsd_m: float | None
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Return the path of its picture, the only one."""
+        return (str(self.picture.path),)
+
 
 class ViewDraw:
     """Draws windows evenly over the area of each set; number ``n`` of a seed is always the same."""

@@ -66,7 +66,7 @@ def evaluate_changes(
                 # Silent: what change says of one pair would drown the progress over all.
                 seen = pair_input(pair, predictor.card, ReadingOptions(), Silent())
                 tiling = Tiling(batch_size=batch_size)
-                with inference_over(seen.source, predictor, tiling, Silent()) as inference:
+                with inference_over(seen, predictor, tiling, Silent()) as inference:
                     for site in sites:
                         with tally.over(site.area) as add:
                             for rows in inference.rows(site.area):

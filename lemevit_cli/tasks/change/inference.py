@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,22 +15,26 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.mosaic import Rows
-from lemevit_cli.inference.predictor import Predictor, check_weights, load_predictor
-from lemevit_cli.inference.run import best_classes, inference_over, masked_scores
-from lemevit_cli.inference.scene_input import area_of
-from lemevit_cli.inference.scenes import check_settings, check_targets, target_of
+from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
+from lemevit_cli.inference.predictor import load_predictor, open_weights_for
+from lemevit_cli.inference.run import BlockInference, best_classes, masked_scores
+from lemevit_cli.inference.scene_input import SceneInput, area_of
+from lemevit_cli.inference.scenes import (
+    Record,
+    check_settings,
+    check_targets,
+    infer_scenes,
+    target_of,
+)
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.acquisition import date_of
-from lemevit_cli.raster.gdal import tile_width
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
-from lemevit_cli.raster.source import STDIN
 from lemevit_cli.raster.targets import (
-    CHANGE_WRITERS,
     RasterSpec,
     Sink,
     check_target,
@@ -40,20 +44,15 @@ from lemevit_cli.raster.targets import (
 from lemevit_cli.settings import InferenceSettings, OutputOptions, SceneOptions
 from lemevit_cli.tasks import STARTERS
 from lemevit_cli.tasks.change.network import NETWORK
-from lemevit_cli.tasks.change.pair_input import (
-    PairInput,
-    check_bands_of_dates,
-    pair_input,
-    registered,
-)
+from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input, registered
 from lemevit_cli.tasks.change.results import (
     DRAFT_BYTES_PER_PIXEL,
     UNCHANGED_ID,
+    WRITERS,
     ChangeSink,
     ChangeSpec,
     open_layers,
 )
-from lemevit_cli.tasks.segmentation.inference import Census, phases, raster_spec
 
 _TASK = NETWORK.task
 
@@ -66,7 +65,7 @@ def change(
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Record:
     """Find what has changed between two scenes, whatever grids they lie on.
 
     Args:
@@ -75,26 +74,145 @@ def change(
             pass. None at all is ``<after>_changes.shp`` in the current folder.
 
     Returns:
-        The record that ``--json`` prints, see :func:`compare`.
+        The record that ``--json`` prints, see :meth:`Change.assemble`.
 
     Raises:
         LemevitError: before any work for what can be told to be wrong in a second.
     """
-    suffix = find_writer("changes.shp", settings.output, CHANGE_WRITERS).suffix
+    suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
-    name, _, card = check_weights(weights, _TASK, starter=STARTERS[_TASK])
-    check_settings(card, settings)
+    opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
+    check_settings(opened.card, settings)
     check_threshold(settings.change.threshold)
     check_outputs((before, after), named, settings)
-    return compare(
-        before,
-        after,
-        named,
-        card=card,
-        load=partial(load_predictor, name, NETWORK, settings.runtime),
-        settings=settings,
-        progress=progress,
-    )
+    task = Change(opened.card, settings, progress, after=after, targets=tuple(named))
+    load = partial(load_predictor, opened, NETWORK, settings.runtime)
+    return infer_scenes(task, [before], named[:1], load).results[0]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Compares two dates pixel by pixel: a part is rows of classes and scores of change.
+
+    What the loop takes for the scene is ``before``; with it, ``after`` is opened.
+
+    Args:
+        card: of the weights.
+        after: path of the second date.
+        targets: all that is written; the same rows feed them.
+    """
+
+    card: Card
+    settings: InferenceSettings
+    progress: Progress
+    after: str
+    targets: tuple[str, ...]
+
+    def check_target(self, target: str) -> None:
+        """Do nothing: :func:`check_outputs` looked at all targets together."""
+
+    @contextmanager
+    def open(self, scene: str) -> Iterator[SceneInput]:
+        """Open both dates, place them on one another, and decide how they are read."""
+        started = time.perf_counter()
+        first, second = options_of_dates(self.settings)
+        with ExitStack() as opened:
+            pair = opened.enter_context(open_pair(scene, self.after, first, second))
+            check_bands_of_dates(pair, self.card)
+            area = area_of(pair.before, self.settings.reading)  # before what takes seconds
+            coregister = self.settings.change.coregister
+            pair, shift = registered(pair, coregister=coregister, progress=self.progress)
+            opened.callback(pair.close)
+            source = pair_input(pair, self.card, self.settings.reading, self.progress, area=area)
+            opened.callback(source.scene.close)
+            told = None if shift is None else {**asdict(shift), "undone": coregister}
+            figures = {"shift": told, "register_s": time.perf_counter() - started}
+            yield replace(source, figures=figures)
+
+    def plan(self, run: BlockInference) -> Plan:
+        """Choose blocks for their memory."""
+        spec = self._spec(run)
+        rasters, layers = split_targets(self.targets, self.settings.output)
+        drafts = DRAFT_BYTES_PER_PIXEL if layers else 0
+        pixel_bytes = len(rasters) * spec.bytes_per_pixel + drafts
+        return plan_of_rows(run, self.settings, spec, pixel_bytes=pixel_bytes)
+
+    def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
+        """Yield rows of ``ids`` and of ``change``, its scores ``(H, W)``.
+
+        With them go ``scores`` ``(classes, H, W)`` where a raster of scores is written.
+        """
+        for rows in run.rows(block):
+            with run.account.timed("write"):
+                ids, scores = decided(rows, self.settings.change.threshold)
+                arrays: dict[str, NDArray[Any]] = {"ids": ids, "change": scores}
+                if self.settings.output.output_type == "scores":
+                    arrays["scores"] = masked_scores(rows)
+            yield Piece(rows.window, arrays)
+
+    def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
+        """Write the rows to all targets as they come.
+
+        Returns:
+            ``paths``; ``before`` and ``after`` with their dates; ``shift`` between them in pixels
+            and metres, with its spread, and whether it was ``undone`` (None where it could not be
+            measured); ``polygons`` (None without a layer); ``changed_area_m2`` and
+            ``changed_share`` of the mask; windows, seconds by phase, memory.
+        """
+        pair, spec, census = pair_of(run.source), self._spec(run), Census(run)
+        of_layers = layer_spec(spec, pair, self.settings)
+        opening = open_outputs(self.targets, spec, of_layers, self.settings)
+        with run.account.timed("assemble"), opening as outputs:
+            for part in parts:
+                for piece in part:
+                    with run.account.timed("write"):
+                        census.add(piece.window, piece.arrays["ids"])
+                        place = piece.window.relative_to(run.source.area)
+                        outputs.write(place, piece.arrays)
+        if not census.valid_pixels:
+            self.progress.warn(f"{pair.name}: no pixel is valid in both, the result is empty")
+        figures = run.account.figures()
+        register_s = run.source.figures["register_s"]
+        seconds = {"register": round(register_s, 3), **figures.pop("seconds")}
+        seconds["total"] = round(seconds["total"] + register_s, 3)
+        return {
+            "paths": list(self.targets),
+            "before": {"path": pair.before.name, "date": date_of(pair.before)},
+            "after": {"path": pair.after.name, "date": date_of(pair.after)},
+            "weights": run.predictor.name,
+            "device": run.predictor.device,
+            "width": spec.width,
+            "height": spec.height,
+            "gsd_m": pair.gsd_m,
+            "threshold": self.settings.change.threshold,
+            "polygons": outputs.layers.polygons if outputs.layers else None,
+            **changed(census),
+            **figures,
+            "shift": run.source.figures["shift"],
+            "seconds": seconds,
+        }
+
+    def _spec(self, run: BlockInference) -> RasterSpec:
+        spec = raster_spec(run, self.settings)
+        return replace(spec, tags={**spec.tags, **tags_of(pair_of(run.source), self.settings)})
+
+
+def pair_of(source: SceneInput) -> ScenePair:
+    """Return the two dates that a source was made of.
+
+    Raises:
+        TypeError: if it was made of one scene.
+    """
+    if not isinstance(source.scene, ScenePair):
+        raise TypeError(f"{source.name} is one scene, not a pair of dates")
+    return source.scene
+
+
+def options_of_dates(settings: InferenceSettings) -> tuple[SceneOptions, SceneOptions]:
+    """Return the options of each scene: own bands for the second, a CRS where it has none."""
+    options = settings.scene
+    first = replace(options, src_crs=None, missing_crs=options.src_crs)
+    return first, replace(first, bidx=settings.change.bidx_after or options.bidx)
 
 
 def check_threshold(threshold: float) -> None:
@@ -119,7 +237,7 @@ def check_outputs(
     options = settings.output
     if len({Path(target).absolute() for target in targets}) < len(targets):
         raise OutputError(f"-o {' -o '.join(targets)}: name every output once")
-    writers = [find_writer(target, options, CHANGE_WRITERS) for target in targets]
+    writers = [find_writer(target, options, WRITERS) for target in targets]
     if len(targets) > 1 and options.format is not None:
         raise OutputError(f"--format {options.format}: several outputs go by their suffixes")
     if len({writer.driver for writer in writers}) > 1 and options.creation_options:
@@ -142,151 +260,18 @@ def check_outputs(
         for scene in scenes:
             check_targets([scene], [target])
         chosen = options if target in layers else of_raster(options, beside_layers=bool(layers))
-        check_target(target, chosen, CHANGE_WRITERS)
+        check_target(target, chosen, WRITERS)
 
 
 def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[str], list[str]]:
     """Split targets into those that hold pixels, and those that hold polygons."""
-    rasters = [t for t in targets if find_writer(t, options, CHANGE_WRITERS).kind == "raster"]
+    rasters = [t for t in targets if find_writer(t, options, WRITERS).kind == "raster"]
     return rasters, [t for t in targets if t not in rasters]
-
-
-def written_bytes_per_pixel(
-    targets: Sequence[str], spec: RasterSpec, options: OutputOptions
-) -> int:
-    """Bytes of a pixel in all rasters that are written at once, drafts of polygons among them."""
-    rasters, layers = split_targets(targets, options)
-    return len(rasters) * spec.bytes_per_pixel + (DRAFT_BYTES_PER_PIXEL if layers else 0)
 
 
 def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
     """Return the options of a raster; beside layers, without what is meant for them."""
     return replace(options, min_area_m2=0.0, style=False) if beside_layers else options
-
-
-def compare(
-    before: str,
-    after: str,
-    targets: Sequence[str],
-    *,
-    card: Card,
-    load: Callable[[], Predictor],
-    settings: InferenceSettings,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Open, place and check two scenes, load the weights, and write what has changed.
-
-    Returns:
-        ``paths``; ``before`` and ``after`` with their dates; ``shift`` between them in pixels and
-        metres, with its spread, and whether it was ``undone`` (None where it could not be
-        measured); ``polygons`` (None without a layer); ``changed_area_m2`` and ``changed_share``
-        of the mask; windows, seconds by phase, memory.
-
-    Raises:
-        LemevitError: if the scenes do not go together, cannot be read, or a target be written.
-    """
-    started = time.perf_counter()
-    first, second = options_of_dates(before, after, settings)
-    with ExitStack() as opened:
-        pair = opened.enter_context(open_pair(before, after, first, second))
-        check_bands_of_dates(pair, card)
-        area = area_of(pair.before, settings.reading)  # refused before what takes seconds
-        pair, shift = registered(pair, coregister=settings.change.coregister, progress=progress)
-        opened.callback(pair.close)
-        found = pair_input(pair, card, settings.reading, progress, area=area)
-        opened.callback(found.pair.close)
-        register_s = time.perf_counter() - started
-        record = change_pair(found, targets, load(), settings, progress)
-    told = None if shift is None else {**asdict(shift), "undone": settings.change.coregister}
-    seconds = {"register": round(register_s, 3), **record.pop("seconds")}
-    seconds["total"] = round(time.perf_counter() - started, 3)
-    return {**record, "shift": told, "seconds": seconds}
-
-
-def options_of_dates(
-    before: str, after: str, settings: InferenceSettings
-) -> tuple[SceneOptions, SceneOptions]:
-    """Return the options of each scene: own bands for the second, a CRS where it has none."""
-    options = settings.scene
-    bidx = settings.change.bidx_after or options.bidx
-    chosen = (options, replace(options, bidx=bidx))
-    if options.src_crs is None:
-        return chosen
-    stated = [
-        date if lacks_crs(path) else replace(date, src_crs=None)
-        for path, date in zip((before, after), chosen, strict=True)
-    ]
-    return stated[0], stated[1]
-
-
-def lacks_crs(path: str) -> bool:
-    """Say whether a file names no CRS; stdin, which can be read once, is taken not to."""
-    if path == STDIN:
-        return True
-    with open_scene(path) as scene:
-        return scene.georeference.crs_wkt is None and scene.georeference.gcps_crs_wkt is None
-
-
-def change_pair(
-    found: PairInput,
-    targets: Sequence[str],
-    predictor: Predictor,
-    settings: InferenceSettings,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Compare two dates block by block; all targets are fed by the same rows.
-
-    Returns:
-        As :func:`compare`, without the shift.
-    """
-    pair, source = found.pair, found.source
-    started = time.perf_counter()
-    census = Census(pair, predictor.card)
-    with inference_over(source, predictor, settings.tiling, progress) as inference:
-        account = inference.account
-        spec = raster_spec(pair, source, predictor, inference.grid, settings)
-        spec = replace(spec, tags={**spec.tags, **tags_of(pair, settings)})
-        blocks = inference.blocks(
-            source.area,
-            settings.tiling,
-            tile_width=tile_width(spec, settings.output),
-            pixel_bytes=written_bytes_per_pixel(targets, spec, settings.output),
-        )
-        total = sum(inference.grid.count_over(inference.area_of(block)) for block in blocks)
-        progress.start(pair.name, total=total, unit="windows")
-        try:
-            with (
-                account.timed("total"),
-                open_outputs(targets, spec, layer_spec(spec, pair, settings), settings) as outputs,
-            ):
-                for block in blocks:
-                    for rows in inference.rows(block):
-                        with account.timed("write"):
-                            ids, scores = decided(rows, settings.change.threshold)
-                            census.add(rows.window, ids)
-                            outputs.write(rows.window.relative_to(source.area), rows, ids, scores)
-                    del rows  # a view, which would keep this block's band beside the next one's
-        finally:
-            progress.finish()
-    if not census.valid_pixels:
-        progress.warn(f"{pair.name}: no pixel is valid in both, the result is empty")
-    return {
-        "paths": list(targets),
-        "before": {"path": pair.before.name, "date": date_of(pair.before)},
-        "after": {"path": pair.after.name, "date": date_of(pair.after)},
-        "weights": predictor.name,
-        "device": predictor.device,
-        "width": spec.width,
-        "height": spec.height,
-        "gsd_m": pair.gsd_m,
-        "threshold": settings.change.threshold,
-        "polygons": outputs.layers.polygons if outputs.layers else None,
-        **changed(census),
-        "windows": account.windows,
-        "windows_skipped": account.windows_skipped,
-        "seconds": phases(account, time.perf_counter() - started),
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-    }
 
 
 @dataclass(frozen=True)
@@ -302,16 +287,12 @@ class Outputs:
     layers: ChangeSink | None
     as_scores: bool
 
-    def write(
-        self, place: Window, rows: Rows, ids: NDArray[np.uint8], scores: NDArray[np.float32]
-    ) -> None:
-        """Hand a window to all, with its class ids and scores of change ``(H, W)``."""
-        if self.rasters:
-            values = masked_scores(rows) if self.as_scores else ids
-            for raster in self.rasters:
-                raster.write(place, values)
+    def write(self, place: Window, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Hand the arrays of a piece to all."""
+        for raster in self.rasters:
+            raster.write(place, arrays["scores" if self.as_scores else "ids"])
         if self.layers is not None:
-            self.layers.write(place, ids, scores)
+            self.layers.write(place, arrays["ids"], arrays["change"])
 
 
 @contextmanager

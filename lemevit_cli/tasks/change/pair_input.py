@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lemevit_cli.inference.scene_input import Area, SceneInput, area_of, model_scale
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -26,19 +24,6 @@ def check_bands_of_dates(pair: ScenePair, card: Card) -> None:
     check_bands(pair.before, card.bands)
     # -b would choose those of the first date too, and is not asked where this one is given.
     check_bands(pair.after, card.bands, option="--bands-after")
-
-
-@dataclass(frozen=True)
-class PairInput:
-    """Two dates as the weights want them.
-
-    Args:
-        pair: with the values of each date stretched; close this one.
-        source: what block inference reads; its ``stretch`` is None, the pair's are in ``pair``.
-    """
-
-    pair: ScenePair
-    source: SceneInput
 
 
 def registered(
@@ -80,12 +65,16 @@ def pair_input(
     progress: Progress,
     *,
     area: Area | None = None,
-) -> PairInput:
+) -> SceneInput:
     """Check two dates against a card, and decide how they are read; tell what was decided.
 
     Bounds, mask and pixel size are of ``before``; each date is stretched by what it holds of the
     overlap. The area is of the grid of ``before``, and windows outside the overlap cost nothing;
     who has asked for it already hands it on.
+
+    Returns:
+        The source; its ``scene`` is the pair with the values of each date stretched (close this
+        one), its own ``stretch`` None.
 
     Raises:
         SceneError: if bands, bounds, mask or pixel size do not fit.
@@ -114,4 +103,4 @@ def pair_input(
     scale = model_scale(grid, card, options.gsd, progress)
     pair = pair.stretched(*stretches)
     view = SceneView(area.of(pair), scale=scale, fill=(*card.mean, *card.mean))
-    return PairInput(pair, SceneInput(pair.name, view, area.window, None))
+    return SceneInput(pair, view, area.window, None)

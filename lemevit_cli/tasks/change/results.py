@@ -28,7 +28,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
 from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals
 from lemevit_cli.raster.spec import RasterSpec, Writer
-from lemevit_cli.raster.targets import CHANGE_WRITERS, STDOUT, check_disk, find_writer
+from lemevit_cli.raster.targets import RASTERS, STDOUT, check_disk, find_writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
@@ -49,6 +49,14 @@ from lemevit_cli.vector.outlines import (
 )
 from lemevit_cli.vector.qgis_style import write_style
 
+# Another of GDAL's vector formats is one more line.
+WRITERS = (
+    Writer("GeoJSON", ".geojson", "changes", __name__),
+    Writer("ESRI Shapefile", ".shp", "changes", __name__),
+    Writer("GPKG", ".gpkg", "changes", __name__),
+    Writer("FlatGeobuf", ".fgb", "changes", __name__),
+    *RASTERS,
+)
 UNCHANGED_ID = 0
 DRAFT_BYTES_PER_PIXEL = 3  # the mask's and the scores'
 _FULL_SCORE = 65535  # of the draft: whole numbers, whose sums are exact
@@ -118,7 +126,7 @@ def open_layers(
         OutputError: if a target exists, cannot be written, or the disk is full.
     """
     for target in targets:
-        check_disk(target, spec.raster, options)
+        check_disk(target, spec.raster)
     blame = f"{' and '.join(targets)} cannot be written (is the disk full?)"
     with ExitStack() as stack:
         paths = [stack.enter_context(_place_of(target, options)) for target in targets]
@@ -149,14 +157,14 @@ def open_layers(
         layer = layer_of(regions, mean_scores, spec, min_area=options.min_area_m2)
         sink.polygons = len(layer.polygons)
         for target, path in zip(targets, paths, strict=True):
-            writer = find_writer(target, options, CHANGE_WRITERS)
+            writer = find_writer(target, options, WRITERS)
             write_layer(path, layer, options, writer, blame=blame)
         if options.style:
             _write_styles(targets, paths, spec.raster.classes[UNCHANGED_ID + 1 :])
 
 
 def _place_of(target: str, options: OutputOptions) -> AbstractContextManager[Path]:
-    writer = find_writer(target, options, CHANGE_WRITERS)
+    writer = find_writer(target, options, WRITERS)
     if target == STDOUT:
         return spooled_to_stdout(writer.suffix)
     companions = companions_of(Path(target), writer)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from lemevit_cli.errors import LemevitError
@@ -22,7 +19,7 @@ from lemevit_cli.tasks.change.crops import PairCrops
 from lemevit_cli.tasks.change.data import PAIRS
 from lemevit_cli.tasks.change.figures import change_figures, match_changes
 from lemevit_cli.tasks.change.network import NETWORK
-from lemevit_cli.training.crops import DrawnWindow, WindowDraw, source_of_crops
+from lemevit_cli.training.crops import WindowDraw, source_of_crops
 from lemevit_cli.training.datasets.source import pixel_sizes
 from lemevit_cli.training.loop import Loss
 from lemevit_cli.training.losses import make_loss
@@ -30,7 +27,7 @@ from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.pictures import draw_report, draw_samples
 from lemevit_cli.training.pixel_data import data_of_pixels, loss_of_pixels
 from lemevit_cli.training.sources import Sources, open_sources
-from lemevit_cli.training.statistics import Drawn, Statistics, statistics_of
+from lemevit_cli.training.statistics import Statistics, statistics_of
 from lemevit_cli.training.task import TaskData
 from lemevit_cli.training.window_validation import WindowValidation
 
@@ -60,7 +57,7 @@ class ChangeDetection:
         ]
         draw = WindowDraw(crops, found.weights, options)
         first = found.training[0]
-        statistics = statistics_of(_dates_of(draw), bands=first.bands, dtype=first.dtype)
+        statistics = statistics_of(draw, bands=first.bands, dtype=first.dtype)
         card = _card(found, classes, statistics, options)
         samples = PairCrops(draw, options, value_range=card.value_range, fill=card.mean * DATES)
         validate = (
@@ -111,25 +108,6 @@ TRAINING = ChangeDetection()
 def _head_of(options: TrainingOptions) -> tuple[str, dict[str, Any]]:
     head, form = _FORMS[options.decoder or _DEFAULT_FORM]
     return head, {**head_defaults(head), **form, **(options.decoder_args or {})}
-
-
-@dataclass(frozen=True)
-class _DrawnDates:
-    """Both dates of a window side by side, as if they were one of one date."""
-
-    pixels: NDArray[Any]
-    valid: NDArray[np.bool_]
-
-
-def _dates_of(draw: Callable[[int], DrawnWindow]) -> Callable[[int], Drawn]:
-    def drawn_dates(index: int) -> Drawn:
-        drawn = draw(index)
-        dates = np.split(drawn.pixels, DATES)
-        return _DrawnDates(
-            np.concatenate(dates, axis=2), np.concatenate([drawn.valid] * DATES, axis=1)
-        )
-
-    return drawn_dates
 
 
 def _note_of_change(found: Sources) -> str:

@@ -127,6 +127,11 @@ class DrawnFrame:
     valid: NDArray[np.bool_]
     generator: Generator
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """Return the paths of its raster, or of both dates."""
+        return self.site.dates
+
 
 class FrameDraw:
     """Draws frames around objects, and some anywhere; number ``i`` of a seed is always the same.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -83,9 +82,7 @@ def evaluate_boxes(
                 view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
                 with inference_over(view, predictor, settings.tiling, Silent()) as inference:
                     for site in sites:
-                        found = detect_in_area(
-                            inference, replace(view, area=site.area), predictor.card, settings
-                        )
+                        found = detect_in_area(inference, site.area, settings)
                         truth = objects_of_area(source.objects[path], site.area)
                         tally.add(found.boxes, found.scores, found.class_ids, truth, match)
                         progress.advance()

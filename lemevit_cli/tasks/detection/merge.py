@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +37,25 @@ class RawBoxes:
         class_ids: ``(N,)``.
         cut: ``(N,)`` bool: the box reaches over, or nearly to, an edge of its window that is not
             an edge of the scene: the window may have seen a part of the object.
+        on_valid: ``(N,)`` bool: the centre lies on a valid pixel.
     """
 
     boxes: Floats
     scores: Floats
     class_ids: NDArray[np.int64]
     cut: NDArray[np.bool_]
+    on_valid: NDArray[np.bool_]
+
+
+def concatenate_boxes(parts: Sequence[RawBoxes]) -> RawBoxes:
+    """Return the boxes of several windows or blocks, one after the other; there may be none."""
+    arrays = zip(*(vars(part).values() for part in (_NOTHING, *parts)), strict=True)
+    return RawBoxes(*(np.concatenate(of_parts) for of_parts in arrays))
+
+
+_NOTHING = RawBoxes(
+    np.empty((0, 5)), np.empty(0), np.empty(0, np.int64), np.empty(0, bool), np.empty(0, bool)
+)
 
 
 def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.oriented_boxes import GroundSizes, corners_of, sizes_of_corners
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.raster.spec import Writer
-from lemevit_cli.raster.targets import BOX_WRITERS, STDOUT, find_writer
+from lemevit_cli.raster.targets import STDOUT, find_writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
@@ -45,6 +45,15 @@ from lemevit_cli.vector.layer import (
 )
 from lemevit_cli.vector.qgis_style import write_style
 
+WRITERS = (
+    Writer("GeoJSON", ".geojson", "boxes", __name__),
+    Writer("ESRI Shapefile", ".shp", "boxes", __name__),
+    Writer("GPKG", ".gpkg", "boxes", __name__),
+    Writer("FlatGeobuf", ".fgb", "boxes", __name__),
+    Writer("CSV", ".csv", "boxes", __name__),
+    Writer("Parquet", ".parquet", "boxes", __name__),
+    Writer("DOTA", ".txt", "boxes", __name__),
+)
 _LONLAT = "OGC:CRS84"
 _LONLAT_DECIMALS = "9"  # a tenth of a millimetre; GDAL's 7 are a centimetre
 
@@ -98,7 +107,7 @@ def write_boxes(target: str, found: BoxesOfScene, options: OutputOptions) -> Non
         OutputError: if the target exists, cannot be written, or the format cannot hold them.
         BrokenPipeError: if stdout's reader has gone.
     """
-    writer = find_writer(target, options, BOX_WRITERS)
+    writer = find_writer(target, options, WRITERS)
     write = _WRITE_OF.get(writer.driver, _write_layer)
     if target == STDOUT:
         with spooled_to_stdout(writer.suffix) as path:

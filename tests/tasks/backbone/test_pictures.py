@@ -31,6 +31,15 @@ def test_pictures_of_any_depth_are_found_but_no_labels_and_nothing_held_back(tmp
     )
 
 
+def test_what_is_odd_about_pixels_is_told_once_with_a_count(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        indexes = Image.fromarray(np.full((20, 30), 3, np.uint8)).convert("P")
+        indexes.save(tmp_path / name)
+    found = open_pictures(DataOptions(paths=(str(tmp_path),)))
+    (note,) = found.notes
+    assert note.startswith("3 pictures: band 1 holds palette indexes")
+
+
 def test_a_folder_that_is_named_itself_is_taken_whatever_its_name(tmp_path):
     picture = write(tmp_path / "val" / "a.png")
     found = open_pictures(DataOptions(paths=(str(tmp_path / "val"),)))

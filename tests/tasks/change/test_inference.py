@@ -12,6 +12,7 @@ from rasterio.warp import Resampling, reproject, transform_bounds
 
 from lemevit_cli.errors import LemevitError, OutputError, SceneError
 from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Silent
@@ -23,7 +24,7 @@ from lemevit_cli.settings import (
     SceneOptions,
     Tiling,
 )
-from lemevit_cli.tasks.change.inference import check_outputs, compare
+from lemevit_cli.tasks.change.inference import Change, check_outputs
 
 WIDTH, HEIGHT = 200, 150
 UPRIGHT = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -88,15 +89,11 @@ def pair(write_scene, dates):
 
 def run(before, after, *targets, progress=None, **settings):
     settings = {"reading": ReadingOptions(stretch="none"), **settings}
-    return compare(
-        str(before),
-        str(after),
-        [str(target) for target in targets],
-        card=CARD,
-        load=lambda: Predictor("a difference", "0" * 16, CARD, Difference(), "cpu"),
-        settings=InferenceSettings(**settings),
-        progress=progress or Silent(),
-    )
+    named = tuple(str(target) for target in targets)
+    predictor = Predictor("a difference", "0" * 16, CARD, Difference(), "cpu")
+    settings = InferenceSettings(**settings)
+    task = Change(CARD, settings, progress or Silent(), after=str(after), targets=named)
+    return infer_scenes(task, [str(before)], named[:1], lambda: predictor).results[0]
 
 
 def mask_of(path):

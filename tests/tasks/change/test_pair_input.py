@@ -58,7 +58,7 @@ def pair_paths(write_scene, pixels):
 
 
 def scores_of(pair, predictor, block_size=None, **reading):
-    source = pair_input(pair, predictor.card, ReadingOptions(**reading), Silent()).source
+    source = pair_input(pair, predictor.card, ReadingOptions(**reading), Silent())
     out = np.full((3, pair.height, pair.width), np.nan, np.float32)
     with inference_over(source, predictor, Tiling(block_size=block_size), Silent()) as inference:
         for block in blocks_of(source.area, block_size):
@@ -116,9 +116,9 @@ def test_each_date_is_stretched_over_the_overlap(write_scene, predictor):
     told = Told()
     with open_pair(*paths) as pair:
         ready = pair_input(pair, predictor.card, ReadingOptions(), told)
-        seen, valid = ready.source.view.read(Window(col_off=32, row_off=0, width=32, height=48))
-    none, stretch = ready.pair.stretches
-    assert none is None and ready.source.stretch is None
+        seen, valid = ready.view.read(Window(col_off=32, row_off=0, width=32, height=48))
+    none, stretch = ready.scene.stretches
+    assert none is None and ready.stretch is None
     assert stretch.low == pytest.approx(np.percentile(after[:, :, :32], 2, axis=(1, 2)))
     assert any("b.tif: values" in note for note in told.notes)
     assert valid.all() and seen.shape == (6, 48, 32)
@@ -132,7 +132,7 @@ def test_the_date_with_the_wrong_bands_is_named(write_scene, pixels, predictor):
     with open_pair(before, after) as pair, pytest.raises(SceneError, match=r"b.tif: has 5 bands"):
         pair_input(pair, predictor.card, ReadingOptions(), Silent())
     with open_pair(before, after, None, SceneOptions(bidx=(3, 2, 1))) as pair:
-        assert pair_input(pair, predictor.card, ReadingOptions(), Silent()).pair.num_bands == 6
+        assert pair_input(pair, predictor.card, ReadingOptions(), Silent()).scene.num_bands == 6
 
 
 def test_a_shift_is_told_and_undone_when_asked(write_scene):

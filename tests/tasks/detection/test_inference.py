@@ -11,7 +11,9 @@ from lemevit_cli.geometry.oriented_boxes import box_of_polygon, canonical, corne
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.run import inference_over
 from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
@@ -25,7 +27,7 @@ from lemevit_cli.settings import (
     Tiling,
 )
 from lemevit_cli.tasks.detection.decoding import Decoding, SymmetricDetector
-from lemevit_cli.tasks.detection.inference import detect_boxes, detect_scene
+from lemevit_cli.tasks.detection.inference import Detection, detect_in_area
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 ROWS = 20  # of an answer
@@ -111,12 +113,18 @@ def predictor_of(runtime, **changes):
     return Predictor("a seer", "0" * 16, card, runtime, "cpu")
 
 
-def found_in(path, runtime, *, reading=None, card=None, **settings):
+def found_in(path, runtime, **options):
+    return found_and_counted(path, runtime, **options)[0]
+
+
+def found_and_counted(path, runtime, *, reading=None, card=None, **settings):
+    """The objects, and the windows that were read for them."""
     settings = InferenceSettings(reading=ReadingOptions(**reading or {}), **settings)
     predictor = predictor_of(runtime, **card or {})
     with open_scene(path) as scene:
         source = scene_input(scene, predictor.card, settings.reading, Silent())
-        return detect_boxes(source, predictor, settings, Silent())
+        with inference_over(source, predictor, settings.tiling, Silent()) as run:
+            return detect_in_area(run, source.area, settings), run.account.windows
 
 
 def assert_same(found, expected, atol=1e-2):
@@ -158,10 +166,12 @@ def test_every_object_is_found_once_for_any_blocks_and_batches(
 ):
     seer = Seer(truth)
     tiling = Tiling(block_size=block_size, batch_size=batch_size)
-    found = found_in(write_ramp(200, 150), seer, reading={"gsd": gsd}, tiling=tiling)
+    found, windows = found_and_counted(
+        write_ramp(200, 150), seer, reading={"gsd": gsd}, tiling=tiling
+    )
     # The model's grid has whole pixels: it is sheared by a hair.
     assert_same(found.boxes, truth, atol=1e-2 if gsd == "native" else 0.1)
-    assert len(seer.seen) == len(set(seer.seen)) == found.account.windows
+    assert len(seer.seen) == len(set(seer.seen)) == windows
 
 
 def test_blocks_share_no_window_and_leave_none_out():
@@ -290,10 +300,9 @@ def written(path, target, truth, **settings):
     """Detect with a seer and read the layer that was written, and the report."""
     predictor = predictor_of(Seer(truth))
     settings = InferenceSettings(**settings)
-    with open_scene(path) as scene:
-        source = scene_input(scene, predictor.card, settings.reading, Silent())
-        report = detect_scene(scene, source, str(target), predictor, settings, Silent())
-    return pyogrio.read_dataframe(target), report
+    task = Detection(predictor.card, settings, Silent())
+    report = infer_scenes(task, [str(path)], [str(target)], lambda: predictor)
+    return pyogrio.read_dataframe(target), report.results[0]
 
 
 def test_a_scene_turned_by_its_transform_has_the_same_boxes_on_the_ground(

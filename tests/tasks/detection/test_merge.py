@@ -16,7 +16,8 @@ SIDE, SIZE, OVERLAP = 256, 96, 40
 def raw_of(rows):
     """Rows of ``(cx, cy, w, h, angle, score, class id, cut)``."""
     table = np.array(rows, dtype=float).reshape(-1, 8)
-    return RawBoxes(table[:, :5], table[:, 5], table[:, 6].astype(int), table[:, 7].astype(bool))
+    ids, cut = table[:, 6].astype(int), table[:, 7].astype(bool)
+    return RawBoxes(table[:, :5], table[:, 5], ids, cut, np.ones(len(table), bool))
 
 
 def merged(raw, nms_iou=0.1):
@@ -99,11 +100,12 @@ def test_the_result_does_not_depend_on_the_order_of_the_boxes(seed):
         np.round(np.concatenate([raw.scores, raw.scores[:20]]), 1),
         random.integers(0, 2, len(raw.boxes) + 20),
         np.concatenate([raw.cut, raw.cut[:20]]),
+        np.ones(len(raw.boxes) + 20, bool),
     )
     expected = merged(raw)
     for _ in range(3):
         shuffled = random.permutation(len(raw.boxes))
-        again = RawBoxes(*(a[shuffled] for a in (raw.boxes, raw.scores, raw.class_ids, raw.cut)))
+        again = RawBoxes(*(array[shuffled] for array in vars(raw).values()))
         kept = merged(again)
         np.testing.assert_array_equal(again.boxes[kept], raw.boxes[expected])
         np.testing.assert_array_equal(again.scores[kept], raw.scores[expected])
@@ -134,7 +136,7 @@ def test_boxes_of_a_score_do_not_depend_on_boxes_of_less(seed):
     assert raw.cut[kept].any() and not raw.cut[kept].all()
     for score in (0.01, 0.1, 0.2, SURE):
         asked = np.flatnonzero(raw.scores >= score)
-        part = RawBoxes(*(a[asked] for a in (raw.boxes, raw.scores, raw.class_ids, raw.cut)))
+        part = RawBoxes(*(array[asked] for array in vars(raw).values()))
         np.testing.assert_array_equal(asked[merged(part)], kept[raw.scores[kept] >= score])
 
 

@@ -15,10 +15,11 @@ from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.raster.targets import BOX_WRITERS, check_target
+from lemevit_cli.raster.targets import check_target
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection import results as boxes
 from lemevit_cli.tasks.detection.merge import RawBoxes, merge_boxes
+from lemevit_cli.tasks.detection.results import WRITERS
 from lemevit_cli.vector import layer
 
 FIELDS = [
@@ -55,7 +56,7 @@ def place(grid):
 
 
 def written(path, found, **options):
-    check_target(str(path), OutputOptions(**options), BOX_WRITERS)
+    check_target(str(path), OutputOptions(**options), WRITERS)
     boxes.write_boxes(str(path), found, OutputOptions(**options))
     return pyogrio.read_dataframe(path)
 
@@ -80,7 +81,9 @@ def assert_same_corners(found, expected, atol):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_boxes_come_back_through_merge_and_file(tmp_path, grid, ending):
     truth = found_boxes(place(grid))
-    raw = RawBoxes(truth.boxes, truth.scores, truth.class_ids, np.zeros(40, bool))
+    raw = RawBoxes(
+        truth.boxes, truth.scores, truth.class_ids, np.zeros(40, bool), np.ones(40, bool)
+    )
     kept = merge_boxes(raw, nms_iou=0.3)
     truth = boxes.BoxesOfScene(
         boxes=truth.boxes[kept],
@@ -218,7 +221,7 @@ def test_geoparquet_needs_a_library_and_says_which(tmp_path):
         import pyarrow  # noqa: F401
     except ImportError:
         with pytest.raises(OutputError, match=r"pip install pyarrow, or write \.gpkg"):
-            check_target(str(tmp_path / "out.parquet"), OutputOptions(), BOX_WRITERS)
+            check_target(str(tmp_path / "out.parquet"), OutputOptions(), WRITERS)
         return
     import geopandas
 
@@ -236,7 +239,7 @@ class Stdout:
 @pytest.mark.parametrize("count", [0, 5])
 def test_stdout_takes_one_feature_collection(monkeypatch, count):
     monkeypatch.setattr(sys, "stdout", Stdout())
-    check_target("-", OutputOptions(), BOX_WRITERS)
+    check_target("-", OutputOptions(), WRITERS)
     boxes.write_boxes("-", found_boxes(count=count), OutputOptions())
     document = json.loads(sys.stdout.buffer.getvalue())
     assert document["type"] == "FeatureCollection" and len(document["features"]) == count
@@ -248,7 +251,7 @@ def test_a_style_comes_beside_the_layer_and_is_not_overwritten_unasked(tmp_path)
     assert names == {f"out.{part}" for part in ("shp", "shx", "dbf", "prj", "cpg", "qml")}
     assert (tmp_path / "out.cpg").read_text() == "UTF-8"
     with pytest.raises(OutputError, match=r"out\.qml exists"):
-        check_target(str(tmp_path / "out.gpkg"), OutputOptions(style=True), BOX_WRITERS)
+        check_target(str(tmp_path / "out.gpkg"), OutputOptions(style=True), WRITERS)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +269,7 @@ def test_a_style_comes_beside_the_layer_and_is_not_overwritten_unasked(tmp_path)
 def test_what_cannot_be_written_is_refused_before_work(tmp_path, target, options, said):
     target = target if target == "-" else str(tmp_path / target)
     with pytest.raises(OutputError, match=said):
-        check_target(target, OutputOptions(**options), BOX_WRITERS)
+        check_target(target, OutputOptions(**options), WRITERS)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.raster.targets import check_target
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.segmentation.inference import WRITERS
 from lemevit_cli.vector import layer
 
 ENDINGS = ["gpkg", "fgb", "geojson", "shp"]
@@ -234,12 +235,12 @@ def test_format_wins_over_the_suffix(make_spec, class_ids, tmp_path, write_resul
 def test_unknown_layer_options_are_refused_before_work(tmp_path, ending):
     options = OutputOptions(creation_options={"SHOE_SIZE": "43"})
     with pytest.raises(OutputError, match="SHOE_SIZE"):
-        check_target(str(tmp_path / f"out.{ending}"), options)
+        check_target(str(tmp_path / f"out.{ending}"), options, WRITERS)
 
 
 def test_known_layer_options_reach_the_file(make_spec, class_ids, tmp_path, write_result):
     options = OutputOptions(creation_options={"COORDINATE_PRECISION": "3"})
-    check_target(str(tmp_path / "out.geojson"), options)
+    check_target(str(tmp_path / "out.geojson"), options, WRITERS)
     target = write_result(tmp_path / "out.geojson", make_spec(), class_ids, options)
     polygons = [shapely.geometry.shape(feature["geometry"]) for feature in read_features(target)]
     xy = shapely.get_coordinates(polygons)
