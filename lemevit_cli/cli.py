@@ -43,11 +43,11 @@ class _Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except LemevitError as error:
-            if options.debugging():
+            if options.is_debugging():
                 raise
             raise _failure(str(error)) from error
         except KeyboardInterrupt as error:
-            if options.debugging():
+            if options.is_debugging():
                 raise
             typer.echo("lemevit: interrupted; no half-written result is left", err=True)
             raise typer.Exit(interruption.INTERRUPTED) from error
@@ -56,7 +56,7 @@ class _Program(TyperGroup):
             raise typer.Exit(_BROKEN_PIPE) from error
         except OSError as error:
             # A full disk, a folder that may not be written to: the system's word is the cause.
-            if options.debugging():
+            if options.is_debugging():
                 raise
             try:
                 sys.stdout.flush()

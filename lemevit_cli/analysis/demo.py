@@ -11,6 +11,7 @@ import rasterio
 
 from lemevit_cli.analysis.pair_quicklook import pair_quicklook
 from lemevit_cli.analysis.quicklook import QuicklookOptions, quicklook
+from lemevit_cli.analysis.scoring import score
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.inference.scenes import Report
 from lemevit_cli.legend import ClassInfo
@@ -22,11 +23,9 @@ from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
 from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks.change.inference import change
-from lemevit_cli.tasks.change.scoring import score_change
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.tasks.detection.inference import detect
-from lemevit_cli.tasks.detection.scoring import score_boxes
-from lemevit_cli.tasks.score_options import ScoreOptions
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.tasks.segmentation.inference import predict
 from lemevit_cli.training.options import LabelledScene
 
@@ -131,7 +130,7 @@ def find_changes(place: Path, settings: InferenceSettings, progress: Progress) -
         "result": result,
         "picture": picture,
         "found": record["polygons"],
-        "scores": score_change(mask, str(place / "change.tif"), ScoreOptions(), progress),
+        "scores": score(mask, str(place / "change.tif"), ScoreOptions(), progress),
     }
 
 
@@ -152,7 +151,7 @@ def score_objects(
         return None
     names = ", ".join(f"'{name}'" for name in present)
     labels = LabelledScene(scene="", labels="", where=f"class IN ({names})")
-    scores = score_boxes(str(result), str(truth), ScoreOptions(labels=labels), progress)
+    scores = score(str(result), str(truth), ScoreOptions(labels=labels), progress)
     return {**scores, "classes": {name: scores["classes"][name] for name in present}}
 
 

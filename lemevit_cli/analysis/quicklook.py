@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from lemevit_cli.analysis.quicklook_layers import (
     Layer,
     Sheet,
-    blended,
+    blend_layer,
     class_layer,
-    colored,
+    color_layer,
     holds_classes,
     is_layer,
+    layer_of,
     polygon_layer,
     read_polygons,
     sheet_of,
@@ -37,7 +38,7 @@ from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
 
-BAR_SHARE = 0.25  # of the map's width, at most
+_BAR_SHARE = 0.25  # of the map's width, at most
 _MARGIN = 0.03  # around a layer that is drawn alone
 
 
@@ -82,82 +83,89 @@ def quicklook(
         LemevitError: if something cannot be read or written, or result and scene do not overlap.
     """
     options, progress = options or QuicklookOptions(), progress or Silent()
-    target = target or f"{stem_of(result.partition('|')[0])}_quicklook.png"
+    target = check_target(target, result.partition("|")[0], overwrite=options.overwrite)
+    if options.over is None:
+        sheet, rgb, layer = _draw_alone(result, options)
+    else:
+        sheet, rgb, layer = _draw_over(options.over, result, options)
+    title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
+    record = save_sheet(target, sheet, rgb, layer, title, overwrite=options.overwrite)
+    if layer is not None and layer.counts is not None:
+        record["objects"] = dict(zip(record["classes"], layer.counts, strict=True))
+    return record
+
+
+def check_target(target: str | None, shown: str, *, overwrite: bool) -> str:
+    """Return the PNG of a quicklook: the one named, or that of what is shown.
+
+    Raises:
+        OutputError: if it is no PNG, or could not be written.
+    """
+    target = target or f"{stem_of(shown)}_quicklook.png"
     if Path(target).suffix.lower() != ".png":
         raise OutputError(f"{target}: a quicklook is a PNG; name it so")
-    check_replaceable(target, overwrite=options.overwrite)
-    draw = _draw_vector if is_layer(result) else _draw_raster
-    sheet, rgb, layer = draw(result, options, progress)
-    metric = pixel_metric_m2(sheet.georeference, col=sheet.width / 2, row=sheet.height / 2)
+    check_replaceable(target, overwrite=overwrite)
+    return target
+
+
+def save_sheet(
+    target: str,
+    sheet: Sheet,
+    rgb: NDArray[np.uint8],
+    layer: Layer | None,
+    title: str | Sequence[str],
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write a sheet, or panels of its size, with legend, scale bar and north; return the record."""
+    middle = {"col": sheet.width / 2, "row": sheet.height / 2}
+    metric = pixel_metric_m2(sheet.georeference, **middle)
     scale_bar = None
     if metric is not None:
-        scale_bar = round_scale_bar(float(metric[0, 0] ** 0.5), most_px=BAR_SHARE * sheet.width)
-    title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
-    with replacing(target, overwrite=options.overwrite) as path:
+        scale_bar = round_scale_bar(float(metric[0, 0] ** 0.5), most_px=_BAR_SHARE * sheet.width)
+    with replacing(target, overwrite=overwrite) as path:
         write_map(
             path,
             rgb,
             title=title,
             legend=() if layer is None else layer.legend,
             scale_bar=scale_bar,
-            north=north_in_pixels(sheet.georeference, col=sheet.width / 2, row=sheet.height / 2),
+            north=north_in_pixels(sheet.georeference, **middle),
         )
-    classes = [] if layer is None else [info.name for info in layer.told]
-    record = {
+    return {
         "path": target,
         "width": sheet.width,
         "height": sheet.height,
-        "classes": classes,
+        "classes": [] if layer is None else [info.name for info in layer.listed],
         "scale_bar": scale_bar and scale_bar.label,
     }
-    if layer is not None and layer.counts is not None:
-        record["objects"] = dict(zip(classes, layer.counts, strict=True))
-    return record
 
 
 Drawn = tuple[Sheet, NDArray[np.uint8], Layer | None]
 
 
-def _draw_raster(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
+def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
+    if is_layer(result):
+        table = read_polygons(result)
+        sheet = _sheet_around(table, result, options)
+        layer = polygon_layer(table, result, sheet)
+        return sheet, color_layer(layer), layer
     with open_scene(result) as raster:
-        if options.over is not None:
-            return _draw_over(
-                options,
-                progress,
-                lambda sheet, scene, part: class_layer(raster, sheet, scene, part),
-            )
         part = _part(raster, options)
         sheet = sheet_of(raster, part, options.size)
         if holds_classes(raster):
             layer = class_layer(raster, sheet, raster, part)
-            return sheet, colored(layer), layer
+            return sheet, color_layer(layer), layer
         return sheet, displayed(*raster.read_overview_by_band(options.size, window=part)), None
 
 
-def _draw_vector(result: str, options: QuicklookOptions, progress: Progress) -> Drawn:
-    if options.over is not None:
-        return _draw_over(
-            options,
-            progress,
-            lambda sheet, scene, part: polygon_layer(read_polygons(result, scene), result, sheet),
-        )
-    table = read_polygons(result)
-    sheet = _sheet_around(table, result, options)
-    layer = polygon_layer(table, result, sheet)
-    return sheet, colored(layer), layer
-
-
-def _draw_over(
-    options: QuicklookOptions,
-    progress: Progress,
-    layer_on: Callable[[Sheet, Scene, Window], Layer],
-) -> Drawn:
-    with open_scene(str(options.over)) as scene:
+def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
+    with open_scene(over) as scene:
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
-        layer = layer_on(sheet, scene, part)
+        layer = layer_of(result, sheet, scene, part)
         rgb = displayed(*scene.read_overview_by_band(options.size, window=part))
-        return sheet, blended(rgb, layer, options.alpha), layer
+        return sheet, blend_layer(rgb, layer, options.alpha), layer
 
 
 def _part(scene: Scene, options: QuicklookOptions) -> Window:

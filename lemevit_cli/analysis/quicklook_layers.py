@@ -21,7 +21,7 @@ from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_fro
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
 from lemevit_cli.raster.overlap import apply, outline_in, part_over, same_grid, window_around
-from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.training.datasets.labels import class_texts, in_order
@@ -65,14 +65,14 @@ class Layer:
     Args:
         ids: ``(H, W)``, ``NODATA_CLASS`` where nothing is drawn.
         classes: by id.
-        told: those that the legend names.
+        listed: those that the legend names.
         outlines: ids where a line is drawn, fully opaque; None draws none.
-        counts: objects of each of those told, where objects are what is drawn.
+        counts: objects of each of those listed, where objects are what is drawn.
     """
 
     ids: NDArray[np.uint8]
     classes: tuple[ClassInfo, ...]
-    told: tuple[ClassInfo, ...]
+    listed: tuple[ClassInfo, ...]
     outlines: NDArray[np.uint8] | None = None
     counts: tuple[int, ...] | None = None
 
@@ -80,8 +80,8 @@ class Layer:
     def legend(self) -> tuple[ClassInfo, ...]:
         """Return the legend's classes, with the number of their objects where there are any."""
         if self.counts is None:
-            return self.told
-        pairs = zip(self.told, self.counts, strict=True)
+            return self.listed
+        pairs = zip(self.listed, self.counts, strict=True)
         return tuple(replace(info, name=f"{info.name} ({count})") for info, count in pairs)
 
 
@@ -119,9 +119,9 @@ def class_layer(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> Laye
     if names is None:
         check_class_raster(raster)
     if raster is scene or same_grid(scene, raster):
-        ids = _decimated_ids(raster, part, sheet.shape, is_scores=names is not None)
+        ids = _read_ids(raster, part, sheet.shape, is_scores=names is not None)
     else:
-        ids = _warped_ids(raster, sheet, scene, part, is_scores=names is not None)
+        ids = _warp_ids(raster, sheet, scene, part, is_scores=names is not None)
     legend = read_legend(raster)
     present = np.setdiff1d(ids, [NODATA_CLASS]).tolist()
     known = [info.name for info in legend.classes(names)]
@@ -132,7 +132,7 @@ def class_layer(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> Laye
     return Layer(ids, classes, classes if is_named else tuple(classes[i] for i in present))
 
 
-def _decimated_ids(
+def _read_ids(
     raster: Scene, part: Window, shape: tuple[int, int], *, is_scores: bool
 ) -> NDArray[np.uint8]:
     pixels, valid = raster.read_overview(max(shape), window=part)
@@ -140,30 +140,53 @@ def _decimated_ids(
     return as_class_ids(best, valid, name=raster.name)
 
 
-def _warped_ids(
+def _warp_ids(
     raster: Scene, sheet: Sheet, scene: Scene, part: Window, *, is_scores: bool
 ) -> NDArray[np.uint8]:
     """Warp classes from another grid: read at about the sheet's pixel size, then nearest."""
     part_over(scene, raster)  # for what it says if there is none
-    shown = outline_in(scene, raster.georeference.crs_wkt, part)
-    reached = window_around(raster, shown)
+    reached, read = part_shown(raster, sheet, scene, part)
+    ids = _read_ids(raster, reached, read.shape, is_scores=is_scores)
+    return warp(ids, read, sheet, nodata=NODATA_CLASS, resampling=Resampling.nearest)
+
+
+def part_shown(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> tuple[Window, Sheet]:
+    """Find what a raster has of a scene's part, and the grid to read it on, twice as fine.
+
+    Raises:
+        SceneError: if it has nothing of it.
+    """
+    reached = window_around(raster, outline_in(scene, raster.georeference.crs_wkt, part))
     if reached is None:
         raise SceneError(f"{raster.name}: does not reach this part of {scene.name}")
-    ids = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
-    read = sheet_of(raster, reached, 2 * max(sheet.shape))
-    source = _decimated_ids(raster, reached, read.shape, is_scores=is_scores)
+    return reached, sheet_of(raster, reached, 2 * max(sheet.shape))
+
+
+def warp(
+    values: NDArray[Any], read: Sheet, sheet: Sheet, *, nodata: float, resampling: Resampling
+) -> NDArray[Any]:
+    """Bring values ``(..., H, W)`` from the grid that they were read on onto another."""
+    warped = np.full((*values.shape[:-2], *sheet.shape), nodata, dtype=values.dtype)
     reproject(
-        source,
-        ids,
+        values,
+        warped,
         src_transform=read.georeference.transform,
         src_crs=read.georeference.crs_wkt,
         dst_transform=sheet.georeference.transform,
         dst_crs=sheet.georeference.crs_wkt,
-        src_nodata=NODATA_CLASS,
-        dst_nodata=NODATA_CLASS,
-        resampling=Resampling.nearest,
+        src_nodata=nodata,
+        dst_nodata=nodata,
+        resampling=resampling,
     )
-    return ids
+    return warped
+
+
+def layer_of(result: str, sheet: Sheet, scene: Scene, part: Window) -> Layer:
+    """Draw a result, whatever it is, on the sheet of a scene's part."""
+    if is_layer(result):
+        return polygon_layer(read_polygons(result, scene), result, sheet)
+    with open_scene(result) as raster:
+        return class_layer(raster, sheet, scene, part)
 
 
 def is_layer(path: str) -> bool:
@@ -217,7 +240,7 @@ def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
     classes, ids_of_rows = _classes_of(table, path)
     ids = ids_of_rows[polygons.rows]
     lines = shapely.boundary(_in_pixels(polygons))
-    outlines = _rasterized(lines, ids, sheet, all_touched=True)
+    outlines = _rasterize(lines, ids, sheet, all_touched=True)
     filled = polygons.burn(sheet.window, ids, background=NODATA_CLASS)
     return Layer(filled, classes, classes, outlines)
 
@@ -240,8 +263,8 @@ def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
     return Layer(
         ids=nothing,
         classes=classes,
-        told=tuple(classes[i] for i in present),
-        outlines=_rasterized(rings, ids, sheet, all_touched=False),
+        listed=tuple(classes[i] for i in present),
+        outlines=_rasterize(rings, ids, sheet, all_touched=False),
         counts=tuple(int(counts[i]) for i in present),
     )
 
@@ -287,7 +310,7 @@ def _in_pixels(polygons: ScenePolygons) -> NDArray[Any]:
     return shapely.transform(polygons.polygons, lambda xy: apply(to_pixels, xy))
 
 
-def _rasterized(
+def _rasterize(
     shapes: NDArray[Any], ids: NDArray[np.uint8], sheet: Sheet, *, all_touched: bool
 ) -> NDArray[np.uint8]:
     drawn: NDArray[np.uint8] = rasterize(
@@ -301,7 +324,7 @@ def _rasterized(
     return drawn
 
 
-def colored(layer: Layer) -> NDArray[np.uint8]:
+def color_layer(layer: Layer) -> NDArray[np.uint8]:
     """Colour the layer alone; outlines of what is filled are a darker shade."""
     rgb = colorize(layer.ids, layer.classes)
     if layer.outlines is None:
@@ -312,7 +335,7 @@ def colored(layer: Layer) -> NDArray[np.uint8]:
     return rgb
 
 
-def blended(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
+def blend_layer(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
     """Blend the layer over a scene; its outlines are opaque."""
     opacity = np.where(layer.ids == NODATA_CLASS, 0.0, alpha)[..., None]
     mixed = rgb * (1 - opacity) + colorize(layer.ids, layer.classes) * opacity

@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console, print_json
-from lemevit_cli.commands.evaluate import print_scores
+from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.settings import RuntimeOptions
 
 

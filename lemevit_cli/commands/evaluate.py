@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
-from lemevit_cli.commands.figures import (
-    print_box_figures,
-    print_change_figures,
-    print_pixel_figures,
-)
+from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.commands.groups import Reporting, Running, grouped
 
 
@@ -31,7 +27,7 @@ def evaluate(
         str,
         typer.Argument(metavar="DATA", help="A folder as `train` takes it, with its labels."),
     ],
-    split: Annotated[Split, typer.Option("--split", help="Which part.")] = Split.val,
+    split: Annotated[Split, options.option("--split", "Which part.")] = Split.val,
     batch_size: options.BatchSize = None,
     *,
     running: Running,
@@ -58,10 +54,3 @@ def evaluate(
         print_json(figures)
     else:
         print_scores(f"{weights} on {data} ({split.value})", figures, to_stderr=False)
-
-
-def print_scores(title: str, figures: dict[str, Any], *, to_stderr: bool) -> None:
-    """Print figures by class, then the means: of pixels, of boxes, or of change."""
-    telling = {"ap50": print_box_figures, "batch_f1": print_change_figures}
-    print_figures = next((telling[key] for key in telling if key in figures), print_pixel_figures)
-    print_figures(title, figures, to_stderr=to_stderr)

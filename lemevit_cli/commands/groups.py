@@ -74,17 +74,11 @@ class Running:
 
     def runtime(self, *, tta: bool = False) -> RuntimeOptions:
         """Give the settings of a runtime."""
-        return RuntimeOptions(
-            device=self.device, precision=self.precision.value, threads=self.threads, tta=tta
-        )
+        return RuntimeOptions(**self.training_fields(), tta=tta)
 
-    def chosen(self) -> dict[str, Any]:
+    def training_fields(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
-        return {
-            "device": self.device,
-            "precision": self.precision.value,
-            "threads": self.threads,
-        }
+        return {**vars(self), "precision": self.precision.value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +127,7 @@ class Scenes:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """What a person or a script is told."""
+    """What a person or a script gets to read."""
 
     json: options.Json = False
     quiet: options.Quiet = False
@@ -160,42 +154,21 @@ class Labelling:
         """Give how labels are read; scene and file are to be filled in."""
         from lemevit_cli.training.options import LabelledScene
 
-        return LabelledScene(
-            scene="",
-            labels="",
-            label_field=self.label_field,
-            class_name=self.class_name,
-            layer=self.layer,
-            where=self.where,
-            background=self.background,
-        )
+        return LabelledScene(scene="", labels="", **vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBackbone:
-    """What a training makes its network of."""
+class Recipe:
+    """What windows a training sees, what it makes its network of, and how its steps are."""
 
+    crop: options.Crop = 256
+    gsd: options.TrainedGsd = None
+    workers: options.Workers = 1
     backbone: options.Backbone = "lemevit_tiny"
     pretrained: options.Pretrained = False
     init: options.Init = None
     drop_path: options.DropPath = 0.0
     half: options.Half = False
-
-    def chosen(self) -> dict[str, Any]:
-        """Give the fields of a training's options."""
-        return {
-            "backbone": self.backbone,
-            "backbone_args": {"drop_path_rate": self.drop_path} if self.drop_path else {},
-            "pretrained": self.pretrained,
-            "init": self.init,
-            "half": self.half,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long a training is, and how large its steps are."""
-
     time_budget: options.TimeBudget = None
     batch_size: options.TrainedBatchSize = 8
     accumulate: options.Accumulate = 1
@@ -206,29 +179,15 @@ class Schedule:
     validate_every: options.ValidateEvery = 200
     resume: options.Resume = False
 
-    def chosen(self) -> dict[str, Any]:
+    def training_fields(self, checkpoint_every: str) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
+        own = dict(vars(self))
+        drop_path = own.pop("drop_path")
         return {
-            "time_budget_s": options.parse_time(self.time_budget),
-            "batch_size": self.batch_size,
-            "accumulate": self.accumulate,
-            "optimizer": self.optimizer,
+            "gsd_m": own.pop("gsd"),
+            "time_budget_s": options.parse_time(own.pop("time_budget")),
+            **own,
+            **options.parse_checkpoints(checkpoint_every),
+            "backbone_args": {"drop_path_rate": drop_path} if drop_path else {},
             "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
-            "weight_decay": self.weight_decay,
-            "seed": self.seed,
-            "validate_every": self.validate_every,
-            "resume": self.resume,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedWindows:
-    """What windows a training sees."""
-
-    crop: options.Crop = 256
-    gsd: options.TrainedGsd = None
-    workers: options.Workers = 1
-
-    def chosen(self) -> dict[str, Any]:
-        """Give the fields of a training's options."""
-        return {"crop": self.crop, "gsd_m": self.gsd, "workers": self.workers}

@@ -14,7 +14,7 @@ def import_weights(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of the LeMeViT authors' code.")
     ],
-    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
+    output: Annotated[str, options.option("-o --output", "The .safetensors file to write.")],
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     debug: options.Debug = False,

@@ -16,7 +16,7 @@ def info(
         typer.Argument(metavar="[SUBJECT]", help="A scene, weights, or a model's timm name."),
     ] = None,
     size: Annotated[
-        int, typer.Option("--size", min=33, help="Input side for a model's multiply-adds.")
+        int, options.option("--size", "Input side for a model's multiply-adds.", min=33)
     ] = 224,
     json: options.Json = False,
     debug: options.Debug = False,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from lemevit_cli import __version__
+from lemevit_cli.tasks import PREDICTED, TASKS
 
 _debug = False
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 
 
-def debugging() -> bool:
+def is_debugging() -> bool:
     """Say whether ``--debug`` was given."""
     return _debug
 
@@ -30,18 +32,29 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
+def in_panel(panel: str | None) -> Callable[..., Any]:
+    """Return how the options of a panel of the help are declared, as a manual would print them."""
+
+    def declare(usage: str, help: str, **further: Any) -> Any:
+        """Declare an option: its names and what stands for its value, its help, typer's rest."""
+        words = usage.split()
+        names = [word for word in words if word.startswith("-")]
+        metavar = " ".join(words[len(names) :]) or None
+        return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **further)
+
+    return declare
+
+
 class TaskName(StrEnum):
     """Tasks that give every pixel a class."""
 
-    seg = "seg"
+    vars().update({task: task for task in PREDICTED})
 
 
 class TrainedTaskName(StrEnum):
     """Tasks that weights can be trained for."""
 
-    seg = "seg"
-    det = "det"
-    change = "change"
+    vars().update({task: task for task in TASKS})
 
 
 class OutputTypeName(StrEnum):
@@ -60,442 +73,208 @@ class PrecisionName(StrEnum):
     fp16 = "fp16"
 
 
-_INPUT, _CUTTING, _RUNNING, _OUTPUT, _REPORT = "Input", "Windows", "Running", "Output", "Reporting"
-_LABELS, _BOXES, _CHANGE = "Scenes with labels", "Boxes", "Change"
-_WINDOWS, _MODEL, _SCHEDULE = "Windows", "Model", "Schedule"
+option = in_panel(None)
+_input, _windows, _running = in_panel("Input"), in_panel("Windows"), in_panel("Running")
+_output, _report, _labels = (
+    in_panel("Output"),
+    in_panel("Reporting"),
+    in_panel("Scenes with labels"),
+)
+_boxes, _change = in_panel("Boxes"), in_panel("Change")
+_model, _schedule = in_panel("Model"), in_panel("Schedule")
 
 Version = Annotated[
-    bool,
-    typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    bool, option("--version", "Print the version.", callback=_print_version, is_eager=True)
 ]
-Debug = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        help="Show the traceback of an error.",
-        callback=_set_debug,
-        rich_help_panel=_REPORT,
-    ),
-]
-Task = Annotated[TaskName, typer.Option("--task", help="What to find.")]
+Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
+Task = Annotated[TaskName, option("--task", "What to find.")]
 TrainedTask = Annotated[
     TrainedTaskName,
-    typer.Option(
-        "--task",
-        help="What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates.",
+    option(
+        "--task", "What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates."
     ),
 ]
 Output = Annotated[
-    str | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="Result: a file, a folder ending in /, or - for stdout.",
-        rich_help_panel=_OUTPUT,
-    ),
+    str | None, _output("-o --output", "Result: a file, a folder ending in /, or - for stdout.")
 ]
 Outputs = Annotated[
     list[str] | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="Result: a file, a folder ending in /, or - for stdout; repeatable.",
-        rich_help_panel=_OUTPUT,
-    ),
+    _output("-o --output", "Result: a file, a folder ending in /, or - for stdout; repeatable."),
 ]
 Weights = Annotated[
-    str | None,
-    typer.Option(
-        "-w",
-        "--weights",
-        help="Starter weights by name, or a .safetensors file.",
-        rich_help_panel=_INPUT,
-    ),
+    str | None, _input("-w --weights", "Starter weights by name, or a .safetensors file.")
 ]
 Bidx = Annotated[
     str | None,
-    typer.Option(
-        "-b",
-        "--bidx",
-        metavar="N,N,...",
-        help="Bands in the model's order, from 1; 1,1,1 feeds a grey scene.",
-        rich_help_panel=_INPUT,
-    ),
+    _input("-b --bidx N,N,...", "Bands in the model's order, from 1; 1,1,1 feeds a grey scene."),
 ]
 Nodata = Annotated[
-    float | None,
-    typer.Option(
-        "--nodata", help="Value without data, if the file does not say.", rich_help_panel=_INPUT
-    ),
+    float | None, _input("--nodata", "Value without data, if the file does not say.")
 ]
-SrcCrs = Annotated[
-    str | None,
-    typer.Option("--src-crs", help="CRS, if the file lost it.", rich_help_panel=_INPUT),
-]
+SrcCrs = Annotated[str | None, _input("--src-crs", "CRS, if the file lost it.")]
 Stretch = Annotated[
     str,
-    typer.Option(
-        "--stretch",
-        metavar="SPEC",
-        help="Values to the weights' range: auto, none, 2,98 (percent) or min=0,max=3000.",
-        rich_help_panel=_INPUT,
+    _input(
+        "--stretch SPEC",
+        "Values to the weights' range: auto, none, 2,98 (percent) or min=0,max=3000.",
     ),
 ]
 Gsd = Annotated[
-    str,
-    typer.Option(
-        "--gsd",
-        metavar="SPEC",
-        help="Pixel size for the model: auto, native, or metres on the ground.",
-        rich_help_panel=_INPUT,
-    ),
+    str, _input("--gsd SPEC", "Pixel size for the model: auto, native, or metres on the ground.")
 ]
 Bounds = Annotated[
     tuple[float, float, float, float] | None,
-    typer.Option(
-        "--bounds", metavar="W S E N", help="Only this part, in map units.", rich_help_panel=_INPUT
-    ),
+    _input("--bounds W S E N", "Only this part, in map units."),
 ]
-Mask = Annotated[
-    str | None,
-    typer.Option(
-        "--mask",
-        metavar="POLYGONS",
-        help="Only inside the polygons of this file.",
-        rich_help_panel=_INPUT,
-    ),
-]
+Mask = Annotated[str | None, _input("--mask POLYGONS", "Only inside the polygons of this file.")]
 LabelField = Annotated[
     str | None,
-    typer.Option(
-        "--label-field",
-        metavar="NAME",
-        help="Field with a polygon's class; without it all polygons are one class.",
-        rich_help_panel=_LABELS,
+    _labels(
+        "--label-field NAME", "Field with a polygon's class; without it all polygons are one class."
     ),
 ]
 LabelClass = Annotated[
-    str | None,
-    typer.Option(
-        "--class",
-        metavar="NAME",
-        help="Name of that one class; default: the layer's.",
-        rich_help_panel=_LABELS,
-    ),
+    str | None, _labels("--class NAME", "Name of that one class; default: the layer's.")
 ]
-LabelLayer = Annotated[
-    str | None,
-    typer.Option("--layer", help="Layer of the labels' file.", rich_help_panel=_LABELS),
-]
+LabelLayer = Annotated[str | None, _labels("--layer", "Layer of the labels' file.")]
 LabelWhere = Annotated[
-    str | None,
-    typer.Option(
-        "--where",
-        metavar="SQL",
-        help='Only these polygons, such as "year = 2020".',
-        rich_help_panel=_LABELS,
-    ),
+    str | None, _labels("--where SQL", 'Only these polygons, such as "year = 2020".')
 ]
 LabelBackground = Annotated[
     str,
-    typer.Option(
-        "--background",
-        metavar="CLASS",
-        help="Class of what no polygon covers; ignore leaves it out. For a raster, ignore says "
+    _labels(
+        "--background CLASS",
+        "Class of what no polygon covers; ignore leaves it out. For a raster, ignore says "
         "that what it does not label may be anything.",
-        rich_help_panel=_LABELS,
     ),
 ]
 Window = Annotated[
-    int | None,
-    typer.Option(
-        "--window",
-        min=32,
-        help="Side of a window in pixels; default: the weights'.",
-        rich_help_panel=_CUTTING,
-    ),
+    int | None, _windows("--window", "Side of a window in pixels; default: the weights'.", min=32)
 ]
 Overlap = Annotated[
-    int | None,
-    typer.Option(
-        "--overlap",
-        min=0,
-        help="Pixels shared by two windows; default: the weights'.",
-        rich_help_panel=_CUTTING,
-    ),
+    int | None, _windows("--overlap", "Pixels shared by two windows; default: the weights'.", min=0)
 ]
 BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        min=1,
-        help="Windows a pass; default: 2, 16 on a GPU.",
-        rich_help_panel=_CUTTING,
-    ),
+    int | None, _windows("--batch-size", "Windows a pass; default: 2, 16 on a GPU.", min=1)
 ]
 BlockSize = Annotated[
     int | None,
-    typer.Option(
+    _windows(
         "--block-size",
+        "Side of the output's blocks in pixels; bounds memory on very wide scenes.",
         min=1,
-        rich_help_panel=_CUTTING,
-        help="Side of the output's blocks in pixels; bounds memory on very wide scenes.",
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_RUNNING),
-]
-Precision = Annotated[
-    PrecisionName, typer.Option("--precision", help="Arithmetic.", rich_help_panel=_RUNNING)
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=_RUNNING)
-]
+Device = Annotated[str, _running("--device", "auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[PrecisionName, _running("--precision", "Arithmetic.")]
+Threads = Annotated[int | None, _running("--threads", "CPU threads.", min=1)]
 Tta = Annotated[
     bool,
-    typer.Option(
-        "--tta",
-        help="Mean over the eight symmetries of each window: better, in eight times the time.",
-        rich_help_panel=_RUNNING,
+    _running(
+        "--tta", "Mean over the eight symmetries of each window: better, in eight times the time."
     ),
 ]
 TtaBoxes = Annotated[
     bool,
-    typer.Option(
-        "--tta",
-        help="Look at the eight symmetries of each window: finds more, in eight times the time.",
-        rich_help_panel=_RUNNING,
+    _running(
+        "--tta", "Look at the eight symmetries of each window: finds more, in eight times the time."
     ),
 ]
 Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format", help="GDAL driver, if not by suffix: COG, GeoJSON, ...", rich_help_panel=_OUTPUT
-    ),
+    str | None, _output("--format", "GDAL driver, if not by suffix: COG, GeoJSON, ...")
 ]
 OutputType = Annotated[
-    OutputTypeName,
-    typer.Option(
-        "--output-type", help="Class ids, or one band of scores a class.", rich_help_panel=_OUTPUT
-    ),
+    OutputTypeName, _output("--output-type", "Class ids, or one band of scores a class.")
 ]
 CreationOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--co",
-        metavar="NAME=VALUE",
-        help="Creation option of the driver; repeatable.",
-        rich_help_panel=_OUTPUT,
-    ),
+    list[str] | None, _output("--co NAME=VALUE", "Creation option of the driver; repeatable.")
 ]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        metavar="NAME,NAME",
-        help="Classes kept in a vector result.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
+Classes = Annotated[str | None, _output("--classes NAME,NAME", "Classes kept in a vector result.")]
 MinArea = Annotated[
-    float,
-    typer.Option(
-        "--min-area",
-        min=0.0,
-        metavar="M2",
-        help="Smallest polygon, in m2 on the ground.",
-        rich_help_panel=_OUTPUT,
-    ),
+    float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
 ]
-Style = Annotated[
-    bool,
-    typer.Option("--style", help="Also a QGIS style beside the layer.", rich_help_panel=_OUTPUT),
-]
+Style = Annotated[bool, _output("--style", "Also a QGIS style beside the layer.")]
 Threshold = Annotated[
-    float,
-    typer.Option(
-        "--threshold",
-        help="Score of change above which a pixel has changed, 0 to 1.",
-        rich_help_panel=_CHANGE,
-    ),
+    float, _change("--threshold", "Score of change above which a pixel has changed, 0 to 1.")
 ]
 Simplify = Annotated[
     float | None,
-    typer.Option(
-        "--simplify",
+    _change(
+        "--simplify METRES",
+        "How far outlines may move; default: half a pixel, 0: not at all.",
         min=0.0,
-        metavar="METRES",
-        help="How far outlines may move; default: half a pixel, 0: not at all.",
-        rich_help_panel=_CHANGE,
     ),
 ]
 Coregister = Annotated[
-    bool,
-    typer.Option(
-        "--coregister",
-        help="Undo the shift between the dates, which is told in any case.",
-        rich_help_panel=_CHANGE,
-    ),
+    bool, _change("--coregister", "Undo the shift between the dates, which is told in any case.")
 ]
 BandsAfter = Annotated[
     str | None,
-    typer.Option(
-        "--bands-after",
-        metavar="N,N,...",
-        help="Bands of AFTER, where they are not those of BEFORE.",
-        rich_help_panel=_INPUT,
-    ),
+    _input("--bands-after N,N,...", "Bands of AFTER, where they are not those of BEFORE."),
 ]
-Score = Annotated[
-    float,
-    typer.Option("--score", help="Smallest score of a box, 0 to 1.", rich_help_panel=_BOXES),
-]
+Score = Annotated[float, _boxes("--score", "Smallest score of a box, 0 to 1.")]
 NmsIou = Annotated[
     float,
-    typer.Option(
-        "--nms-iou",
-        metavar="IOU",
-        help="Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
-        rich_help_panel=_BOXES,
+    _boxes(
+        "--nms-iou IOU",
+        "Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
     ),
 ]
-MaxPerWindow = Annotated[
-    int,
-    typer.Option(
-        "--max-per-window", min=1, help="Boxes of a window, at most.", rich_help_panel=_BOXES
-    ),
-]
-FoundClasses = Annotated[
-    str | None,
-    typer.Option(
-        "--classes", metavar="NAME,NAME", help="Only these classes.", rich_help_panel=_BOXES
-    ),
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what exists.", rich_help_panel=_OUTPUT)
-]
-Json = Annotated[bool, typer.Option("--json", help="Report as JSON.", rich_help_panel=_REPORT)]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.", rich_help_panel=_REPORT)]
-Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Also a summary.", rich_help_panel=_REPORT)
-]
-NoProgress = Annotated[
-    bool, typer.Option("--no-progress", help="No progress.", rich_help_panel=_REPORT)
-]
+MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
+FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]
+Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
+Json = Annotated[bool, _report("--json", "Report as JSON.")]
+Quiet = Annotated[bool, _report("-q --quiet", "Errors only.")]
+Verbose = Annotated[bool, _report("-v --verbose", "Also a summary.")]
+NoProgress = Annotated[bool, _report("--no-progress", "No progress.")]
 
 
-Crop = Annotated[
-    int, typer.Option("--crop", min=32, help="Side of a window.", rich_help_panel=_WINDOWS)
-]
+Crop = Annotated[int, _windows("--crop", "Side of a window.", min=32)]
 TrainedGsd = Annotated[
     tuple[float, float] | None,
-    typer.Option(
-        "--gsd",
-        metavar="FROM TO",
-        rich_help_panel=_WINDOWS,
-        help="Pixel sizes of the data in metres, where the files do not say.",
-    ),
+    _windows("--gsd FROM TO", "Pixel sizes of the data in metres, where the files do not say."),
 ]
-Workers = Annotated[
-    int, typer.Option("--workers", min=0, help="Reading processes.", rich_help_panel=_WINDOWS)
-]
-Backbone = Annotated[
-    str,
-    typer.Option("--backbone", help="Any timm name with features.", rich_help_panel=_MODEL),
-]
-Pretrained = Annotated[
-    bool,
-    typer.Option("--pretrained", help="timm's own weights.", rich_help_panel=_MODEL),
-]
+Workers = Annotated[int, _windows("--workers", "Reading processes.", min=0)]
+Backbone = Annotated[str, _model("--backbone", "Any timm name with features.")]
+Pretrained = Annotated[bool, _model("--pretrained", "timm's own weights.")]
 Init = Annotated[
-    str | None,
-    typer.Option(
-        "--init",
-        metavar="WEIGHTS",
-        help="Start from weights of ours: what fits is taken over.",
-        rich_help_panel=_MODEL,
-    ),
+    str | None, _model("--init WEIGHTS", "Start from weights of ours: what fits is taken over.")
 ]
-DropPath = Annotated[
-    float,
-    typer.Option("--drop-path", min=0.0, max=0.9, help="Stochastic depth.", rich_help_panel=_MODEL),
-]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_SCHEDULE)]
+DropPath = Annotated[float, _model("--drop-path", "Stochastic depth.", min=0.0, max=0.9)]
+Steps = Annotated[int, _schedule("--steps", "Updates.", min=1)]
 Epochs = Annotated[
     float | None,
-    typer.Option(
+    _schedule(
         "--epochs",
+        "Instead: passes over as many pixels as are labelled; for det, as there are.",
         min=0.0,
-        help="Instead: passes over as many pixels as are labelled; for det, as there are.",
-        rich_help_panel=_SCHEDULE,
     ),
 ]
 TimeBudget = Annotated[
-    str | None,
-    typer.Option(
-        "--time-budget",
-        metavar="TIME",
-        help="Instead: as many as fit into 90s, 40m, 2h.",
-        rich_help_panel=_SCHEDULE,
-    ),
+    str | None, _schedule("--time-budget TIME", "Instead: as many as fit into 90s, 40m, 2h.")
 ]
-TrainedBatchSize = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Windows a step.", rich_help_panel=_SCHEDULE)
-]
-Accumulate = Annotated[
-    int,
-    typer.Option("--accumulate", min=1, help="Batches in one update.", rich_help_panel=_SCHEDULE),
-]
-Optimizer = Annotated[
-    str, typer.Option("--optimizer", help="Any timm name.", rich_help_panel=_SCHEDULE)
-]
+TrainedBatchSize = Annotated[int, _schedule("--batch-size", "Windows a step.", min=1)]
+Accumulate = Annotated[int, _schedule("--accumulate", "Batches in one update.", min=1)]
+Optimizer = Annotated[str, _schedule("--optimizer", "Any timm name.")]
 LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--lr",
-        help="Peak learning rate; default 4e-3 for muon, 6e-4 for others.",
-        rich_help_panel=_SCHEDULE,
-    ),
+    float | None, _schedule("--lr", "Peak learning rate; default 4e-3 for muon, 6e-4 for others.")
 ]
-WeightDecay = Annotated[
-    float,
-    typer.Option("--weight-decay", help="Of matrices and kernels.", rich_help_panel=_SCHEDULE),
-]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", help="Of weights, windows and blocks.", rich_help_panel=_SCHEDULE),
-]
+WeightDecay = Annotated[float, _schedule("--weight-decay", "Of matrices and kernels.")]
+Seed = Annotated[int, _schedule("--seed", "Of weights, windows and blocks.")]
 ValidateEvery = Annotated[
-    int,
-    typer.Option(
-        "--validate-every",
-        min=1,
-        metavar="STEPS",
-        rich_help_panel=_SCHEDULE,
-        help="Steps between two validations.",
-    ),
+    int, _schedule("--validate-every STEPS", "Steps between two validations.", min=1)
 ]
 CheckpointEvery = Annotated[
     str,
-    typer.Option(
-        "--checkpoint-every",
-        metavar="STEPS|TIME",
-        rich_help_panel=_SCHEDULE,
-        help="Steps between two checkpoints, or time, such as 10m.",
+    _schedule(
+        "--checkpoint-every STEPS|TIME", "Steps between two checkpoints, or time, such as 10m."
     ),
 ]
-Half = Annotated[
-    bool,
-    typer.Option("--half", help="Store the weights in 16 bits.", rich_help_panel=_MODEL),
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=_SCHEDULE),
-]
+Half = Annotated[bool, _model("--half", "Store the weights in 16 bits.")]
+Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint.")]
 
 
-def given(context: typer.Context) -> tuple[str, ...]:
+def names_given(context: typer.Context) -> tuple[str, ...]:
     """Return names of the parameters that the user wrote down, not left at their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return tuple(n for n, source in sources.items() if source and source.name != "DEFAULT")

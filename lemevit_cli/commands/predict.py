@@ -19,7 +19,7 @@ def predict(
         list[str],
         typer.Argument(metavar="SCENE...", help="Rasters that GDAL opens, or - for stdin."),
     ],
-    task: options.Task = options.TaskName.seg,
+    task: options.Task = options.TaskName("seg"),
     output: options.Output = None,
     weights: options.Weights = None,
     *,

@@ -10,16 +10,14 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
+    Recipe,
     Reporting,
     Running,
-    Schedule,
-    TrainedBackbone,
-    TrainedWindows,
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
 
-_TEACHER = "Teacher"
+_teacher = options.in_panel("Teacher")
 _STRIDES = {2, 4, 8, 16, 32}
 
 
@@ -35,95 +33,62 @@ def pretrain(
     ],
     teacher: Annotated[
         str,
-        typer.Option(
-            "--teacher",
-            metavar="NAME|FILE",
-            help="A timm name with weights, a file of weights, or weights of ours.",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            "--teacher NAME|FILE",
+            "A timm name with weights, a file of weights, or weights of ours.",
         ),
     ],
-    output: Annotated[str, typer.Option("-o", "--output", help="The .safetensors file to write.")],
+    output: Annotated[str, options.option("-o --output", "The .safetensors file to write.")],
     teacher_model: Annotated[
-        str | None,
-        typer.Option(
-            "--teacher-model",
-            metavar="NAME",
-            help="The timm name of a teacher's file.",
-            rich_help_panel=_TEACHER,
-        ),
+        str | None, _teacher("--teacher-model NAME", "The timm name of a teacher's file.")
     ] = None,
     teacher_layers: Annotated[
         str | None,
-        typer.Option(
-            "--teacher-layers",
-            metavar="N,N,...",
-            help="From 1; default: three of a transformer, four levels of a pyramid.",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            "--teacher-layers N,N,...",
+            "From 1; default: three of a transformer, four levels of a pyramid.",
         ),
     ] = None,
     teacher_zoom: Annotated[
         str,
-        typer.Option(
-            "--teacher-zoom",
-            metavar="auto|FACTOR",
-            help="How much larger the teacher sees a window; auto: 2 at 0.5 m and coarser, else 1.",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            "--teacher-zoom auto|FACTOR",
+            "How much larger the teacher sees a window; auto: 2 at 0.5 m and coarser, else 1.",
         ),
     ] = "auto",
     teacher_licence: Annotated[
-        str | None,
-        typer.Option(
-            "--teacher-licence",
-            metavar="TEXT",
-            help="For the card, where timm does not know it.",
-            rich_help_panel=_TEACHER,
-        ),
+        str | None, _teacher("--teacher-licence TEXT", "For the card, where timm does not know it.")
     ] = None,
     width: Annotated[
         int,
-        typer.Option(
-            "--width",
-            min=1,
-            help="Principal components of the teacher's features that are taught.",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            "--width", "Principal components of the teacher's features that are taught.", min=1
         ),
     ] = 192,
     levels: Annotated[
         str,
-        typer.Option(
-            "--levels",
-            metavar="STRIDE=WEIGHT,...",
-            help="Levels of the backbone that are taught, and the weight of each.",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            "--levels STRIDE=WEIGHT,...",
+            "Levels of the backbone that are taught, and the weight of each.",
         ),
     ] = "4=0.25,8=1,16=1,32=0.5",
     cache_gb: Annotated[
         float | None,
-        typer.Option(
-            "--cache-gb",
-            min=0.0,
-            metavar="GB",
-            help="Disk for the teacher's answers, which says how many windows there are; 0 asks "
+        _teacher(
+            "--cache-gb GB",
+            "Disk for the teacher's answers, which says how many windows there are; 0 asks "
             "it each time. Default 4, on a GPU 0.",
-            rich_help_panel=_TEACHER,
+            min=0.0,
         ),
     ] = None,
     cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache",
-            metavar="FOLDER",
-            help="Keep the answers there, for other runs too.",
-            rich_help_panel=_TEACHER,
-        ),
+        str | None, _teacher("--cache FOLDER", "Keep the answers there, for other runs too.")
     ] = None,
     *,
     steps: options.Steps = 6000,
     checkpoint_every: options.CheckpointEvery = "10m",
     overwrite: options.Overwrite = False,
-    windows: TrainedWindows,
-    model: TrainedBackbone,
-    schedule: Schedule,
+    recipe: Recipe,
     running: Running,
     reporting: Reporting,
 ) -> None:
@@ -133,8 +98,7 @@ def pretrain(
     knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
     NAME_training/; a run that was interrupted goes on with --resume.
     """
-    timing = schedule.chosen()
-    checkpoints = options.parse_checkpoints(checkpoint_every)
+    fields = recipe.training_fields(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
     zoom = parse_zoom(teacher_zoom)
@@ -153,19 +117,16 @@ def pretrain(
         cache_gb=cache_gb,
         cache=cache,
     )
-    recipe = TrainingOptions(
+    settings = TrainingOptions(
         steps=steps,
         overwrite=overwrite,
-        **checkpoints,
-        **windows.chosen(),
-        **model.chosen(),
-        **timing,
-        **running.chosen(),
+        **fields,
+        **running.training_fields(),
     )
     console = reporting.console
-    sources = DataOptions(paths=tuple(data), seed=schedule.seed)
+    sources = DataOptions(paths=tuple(data), seed=recipe.seed)
     try:
-        record = pretraining.pretrain(sources, output, teaching, recipe, console)
+        record = pretraining.pretrain(sources, output, teaching, settings, console)
     finally:
         leave_group()
     tell_training(record, reporting, _summary)

@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
-from lemevit_cli.commands.figures import print_pixel_figures
+from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.commands.groups import Reporting, Running, grouped
 
 
@@ -31,27 +31,25 @@ def probe(
         ),
     ],
     model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME", help="The timm name of a file that does not say."),
+        str | None, options.option("--model NAME", "The timm name of a file that does not say.")
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(
-            "--layers",
-            metavar="N,N,...",
-            help="Layers of a timm model, from 1; default: three of a transformer, four levels of "
+        options.option(
+            "--layers N,N,...",
+            "Layers of a timm model, from 1; default: three of a transformer, four levels of "
             "a pyramid.",
         ),
     ] = None,
     zoom: Annotated[
         float,
-        typer.Option("--zoom", min=0.1, max=8.0, help="How much larger the network sees windows."),
+        options.option("--zoom", "How much larger the network sees windows.", min=0.1, max=8.0),
     ] = 1.0,
     windows: Annotated[
-        int, typer.Option("--windows", min=1, help="Windows that the layer is fitted on.")
+        int, options.option("--windows", "Windows that the layer is fitted on.", min=1)
     ] = 256,
     window: Annotated[
-        int, typer.Option("--window", min=32, help="Side of a window, in pixels.")
+        int, options.option("--window", "Side of a window, in pixels.", min=32)
     ] = 512,
     seed: options.Seed = 0,
     *,
@@ -80,4 +78,4 @@ def probe(
         return
     for name, figures in record["figures"].items():
         title = f"{record['backbone']}, {record['channels']} channels, on {name} (val)"
-        print_pixel_figures(title, figures, to_stderr=False)
+        print_scores(title, figures, to_stderr=False)

@@ -22,25 +22,23 @@ def quicklook(
         ),
     ] = None,
     over: Annotated[
-        str | None, typer.Option("--over", metavar="SCENE", help="The scene under the result.")
+        str | None, options.option("--over SCENE", "The scene under the result.")
     ] = None,
     change: Annotated[
         str | None,
-        typer.Option(
-            "--change",
-            metavar="CHANGES",
-            help="What changed between two dates; default: AFTER_changes.shp here, if it is there.",
+        options.option(
+            "--change CHANGES",
+            "What changed between two dates; default: AFTER_changes.shp here, if it is there.",
         ),
     ] = None,
     output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", help="The PNG; default: RESULT_quicklook.png here."),
+        str | None, options.option("-o --output", "The PNG; default: RESULT_quicklook.png here.")
     ] = None,
     alpha: Annotated[
-        float, typer.Option("--alpha", min=0.0, max=1.0, help="Opacity of the result.")
+        float, options.option("--alpha", "Opacity of the result.", min=0.0, max=1.0)
     ] = 0.5,
     size: Annotated[
-        int, typer.Option("--size", min=16, max=16384, help="Longest side of the map in pixels.")
+        int, options.option("--size", "Longest side of the map in pixels.", min=16, max=16384)
     ] = 1600,
     bounds: options.Bounds = None,
     overwrite: options.Overwrite = False,

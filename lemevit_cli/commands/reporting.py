@@ -43,7 +43,7 @@ def tell_failures(report: Report) -> None:
     Above the line of a bug stands its traceback, with ``--debug`` those of all.
     """
     for scene, failure in report.failures.items():
-        if failure.is_bug or options.debugging():
+        if failure.is_bug or options.is_debugging():
             typer.echo(failure.traceback, err=True, nl=False)
         typer.echo(f"lemevit: failed: {scene}: {failure.message}", err=True)
     if report.failures:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_table
-from lemevit_cli.commands.figures import print_box_figures, print_change_figures, share
+from lemevit_cli.commands.console import print_json
+from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.commands.groups import Labelling, Reporting, grouped
 
 
@@ -29,36 +29,31 @@ def score(
     ],
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes",
-            metavar="NAME,NAME",
-            help="Names of the ids 0, 1, ... of a raster that does not name them.",
+        options.option(
+            "--classes NAME,NAME", "Names of the ids 0, 1, ... of a raster that does not name them."
         ),
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            "--tolerance",
+        options.option(
+            "--tolerance METRES",
+            "How far a boundary may be off; default: two pixels of the prediction.",
             min=0.0,
-            metavar="METRES",
-            help="How far a boundary may be off; default: two pixels of the prediction.",
         ),
     ] = None,
     min_score: Annotated[
         float,
-        typer.Option(
-            "--score",
+        options.option(
+            "--score SCORE",
+            "Precision and recall of the boxes with at least this score.",
             min=0.0,
             max=1.0,
-            metavar="SCORE",
-            help="Precision and recall of the boxes with at least this score.",
         ),
     ] = 0.0,
     *,
     labelling: Labelling,
     png: Annotated[
-        str | None,
-        typer.Option("--png", metavar="FILE", help="Draw maps, errors and the confusion matrix."),
+        str | None, options.option("--png FILE", "Draw maps, errors and the confusion matrix.")
     ] = None,
     overwrite: options.Overwrite = False,
     reporting: Reporting,
@@ -74,8 +69,8 @@ def score(
     Boxes are layers of polygons, CSV, or DOTA texts (also two folders of them): average precision
     by the overlap of turned boxes, objects with the field difficult left out.
     """
-    from lemevit_cli.analysis.scoring import ScoreOptions
     from lemevit_cli.analysis.scoring import score as compare
+    from lemevit_cli.tasks.scoring import ScoreOptions
 
     figures = compare(
         prediction,
@@ -92,32 +87,6 @@ def score(
     )
     if reporting.json:
         print_json(figures)
-    elif "ap50" in figures:
-        at_score = f", counted from a score of {figures['score']:g}" if figures["score"] else ""
-        title = f"{figures['prediction']} against {figures['truth']}{at_score}"
-        print_box_figures(title, figures, to_stderr=False)
-    elif "objects" in figures:
-        title = f"{figures['prediction']} against {figures['truth']}"
-        print_change_figures(title, figures, to_stderr=False)
     else:
-        _print_classes(figures)
-
-
-def _print_classes(figures: dict[str, Any]) -> None:
-    columns = ["iou", "f1", "precision", "recall", "boundary_f1"]
-    rows = [
-        [name, *(share(record[column]) for column in columns)]
-        for name, record in figures["classes"].items()
-    ]
-    means = [share(figures[name]) for name in ("miou", "f1", "boundary_f1")]
-    rows.append(["mean", means[0], means[1], "", "", means[2]])
-    rows.append(["accuracy", share(figures["accuracy"]), "", "", "", ""])
-    metres = figures["tolerance_m"]
-    tolerance = "2 pixels" if metres is None else f"{metres:.3g} m"
-    print_table(
-        f"{figures['prediction']} against {figures['truth']}: {figures['pixels']:,} pixels, "
-        f"boundaries within {tolerance}",
-        ["class", "IoU", "F1", "precision", "recall", "boundary F1"],
-        rows,
-        to_stderr=False,
-    )
+        title = f"{figures['prediction']} against {figures['truth']}"
+        print_scores(title, figures, to_stderr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +13,13 @@ from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_record
 from lemevit_cli.commands.groups import (
     Labelling,
+    Recipe,
     Reporting,
     Running,
-    Schedule,
-    TrainedBackbone,
-    TrainedWindows,
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
+from lemevit_cli.tasks import OF_TWO_DATES
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -34,7 +33,58 @@ _OF_SCENES = {
     "background": ("--background", False),
     "val_fraction": ("--val-fraction", True),
 }
-_SCENES, _DATA, _MODEL, _SCHEDULE = "Scenes with labels", "Windows", "Model", "Schedule"
+_scenes, _windows = options.in_panel("Scenes with labels"), options.in_panel("Windows")
+_model, _schedule = options.in_panel("Model"), options.in_panel("Schedule")
+
+_Paths = list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledScenes:
+    """Scenes to learn from and to validate on, with their labels."""
+
+    scene: Annotated[_Paths, _scenes("--scene", "A scene to learn from; repeatable.")] = None
+    before: Annotated[
+        _Paths,
+        _scenes("--before", "For change: the earlier of two scenes, on any grids; repeatable."),
+    ] = None
+    after: Annotated[_Paths, _scenes("--after", "The later one.")] = None
+    labels: Annotated[
+        _Paths,
+        _scenes(
+            "--labels",
+            "Its polygons or raster of ids, for det boxes or polygons, for change of what "
+            "changed; one for each scene, or one for all.",
+        ),
+    ] = None
+    val_scene: Annotated[_Paths, _scenes("--val-scene", "A scene to validate on.")] = None
+    val_labels: Annotated[_Paths, _scenes("--val-labels", "Its labels.")] = None
+
+    def pair_with_labels(self, task: str, how: LabelledScene) -> tuple[LabelledScene, ...]:
+        """Pair all scenes with their labels; wrong usage if they do not go together.
+
+        Args:
+            how: labels are read.
+        """
+        scene, before, after = self.scene, self.before or [], self.after or []
+        if before and (scene or task not in OF_TWO_DATES):
+            names = " or ".join(OF_TWO_DATES)
+            raise typer.BadParameter(
+                f"is for --task {names}, without --scene", param_hint="--before"
+            )
+        if len(before) != len(after):
+            raise typer.BadParameter(
+                f"{len(before)} earlier and {len(after)} later scenes; name both dates",
+                param_hint="--after",
+            )
+        first = replace(how, split="train" if self.val_scene else None)
+        last = replace(how, split="val")
+        of_one, of_two = (None, self.labels) if before else (self.labels, None)
+        return (
+            *labelled_scenes(scene, of_one, first, option="--scene"),
+            *labelled_scenes(before, of_two, how, option="--before", after=after),
+            *labelled_scenes(self.val_scene, self.val_labels, last, option="--val-scene"),
+        )
 
 
 @grouped
@@ -50,138 +100,80 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="The .safetensors file to write.")
+        str | None, options.option("-o --output", "The .safetensors file to write.")
     ] = None,
-    task: options.TrainedTask = options.TrainedTaskName.seg,
+    task: options.TrainedTask = options.TrainedTaskName("seg"),
     *,
-    scene: Annotated[
-        list[str] | None,
-        typer.Option("--scene", help="A scene to learn from; repeatable.", rich_help_panel=_SCENES),
-    ] = None,
-    before: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--before",
-            help="For change: the earlier of two scenes, on any grids; repeatable.",
-            rich_help_panel=_SCENES,
-        ),
-    ] = None,
-    after: Annotated[
-        list[str] | None,
-        typer.Option("--after", help="The later one.", rich_help_panel=_SCENES),
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--labels",
-            help="Its polygons or raster of ids, for det boxes or polygons, for change of what "
-            "changed; one for each scene, or one for all.",
-            rich_help_panel=_SCENES,
-        ),
-    ] = None,
-    val_scene: Annotated[
-        list[str] | None,
-        typer.Option("--val-scene", help="A scene to validate on.", rich_help_panel=_SCENES),
-    ] = None,
-    val_labels: Annotated[
-        list[str] | None,
-        typer.Option("--val-labels", help="Its labels.", rich_help_panel=_SCENES),
-    ] = None,
+    scenes: LabelledScenes,
     val_fraction: Annotated[
         float | None,
-        typer.Option(
+        _scenes(
             "--val-fraction",
+            "Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
             min=0.0,
             max=0.9,
-            rich_help_panel=_SCENES,
-            help="Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
         ),
     ] = None,
     show_samples: Annotated[
         str | None,
-        typer.Option(
-            "--show-samples",
-            metavar="PNG",
-            rich_help_panel=_DATA,
-            help="Draw augmented windows with their labels first; without -o nothing is trained.",
+        _windows(
+            "--show-samples PNG",
+            "Draw augmented windows with their labels first; without -o nothing is trained.",
         ),
     ] = None,
     balance: Annotated[
         float,
-        typer.Option(
+        _windows(
             "--balance",
+            "0 draws windows evenly over labels, 1 evenly over classes.",
             min=0.0,
             max=1.0,
-            rich_help_panel=_DATA,
-            help="0 draws windows evenly over labels, 1 evenly over classes.",
         ),
     ] = 0.5,
     source_weight: Annotated[
         list[float] | None,
-        typer.Option(
+        _windows(
             "--source-weight",
+            "How often each DATA, then each scene, is drawn from; once for each.",
             min=0.0,
-            rich_help_panel=_DATA,
-            help="How often each DATA, then each scene, is drawn from; once for each.",
         ),
     ] = None,
     decoder: Annotated[
         str | None,
-        typer.Option(
-            "--decoder",
-            "--head",
-            help="upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
+        _model(
+            "--decoder --head",
+            "upernet (light, default), upernet_paper, upernet_pixels (for few labels), or "
             "another of segmentation-models-pytorch; for det oriented_rcnn (light, default) or "
             "oriented_rcnn_paper; for change difference (default), difference_decoded or bit.",
-            rich_help_panel=_MODEL,
         ),
     ] = None,
     loss: Annotated[
-        str,
-        typer.Option(
-            "--loss",
-            help="Of seg and change: ce, dice, lovasz or focal; ce+dice adds two.",
-            rich_help_panel=_MODEL,
-        ),
+        str, _model("--loss", "Of seg and change: ce, dice, lovasz or focal; ce+dice adds two.")
     ] = "ce",
     class_weights: Annotated[
         str,
-        typer.Option(
-            "--class-weights",
-            metavar="SPEC",
-            help="Of the cross-entropy: none, balanced, or road=2,water=0.5.",
-            rich_help_panel=_MODEL,
+        _model(
+            "--class-weights SPEC", "Of the cross-entropy: none, balanced, or road=2,water=0.5."
         ),
     ] = "none",
     steps: options.Steps = 2000,
     epochs: options.Epochs = None,
     backbone_lr: Annotated[
-        float,
-        typer.Option(
-            "--backbone-lr",
-            min=0.0,
-            metavar="FACTOR",
-            help="Of the backbone's rate; 0 freezes it.",
-            rich_help_panel=_SCHEDULE,
-        ),
+        float, _schedule("--backbone-lr FACTOR", "Of the backbone's rate; 0 freezes it.", min=0.0)
     ] = 1.0,
     head_first: Annotated[
         float,
-        typer.Option(
-            "--head-first",
+        _schedule(
+            "--head-first PART",
+            "Part of the training in which the backbone is frozen.",
             min=0.0,
             max=1.0,
-            metavar="PART",
-            help="Part of the training in which the backbone is frozen.",
-            rich_help_panel=_SCHEDULE,
         ),
     ] = 0.0,
     checkpoint_every: options.CheckpointEvery = "200",
     overwrite: options.Overwrite = False,
     labelling: Labelling,
-    windows: TrainedWindows,
-    model: TrainedBackbone,
-    schedule: Schedule,
+    recipe: Recipe,
     running: Running,
     reporting: Reporting,
 ) -> None:
@@ -190,44 +182,24 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    timing = schedule.chosen()
-    checkpoints = options.parse_checkpoints(checkpoint_every)
+    fields = recipe.training_fields(checkpoint_every)
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 
-    how = labelling.labels()
-    split = "train" if val_scene else None
-    if before and (scene or task is not options.TrainedTaskName.change):
-        raise typer.BadParameter("is for --task change, without --scene", param_hint="--before")
-    if len(before or []) != len(after or []):
-        raise typer.BadParameter(
-            f"{len(before or [])} earlier and {len(after or [])} later scenes; name both dates",
-            param_hint="--after",
-        )
-    found = DataOptions(
+    sources = DataOptions(
         paths=tuple(data or ()),
-        scenes=(
-            *labelled_scenes(
-                scene, None if before else labels, replace(how, split=split), option="--scene"
-            ),
-            *labelled_scenes(
-                before, labels if before else None, how, option="--before", after=after
-            ),
-            *labelled_scenes(
-                val_scene, val_labels, replace(how, split="val"), option="--val-scene"
-            ),
-        ),
+        scenes=scenes.pair_with_labels(task, labelling.labels()),
         source_weights=tuple(source_weight) if source_weight else None,
         val_fraction=val_fraction,
-        seed=schedule.seed,
+        seed=recipe.seed,
     )
-    _refuse_options_of_scenes(options.given(context), found)
-    if not found.paths and not found.scenes:
+    _refuse_options_of_scenes(options.names_given(context), sources)
+    if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     if output is None and show_samples is None:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
-    recipe = TrainingOptions(
+    settings = TrainingOptions(
         decoder=decoder,
         loss=loss,
         class_weights=class_weights,
@@ -237,20 +209,19 @@ def train(
         head_first=head_first,
         balance=balance,
         overwrite=overwrite,
-        chosen=options.given(context),
-        **checkpoints,
-        **windows.chosen(),
-        **model.chosen(),
-        **timing,
-        **running.chosen(),
+        chosen=options.names_given(context),
+        **fields,
+        **running.training_fields(),
     )
     console = reporting.console
     if output is None:
-        training.show_samples(task.value, found, recipe, str(show_samples), console)
+        training.show_samples(task.value, sources, settings, str(show_samples), console)
         typer.echo(show_samples)
         return
     try:
-        record = training.train(task.value, found, output, recipe, console, samples=show_samples)
+        record = training.train(
+            task.value, sources, output, settings, console, samples=show_samples
+        )
     finally:
         leave_group()
     tell_training(record, reporting, _summary)
@@ -296,7 +267,7 @@ def labelled_scenes(
 
 def _summary(record: dict[str, Any]) -> None:
     """Print, on stderr, how the weights score on the validation part of each data set."""
-    from lemevit_cli.commands.evaluate import print_scores
+    from lemevit_cli.commands.figures import print_scores
 
     for name, figures in record["scores"].items():
         print_scores(f"{name}, val", figures, to_stderr=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.geometry.rotated_iou import paired_iou_of_corners
-from lemevit_cli.metrics.confusion import mean_known
+from lemevit_cli.metrics.confusion import mean_known, ratio
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -49,7 +49,7 @@ class Truth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Detections:
     """Boxes that were found, with their scores ``(N,)``; the rest as in :class:`Truth`."""
 
     boxes: Floats
@@ -59,7 +59,7 @@ class Found:
 
 
 def average_precision(
-    found: Found,
+    detections: Detections,
     truth: Truth,
     class_names: Sequence[str],
     ious: Sequence[float] = IOUS,
@@ -80,8 +80,8 @@ def average_precision(
         pooled over those classes. ``classes.<name>``: the same of a class, with ``truths`` (not
         difficult), ``difficult`` and ``found``. None where nothing is there to be judged by.
     """
-    matches = [_match(found, truth, class_id) for class_id in range(len(class_names))]
-    counts = [_counted(match, found.scores, ious, score) for match in matches]
+    matches = [_match(detections, truth, class_id) for class_id in range(len(class_names))]
+    counts = [_count(match, detections.scores, ious, score) for match in matches]
     classes = {name: c.figures for name, c in zip(class_names, counts, strict=True)}
     means = {
         key: mean_known(record[key] for record in classes.values())
@@ -91,27 +91,27 @@ def average_precision(
     hits, false_alarms = sum(c.hits for c in judged), sum(c.false_alarms for c in judged)
     return {
         **means,
-        "precision": _ratio(hits, hits + false_alarms),
-        "recall": _ratio(hits, sum(c.figures["truths"] for c in judged)),
+        "precision": ratio(hits, hits + false_alarms),
+        "recall": ratio(hits, sum(c.figures["truths"] for c in judged)),
         "classes": classes,
     }
 
 
-def right_boxes(found: Found, truth: Truth, iou: float = 0.5) -> tuple[Indices, Indices]:
+def right_boxes(detections: Detections, truth: Truth, iou: float = 0.5) -> tuple[Indices, Indices]:
     """Return the boxes that are right, as indices, and the truth that each is right about."""
     boxes, truths = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for class_id in np.unique(truth.class_ids):
-        match = _match(found, truth, class_id)
-        right, _ = _judged(match, iou)
+        match = _match(detections, truth, class_id)
+        right, _ = _judge(match, iou)
         boxes.append(match.boxes[right])
         truths.append(match.truths[right])
     return np.concatenate(boxes), np.concatenate(truths)
 
 
-def precision_curve(found: Found, truth: Truth, class_id: int) -> tuple[Floats, Floats]:
+def precision_curve(detections: Detections, truth: Truth, class_id: int) -> tuple[Floats, Floats]:
     """Return a class's recall and precision at overlap 0.5, after each box by falling score."""
-    match = _match(found, truth, class_id)
-    return _curve(*_judged(match, 0.5), match.num_truths)
+    match = _match(detections, truth, class_id)
+    return _curve(*_judge(match, 0.5), match.num_truths)
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class _Count:
     false_alarms: int
 
 
-def _counted(match: _Match, scores: Floats, ious: Sequence[float], score: float) -> _Count:
+def _count(match: _Match, scores: Floats, ious: Sequence[float], score: float) -> _Count:
     def area(iou: float) -> float | None:
-        return area_under(*_curve(*_judged(match, iou), truths)) if truths else None
+        return area_under(*_curve(*_judge(match, iou), truths)) if truths else None
 
     truths = match.num_truths
-    right, wrong = _judged(match, 0.5)
+    right, wrong = _judge(match, 0.5)
     chosen = scores[match.boxes] >= score
     hits, false_alarms = int((right & chosen).sum()), int((wrong & chosen).sum())
     figures = {
@@ -136,8 +136,8 @@ def _counted(match: _Match, scores: Floats, ious: Sequence[float], score: float)
         "ap75": area(0.75),
         "ap50_95": mean_known(area(iou) for iou in ious),
         "ap50_voc07": eleven_points(*_curve(right, wrong, truths)) if truths else None,
-        "precision": _ratio(hits, hits + false_alarms),
-        "recall": _ratio(hits, truths),
+        "precision": ratio(hits, hits + false_alarms),
+        "recall": ratio(hits, truths),
         "truths": truths,
         "difficult": match.num_difficult,
         "found": int(chosen.sum()),
@@ -185,13 +185,13 @@ class _Match:
     num_difficult: int
 
 
-def _match(found: Found, truth: Truth, class_id: int) -> _Match:
-    boxes = np.flatnonzero(found.class_ids == class_id)
-    boxes = boxes[np.argsort(-found.scores[boxes], kind="stable")]
+def _match(detections: Detections, truth: Truth, class_id: int) -> _Match:
+    boxes = np.flatnonzero(detections.class_ids == class_id)
+    boxes = boxes[np.argsort(-detections.scores[boxes], kind="stable")]
     true = np.flatnonzero(truth.class_ids == class_id)
     best, overlaps = _best_truths(
-        _corners(found.boxes[boxes]),
-        found.image_ids[boxes],
+        _corners(detections.boxes[boxes]),
+        detections.image_ids[boxes],
         _corners(truth.boxes[true]),
         truth.image_ids[true],
     )
@@ -202,7 +202,7 @@ def _match(found: Found, truth: Truth, class_id: int) -> _Match:
     return _Match(boxes, truths, overlaps, is_difficult, len(true) - num_difficult, num_difficult)
 
 
-def _judged(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _judge(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the boxes that are right, and those that are wrong."""
     reaches = match.overlaps > iou
     candidates = np.flatnonzero(reaches & ~match.is_difficult)
@@ -265,7 +265,3 @@ def _side_by_side(
 def _corners(boxes: Floats) -> Floats:
     boxes = np.asarray(boxes, dtype=np.float64)
     return boxes if boxes.ndim == 3 else corners_of(boxes)
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -76,15 +76,15 @@ class BoundaryTally:
         inside = core.slices
         here = np.union1d(truth[valid], found[valid])
         for class_id in here[here < len(self._true)].tolist():
-            edge_true = boundary(truth == class_id, valid)
-            edge_found = boundary(found == class_id, valid)
+            edge_true = mark_boundary(truth == class_id, valid)
+            edge_found = mark_boundary(found == class_id, valid)
             if edge_true.any():
                 self._true[class_id] += np.count_nonzero(edge_true[inside])
-                near = within(edge_true, self._disc)
+                near = dilate(edge_true, self._disc)
                 self._right[class_id] += np.count_nonzero((edge_found & near)[inside])
             if edge_found.any():
                 self._found[class_id] += np.count_nonzero(edge_found[inside])
-                near = within(edge_found, self._disc)
+                near = dilate(edge_found, self._disc)
                 self._hit[class_id] += np.count_nonzero((edge_true & near)[inside])
 
     def f1(self) -> list[float | None]:
@@ -109,7 +109,7 @@ def _f1(hit: int, true: int, right: int, found: int) -> float | None:
     return 2 * precision * recall / both if both else 0.0
 
 
-def boundary(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def mark_boundary(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Mark valid pixels of a mask ``(H, W)`` with a valid neighbour, of four, that is not in it."""
     other = valid & ~mask
     edge = np.zeros_like(mask)
@@ -120,7 +120,7 @@ def boundary(mask: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.bo
     return edge & mask & valid
 
 
-def within(points: NDArray[np.bool_], disc: Disc) -> NDArray[np.bool_]:
+def dilate(points: NDArray[np.bool_], disc: Disc) -> NDArray[np.bool_]:
     """Mark where some point ``(H, W)`` lies on the disc around a pixel: a dilation, exact.
 
     For every pixel the column of the next point to the right is found once; each row of the disc

@@ -49,18 +49,13 @@ class Confusion:
         hits = np.diagonal(self.counts).astype(float)
         true, found = self.counts.sum(axis=1), self.counts[:, :-1].sum(axis=0)
         classes = {
-            name: {
-                "iou": _ratio(hits[i], true[i] + found[i] - hits[i]),
-                "f1": _ratio(2 * hits[i], true[i] + found[i]),
-                "precision": _ratio(hits[i], found[i]),
-                "recall": _ratio(hits[i], true[i]),
-            }
+            name: figures_of(hits[i], found=found[i], true=true[i])
             for i, name in enumerate(self.classes)
         }
         return {
             "miou": mean_known(record["iou"] for record in classes.values()),
             "f1": mean_known(record["f1"] for record in classes.values()),
-            "accuracy": _ratio(hits.sum(), true.sum()),
+            "accuracy": ratio(hits.sum(), true.sum()),
             "classes": classes,
         }
 
@@ -71,7 +66,22 @@ def mean_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def figures_of(hits: float, *, found: float, true: float) -> dict[str, float | None]:
+    """Return ``iou``, ``f1``, ``precision`` and ``recall``, in [0, 1], None where of nothing.
+
+    Args:
+        hits, found, true: pixels, areas or objects that are in both, found, and true.
+    """
+    return {
+        "iou": ratio(hits, true + found - hits),
+        "f1": ratio(2 * hits, true + found),
+        "precision": ratio(hits, found),
+        "recall": ratio(hits, true),
+    }
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Divide, None by nothing."""
     return float(part / whole) if whole else None
 
 

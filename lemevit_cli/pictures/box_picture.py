@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.pictures.training_picture import (
+    draw_groups,
     draw_loss,
     draw_scores,
     figure_with_legend,
     finish_curve,
     groups_of_axes,
+    write_sheet,
 )
 
 _SAMPLES_A_ROW = 4
@@ -52,16 +55,9 @@ def write_box_sheet(
     Raises:
         ValueError: if there is no sample.
     """
-    if not samples:
-        raise ValueError("a sheet needs at least one sample")
-    across = min(len(samples), _SAMPLES_A_ROW)
-    down = math.ceil(len(samples) / across)
-    figure, body = figure_with_legend(across * _SAMPLE, down * _SAMPLE, classes)
-    groups = groups_of_axes(body, down, across, size=1)
-    for axes, (rgb, shown) in zip(groups[:, 0], samples, strict=False):
-        axes.imshow(rgb)
-        draw_boxes(axes, shown, classes)
-    figure.savefig(path, format="png")
+    show = partial(draw_boxes, classes=classes)
+    shown = [(sample,) for sample in samples]
+    write_sheet(path, shown, classes, per_row=_SAMPLES_A_ROW, side=_SAMPLE, show=show)
 
 
 def write_detector_report(
@@ -96,19 +92,19 @@ def write_detector_report(
         _draw_curves(top[2], curves, colors)
         _draw_bars(top[3], average_precisions, colors)
     if rows:
+        shown = [((rgb, truth), (rgb, found)) for rgb, truth, found in examples]
         groups = groups_of_axes(parts[1], rows, per_row, size=2, top=0.95)
-        for axes in groups[:per_row]:
-            for place, title in zip(axes, ("truth", "result"), strict=True):
-                place.set_title(title, fontsize=10)
-        for axes, (rgb, truth, found) in zip(groups, examples, strict=False):
-            for place, shown in zip(axes, (truth, found), strict=True):
-                place.imshow(rgb)
-                draw_boxes(place, shown, classes)
+        show, titles = partial(draw_boxes, classes=classes), ("truth", "result")
+        draw_groups(groups, shown, show, titles=titles, per_row=per_row)
     figure.savefig(path, format="png")
 
 
-def draw_boxes(axes: Axes, shown: BoxesShown, classes: Sequence[ClassInfo]) -> None:
-    """Draw outlines of boxes in their classes' colours; the picture's edges stay the edges."""
+def draw_boxes(
+    axes: Axes, picture: tuple[NDArray[np.uint8], BoxesShown], *, classes: Sequence[ClassInfo]
+) -> None:
+    """Draw a picture, and outlines of boxes in their classes' colours; its edges stay the edges."""
+    rgb, shown = picture
+    axes.imshow(rgb)
     corners = corners_of(shown.boxes)
     is_class = shown.class_ids >= 0
     colors = [_unit_color(classes[i]) for i in shown.class_ids[is_class]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,54 @@ def write_sample_sheet(
     Raises:
         ValueError: if there is no sample.
     """
+    shown = [(*dates, _over(dates[-1], colorize(ids, classes))) for *dates, ids in samples]
+    write_sheet(path, shown, classes, per_row=_PICTURES_A_ROW, side=_TILE)
+
+
+def write_sheet(
+    path: str | Path,
+    samples: Sequence[tuple[Any, ...]],
+    classes: Sequence[ClassInfo],
+    *,
+    per_row: int,
+    side: float,
+    show: Callable[[Axes, Any], Any] = Axes.imshow,
+) -> None:
+    """Draw groups of pictures with a legend, and save a PNG.
+
+    Args:
+        samples: as many pictures each, in whatever form ``show`` draws them.
+        per_row: pictures, at most.
+        side: of a picture, in inches.
+
+    Raises:
+        ValueError: if there is no sample.
+    """
     if not samples:
         raise ValueError("a sheet needs at least one sample")
     size = len(samples[0])
-    across = min(len(samples), _PICTURES_A_ROW // size)
+    across = min(len(samples), per_row // size)
     down = math.ceil(len(samples) / across)
-    figure, body = figure_with_legend(size * across * _TILE, down * _TILE, classes)
-    groups = groups_of_axes(body, down, across, size=size)
-    for axes, (*dates, ids) in zip(groups, samples, strict=False):
-        for place, rgb in zip(
-            axes, [*dates, _over(dates[-1], colorize(ids, classes))], strict=True
-        ):
-            place.imshow(rgb)
+    figure, body = figure_with_legend(size * across * side, down * side, classes)
+    draw_groups(groups_of_axes(body, down, across, size=size), samples, show)
     figure.savefig(path, format="png")
+
+
+def draw_groups(
+    groups: NDArray[Any],
+    samples: Sequence[tuple[Any, ...]],
+    show: Callable[[Axes, Any], Any] = Axes.imshow,
+    *,
+    titles: Sequence[str] = (),
+    per_row: int = 0,
+) -> None:
+    """Draw groups of pictures into axes ``(groups, size)``, with titles above the first row."""
+    for axes in groups[:per_row]:
+        for place, title in zip(axes, titles, strict=True):
+            place.set_title(title, fontsize=10)
+    for axes, pictures in zip(groups, samples, strict=False):
+        for place, picture in zip(axes, pictures, strict=True):
+            show(place, picture)
 
 
 def write_training_report(
@@ -95,7 +131,12 @@ def write_training_report(
     if confusion is not None:
         draw_confusion(top[2], np.asarray(confusion), [info.name for info in classes])
     if rows:
-        _draw_examples(parts[1], examples, classes, titles, rows=rows, per_row=per_row)
+        shown = [
+            (*dates, *(colorize(ids, classes) for ids in (truth, found)))
+            for *dates, truth, found in examples
+        ]
+        groups = groups_of_axes(parts[1], rows, per_row, size=len(titles), top=0.93)
+        draw_groups(groups, shown, titles=titles, per_row=per_row)
     figure.savefig(path, format="png")
 
 
@@ -120,15 +161,10 @@ def write_feature_report(
     parts[0].subplots_adjust(left=0.06, right=0.97, top=0.88, bottom=0.18, wspace=0.2)
     draw_loss(top[0], metrics)
     draw_scores(top[1], metrics, figure="cosine", label="cosine")
-    for axes, row in zip(
-        groups_of_axes(parts[-1], len(rows), 1, size=len(titles), top=0.95) if rows else (),
-        rows,
-        strict=True,
-    ):
-        for place, picture, title in zip(axes, row, titles, strict=True):
-            place.imshow(picture, interpolation="nearest")
-            if row is rows[0]:
-                place.set_title(title, fontsize=10)
+    if rows:
+        groups = groups_of_axes(parts[-1], len(rows), 1, size=len(titles), top=0.95)
+        show = partial(Axes.imshow, interpolation="nearest")
+        draw_groups(groups, [tuple(row) for row in rows], show, titles=titles, per_row=1)
     figure.savefig(path, format="png")
 
 
@@ -226,23 +262,3 @@ def finish_curve(axes: Axes, label: str = "step") -> None:
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _draw_examples(
-    figure: Figure | SubFigure,
-    examples: Sequence[Example],
-    classes: Sequence[ClassInfo],
-    titles: Sequence[str],
-    *,
-    rows: int,
-    per_row: int,
-) -> None:
-    groups = groups_of_axes(figure, rows, per_row, size=len(titles), top=0.93)
-    for axes in groups[:per_row]:
-        for place, title in zip(axes, titles, strict=True):
-            place.set_title(title, fontsize=10)
-    for axes, example in zip(groups, examples, strict=False):
-        *dates, truth, found = example
-        shown = [*dates, colorize(truth, classes), colorize(found, classes)]
-        for place, picture in zip(axes, shown, strict=True):
-            place.imshow(picture)

@@ -15,8 +15,9 @@ from rasterio.crs import CRS
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.class_raster import ClassRaster
-from lemevit_cli.raster.scene import Scene
+from lemevit_cli.progress import Progress
+from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster
+from lemevit_cli.raster.scene import Scene, open_scene
 
 _SAME_PX = 1e-3  # grids whose corners lie closer are one
 _OUTLINE_STEPS = 64  # points on each side of an outline, which curves in another CRS
@@ -156,3 +157,27 @@ def classes_on_grid_of(scene: Scene, raster: Scene) -> Iterator[ClassRaster]:
     )
     with warped:
         yield ClassRaster(warped)
+
+
+@contextlib.contextmanager
+def open_classes_on_grid_of(
+    scene: Scene, path: str, progress: Progress
+) -> Iterator[tuple[Scene, ClassRaster, Window]]:
+    """Open a raster of class ids, its ids on the grid of ``scene``, and the part that both reach.
+
+    Raises:
+        SceneError: if it cannot be read, holds no class ids, or shares nothing with the scene.
+    """
+    with open_scene(path) as raster:
+        check_class_raster(raster)
+        if not same_grid(scene, raster):
+            part = part_over(scene, raster)
+            with classes_on_grid_of(scene, raster) as warped:
+                yield raster, warped, part
+            return
+        if not (is_placed(scene) and is_placed(raster)):
+            progress.warn(
+                f"{scene.name} and {path} are compared pixel by pixel: not both say where on the "
+                "earth they lie"
+            )
+        yield raster, ClassRaster(raster), scene.window

@@ -2,12 +2,15 @@
 
 A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
 training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data) and
-``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out).
+``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out). It may have
+``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py`` (``TABLES``:
+how figures of its own kind are printed).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import LemevitError
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from lemevit_cli.inference.network import Network
     from lemevit_cli.simulation.scenes import Layout
     from lemevit_cli.tasks.evaluation import Evaluation
+    from lemevit_cli.tasks.figure_table import FigureTable
+    from lemevit_cli.tasks.scoring import Scoring
     from lemevit_cli.training.task import Training
 
 TASKS = {
@@ -25,34 +30,24 @@ TASKS = {
 }
 # The weights that are taken when none are named.
 STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
+PREDICTED = ("seg",)  # tasks that give every pixel a class: those that predict runs
+OF_TWO_DATES = ("change",)  # tasks that see a place twice
 
 
 def load_network(task: str) -> Network:
-    """Import what inference asks of a task.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import what inference asks of a task; see :func:`_part`."""
     network: Network = _part(task, "network")
     return network
 
 
 def load_training(task: str) -> Training:
-    """Import what training asks of a task.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import what training asks of a task; see :func:`_part`."""
     training: Training = _part(task, "training")
     return training
 
 
 def load_evaluation(task: str) -> Evaluation:
-    """Import how weights of a task are scored on labelled data.
-
-    Raises:
-        LemevitError: if there is none of that name.
-    """
+    """Import how weights of a task are scored on labelled data; see :func:`_part`."""
     evaluation: Evaluation = _part(task, "evaluation")
     return evaluation
 
@@ -67,7 +62,26 @@ def load_simulation(task: str) -> Layout:
     return layout
 
 
+def load_scorings() -> tuple[Scoring, ...]:
+    """Import how results are compared, of all tasks whose results can be."""
+    return tuple(_part(task, "scoring") for task in _tasks_with("scoring"))
+
+
+def load_tables() -> tuple[FigureTable, ...]:
+    """Import how the figures of all tasks are printed."""
+    return tuple(table for task in _tasks_with("tables") for table in _part(task, "tables"))
+
+
+def _tasks_with(name: str) -> list[str]:
+    return [task for task, package in TASKS.items() if find_spec(f"{package}.{name}")]
+
+
 def _part(task: str, name: str) -> Any:
+    """Import a part of a task.
+
+    Raises:
+        LemevitError: if there is none of that name.
+    """
     if task not in TASKS:
         raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
     return getattr(import_module(f"{TASKS[task]}.{name}"), name.upper())

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.predictor import Predictor, load_predictor
+from lemevit_cli.inference.run import BlockInference, inference_over
+from lemevit_cli.inference.scene_input import SceneInput, scene_input
+from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.metrics.confusion import ClassMatch
 from lemevit_cli.models.weights import Card, Weights, open_weights
-from lemevit_cli.progress import Progress
-from lemevit_cli.settings import DetectionOptions, RuntimeOptions
+from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.settings import DetectionOptions, ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import TASKS, load_evaluation, load_network
+from lemevit_cli.training.datasets.source import Site, Source, count_pictures, joined_areas
+
+
+class AreaTally(Protocol):
+    """Judges the answers for areas of a source, one after the other."""
+
+    def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
+        """Judge the area of a site."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures over all areas so far."""
+        ...
+
+
+@contextmanager
+def open_scene_of(site: Site, card: Card) -> Iterator[SceneInput]:
+    """Open the scene of a site as the weights want it."""
+    with open_scene(site.scene) as scene:
+        # Silent: what the command says of one scene would drown the progress over all.
+        yield scene_input(scene, card, ReadingOptions(), Silent())
 
 
 @dataclass(frozen=True)
@@ -19,14 +51,16 @@ class Evaluation:
     """How weights of a task are scored.
 
     Args:
-        open: data by path, split and card.
-        score: a predictor on opened data, with ``batch_size`` and ``progress`` by keyword.
-        judged: which boxes of a window a detector has to answer for it.
+        open_data: a source by path, split and card.
+        tally: made of the card and a source, once.
+        open_scene: what the weights read of a site.
+        boxes: which boxes of a window a detector has to answer for it.
     """
 
-    open: Callable[[str, str, Card], Any]
-    score: Callable[..., dict[str, Any]]
-    judged: DetectionOptions | None = None
+    open_data: Callable[[str, str, Card], Any]
+    tally: Callable[[Card, Any, Progress], AreaTally]
+    open_scene: Callable[[Site, Card], AbstractContextManager[SceneInput]] = open_scene_of
+    boxes: DetectionOptions | None = None
 
 
 def evaluate(
@@ -41,7 +75,7 @@ def evaluate(
     """Score weights on a split of a folder, pooled over all its pictures.
 
     Returns:
-        As the task's ``EVALUATION`` gives them.
+        As :func:`evaluate_source`.
 
     Raises:
         WeightsError, DataError: before any prediction.
@@ -52,7 +86,7 @@ def evaluate(
         raise WeightsError(
             f"{weights}: weights for task {card.task}; eval scores those for {', '.join(TASKS)}"
         )
-    source = load_evaluation(card.task).open(data, split, card)
+    source = load_evaluation(card.task).open_data(data, split, card)
     predictor = predictor_to_score(opened, runtime or RuntimeOptions())
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
@@ -60,7 +94,7 @@ def evaluate(
 def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
-    return load_predictor(weights, load_network(task), runtime, load_evaluation(task).judged)
+    return load_predictor(weights, load_network(task), runtime, load_evaluation(task).boxes)
 
 
 def evaluate_source(
@@ -70,14 +104,49 @@ def evaluate_source(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score weights on a source of data of their task.
+    """Score weights on a source of data of their task, pooled over the areas of all its sites.
+
+    Scenes and pictures take the road of the task's command: windows and overlap of the card over
+    the whole raster.
+
+    Args:
+        predictor: as of :func:`predictor_to_score`.
 
     Returns:
-        As the task's ``EVALUATION`` gives them.
+        The figures of the task's tally, and how many ``pictures``.
 
     Raises:
         DataError: if no class is shared.
         SceneError: if a raster cannot be read as the weights ask.
     """
-    score = load_evaluation(predictor.card.task).score
-    return score(predictor, source, batch_size=batch_size, progress=progress)
+    progress, card = progress or Silent(), predictor.card
+    evaluation = load_evaluation(card.task)
+    tally = evaluation.tally(card, source, progress)
+    areas, tiling = joined_areas(source.sites), Tiling(batch_size=batch_size)
+    progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
+    try:
+        for _, sites in groupby(areas, key=lambda site: site.dates):
+            first = next(sites)
+            with (
+                evaluation.open_scene(first, card) as scene,
+                inference_over(scene, predictor, tiling, Silent()) as inference,
+            ):
+                for site in (first, *sites):
+                    tally.add(site, scene, inference)
+                    progress.advance()
+    finally:
+        progress.finish()
+    return {**tally.figures(), "pictures": count_pictures(areas)}
+
+
+def ids_to_judge(
+    source: Source, site: Site, window: Window, answers: NDArray[np.uint8], match: ClassMatch
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return class ids ``(H, W)`` of truth and prediction, as both can be judged.
+
+    Args:
+        answers: ids of the weights in this window of the site's raster.
+    """
+    truth = source.read_truth(site, window)
+    truth[answers == NODATA_CLASS] = NODATA_CLASS  # no pixel, nothing to be right about
+    return match.truth(truth), match.prediction(answers)

@@ -77,7 +77,7 @@ def train(
         OutputError: also after the last step, if no weights could be kept on the way.
     """
     began = time.perf_counter()
-    progress = _heard(progress)
+    progress = _of_first_process(progress)
     target = Path(output)
     folder = training_folder(target)
     _check_target(target, folder, options)
@@ -93,8 +93,8 @@ def train(
         _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
-        kept = state if found.saved is None else found.saved(state)
-        save_weights(folder / _BEST_NAME, kept, _signed(found.card, found.record, best, options))
+        tensors = state if found.saved is None else found.saved(state)
+        save_weights(folder / _BEST_NAME, tensors, _sign(found.card, found.record, best, options))
 
     run = fit(
         model,
@@ -108,7 +108,7 @@ def train(
     )
     if not run.is_main:
         return {"path": output, "steps": run.step}
-    _check_kept(folder / _BEST_NAME, run)
+    _check_saved(folder / _BEST_NAME, run)
     best = open_weights(folder / _BEST_NAME)
     scores = _score(best, found, options, progress)
     found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
@@ -139,7 +139,7 @@ def show_samples(
         LemevitError: as :func:`train`.
     """
     if is_first_process():
-        _open_data(load_training(task), data, options, _heard(progress), output)
+        _open_data(load_training(task), data, options, _of_first_process(progress), output)
 
 
 def training_folder(target: Path) -> Path:
@@ -152,7 +152,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _heard(progress: Progress | None) -> Progress:
+def _of_first_process(progress: Progress | None) -> Progress:
     return progress if progress is not None and is_first_process() else Silent()
 
 
@@ -170,7 +170,7 @@ def _remove_old_run(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _check_kept(best: Path, run: Run) -> None:
+def _check_saved(best: Path, run: Run) -> None:
     if not run.best or not best.is_file():
         raise OutputError(
             f"{best}: no weights could be kept in {run.step} steps; make room on the disk, then go "
@@ -259,7 +259,7 @@ def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
         raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")
 
 
-def _signed(
+def _sign(
     card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
 ) -> Card:
     """Add to a card what was done to get there."""

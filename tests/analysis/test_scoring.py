@@ -10,12 +10,13 @@ from affine import Affine
 from PIL import Image
 from rasterio.features import shapes
 
-from lemevit_cli.analysis.scoring import ScoreOptions, score
+from lemevit_cli.analysis.scoring import score
 from lemevit_cli.errors import DataError, OutputError, SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.raster.targets import RasterSpec, open_sink
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.options import LabelledScene
 
 NAMES = ("land", "building", "water")

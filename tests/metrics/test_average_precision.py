@@ -7,7 +7,7 @@ import shapely
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.metrics.average_precision import (
     IOUS,
-    Found,
+    Detections,
     Truth,
     area_under,
     average_precision,
@@ -38,7 +38,7 @@ def random_set(seed, *, pictures=6, objects=40, answers=90):
     spread = random.choice([0.2, 1.0, 3.0, 40.0], (answers, 1))
     near = boxes[of] + random.normal(0, 1, (answers, 5)) * spread * [1, 1, 0.7, 0.4, 0.03]
     near[:, 2:4] = np.abs(near[:, 2:4]) + 0.5
-    found = Found(
+    found = Detections(
         boxes=near,
         scores=random.random(answers),
         class_ids=np.where(random.random(answers) < 0.9, truth.class_ids[of], 0),
@@ -150,7 +150,7 @@ def one_class(boxes, scores=None, difficult=None, pictures=None):
     if scores is None:
         difficult = np.zeros(len(boxes), bool) if difficult is None else np.array(difficult)
         return Truth(boxes=boxes, class_ids=ids, image_ids=pictures, difficult=difficult)
-    return Found(boxes=boxes, scores=np.array(scores), class_ids=ids, image_ids=pictures)
+    return Detections(boxes=boxes, scores=np.array(scores), class_ids=ids, image_ids=pictures)
 
 
 SHIP, OTHER = [50, 50, 40, 10, 0.3], [150, 50, 40, 10, 0.3]
@@ -225,7 +225,7 @@ def test_figures_do_not_change_with_the_order_of_the_boxes():
     random = np.random.default_rng(1)
     some, other = random.permutation(len(found.scores)), random.permutation(len(truth.difficult))
     shuffled = average_precision(
-        Found(**{k: v[some] for k, v in vars(found).items()}),
+        Detections(**{k: v[some] for k, v in vars(found).items()}),
         Truth(**{k: v[other] for k, v in vars(truth).items()}),
         NAMES,
     )

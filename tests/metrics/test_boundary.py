@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.metrics.boundary import BoundaryTally, boundary, disc_of, within
+from lemevit_cli.metrics.boundary import BoundaryTally, dilate, disc_of, mark_boundary
 
 SQUARE = np.eye(2)
 SHEARED = np.array([[0.25, 0.1], [0.1, 0.5]])
@@ -128,13 +128,13 @@ def test_the_disc_holds_every_step_within_the_tolerance(metric, tolerance):
 def test_the_edges_of_the_scene_and_of_nodata_are_no_boundary():
     valid = np.ones((6, 6), bool)
     valid[2:4, 2:4] = False
-    assert not boundary(np.ones((6, 6), bool), valid).any()
+    assert not mark_boundary(np.ones((6, 6), bool), valid).any()
 
 
 def test_a_point_reaches_as_far_as_the_disc_also_at_the_edge():
     points = np.zeros((9, 12), bool)
     points[0, 0] = points[4, 11] = True
-    near = within(points, disc_of(SQUARE, 3.0))
+    near = dilate(points, disc_of(SQUARE, 3.0))
     for y, x in itertools.product(range(9), range(12)):
         distance = min(np.hypot(x, y), np.hypot(x - 11, y - 4))
         assert near[y, x] == (distance <= 3.0)

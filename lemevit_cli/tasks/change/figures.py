@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.metrics.confusion import ClassMatch, Confusion
+from lemevit_cli.metrics.confusion import ClassMatch, Confusion, figures_of
 from lemevit_cli.tasks.change.classes import ONE_KIND
 
 _SIDE, _BATCH = 256, 16  # of the authors' windows and batches
@@ -40,24 +40,6 @@ def change_figures(confusion: Confusion) -> dict[str, Any]:
     if len(confusion.classes) > len(ONE_KIND):
         figures["classes"] = confusion.figures()["classes"]
     return figures
-
-
-def figures_of(hits: float, *, found: float, true: float) -> dict[str, float | None]:
-    """Return ``f1``, ``iou``, ``precision`` and ``recall``, in [0, 1], None where of nothing.
-
-    Args:
-        hits, found, true: pixels, areas or objects that are in both, found, and true.
-    """
-    return {
-        "f1": _ratio(2 * hits, true + found),
-        "iou": _ratio(hits, true + found - hits),
-        "precision": _ratio(hits, found),
-        "recall": _ratio(hits, true),
-    }
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return float(part / whole) if whole else None
 
 
 @dataclass

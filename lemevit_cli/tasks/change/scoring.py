@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,19 +16,21 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.metrics.confusion import figures_of
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import check_class_raster, read_legend
-from lemevit_cli.raster.overlap import (
-    classes_on_grid_of,
-    is_placed,
-    part_over,
-    same_grid,
-)
+from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
-from lemevit_cli.tasks.change.figures import BatchTally, figures_of
+from lemevit_cli.tasks.change.figures import BatchTally
 from lemevit_cli.tasks.change.tally import ChangeTally, ObjectTally
-from lemevit_cli.tasks.score_options import ScoreOptions, refuse_options_of_rasters
+from lemevit_cli.tasks.scoring import (
+    POLYGONS,
+    RASTER,
+    ScoreOptions,
+    Scoring,
+    refuse_options_of_rasters,
+)
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
@@ -38,6 +39,7 @@ from lemevit_cli.vector.scene_polygons import (
     read_layer,
 )
 
+_CHANGE = "change"  # as a kind of file
 _FIELDS = {"id", "class", "score", "before", "after"}  # what change writes of polygons alone
 
 
@@ -66,19 +68,16 @@ def score_change(
     Raises:
         LemevitError: if they cannot be read or compared.
     """
-    started = time.perf_counter()
     refuse_options_of_rasters(options, "change is")
-    compare = _compare_layers if is_vector(prediction) and is_vector(truth) else _compare_on_grid
-    figures = compare(prediction, truth, options, progress)
-    return {
-        "prediction": prediction,
-        "truth": truth,
-        **figures,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    if is_vector(prediction) and is_vector(truth):
+        return _compare_layers(prediction, truth, options)
+    figures = _compare_on_grid(prediction, truth, options, progress)
+    if not figures["pixels"]:
+        raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
+    return figures
 
 
-class Changed(Protocol):
+class ChangeReader(Protocol):
     """Change on a grid."""
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -87,7 +86,7 @@ class Changed(Protocol):
 
 
 @dataclass(frozen=True)
-class _OfRaster:
+class _RasterOfChange:
     raster: Scene
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -96,7 +95,7 @@ class _OfRaster:
 
 
 @dataclass(frozen=True)
-class _OfPolygons:
+class _PolygonsOfChange:
     polygons: ScenePolygons | None  # None: there are none
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -110,24 +109,23 @@ class _OfPolygons:
 def _compare_on_grid(
     prediction: str, truth: str, options: ScoreOptions, progress: Progress
 ) -> dict[str, Any]:
-    first, second = (truth, prediction) if is_vector(prediction) else (prediction, truth)
-    with ExitStack() as opened:
-        grid = opened.enter_context(open_scene(first))
+    truth_has_grid = is_vector(prediction)
+    first, second = (truth, prediction) if truth_has_grid else (prediction, truth)
+    reading = ScoreOptions() if truth_has_grid else options
+    with open_scene(first) as grid:
         check_class_raster(grid)
-        is_truth = second == truth
-        other, area = opened.enter_context(
-            _on_grid_of(grid, second, options if is_truth else ScoreOptions(), progress)
-        )
-        own = _OfRaster(grid)
-        found, true = (own, other) if is_truth else (other, own)
-        figures = _tallied(found, true, area, options.block_size, progress)
-    if not figures["pixels"]:
-        raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
-    return figures
+        with _open_on_grid_of(grid, second, reading, progress) as (other, area):
+            pair: tuple[ChangeReader, ChangeReader] = (_RasterOfChange(grid), other)
+            found, true = pair[::-1] if truth_has_grid else pair
+            return _count(found, true, area, options.block_size, progress)
 
 
-def _tallied(
-    found: Changed, true: Changed, area: Window, block_size: int, progress: Progress
+def _count(
+    prediction: ChangeReader,
+    truth: ChangeReader,
+    area: Window,
+    block_size: int,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Count pixels block by block, and write both masks down, to be outlined at the end."""
     tally = ChangeTally(ONE_KIND)
@@ -136,7 +134,7 @@ def _tallied(
     try:
         with tally.over(area) as add:
             for block in blocks:
-                (answers, known), (truths, labelled) = found.read(block), true.read(block)
+                (answers, known), (truths, labelled) = prediction.read(block), truth.read(block)
                 ids = np.where(known & labelled, truths, NODATA_CLASS).astype(np.uint8)
                 add(block, ids, answers.astype(np.uint8))
                 progress.advance()
@@ -146,42 +144,27 @@ def _tallied(
 
 
 @contextmanager
-def _on_grid_of(
+def _open_on_grid_of(
     grid: Scene, path: str, options: ScoreOptions, progress: Progress
-) -> Iterator[tuple[Changed, Window]]:
+) -> Iterator[tuple[ChangeReader, Window]]:
     """Open the change in a file on the grid of a raster, and give the part that both reach."""
     if is_vector(path):
         table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
         polygons = None if table.empty else polygons_on(grid, table, path)
-        yield _OfPolygons(polygons), grid.window
+        yield _PolygonsOfChange(polygons), grid.window
         return
-    with open_scene(path) as raster:
-        check_class_raster(raster)
-        if not same_grid(grid, raster):
-            area = part_over(grid, raster)
-            with classes_on_grid_of(grid, raster) as warped:
-                yield _OfRaster(warped.scene), area
-            return
-        if not (is_placed(grid) and is_placed(raster)):
-            progress.warn(
-                f"{grid.name} and {path} are compared pixel by pixel: not both say where on the "
-                "earth they lie"
-            )
-        yield _OfRaster(raster), grid.window
+    with open_classes_on_grid_of(grid, path, progress) as (_, ids, part):
+        yield _RasterOfChange(ids.scene), part
 
 
-def _compare_layers(
-    prediction: str, truth: str, options: ScoreOptions, progress: Progress
-) -> dict[str, Any]:
+def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[str, Any]:
     labels = options.labels
-    tables = (
+    tables = _bring_to_one_map(
         read_layer(prediction),
         read_layer(truth, layer=labels.layer, where=labels.where),
+        truth,
     )
-    found, true = (
-        _with_area(table, path)
-        for table, path in zip(_on_one_map(tables, truth), (prediction, truth), strict=True)
-    )
+    found, true = map(_valid_areas, tables, (prediction, truth))
     all_found, all_true = shapely.union_all(found), shapely.union_all(true)
     hits = shapely.area(shapely.intersection(all_found, all_true))
     objects = ObjectTally()
@@ -194,11 +177,10 @@ def _compare_layers(
     }
 
 
-def _on_one_map(
-    tables: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame], truth: str
+def _bring_to_one_map(
+    found: geopandas.GeoDataFrame, true: geopandas.GeoDataFrame, truth: str
 ) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
     """Bring both to the prediction's map; to the truth's where only that has a plane."""
-    found, true = tables
     if (found.crs is None) != (true.crs is None):
         raise DataError(
             f"{truth} and its prediction: one has a CRS and the other has none; state it "
@@ -211,10 +193,23 @@ def _on_one_map(
     return found, true.to_crs(found.crs)
 
 
-def _with_area(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
+def _valid_areas(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
     """Return the valid geometries of a layer, without those that are missing or have no area."""
     geometries = shapely.make_valid(table.geometry.to_numpy())
-    kept: NDArray[Any] = geometries[shapely.area(geometries) > 0]
-    if len(table) and not len(kept):
+    areas: NDArray[Any] = geometries[shapely.area(geometries) > 0]
+    if len(table) and not len(areas):
         raise DataError(f"{path}: holds no polygons")
-    return kept
+    return areas
+
+
+SCORING = Scoring(
+    compare=score_change,
+    pairs=frozenset(
+        {
+            *((_CHANGE, truth) for truth in (_CHANGE, RASTER, POLYGONS)),
+            *((prediction, _CHANGE) for prediction in (RASTER, POLYGONS)),
+        }
+    ),
+    kind=_CHANGE,
+    is_kind=is_change,
+)

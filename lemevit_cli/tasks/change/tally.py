@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import shapely
@@ -15,19 +15,17 @@ from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.metrics.confusion import Confusion
-from lemevit_cli.tasks.change.figures import BatchTally, change_figures, figures_of
+from lemevit_cli.metrics.confusion import Confusion, figures_of
+from lemevit_cli.tasks.change.figures import BatchTally, change_figures
 from lemevit_cli.vector.outlines import create_draft, outlined
 
 _ENOUGH_IOU = 0.5  # from which on two polygons show the same change
 
 
-class AddIds(Protocol):
-    """Takes class ids ``(H, W)`` of a window, true ones (``NODATA_CLASS``: unknown) and found."""
-
-    def __call__(
-        self, window: Window, truth: NDArray[np.uint8], found: NDArray[np.uint8]
-    ) -> None: ...
+# Takes class ids (H, W) of a window: true ones, NODATA_CLASS where unknown, and found ones.
+AddIds = Callable[[Window, NDArray[np.uint8], NDArray[np.uint8]], None]
+# Takes where change was found in a window (H, W), and where it truly is.
+AddMasks = Callable[[Window, NDArray[np.bool_], NDArray[np.bool_]], None]
 
 
 class ChangeTally:
@@ -41,13 +39,13 @@ class ChangeTally:
     def over(self, area: Window) -> Iterator[AddIds]:
         """Take an area in any order of windows; change that is connected in it is an object."""
         self._batches.begin(area)
-        with self._objects.outlining(area) as outline:
+        with self._objects.over(area) as add_masks:
 
             def add(window: Window, truth: NDArray[np.uint8], found: NDArray[np.uint8]) -> None:
                 self._confusion.add(truth, found)
                 self._batches.add(window, truth, found)
                 is_known = truth != NODATA_CLASS
-                outline(window, is_known & (found > 0), is_known & (truth > 0))
+                add_masks(window, is_known & (found > 0), is_known & (truth > 0))
 
             yield add
 
@@ -67,14 +65,6 @@ class ChangeTally:
         }
 
 
-class Outline(Protocol):
-    """Takes where change was found, and where it truly is, ``(H, W)``, window by window."""
-
-    def __call__(
-        self, window: Window, found: NDArray[np.bool_], true: NDArray[np.bool_]
-    ) -> None: ...
-
-
 class ObjectTally:
     """Counts polygons of change, of which one is found if its IoU with a true one is 0.5 or more.
 
@@ -88,10 +78,10 @@ class ObjectTally:
         """Count polygons ``(N,)`` against true ones ``(M,)``, of shapely, on one plane."""
         self._found += len(found)
         self._true += len(true)
-        self._matched += _matched(found, true)
+        self._matched += _count_matches(found, true)
 
     @contextmanager
-    def outlining(self, area: Window) -> Iterator[Outline]:
+    def over(self, area: Window) -> Iterator[AddMasks]:
         """Take both masks of an area in any order of windows; in the end what connects counts."""
         with TemporaryDirectory(prefix="lemevit-") as folder:
             paths = [Path(folder) / name for name in ("found.tif", "true.tif")]
@@ -114,15 +104,10 @@ class ObjectTally:
         """Return ``precision``, ``recall``, ``f1`` in [0, 1], None of nothing; and the counts."""
         shares = figures_of(self._matched, found=self._found, true=self._true)
         del shares["iou"]  # of polygons that count as found or not, it says nothing more
-        return {
-            **shares,
-            "found": self._found,
-            "truths": self._true,
-            "matched": self._matched,
-        }
+        return {**shares, "found": self._found, "truths": self._true, "matched": self._matched}
 
 
-def _matched(found: NDArray[Any], true: NDArray[Any]) -> int:
+def _count_matches(found: NDArray[Any], true: NDArray[Any]) -> int:
     one, other = shapely.STRtree(true).query(found, predicate="intersects")
     shared = shapely.area(shapely.intersection(found[one], true[other]))
     iou = shared / (shapely.area(found)[one] + shapely.area(true)[other] - shared)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.predictor import Predictor
-from lemevit_cli.inference.run import inference_over
-from lemevit_cli.inference.scene_input import scene_input
+from lemevit_cli.inference.run import BlockInference
+from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.models.weights import Card
-from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.settings import DetectionOptions, InferenceSettings, ReadingOptions, Tiling
+from lemevit_cli.progress import Progress
+from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
 from lemevit_cli.tasks.detection.inference import detect_in_area
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
-from lemevit_cli.training.datasets.source import count_pictures, joined_areas
+from lemevit_cli.training.datasets.source import Site
 
 # Average precision asks for unsure boxes as well; all else is as `detect` does it.
 JUDGED = DetectionOptions(score=0.05)
 
 
-def open_boxes_to_score(data: str, split: str, card: Card) -> BoxSource:
+def open_boxes(data: str, split: str, card: Card) -> BoxSource:
     """Open a split of a folder that weights shall be scored on.
 
     Raises:
@@ -42,53 +39,36 @@ def open_boxes_to_score(data: str, split: str, card: Card) -> BoxSource:
     return source
 
 
-def evaluate_boxes(
-    predictor: Predictor,
-    source: BoxSource,
-    *,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Score weights on a source of boxes, pooled over the areas of all its sites.
+class DetectionTally:
+    """Judges the boxes of areas, each by the objects whose centre it has.
 
     Classes are matched by name; those that one side alone knows are left out, whatever is found of
-    them. An object belongs to the area that its centre lies in; others that reach into it, and
-    difficult ones, are neither right nor wrong to find.
-
-    Args:
-        predictor: loaded with ``JUDGED``.
-
-    Returns:
-        As :meth:`BoxTally.figures`, and ``pictures``.
+    them. Other objects that reach into an area, and difficult ones, are neither right nor wrong to
+    find.
 
     Raises:
         DataError: if no class is shared.
-        SceneError: if a raster cannot be read as the weights ask.
     """
-    progress = progress or Silent()
-    names = predictor.card.class_names
-    match = match_box_classes(names, source.classes, place=source.name)
-    foreign = [_with_place(name, source) for name in source.classes if name not in names]
-    if foreign:
-        progress.note(f"{source.name}: left out, as the weights know none: {', '.join(foreign)}")
-    tally = BoxTally(names)
-    settings = InferenceSettings(tiling=Tiling(batch_size=batch_size), detection=JUDGED)
-    areas = joined_areas(source.sites)
-    progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
-    try:
-        for path, sites in groupby(areas, key=lambda site: site.scene):
-            with open_scene(path) as scene:
-                # Silent: what detect says of one scene would drown the progress over all.
-                view = scene_input(scene, predictor.card, ReadingOptions(), Silent())
-                with inference_over(view, predictor, settings.tiling, Silent()) as inference:
-                    for site in sites:
-                        found = detect_in_area(inference, site.area, settings)
-                        truth = objects_of_area(source.objects[path], site.area)
-                        tally.add(found.boxes, found.scores, found.class_ids, truth, match)
-                        progress.advance()
-    finally:
-        progress.finish()
-    return {**tally.figures(), "pictures": count_pictures(areas)}
+
+    def __init__(self, card: Card, source: BoxSource, progress: Progress) -> None:
+        names = card.class_names
+        self._source = source
+        self._match = match_box_classes(names, source.classes, place=source.name)
+        self._boxes = BoxTally(names)
+        foreign = [_with_place(name, source) for name in source.classes if name not in names]
+        if foreign:
+            unknown = ", ".join(foreign)
+            progress.note(f"{source.name}: left out, as the weights know none: {unknown}")
+
+    def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
+        """Detect in an area, and compare with what is labelled there."""
+        found = detect_in_area(inference, site.area, InferenceSettings(detection=JUDGED))
+        truth = objects_of_area(self._source.objects[site.scene], site.area)
+        self._boxes.add(found.boxes, found.scores, found.class_ids, truth, self._match)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of :class:`BoxTally`."""
+        return self._boxes.figures()
 
 
 def _with_place(name: str, source: BoxSource) -> str:
@@ -104,4 +84,4 @@ def objects_of_area(objects: Objects, area: Window) -> Objects:
     )
 
 
-EVALUATION = Evaluation(open_boxes_to_score, evaluate_boxes, JUDGED)
+EVALUATION = Evaluation(open_boxes, DetectionTally, boxes=JUDGED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +13,20 @@ from numpy.typing import NDArray
 from pyproj.exceptions import CRSError, ProjError
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.metrics.average_precision import Found, Truth, average_precision
 from lemevit_cli.progress import Progress
-from lemevit_cli.tasks.detection.files import BoxFile, BoxReading, is_box_text, read_boxes, texts_in
-from lemevit_cli.tasks.score_options import ScoreOptions, refuse_options_of_rasters
+from lemevit_cli.tasks.detection.datasets.source import Objects
+from lemevit_cli.tasks.detection.files import (
+    BoxFile,
+    BoxReading,
+    is_box_file,
+    is_box_text,
+    read_boxes,
+    texts_in,
+)
+from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
+from lemevit_cli.tasks.scoring import POLYGONS, ScoreOptions, Scoring, refuse_options_of_rasters
 
+_BOXES = "boxes"  # as a kind of file
 Pair = tuple[BoxFile, BoxFile]  # prediction and truth of one picture or map
 
 
@@ -31,24 +39,31 @@ def score_boxes(
     but for what a map bends within a box. Classes are matched by name.
 
     Returns:
-        As :func:`average_precision`; its precision and recall are those of boxes with at least
-        ``options.min_score``, which stands beside them as ``score``; ``pictures`` compared.
+        As :meth:`BoxTally.average_precision`; its precision and recall are those of boxes with at
+        least ``options.min_score``, which stands beside them as ``score``; ``pictures`` compared.
     """
-    started = time.perf_counter()
     refuse_options_of_rasters(options, "boxes are")
-    pairs = _pairs_of(prediction, truth, options, progress)
+    pairs = _join_words(_pairs_of(prediction, truth, options, progress))
     for note in dict.fromkeys(note for pair in pairs for file in pair for note in file.notes):
         progress.note(note)
-    found, true, names = _numbered(prediction, truth, pairs, progress)
-    figures = average_precision(found, true, names, score=options.min_score)
-    return {
-        "prediction": prediction,
-        "truth": truth,
-        **figures,
-        "score": options.min_score,
-        "pictures": len(pairs),
-        "seconds": round(time.perf_counter() - started, 2),
-    }
+    names = _classes_of(prediction, truth, pairs, progress)
+    tally, match = BoxTally(names, score=options.min_score), match_box_classes(names, names)
+    for found, true in pairs:
+        objects = Objects(true.corners, _ids_of(true, names), true.difficult)
+        scores = np.ones(len(found.corners)) if found.scores is None else found.scores
+        tally.add(found.corners, scores, _ids_of(found, names), objects, match)
+    return {**tally.average_precision(), "score": options.min_score, "pictures": len(pairs)}
+
+
+def _join_words(pairs: Sequence[Pair]) -> list[Pair]:
+    """Write the words of names alike: a DOTA text cannot hold spaces, and joins them by hyphens."""
+    join = "-" if any(is_box_text(file.path) for pair in pairs for file in pair) else " "
+
+    def rename(file: BoxFile) -> BoxFile:
+        names = [join.join(name.split()) for name in file.classes]
+        return replace(file, classes=np.array(names, dtype=object))
+
+    return [(rename(found), rename(true)) for found, true in pairs]
 
 
 def _pairs_of(prediction: str, truth: str, options: ScoreOptions, progress: Progress) -> list[Pair]:
@@ -74,7 +89,7 @@ def _pairs_of(prediction: str, truth: str, options: ScoreOptions, progress: Prog
             where=labels.where,
         ),
     )
-    true = _on_map_of(found, true, progress)
+    true = _bring_to_map_of(found, true, progress)
     if not _touch(found, true):
         progress.warn(
             f"{prediction} and {truth}: their boxes lie in different places, around "
@@ -89,30 +104,30 @@ def _pairs_of_folders(prediction: str, truth: str, progress: Progress) -> list[P
     if not shared:
         raise DataError(
             f"{prediction} and {truth}: no text of one has the name of a text of the other "
-            f"({_some(found)}; {_some(true)})"
+            f"({_first_of(found)}; {_first_of(true)})"
         )
     unknown = [name for name in found if name not in true]
     if unknown:
-        progress.warn(f"{prediction}: without truth, and left out, are {_some(unknown)}")
+        progress.warn(f"{prediction}: without truth, and left out, are {_first_of(unknown)}")
     missing = [name for name in true if name not in found]
     if missing:
-        progress.warn(f"{prediction}: has no text, so no box, for {_some(missing)}")
+        progress.warn(f"{prediction}: has no text, so no box, for {_first_of(missing)}")
     return [
         (
-            read_boxes(str(found[name])) if name in found else _nothing_found(name),
+            read_boxes(str(found[name])) if name in found else _no_boxes(name),
             read_boxes(str(path)),
         )
         for name, path in true.items()
     ]
 
 
-def _some(names: Sequence[str] | dict[str, Any]) -> str:
+def _first_of(names: Sequence[str] | dict[str, Any]) -> str:
     """List the first names of many."""
     first = ", ".join(list(names)[:3])
     return f"{first} and {len(names) - 3} more" if len(names) > 3 else first or "none"
 
 
-def _nothing_found(name: str) -> BoxFile:
+def _no_boxes(name: str) -> BoxFile:
     return BoxFile(
         path=name,
         corners=np.empty((0, 4, 2)),
@@ -123,7 +138,7 @@ def _nothing_found(name: str) -> BoxFile:
     )
 
 
-def _on_map_of(found: BoxFile, true: BoxFile, progress: Progress) -> BoxFile:
+def _bring_to_map_of(found: BoxFile, true: BoxFile, progress: Progress) -> BoxFile:
     """Bring the true boxes to the map, or the pixels, of the found ones.
 
     Raises:
@@ -176,24 +191,18 @@ def _middle(file: BoxFile) -> str:
     return f"{x:.10g} {y:.10g}"
 
 
-def _numbered(
+def _classes_of(
     prediction: str, truth: str, pairs: Sequence[Pair], progress: Progress
-) -> tuple[Found, Truth, tuple[str, ...]]:
-    """Give all boxes numbers for classes and pictures, and return the names of the classes.
+) -> tuple[str, ...]:
+    """Return the names of all classes, with a word on those that are not judged.
 
     Raises:
         DataError: if there is no true box, or no class that both name.
     """
     found, true = ([pair[i] for pair in pairs] for i in (0, 1))
-    # A text of DOTA cannot hold spaces: there words of a name are joined by hyphens.
-    join = "-" if any(is_box_text(file.path) for pair in pairs for file in pair) else " "
-    found_names, true_names = (
-        [join.join(name.split()) for file in files for name in file.classes.tolist()]
-        for files in (found, true)
-    )
-    if len(true_names) == 0:
+    known, predicted = ({n for file in files for n in file.classes} for files in (true, found))
+    if not known:
         raise DataError(f"{truth}: holds no box, so there is nothing to be right or wrong about")
-    known, predicted = set(true_names), set(found_names)
     if predicted and not known & predicted:
         raise DataError(
             f"{prediction} holds {', '.join(sorted(predicted))}, {truth} "
@@ -206,28 +215,17 @@ def _numbered(
         )
     if any(file.scores is None and len(file.corners) for file in found):
         progress.warn(f"{prediction}: has no scores, so its boxes all count alike")
-    names = tuple(sorted(known | predicted))
-    ids = {name: i for i, name in enumerate(names)}
-    return (
-        Found(
-            boxes=np.concatenate([file.corners for file in found]),
-            scores=np.concatenate([_scores(file) for file in found]),
-            class_ids=np.array([ids[name] for name in found_names], dtype=np.int64),
-            image_ids=_pictures(found),
-        ),
-        Truth(
-            boxes=np.concatenate([file.corners for file in true]),
-            class_ids=np.array([ids[name] for name in true_names], dtype=np.int64),
-            image_ids=_pictures(true),
-            difficult=np.concatenate([file.difficult for file in true]),
-        ),
-        names,
-    )
+    return tuple(sorted(known | predicted))
 
 
-def _scores(file: BoxFile) -> NDArray[np.float64]:
-    return np.ones(len(file.corners)) if file.scores is None else file.scores
+def _ids_of(file: BoxFile, names: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([names.index(name) for name in file.classes], dtype=np.int64)
 
 
-def _pictures(files: Sequence[BoxFile]) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(files)), [len(file.corners) for file in files])
+SCORING = Scoring(
+    compare=score_boxes,
+    # A layer of polygons as the prediction can only be one of boxes.
+    pairs=frozenset((one, other) for one in (_BOXES, POLYGONS) for other in (_BOXES, POLYGONS)),
+    kind=_BOXES,
+    is_kind=is_box_file,
+)

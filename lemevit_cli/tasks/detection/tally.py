@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.metrics.average_precision import (
-    Found,
+    Detections,
     Truth,
     average_precision,
     precision_curve,
@@ -73,12 +73,14 @@ class BoxTally:
 
     Args:
         classes: the model's.
+        score: precision and recall are those of the boxes with at least this score.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, score: float = _CHOSEN_SCORE) -> None:
         self.classes = tuple(classes)
+        self._score = score
         self._judged: set[str] = set()
-        self._found: list[Found] = []
+        self._found: list[Detections] = []
         self._truth: list[Truth] = []
 
     def __len__(self) -> int:
@@ -99,12 +101,13 @@ class BoxTally:
 
         Args:
             boxes, scores, class_ids: what the model found, ids as it has them.
-            objects: what is labelled there, ids as the data have them.
+            objects: what is labelled there, ids as the data have them. Boxes of either may also be
+                corners ``(N, 4, 2)``, which have no errors of length and bearing.
         """
         picture = len(self)
         known = match.is_judged[class_ids]
         self._found.append(
-            Found(
+            Detections(
                 boxes=boxes[known],
                 scores=scores[known],
                 class_ids=class_ids[known],
@@ -114,24 +117,26 @@ class BoxTally:
         self._truth.append(_truth(objects, match, picture))
         self._judged.update(match.classes)
 
+    def average_precision(self) -> dict[str, Any]:
+        """Return :func:`average_precision` over all pictures, of the classes that are judged."""
+        figures = average_precision(*self._all_boxes(), self.classes, score=self._score)
+        judged = {n: r for n, r in figures["classes"].items() if n in self._judged}
+        return {**figures, "classes": judged}
+
     def figures(self) -> dict[str, Any]:
-        """Return figures over all pictures so far.
+        """Return average precision and errors over all pictures so far.
 
         Returns:
-            As :func:`average_precision` of the classes that are judged, precision and recall at the
-            score that ``detect`` has. Of the boxes that are right at that score and lie on an
-            object longer than 1.5 of its width: ``length_error``, the median difference from the
+            As :meth:`average_precision`. Of the boxes that are right at the chosen score and lie on
+            an object longer than 1.5 of its width: ``length_error``, the median difference from the
             object's length as a share of that, and ``bearing_error_deg``, the median angle between
             the two; None without any.
         """
-        found, truth = self._joined()
-        figures = average_precision(found, truth, self.classes, score=_CHOSEN_SCORE)
-        judged = {n: r for n, r in figures["classes"].items() if n in self._judged}
-        return {**figures, **_errors(found, truth), "classes": judged}
+        return {**self.average_precision(), **_errors(*self._all_boxes(), self._score)}
 
     def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return recall and precision at overlap 0.5 of every class with an object to find."""
-        found, truth = self._joined()
+        found, truth = self._all_boxes()
         present = set(truth.class_ids[~truth.difficult].tolist())
         return {
             name: precision_curve(found, truth, i)
@@ -139,16 +144,12 @@ class BoxTally:
             if i in present
         }
 
-    def _joined(self) -> tuple[Found, Truth]:
-        found = {
-            name: np.concatenate([getattr(part, name) for part in self._found])
-            for name in ("boxes", "scores", "class_ids", "image_ids")
-        }
-        truth = {
-            name: np.concatenate([getattr(part, name) for part in self._truth])
-            for name in ("boxes", "class_ids", "image_ids", "difficult")
-        }
-        return Found(**found), Truth(**truth)
+    def _all_boxes(self) -> tuple[Detections, Truth]:
+        return Detections(**_concatenate(self._found)), Truth(**_concatenate(self._truth))
+
+
+def _concatenate(parts: Sequence[Detections] | Sequence[Truth]) -> dict[str, Any]:
+    return {name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
 
 
 def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
@@ -166,9 +167,9 @@ def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
     )
 
 
-def _errors(found: Found, truth: Truth) -> dict[str, float | None]:
+def _errors(found: Detections, truth: Truth, score: float) -> dict[str, float | None]:
     boxes, truths = right_boxes(found, truth)
-    chosen = found.scores[boxes] >= _CHOSEN_SCORE
+    chosen = found.scores[boxes] >= score
     _, _, width, height, angle = truth.boxes[truths[chosen]].T
     _, _, found_width, _, found_angle = found.boxes[boxes[chosen]].T
     long = width > _LONG * height

@@ -15,7 +15,7 @@ from lemevit_cli.legend import classes_from_names
 from lemevit_cli.raster.targets import RasterSpec, open_sink
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.change.results import ChangeSpec, open_layers
-from lemevit_cli.tasks.score_options import ScoreOptions
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.options import LabelledScene
 
 GRID = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)

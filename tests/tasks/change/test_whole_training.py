@@ -14,8 +14,7 @@ from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, initialise, load_weights, read_card
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
-from lemevit_cli.tasks.change.evaluation import evaluate_changes
-from lemevit_cli.tasks.evaluation import evaluate
+from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
 from lemevit_cli.tasks.training import train
 from lemevit_cli.training.options import AugmentationOptions, DataOptions, TrainingOptions
 
@@ -134,7 +133,7 @@ def what_appeared(pixels):
 
 
 def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
-    figures = evaluate_changes(predictor_of(what_appeared), open_pair_folder(village, "train"))
+    figures = evaluate_source(predictor_of(what_appeared), open_pair_folder(village, "train"))
     assert figures["precision"] > 0.99 and 0.9 < figures["recall"] <= 1.0
     assert (figures["pictures"], figures["pixels"]) == (2, 2 * WIDTH * HEIGHT)
     # One roof appears in each pair.
@@ -144,7 +143,7 @@ def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
         lambda pixels: torch.cat([what_appeared(pixels), torch.zeros(len(pixels), 1, 48, 48)], 1),
         ("unchanged", "built", "torn down"),
     )
-    again = evaluate_changes(kinds, open_pair_folder(village, "train"))
+    again = evaluate_source(kinds, open_pair_folder(village, "train"))
     assert again == figures  # on data with one kind all kinds are one
 
 
@@ -152,7 +151,7 @@ def test_two_later_dates_of_one_earlier_are_scored_each_by_itself(village):
     source = open_pair_folder(village, "train")
     first, second = source.pairs
     shared = replace(source, pairs=(first, replace(second, before=first.before)))
-    figures = evaluate_changes(predictor_of(what_appeared), shared)
+    figures = evaluate_source(predictor_of(what_appeared), shared)
     assert (figures["pictures"], figures["pixels"]) == (2, 2 * WIDTH * HEIGHT)
     assert figures["precision"] > 0.99 and figures["recall"] > 0.9
 

@@ -9,15 +9,16 @@ import pytest
 import shapely
 from affine import Affine
 
-from lemevit_cli.analysis.scoring import ScoreOptions, score
+from lemevit_cli.analysis.scoring import score
 from lemevit_cli.errors import DataError, LemevitError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.oriented_boxes import corners_of, mapped_points
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.metrics.average_precision import Found, Truth, average_precision
+from lemevit_cli.metrics.average_precision import Detections, Truth, average_precision
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.tasks.detection.results import BoxesOfScene, write_boxes
+from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.options import LabelledScene
 
 pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
@@ -72,7 +73,7 @@ def boxes():
 @pytest.fixture(scope="module")
 def expected(boxes):
     return average_precision(
-        Found(
+        Detections(
             boxes=boxes["found"],
             scores=boxes["scores"],
             class_ids=boxes["found_classes"],

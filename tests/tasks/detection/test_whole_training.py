@@ -19,8 +19,8 @@ from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, load_weights, read_card
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
-from lemevit_cli.tasks.detection.evaluation import evaluate_boxes, objects_of_area
-from lemevit_cli.tasks.evaluation import evaluate
+from lemevit_cli.tasks.detection.evaluation import objects_of_area
+from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
 from lemevit_cli.tasks.training import train
 from lemevit_cli.training.datasets.source import Site
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -132,7 +132,7 @@ def bright_predictor(find, classes=("boat",)):
 
 def test_scoring_takes_the_road_of_detect(harbour, find_bright_boxes):
     source = open_box_folder(harbour).validation
-    figures = evaluate_boxes(bright_predictor(find_bright_boxes), source)
+    figures = evaluate_source(bright_predictor(find_bright_boxes), source)
     # Each boat is whole in one window of several, and cut in others.
     assert figures["ap50"] == 1.0 and figures["classes"]["boat"]["found"] == 2
     assert figures["length_error"] < 0.1 and figures["bearing_error_deg"] < 4
@@ -143,7 +143,7 @@ def test_only_what_lies_in_an_area_is_judged(harbour, find_bright_boxes):
     site = source.sites[0]
     left = Window(col_off=0, row_off=0, width=WIDTH // 2, height=HEIGHT)
     half = replace(source, sites=(Site(scene=site.scene, room=site.room, area=left, gsd_m=None),))
-    figures = evaluate_boxes(bright_predictor(find_bright_boxes), half)
+    figures = evaluate_source(bright_predictor(find_bright_boxes), half)
     assert figures["classes"]["boat"]["truths"] == 1
     assert (figures["precision"], figures["recall"]) == (1.0, 1.0)
     near = objects_of_area(
@@ -167,7 +167,7 @@ def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(
         for col in range(0, WIDTH - 8, 8) for row in range(0, HEIGHT - 8, 8)
     ]  # fmt: skip
     apart = tuple(replace(site, area=area) for area in areas)
-    evaluate_boxes(bright_predictor(find), replace(source, sites=apart))
+    evaluate_source(bright_predictor(find), replace(source, sites=apart))
     assert len(held) >= len(areas) > 100 and max(held) <= 3
 
 
@@ -175,7 +175,7 @@ def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, fin
     source = open_box_folder(harbour).validation
     both = replace(source, classes=("boat", "pier"), first_of={"pier": "c.txt, line 3"})
     listener = _Interrupts(after=100)
-    figures = evaluate_boxes(bright_predictor(find_bright_boxes), both, progress=listener)
+    figures = evaluate_source(bright_predictor(find_bright_boxes), both, progress=listener)
     assert list(figures["classes"]) == ["boat"]
     assert listener.notes == ["harbour: left out, as the weights know none: pier (c.txt, line 3)"]
 
@@ -191,7 +191,7 @@ def write_names(tmp_path, harbour, name):
 def test_classes_of_weights_and_data_have_to_meet(harbour, tmp_path, report, find_bright_boxes):
     predictor = bright_predictor(find_bright_boxes, ("plane",))
     with pytest.raises(DataError, match="no class is shared"):
-        evaluate_boxes(predictor, open_box_folder(harbour).validation)
+        evaluate_source(predictor, open_box_folder(harbour).validation)
     others = write_names(tmp_path, harbour, "plane")
     with pytest.raises(DataError, match=r"val.labelTxt.c\.txt, line 1: no class is shared"):
         evaluate(report["path"], others)

@@ -1,18 +1,22 @@
-"""What can be told about a comparison of results."""
+"""What ``lemevit score`` asks of a task: which results it compares, and how."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.progress import Progress
 from lemevit_cli.training.options import LabelledScene
 
+RASTER, POLYGONS = "a raster", "polygons"  # kinds of files that are no task's own
 _BLOCK = 1024  # pixels: bounds memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What can be told about a comparison.
+    """How two results are compared.
 
     Args:
         classes: names of the ids 0, 1, ... of rasters that do not name theirs.
@@ -33,8 +37,25 @@ class ScoreOptions:
     block_size: int = _BLOCK
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How results of a task are compared with the truth.
+
+    Args:
+        compare: a prediction and a truth, by path; gives figures.
+        pairs: kinds of prediction and truth that it compares.
+        kind: of file that is the task's own; None without one.
+        is_kind: says whether the file of a path is of that kind.
+    """
+
+    compare: Callable[[str, str, ScoreOptions, Progress], dict[str, Any]]
+    pairs: frozenset[tuple[str, str]]
+    kind: str | None = None
+    is_kind: Callable[[str], bool] = lambda path: False
+
+
 def refuse_options_of_rasters(options: ScoreOptions, compared: str) -> None:
-    """Refuse what only a comparison of class rasters can be told.
+    """Refuse what only a comparison of class rasters heeds.
 
     Args:
         compared: what is compared instead, with its verb: "boxes are".

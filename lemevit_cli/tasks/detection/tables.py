@@ -1,0 +1,36 @@
+"""How figures of boxes are printed: by class, means, and errors where they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lemevit_cli.tasks.figure_table import FigureTable, Row
+
+_AVERAGES = {"ap50": "AP50", "ap75": "AP75", "ap50_95": "AP50:95", "ap50_voc07": "VOC07"}
+_SHARES = {"precision": "precision", "recall": "recall"}
+_COUNTS = {"truths": "objects", "found": "found"}
+
+
+def _describe_score(figures: Mapping[str, Any]) -> str:
+    return f", counted from a score of {figures['score']:g}" if figures.get("score") else ""
+
+
+TABLES = (
+    FigureTable(
+        headline="ap50",
+        columns=_AVERAGES | _SHARES | _COUNTS,
+        below=(
+            Row("mean", {column: column for column in _AVERAGES}),
+            Row("all boxes", {column: column for column in _SHARES}),
+            Row("median error of length", {"ap50": "length_error"}, "{:.1%}", is_optional=True),
+            Row(
+                "median error of bearing",
+                {"ap50": "bearing_error_deg"},
+                "{:.1f}°",
+                is_optional=True,
+            ),
+        ),
+        remark=_describe_score,
+    ),
+)
