@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo, classes_from_names
-from lemevit_cli.models.segmenter import Segmenter
+from lemevit_cli.models.segmenter import build_segmenter
 from lemevit_cli.models.weights import (
     Card,
     find_weights,
@@ -153,14 +153,8 @@ SMALL = Card(
 
 def network(card, seed=0):
     torch.manual_seed(seed)
-    model = Segmenter(
-        backbone=card.backbone,
-        decoder=card.head,
-        decoder_args=card.head_args,
-        num_classes=len(card.classes),
-        mean=(0.0,) * card.bands,
-        std=(1.0,) * card.bands,
-    )
+    plain = {"mean": (0.0,) * card.bands, "std": (1.0,) * card.bands}
+    model = build_segmenter(replace(card, **plain))
     torch.nn.init.uniform_(model.segmentation_head[0].bias)
     return model
 

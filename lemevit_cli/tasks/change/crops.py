@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from lemevit_cli.models.bit import DATES
+from lemevit_cli.models.two_dates import DATES
 from lemevit_cli.tasks.change.classes import ids_of_swapped_dates
 from lemevit_cli.training.augmentation import uniform, vary_pixels
 from lemevit_cli.training.crops import WindowDraw, finished_sample, place_of, square_of

@@ -11,7 +11,8 @@ from torch import nn
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.backbone import check_backbone
-from lemevit_cli.models.bit import DATES, check_head, head_defaults
+from lemevit_cli.models.change import check_head, head_defaults
+from lemevit_cli.models.two_dates import DATES
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.change.classes import change_groups, classes_of_all
 from lemevit_cli.tasks.change.crops import PairCrops

@@ -153,7 +153,7 @@ def _card(found: BoxSources, statistics: Statistics, options: TrainingOptions) -
         backbone=options.backbone,
         backbone_args=options.backbone_args,
         head=_HEAD,
-        head_args=head_args | (options.decoder_args or {}),
+        head_args=head_args | check_head_args(options.decoder_args),
         classes=classes_from_names(found.classes),
         bands=first.bands,
         dtype=first.dtype,

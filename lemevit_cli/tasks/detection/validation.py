@@ -15,6 +15,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.detection.crops import KEPT_PART, part_inside
 from lemevit_cli.tasks.detection.datasets.source import BoxSource, Objects
+from lemevit_cli.tasks.detection.decoding import decode
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.training.crops import model_values
 from lemevit_cli.training.datasets.source import Site
@@ -111,7 +112,7 @@ class BoxValidation:
     ) -> BoxExample:
         stored, valid = source.read(site, window)
         pixels = model_values(stored, valid, self.card.mean)
-        rows = answer(torch.from_numpy(pixels[None]))[0].double().cpu().numpy()
+        rows = decode(answer(torch.from_numpy(pixels[None])))[0].double().numpy()
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         truth = objects_in(source.objects[site.scene], window)
