@@ -78,9 +78,7 @@ def map_landcover(
     """
     scene, truth = place / "before.tif", place / "before_classes.tif"
     result, picture = place / "landcover.tif", place / "landcover.png"
-    report = predict(
-        [str(scene)], str(result), weights=None, task="seg", settings=settings, progress=progress
-    )
+    report = predict([str(scene)], str(result), weights=None, settings=settings, progress=progress)
     classes = _card_of(report).classes
     scores = score_rasters(result, truth, classes)
     with replacing(picture, overwrite=settings.output.overwrite) as path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli import __version__
-from lemevit_cli.tasks import PREDICTED, TASKS
+from lemevit_cli.tasks import TASKS
 
 _debug = False
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
@@ -48,7 +48,7 @@ def in_panel(panel: str | None) -> Callable[..., Any]:
 class TaskName(StrEnum):
     """Tasks that give every pixel a class."""
 
-    vars().update({task: task for task in PREDICTED})
+    vars().update({task: task for task, room in TASKS.items() if room.command == "predict"})
 
 
 class TrainedTaskName(StrEnum):

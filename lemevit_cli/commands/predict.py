@@ -50,14 +50,13 @@ def predict(
             overwrite=overwrite,
         ),
     )
-    from lemevit_cli.tasks.segmentation import inference as prediction
+    from lemevit_cli.tasks import load_inference
 
     check_folder(scenes, output)
-    report = prediction.predict(
+    report = load_inference(task.value)(
         scenes,
         output,
         weights=weights,
-        task=task.value,
         settings=settings,
         progress=reporting.console,
     )

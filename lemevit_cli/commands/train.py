@@ -19,7 +19,7 @@ from lemevit_cli.commands.groups import (
     grouped,
 )
 from lemevit_cli.commands.reporting import tell_training
-from lemevit_cli.tasks import OF_TWO_DATES
+from lemevit_cli.tasks import TASKS
 
 if TYPE_CHECKING:
     from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -67,8 +67,8 @@ class LabelledScenes:
             how: labels are read.
         """
         scene, before, after = self.scene, self.before or [], self.after or []
-        if before and (scene or task not in OF_TWO_DATES):
-            names = " or ".join(OF_TWO_DATES)
+        if before and (scene or TASKS[task].dates == 1):
+            names = " or ".join(name for name, room in TASKS.items() if room.dates > 1)
             raise typer.BadParameter(
                 f"is for --task {names}, without --scene", param_hint="--before"
             )

@@ -1,15 +1,22 @@
 """Oriented boxes: their corners, their canonical form, their way to the map and to metres.
 
-A box is ``(cx, cy, w, h, angle_rad)``, float64, in pixels of its raster: x to the right, y down,
-the first pixel covers [0, 1) x [0, 1). Corner k is ``c + R (±w/2, ±h/2)`` with
-``R = [[cos a, -sin a], [sin a, cos a]]``: a positive angle turns a box clockwise on screen.
-Canonical boxes have ``w >= h`` and an angle in [-pi/2, pi/2).
+A box is ``(cx, cy, w, h, angle_rad)`` in pixels of its raster: x to the right, y down, the first
+pixel covers [0, 1) x [0, 1). Corner k is ``c + R (±w/2, ±h/2)`` with
+``R = [[cos a, -sin a], [sin a, cos a]]``: a positive angle turns a box clockwise on screen. The
+authors' theta is minus this angle. Canonical boxes have ``w >= h`` and an angle in [-pi/2, pi/2).
+
+Arithmetic is written once, for arrays of numpy and for tensors of torch (:func:`namespace_of`):
+what a network needs within a step (:func:`corners_of`, :func:`canonical`, :func:`half_turn`,
+:func:`circumscribed`) also takes tensors ``(..., 5)`` of torch, of any floating dtype and device,
+and is differentiable; everything else is float64.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from math import pi
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import shapely
@@ -19,21 +26,28 @@ from numpy.typing import ArrayLike, NDArray
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, local_metres
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Floats = NDArray[np.float64]
-
-# Top-left, top-right, bottom-right, bottom-left of the unturned box, in halves of its sides.
-_UNIT_CORNERS = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+Array = TypeVar("Array", NDArray[np.float64], "Tensor")
 
 
-def corners_of(boxes: ArrayLike) -> Floats:
+@overload
+def corners_of(boxes: Tensor) -> Tensor: ...
+@overload
+def corners_of(boxes: ArrayLike) -> Floats: ...
+def corners_of(boxes: Any) -> Any:
     """Return corners ``(N, 4, 2)`` of boxes ``(N, 5)``, clockwise on screen.
 
     The first is the top-left corner of the box before it is turned.
     """
-    boxes = _as_boxes(boxes)
-    x, y = (_UNIT_CORNERS[None] * boxes[:, None, 2:4]).transpose(2, 0, 1)  # (N, 4) each
-    cos, sin = np.cos(boxes[:, 4:]), np.sin(boxes[:, 4:])
-    return boxes[:, None, :2] + np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
+    xp, (cx, cy, w, h, angle) = _columns(boxes)
+    cos, sin = xp.cos(angle) / 2, xp.sin(angle) / 2
+    right = xp.stack([w * cos, w * sin], axis=-1)  # half of the box's width
+    down = xp.stack([-h * sin, h * cos], axis=-1)
+    around = [-right - down, right - down, right + down, down - right]
+    return xp.stack([cx, cy], axis=-1)[..., None, :] + xp.stack(around, axis=-2)
 
 
 def boxes_of_corners(corners: ArrayLike) -> Floats:
@@ -63,23 +77,36 @@ def box_of_polygon(points: ArrayLike) -> Floats:
     return _smallest_rectangles(hull[None], sides[None])[0]
 
 
-def canonical(boxes: ArrayLike) -> Floats:
+@overload
+def canonical(boxes: Tensor) -> Tensor: ...
+@overload
+def canonical(boxes: ArrayLike) -> Floats: ...
+def canonical(boxes: Any) -> Any:
     """Return the same rectangles ``(N, 5)`` with ``w >= h`` and angles in [-pi/2, pi/2)."""
-    cx, cy, w, h, angle = _as_boxes(boxes).T
-    upright = h > w
-    angle = np.where(upright, angle + np.pi / 2, angle)
+    xp, (cx, cy, w, h, angle) = _columns(boxes)
+    angle = half_turn(xp.where(w < h, angle + pi / 2, angle))
+    return xp.stack([cx, cy, xp.maximum(w, h), xp.minimum(w, h), angle], axis=-1)
+
+
+def half_turn(angle: Array) -> Array:
+    """Bring angles of lines, which are the same after half a turn, into [-pi/2, pi/2)."""
+    xp = namespace_of(angle)
+    turned: Array = xp.remainder(angle + pi / 2, pi) - pi / 2
     # A remainder of a tiny negative number rounds up to the divisor itself.
-    angle = np.mod(angle + np.pi / 2, np.pi) - np.pi / 2
-    angle = np.where(angle >= np.pi / 2, -np.pi / 2, angle)
-    return np.column_stack([cx, cy, np.where(upright, h, w), np.where(upright, w, h), angle])
+    brought: Array = xp.where(turned >= pi / 2, turned - pi, turned)
+    return brought
 
 
-def circumscribed(boxes: ArrayLike) -> Floats:
+@overload
+def circumscribed(boxes: Tensor) -> Tensor: ...
+@overload
+def circumscribed(boxes: ArrayLike) -> Floats: ...
+def circumscribed(boxes: Any) -> Any:
     """Return the smallest axis-aligned rectangles ``(N, 4)`` around boxes: ``x1, y1, x2, y2``."""
-    cx, cy, w, h, angle = _as_boxes(boxes).T
-    cos, sin = np.abs(np.cos(angle)), np.abs(np.sin(angle))
-    half_x, half_y = (w * cos + h * sin) / 2, (w * sin + h * cos) / 2
-    return np.column_stack([cx - half_x, cy - half_y, cx + half_x, cy + half_y])
+    xp, (cx, cy, w, h, angle) = _columns(boxes)
+    cos, sin = abs(xp.cos(angle)) / 2, abs(xp.sin(angle)) / 2
+    half_x, half_y = w * cos + h * sin, w * sin + h * cos
+    return xp.stack([cx - half_x, cy - half_y, cx + half_x, cy + half_y], axis=-1)
 
 
 def mapped(boxes: ArrayLike, transform: Affine) -> Floats:
@@ -145,8 +172,8 @@ def sizes_of_corners(corners: ArrayLike, crs_wkt: str | None) -> GroundSizes:
     along = (plane[:, 1] + plane[:, 2] - plane[:, 0] - plane[:, 3]) / 2
     across = (plane[:, 2] + plane[:, 3] - plane[:, 0] - plane[:, 1]) / 2
     area = np.abs(along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0])
-    upright = np.hypot(*along.T) < np.hypot(*across.T)
-    east, north = np.where(upright[:, None], across, along).T
+    is_wider = np.hypot(*along.T) < np.hypot(*across.T)
+    east, north = np.where(is_wider[:, None], across, along).T
     length = np.hypot(east, north)
     bearing = np.mod(np.degrees(np.arctan2(east, north)), 180.0)
     return GroundSizes(
@@ -158,8 +185,27 @@ def sizes_of_corners(corners: ArrayLike, crs_wkt: str | None) -> GroundSizes:
     )
 
 
-def _as_boxes(boxes: ArrayLike) -> Floats:
+def namespace_of(values: object) -> Any:
+    """Return the library that computes with values: torch with its tensors, else numpy.
+
+    Functions call what both name alike (``stack``, ``where``, ``maximum``; torch takes numpy's
+    ``axis``). Torch is never imported here: whoever has a tensor has loaded it.
+    """
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(values, torch.Tensor) else np
+
+
+def as_boxes(boxes: Any) -> Any:
+    """Return a tensor as it is, everything else as a float64 array ``(N, 5)``."""
+    if namespace_of(boxes) is not np:
+        return boxes
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 5)
+
+
+def _columns(boxes: Any) -> tuple[Any, Any]:
+    """Return the library that computes with boxes, and their five columns."""
+    boxes = as_boxes(boxes)
+    return namespace_of(boxes), (boxes[..., i] for i in range(5))
 
 
 def _smallest_rectangles(points: Floats, directions: Floats) -> Floats:

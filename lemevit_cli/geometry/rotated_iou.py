@@ -1,24 +1,42 @@
 """Exact overlap of oriented boxes and of quadrilaterals, for many pairs at once.
 
-The area under the lower of two edges, over the columns that both span, has a closed form. Summed
-over the edges of two polygons, signed by their direction, it is the area that they share: nothing
-is cut, sorted or compared, so nothing goes astray where edges nearly coincide. What polygons that
-cross themselves share is counted by winding numbers, as the DOTA devkit's polyiou counts it.
+Functions of boxes ``(N, 5)`` take arrays of numpy or tensors of torch, see ``oriented_boxes.py``.
+
+Quadrilaterals are numpy's alone. The area under the lower of two edges, over the columns that both
+span, has a closed form. Summed over the edges of two polygons, signed by their direction, it is the
+area that they share: nothing is cut, sorted or compared, so nothing goes astray where edges nearly
+coincide. What polygons that cross themselves share is counted by winding numbers, as the DOTA
+devkit's polyiou counts it.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, overload
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lemevit_cli.geometry.oriented_boxes import corners_of
+from lemevit_cli.geometry.oriented_boxes import (
+    Array,
+    as_boxes,
+    circumscribed,
+    corners_of,
+    namespace_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
-_PAIRS_AT_ONCE = 8192  # a pair takes about 2 kB on the way; more at once leaves the cache
+_PAIRS_AT_ONCE = 8192  # in numpy: a pair takes 1 to 2 kB on the way; more leaves the cache
 
 
-def rotated_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
+@overload
+def rotated_iou(boxes: Tensor, others: Tensor) -> Tensor: ...
+@overload
+def rotated_iou(boxes: ArrayLike, others: ArrayLike) -> Floats: ...
+def rotated_iou(boxes: Any, others: Any) -> Any:
     """Return the intersection over union of every pair of oriented boxes.
 
     Args:
@@ -28,31 +46,103 @@ def rotated_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
     Returns:
         ``(N, M)`` in [0, 1]. Zero, not NaN, where a box has no area.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 5)
-    others = np.asarray(others, dtype=np.float64).reshape(-1, 5)
-    rows, cols = np.indices((len(boxes), len(others))).reshape(2, -1)
-    return paired_iou(boxes[rows], others[cols]).reshape(len(boxes), len(others))
+    boxes, others = as_boxes(boxes), as_boxes(others)
+    return _over_union(intersections(boxes, others), _areas(boxes)[:, None], _areas(others))
 
 
-def paired_iou(boxes: ArrayLike, others: ArrayLike) -> Floats:
+@overload
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor: ...
+@overload
+def paired_iou(boxes: ArrayLike, others: ArrayLike) -> Floats: ...
+def paired_iou(boxes: Any, others: Any) -> Any:
     """Return the IoU of box i ``(N, 5)`` and other i ``(N, 5)``: ``(N,)`` in [0, 1]."""
-    boxes, others = np.asarray(boxes, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    shared = shared_areas(boxes, others)
-    return _over_union(shared, boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3])
+    boxes, others = as_boxes(boxes), as_boxes(others)
+    return _over_union(shared_areas(boxes, others), _areas(boxes), _areas(others))
 
 
-def shared_areas(boxes: Floats, others: Floats) -> Floats:
-    """Return the areas ``(N,)`` that box i ``(N, 5)`` shares with other i ``(N, 5)``."""
-    # In the frame of the other box two of its edges are vertical and add exactly nothing.
-    cos, sin = np.cos(others[:, 4]), np.sin(others[:, 4])
-    dx, dy = (boxes[:, :2] - others[:, :2]).T
-    turned = np.column_stack(
-        [dx * cos + dy * sin, dy * cos - dx * sin, boxes[:, 2:4], boxes[:, 4] - others[:, 4]]
-    )
-    upright = np.zeros_like(turned)
-    upright[:, 2:4] = others[:, 2:4]
-    # Rounding may leave less than nothing of boxes that lie apart.
-    return np.maximum(_signed_overlaps(corners_of(turned), corners_of(upright)), 0.0)
+def intersections(boxes: Array, others: Array) -> Array:
+    """Return the areas ``(N, M)`` that oriented boxes ``(N, 5)`` and ``(M, 5)`` share.
+
+    Only pairs whose circumscribed rectangles meet are looked at closely.
+    """
+    xp = namespace_of(boxes)
+    shared = axis_aligned_intersections(circumscribed(boxes), circumscribed(others))
+    first, second = xp.where(shared > 0)
+    shared = xp.zeros_like(shared)
+    shared[first, second] = shared_areas(boxes[first], others[second])
+    return shared
+
+
+def axis_aligned_intersections(boxes: Array, others: Array) -> Array:
+    """Return the areas ``(N, M)`` that ``(N, 4)`` and ``(M, 4)``, ``x1, y1, x2, y2``, share."""
+    xp = namespace_of(boxes)
+    low = xp.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = xp.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = xp.clip(high - low, 0, None)
+    shared: Array = sides[..., 0] * sides[..., 1]
+    return shared
+
+
+def shared_areas(boxes: Array, others: Array) -> Array:
+    """Return the areas ``(N,)`` that box i ``(N, 5)`` shares with other i ``(N, 5)``.
+
+    In the frame of the other box, axis-aligned there, let every point of the first box's
+    outline move to the nearest point of the other box. The outline then runs around the
+    intersection, and what lay outside runs along the other's border, to and fro: the area within
+    is the line integral of ``x dy``. No vertices are looked for or sorted, so that boxes that are
+    nearly alike are as safe as any; the result is exact up to rounding.
+    """
+    xp = namespace_of(boxes)
+    size = _PAIRS_AT_ONCE if xp is np else max(len(boxes), 1)
+    parts = [slice(i, i + size) for i in range(0, max(len(boxes), 1), size)]
+    shared: Array = xp.concatenate([_shared_by_few(boxes[part], others[part]) for part in parts])
+    return shared
+
+
+def _shared_by_few(boxes: Any, others: Any) -> Any:
+    xp = namespace_of(boxes)
+    x, y = _corners_seen_from(boxes, others)  # (4, N) each: pairs stand last, where loops are long
+    way_x, way_y = xp.roll(x, -1, 0) - x, xp.roll(y, -1, 0) - y
+    half_w, half_h = others[:, 2] / 2, others[:, 3] / 2
+    first, last = _inside(y, way_y, half_h)
+    turns = (xp.clip(bound, first, last) for bound in _inside(x, way_x, half_w))
+    at = xp.stack([first, *turns, last])  # (4, 4, N): straight between these places of an edge
+    x = xp.clip(x + way_x * at, -half_w, half_w)
+    y = xp.clip(y + way_y * at, -half_h, half_h)
+    areas = (x[1:] + x[:-1]) / 2 * (y[1:] - y[:-1])
+    return xp.clip(areas.sum((0, 1)), 0, None)
+
+
+def _corners_seen_from(boxes: Any, others: Any) -> Any:
+    """Return x and y ``(4, N)`` of the boxes' corners in the frames of the other boxes."""
+    xp = namespace_of(boxes)
+    dx, dy = boxes[:, 0] - others[:, 0], boxes[:, 1] - others[:, 1]
+    cos, sin = xp.cos(others[:, 4]), xp.sin(others[:, 4])
+    centre = [dx * cos + dy * sin, dy * cos - dx * sin]
+    turn = boxes[:, 4] - others[:, 4]
+    corners = corners_of(xp.stack([*centre, boxes[:, 2], boxes[:, 3], turn], axis=-1))
+    return (xp.stack([corners[:, k, axis] for k in range(4)]) for axis in (0, 1))
+
+
+def _inside(start: Any, way: Any, half: Any) -> Any:
+    """Return where along an edge, from 0 to 1, it enters and leaves ``[-half, half]``."""
+    xp = namespace_of(start)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # An edge along the border divides zero by zero: any place will do, it does not cross.
+        meets = [xp.nan_to_num((side - start) / way, nan=0.0) for side in (-half, half)]
+    one, other = (xp.clip(place, 0.0, 1.0) for place in meets)
+    return xp.minimum(one, other), xp.maximum(one, other)
+
+
+def intersection_over_own_area(boxes: Array, others: Array) -> Array:
+    """Return the share ``(N, M)`` of each box inside each other box; 0 without an area."""
+    shared = intersections(boxes, others)
+    share: Array = _share(shared, _areas(boxes)[:, None])
+    return share
+
+
+def _areas(boxes: Any) -> Any:
+    return boxes[:, 2] * boxes[:, 3]
 
 
 def paired_iou_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:
@@ -70,10 +160,15 @@ def paired_iou_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:
     return _over_union(shared, np.abs(areas), np.abs(other_areas))
 
 
-def _over_union(shared: Floats, areas: Floats, other_areas: Floats) -> Floats:
-    has_area = (areas > 0) & (other_areas > 0)
-    union = np.where(has_area, areas + other_areas - shared, 1.0)
-    return np.where(has_area, np.clip(shared / union, 0.0, 1.0), 0.0)
+def _over_union(shared: Array, areas: Array, other_areas: Array) -> Array:
+    """Return intersections over unions in [0, 1]; zero where one side has no area."""
+    iou: Array = _share(shared, areas + other_areas - shared)
+    return iou
+
+
+def _share(part: Any, whole: Any) -> Any:
+    xp = namespace_of(part)
+    return xp.clip(part / xp.where(whole > 0, whole, 1.0), 0.0, 1.0)
 
 
 def _signed_areas(corners: Floats) -> Floats:

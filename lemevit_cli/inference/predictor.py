@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
-from lemevit_cli.inference.runtimes.torch import (
-    Runtime,
-    SymmetricDetector,
-    SymmetricRuntime,
-    TorchRuntime,
-)
+from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
 from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 
@@ -59,7 +55,7 @@ def load_predictor(
     """Load weights onto a device.
 
     Args:
-        detection: which boxes of a window a detector answers; None leaves that to the model.
+        detection: which boxes of a window a detector answers; None leaves that to the network.
 
     Raises:
         WeightsError: if tensors and card do not fit each other.
@@ -71,20 +67,7 @@ def load_predictor(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
-    if detection is not None:
-        # Within a window the model's own NMS, stricter than that between windows, stays.
-        model.decoding = replace(
-            model.decoding, score=detection.score, max_per_window=detection.max_per_window
-        )
-    plain = TorchRuntime(network.for_inference(model), network.scores, options)
-    runtime = _symmetric(plain, model) if options.tta else plain
+    decode = partial(network.decode, options=detection)
+    plain = TorchRuntime(network.for_inference(model), decode, options)
+    runtime = network.over_symmetries(plain, detection) if options.tta else plain
     return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))
-
-
-def _symmetric(plain: Runtime, model: Any) -> Runtime:
-    decoding = getattr(model, "decoding", None)
-    if decoding is None:
-        return SymmetricRuntime(plain)
-    return SymmetricDetector(
-        plain, nms_iou=decoding.nms_iou, max_per_window=decoding.max_per_window
-    )

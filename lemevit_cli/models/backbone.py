@@ -8,7 +8,7 @@ begin the training of another.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -86,3 +86,44 @@ def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
         return x
     # Repeated edge pixels: a reflection needs more pixels than a narrow scene has.
     return F.pad(x, (0, right, 0, bottom), mode="replicate")
+
+
+class PixelFront(nn.Module):
+    """What stands in front of a network: pictures grown to whole strides, then normalised.
+
+    Args:
+        mean, std: one value a band, in the values of the pixels.
+        stride: that the sides are grown to multiples of.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], *, stride: int = STRIDE
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        # Not in the state: the card holds them, and one truth is enough.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return pixels ``(B, bands, H, W)``, uint8 or float, grown and normalised."""
+        return self.normalise(self.pad(pixels))
+
+    def pad(self, pixels: Tensor) -> Tensor:
+        """Grow pictures to the right and below; their values stay as they are."""
+        return pad_to_stride(pixels, self.stride)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Bring values to those that the network learned from."""
+        return (pixels - self.mean) / self.std
+
+
+def level_norms(widths: Sequence[int]) -> nn.ModuleList:
+    """Make a batch norm for each level; a width of zero, of a level that is not normed, gets none.
+
+    There is one for every level of an encoder in any task, so that norms of one task begin another.
+    """
+    return nn.ModuleList(nn.BatchNorm2d(width) if width else nn.Identity() for width in widths)

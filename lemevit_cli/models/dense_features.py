@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import any_size, check_backbone, make_encoder
+from lemevit_cli.models.backbone import PixelFront, any_size, check_backbone, make_encoder
 from lemevit_cli.models.weights import find_weights, has_card, load_state, load_weights, renamed
 
 _DEPTHS = (0.5, 0.75, 1.0)  # layers of a transformer, as parts of its depth
@@ -56,9 +56,6 @@ class DenseFeatures(nn.Module):
         digest: of the weights' file; empty where timm brought them.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -77,12 +74,11 @@ class DenseFeatures(nn.Module):
         self.strides, self.label = tuple(strides), label
         self.licence, self.digest = licence, digest
         self.dtype, self.value_range = dtype, value_range
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.front = PixelFront(mean, std)
 
     @property
     def bands(self) -> int:
-        return len(self.mean)
+        return len(self.front.mean)
 
     def try_out(self, side: int, zooms: Sequence[float] = (1.0,)) -> int:
         """Look at empty pixels as large as those to come, and count the channels of all maps.
@@ -90,7 +86,7 @@ class DenseFeatures(nn.Module):
         Raises:
             WeightsError: if the network takes no pictures of that size.
         """
-        pixels = torch.zeros(1, self.bands, side, side, device=self.mean.device)
+        pixels = torch.zeros(1, self.bands, side, side, device=self.front.mean.device)
         try:
             with torch.inference_mode():
                 maps = [self(pixels, zoom=zoom) for zoom in zooms][-1]
@@ -119,7 +115,7 @@ class DenseFeatures(nn.Module):
                 strides.
         """
         sides = [max(round(side * zoom / self.step), 1) * self.step for side in pixels.shape[-2:]]
-        x = (pixels.float() - self.mean) / self.std
+        x = self.front.normalise(pixels.float())
         if list(x.shape[-2:]) != sides:
             antialias = sides[0] < x.shape[-2]
             x = F.interpolate(x, size=sides, mode="bicubic", antialias=antialias)

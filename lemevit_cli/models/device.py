@@ -54,6 +54,11 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return _DTYPES[precision]
 
 
+def is_recording() -> bool:
+    """Say whether operations are recorded as a graph: of fixed shapes, and of plain operations."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 def default_batch_size(device: str) -> int:
     """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory."""
     return 2 if device == "cpu" else 16

@@ -12,14 +12,14 @@ FitNets (arXiv 1412.6550) for hints at several depths through a discarded projec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import STRIDE, make_encoder, pad_to_stride
+from lemevit_cli.models.backbone import STRIDE, PixelFront, make_encoder
+from lemevit_cli.models.weights import Card
 
 TARGET_STRIDE = 8  # of what a teacher says, brought to the student's pixels
 
@@ -28,46 +28,19 @@ class Distiller(nn.Module):
     """Pixels in, one vector a token of each taught level out.
 
     Args:
-        backbone, backbone_args: a timm name and what it is made with.
-        strides: of the levels that are taught.
+        encoder: answers the picture and its maps, finest first, of strides 2 to 32.
+        widths: of the taught levels, by their strides.
         width: of the teacher's vectors.
-        mean, std: one value a band, in the values of the pixels.
-        pretrained: load timm's own weights of the backbone.
-
-    Raises:
-        WeightsError: if timm refuses, or the backbone has no level of such a stride.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
-        self,
-        *,
-        backbone: str,
-        backbone_args: Mapping[str, Any] | None = None,
-        strides: Sequence[int],
-        width: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        pretrained: bool = False,
+        self, *, front: PixelFront, encoder: nn.Module, widths: Mapping[int, int], width: int
     ) -> None:
         super().__init__()
-        self.encoder, widths = make_encoder(
-            backbone, backbone_args, bands=len(mean), pretrained=pretrained
-        )
-        by_stride = {2 ** (i + 1): channels for i, channels in enumerate(widths) if channels}
-        missing = [stride for stride in strides if stride not in by_stride]
-        if missing:
-            raise WeightsError(
-                f"{backbone} has no features of stride {missing[0]}; it has "
-                f"{', '.join(map(str, by_stride))}"
-            )
-        self._strides = tuple(strides)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(by_stride[s], affine=False) for s in strides)
-        self.projections = nn.ModuleList(nn.Conv2d(by_stride[s], width, 1) for s in strides)
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.front, self.encoder, self._strides = front, encoder, tuple(widths)
+        channels = widths.values()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(each, affine=False) for each in channels)
+        self.projections = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return tokens ``(B, width, T)`` of all levels, one level behind the other.
@@ -75,7 +48,7 @@ class Distiller(nn.Module):
         A level finer than ``TARGET_STRIDE`` is averaged to it: a teacher is blind for such detail,
         and nothing of it is to be unlearned.
         """
-        levels = self.encoder((pad_to_stride(pixels) - self.mean) / self.std)[1:]
+        levels = self.encoder(self.front(pixels))[1:]
         tokens = []
         for stride, norm, project in zip(self._strides, self.norms, self.projections, strict=True):
             features = norm(levels[stride.bit_length() - 2])
@@ -83,6 +56,37 @@ class Distiller(nn.Module):
                 features = F.avg_pool2d(features, TARGET_STRIDE // stride)
             tokens.append(project(features).flatten(2))
         return torch.cat(tokens, dim=2)
+
+
+def build_distiller(
+    card: Card, *, strides: Sequence[int], width: int, pretrained: bool = False
+) -> Distiller:
+    """Build a student of a card's backbone, with its projections.
+
+    Args:
+        strides: of the levels that are taught.
+        width: of the teacher's vectors.
+        pretrained: load timm's own weights of the backbone.
+
+    Raises:
+        WeightsError: if timm refuses, or the backbone has no level of such a stride.
+    """
+    encoder, widths = make_encoder(
+        card.backbone, card.backbone_args, bands=card.bands, pretrained=pretrained
+    )
+    by_stride = {2 ** (i + 1): channels for i, channels in enumerate(widths) if channels}
+    missing = [stride for stride in strides if stride not in by_stride]
+    if missing:
+        raise WeightsError(
+            f"{card.backbone} has no features of stride {missing[0]}; it has "
+            f"{', '.join(map(str, by_stride))}"
+        )
+    return Distiller(
+        front=PixelFront(card.mean, card.std),
+        encoder=encoder,
+        widths={stride: by_stride[stride] for stride in strides},
+        width=width,
+    )
 
 
 def tokens_of(maps: Tensor, strides: Sequence[int]) -> Tensor:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from lemevit_cli.models.device import is_recording
 from lemevit_cli.models.lemevit import (
     Block,
     CrossAttention,
@@ -132,7 +133,9 @@ class FoldedDualCrossAttention(nn.Module):
         q, k, v = split_heads(self.qkv_meta(norm(c)), 3, self.num_heads)  # (B, h, M, d)
         k = k * (self.scale * log_ratio(c.shape[1], t.shape[1], like=k))
         bias = (k @ self.bq).flatten(1)[:, None]  # (B, 1, hM)
-        scores = torch.baddbmm(bias, normed_t, (k @ self.wq).flatten(1, 2).mT)  # (B, N, hM)
+        scores = torch.baddbmm(
+            bias, normed_t, (k @ self.wq).flatten(1, 2).transpose(1, 2)
+        )  # (B, N, hM)
         weights = scores.unflatten(-1, (self.num_heads, -1)).softmax(-1).flatten(2)
         values = (v @ self.w_proj + self.b_proj).flatten(1, 2)  # (B, hM, C)
         new_t = torch.baddbmm(t, weights, values)
@@ -157,7 +160,7 @@ class ImageReader(nn.Module):
     def forward(self, q: Tensor, t: Tensor) -> Tensor:
         """Read tokens ``(B, N, C)`` by scaled queries ``(B, h, M, d)`` into ``(B, M, C)``."""
         # The keys' bias adds the same to all scores of a query: softmax does not see it.
-        weights = ((q @ self.wk).flatten(1, 2) @ t.mT).softmax(-1)  # (B, hM, N)
+        weights = ((q @ self.wk).flatten(1, 2) @ t.transpose(1, 2)).softmax(-1)  # (B, hM, N)
         read = (weights @ t).unflatten(1, (q.shape[1], -1)) @ self.wv  # (B, h, M, d)
         return read.transpose(1, 2).flatten(2) + self.bv
 
@@ -232,7 +235,8 @@ def _linear(
     layer: nn.Linear, x: Tensor, *, gelu: bool = False, plus: Tensor | None = None
 ) -> Tensor:
     """Apply a linear layer, then GELU or a residual, in one pass over the result where possible."""
-    if _HAS_FUSED_LINEAR and _is_plain_float32_on_cpu(x):
+    # No other runtime knows the fused operation: what is exported is made of plain ones.
+    if _HAS_FUSED_LINEAR and _is_plain_float32_on_cpu(x) and not is_recording():
         fused = torch.ops.mkldnn._linear_pointwise
         if plus is not None:
             return fused.binary(x, plus, layer.weight, layer.bias, "add")

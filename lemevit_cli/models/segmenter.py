@@ -14,7 +14,7 @@ UPerNet, which computes the same once its LayerNorms are taken away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -24,8 +24,9 @@ from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import any_size, check_backbone, pad_to_stride
+from lemevit_cli.models.backbone import PixelFront, any_size, check_backbone, level_norms
 from lemevit_cli.models.pixel_view import PixelView, colours_around, smooth_along_edges
+from lemevit_cli.models.weights import Card
 
 PAPER_DECODER = "upernet_paper"
 PIXEL_DECODER = "upernet_pixels"
@@ -78,72 +79,32 @@ class Segmenter(nn.Module):
     """Pixels in, logits out, at the same size: normalisation and padding happen inside.
 
     Args:
-        backbone: a timm name with features of strides 4 to 32 (or 2 to 32).
-        decoder: one of ``DECODERS``; those that need dilated features are not among them.
-        mean, std: one value a band, in the values of the pixels.
-        pretrained: load timm's own weights of the backbone.
-
-    Raises:
-        WeightsError: if timm or the decoder refuses; one line with what fits.
+        encoder: answers the picture and its maps, finest first, of strides 2 to 32.
+        feature_norms: one for each map.
+        decoder: picture and normed maps to features.
+        dropout: in front of the classifiers.
+        segmentation_head: features to logits at the size of the picture.
+        auxiliary_head: logits from stride 16 alone; they teach the backbone, nobody else asks.
+        pixel_view: a second opinion from single pixels.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
         *,
-        backbone: str,
-        backbone_args: Mapping[str, Any] | None = None,
-        decoder: str = DEFAULT_DECODER,
-        decoder_args: Mapping[str, Any] | None = None,
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        pretrained: bool = False,
+        front: PixelFront,
+        encoder: nn.Module,
+        feature_norms: nn.ModuleList,
+        decoder: nn.Module,
+        dropout: nn.Module,
+        segmentation_head: nn.Module,
+        auxiliary_head: nn.Module | None = None,
+        pixel_view: PixelView | None = None,
     ) -> None:
         super().__init__()
-        check_architecture(backbone, decoder, pretrained=pretrained)
-        is_paper = decoder == PAPER_DECODER
-        try:
-            network = smp.create_model(
-                _LIBRARYS_NAME.get(decoder, decoder),
-                encoder_name=f"tu-{backbone}",
-                encoder_weights=True if pretrained else None,
-                in_channels=len(mean),
-                classes=num_classes,
-                **any_size(backbone) | dict(backbone_args or {}),
-                **(decoder_defaults(decoder) if decoder_args is None else decoder_args),
-            )
-        except (TypeError, ValueError, RuntimeError, KeyError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise WeightsError(
-                f"backbone {backbone!r} with decoder {decoder!r}: {reason}; "
-                "a backbone needs features of strides 4 to 32"
-            ) from error
-        self.encoder, self.decoder = network.encoder, network.decoder
-        self.segmentation_head = network.segmentation_head
-        channels = network.encoder.out_channels[1:]
-        self.feature_norms = nn.ModuleList(
-            # Levels without channels stand for strides that a backbone does not have.
-            nn.BatchNorm2d(width) if width and not is_paper else nn.Identity()
-            for width in channels
-        )
-        self.dropout = nn.Dropout2d(_DROPOUT) if is_paper else nn.Identity()
-        self.auxiliary_head: nn.Module | None = None
-        if is_paper:
-            self.decoder.feature_norms = nn.ModuleList(
-                nn.Identity() for _ in self.decoder.feature_norms
-            )
-            self.auxiliary_head = _fcn_head(network.encoder.out_channels, num_classes)
-        self.pixel_view: PixelView | None = None
-        if decoder == PIXEL_DECODER:
-            self.pixel_view = PixelView(
-                bands=len(mean), detail=channels[_DETAIL_LEVEL - 1], num_classes=num_classes
-            ).requires_grad_(False)  # fitted by itself, see pixel_inputs
-        # Not in the state: the card holds them, and one truth is enough.
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.front, self.encoder, self.decoder = front, encoder, decoder
+        self.segmentation_head, self.feature_norms = segmentation_head, feature_norms
+        self.dropout = dropout
+        self.auxiliary_head, self.pixel_view = auxiliary_head, pixel_view
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -189,13 +150,68 @@ class Segmenter(nn.Module):
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return pixels, grown to whole strides, as they are and normalised; and the levels."""
-        pixels = pad_to_stride(pixels)
-        x = (pixels - self.mean) / self.std
+        pixels = self.front.pad(pixels)
+        x = self.front.normalise(pixels)
         return pixels, x, list(self.encoder(x)[1:])
 
 
+def build_segmenter(card: Card, pretrained: bool = False) -> Segmenter:
+    """Build the network of a card, untrained.
+
+    Args:
+        card: its head is one of ``DECODERS``; those that need dilated features are not among them.
+            Its backbone has features of strides 4 to 32 (or 2 to 32).
+        pretrained: load timm's own weights of the backbone.
+
+    Raises:
+        WeightsError: if timm or the decoder refuses; one line with what fits.
+    """
+    decoder = card.head
+    check_architecture(card.backbone, decoder, pretrained=pretrained)
+    network = _librarys_network(card, decoder, pretrained=pretrained)
+    channels = network.encoder.out_channels
+    num_classes, is_paper = len(card.classes), decoder == PAPER_DECODER
+    if is_paper:
+        network.decoder.feature_norms = nn.ModuleList(
+            nn.Identity() for _ in network.decoder.feature_norms
+        )
+    pixel_view = None
+    if decoder == PIXEL_DECODER:
+        pixel_view = PixelView(
+            bands=card.bands, detail=channels[_DETAIL_LEVEL], num_classes=num_classes
+        ).requires_grad_(False)  # fitted by itself, see pixel_inputs
+    return Segmenter(
+        front=PixelFront(card.mean, card.std),
+        encoder=network.encoder,
+        feature_norms=level_norms([0 if is_paper else width for width in channels[1:]]),
+        decoder=network.decoder,
+        dropout=nn.Dropout2d(_DROPOUT) if is_paper else nn.Identity(),
+        segmentation_head=network.segmentation_head,
+        auxiliary_head=_fcn_head(channels, num_classes) if is_paper else None,
+        pixel_view=pixel_view,
+    )
+
+
+def _librarys_network(card: Card, decoder: str, *, pretrained: bool) -> Any:
+    try:
+        return smp.create_model(
+            _LIBRARYS_NAME.get(decoder, decoder),
+            encoder_name=f"tu-{card.backbone}",
+            encoder_weights=True if pretrained else None,
+            in_channels=card.bands,
+            classes=len(card.classes),
+            **any_size(card.backbone) | card.backbone_args,
+            **card.head_args,
+        )
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"backbone {card.backbone!r} with decoder {decoder!r}: {reason}; "
+            "a backbone needs features of strides 4 to 32"
+        ) from error
+
+
 def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:
-    """Make layers for logits from stride 16 alone: they teach the backbone, nobody else asks."""
     return nn.Sequential(
         Conv2dReLU(channels[_AUXILIARY_LEVEL], _AUXILIARY_CHANNELS, kernel_size=3, padding=1),
         nn.Dropout2d(_DROPOUT),

@@ -1,14 +1,16 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
-A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
-training asks), ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data) and
-``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out). It may have
-``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py`` (``TABLES``:
-how figures of its own kind are printed).
+A package has ``network.py`` (``NETWORK``: what inference asks), ``inference.py`` (``INFERENCE``:
+what its command runs), ``training.py`` (``TRAINING``: what training asks), ``evaluation.py``
+(``EVALUATION``: how weights are scored on labelled data) and ``simulation.py`` (``SIMULATION``: how
+a data set of simulated towns is laid out). It may have ``scoring.py`` (``SCORING``: how its results
+are compared as files) and ``tables.py`` (``TABLES``: how figures of its own kind are printed).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,27 +19,50 @@ from lemevit_cli.errors import LemevitError
 
 if TYPE_CHECKING:
     from lemevit_cli.inference.network import Network
+    from lemevit_cli.inference.scenes import Report
     from lemevit_cli.simulation.scenes import Layout
     from lemevit_cli.tasks.evaluation import Evaluation
     from lemevit_cli.tasks.figure_table import FigureTable
     from lemevit_cli.tasks.scoring import Scoring
     from lemevit_cli.training.task import Training
 
+
+@dataclass(frozen=True)
+class Room:
+    """Where a task lives, and what is known of it before anything is loaded.
+
+    Args:
+        package: of its parts.
+        command: that runs it over scenes.
+        starter: weights that are taken when none are named.
+        dates: of a place that it sees.
+    """
+
+    package: str
+    command: str
+    starter: str
+    dates: int = 1
+
+
 TASKS = {
-    "seg": "lemevit_cli.tasks.segmentation",
-    "det": "lemevit_cli.tasks.detection",
-    "change": "lemevit_cli.tasks.change",
+    "seg": Room("lemevit_cli.tasks.segmentation", command="predict", starter="landcover"),
+    "det": Room("lemevit_cli.tasks.detection", command="detect", starter="objects"),
+    "change": Room(
+        "lemevit_cli.tasks.change", command="change", starter="buildings-change", dates=2
+    ),
 }
-# The weights that are taken when none are named.
-STARTERS = {"seg": "landcover", "det": "objects", "change": "buildings-change"}
-PREDICTED = ("seg",)  # tasks that give every pixel a class: those that predict runs
-OF_TWO_DATES = ("change",)  # tasks that see a place twice
 
 
 def load_network(task: str) -> Network:
     """Import what inference asks of a task; see :func:`_part`."""
     network: Network = _part(task, "network")
     return network
+
+
+def load_inference(task: str) -> Callable[..., Report]:
+    """Import what runs weights of a task over scenes; see :func:`_part`."""
+    run: Callable[..., Report] = _part(task, "inference")
+    return run
 
 
 def load_training(task: str) -> Training:
@@ -73,7 +98,7 @@ def load_tables() -> tuple[FigureTable, ...]:
 
 
 def _tasks_with(name: str) -> list[str]:
-    return [task for task, package in TASKS.items() if find_spec(f"{package}.{name}")]
+    return [task for task, room in TASKS.items() if find_spec(f"{room.package}.{name}")]
 
 
 def _part(task: str, name: str) -> Any:
@@ -84,4 +109,4 @@ def _part(task: str, name: str) -> Any:
     """
     if task not in TASKS:
         raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
-    return getattr(import_module(f"{TASKS[task]}.{name}"), name.upper())
+    return getattr(import_module(f"{TASKS[task].package}.{name}"), name.upper())

@@ -13,7 +13,7 @@ from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import DetectionOptions, InferenceSettings, OutputOptions
 from lemevit_cli.simulation.pair import simulate_pair
-from lemevit_cli.tasks import STARTERS, load_network
+from lemevit_cli.tasks import TASKS, load_network
 
 
 def test_demo_predicts_scores_and_draws_a_simulated_town(tmp_path):
@@ -52,7 +52,7 @@ def test_demo_finds_objects_and_judges_those_that_a_town_has(tmp_path, monkeypat
     )
     weights = tmp_path / "tiny.safetensors"
     save_weights(weights, load_network("det").build_model(card).state_dict(), card)
-    monkeypatch.setitem(STARTERS, "det", str(weights))
+    monkeypatch.setitem(TASKS, "det", replace(TASKS["det"], starter=str(weights)))
     settings = InferenceSettings(output=OutputOptions(overwrite=True))
     objects = find_objects(tmp_path, settings, Silent())
     assert len(pyogrio.read_dataframe(objects["result"])) == objects["found"]
@@ -76,7 +76,7 @@ def test_demo_finds_changes(tmp_path, monkeypatch):
     )
     weights = tmp_path / "tiny.safetensors"
     save_weights(weights, load_network("change").build_model(card).state_dict(), card)
-    monkeypatch.setitem(STARTERS, "change", str(weights))
+    monkeypatch.setitem(TASKS, "change", replace(TASKS["change"], starter=str(weights)))
     changes = find_changes(tmp_path, InferenceSettings(), Silent())
     assert len(pyogrio.read_dataframe(changes["result"])) == changes["found"]
     with rasterio.open(tmp_path / "change.tif") as file:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from lemevit_cli.cli import app
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.oriented_rcnn import Decoding
-from lemevit_cli.models.weights import Card, open_weights, save_weights
+from lemevit_cli.models.weights import Card, load_weights, open_weights, save_weights
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import load_network
+from lemevit_cli.tasks.detection.decoding import Decoding
 
 FIELDS = [
     "class", "class_id", "score", "length_m", "width_m", "area_m2", "bearing", "cx", "cy",
@@ -47,6 +47,19 @@ def weights(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
     save_weights(path, load_network("det").build_model(card).state_dict(), card)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def opinionated(weights, tmp_path_factory):
+    """Path of weights whose scores lie between 0 and 1."""
+    state, card = load_weights(weights)
+    generator = torch.Generator().manual_seed(2)
+    for key, spread in (("classify", 1.0), ("regress", 0.1)):
+        tensor = state[f"roi_head.{key}.weight"]
+        state[f"roi_head.{key}.weight"] = torch.randn(tensor.shape, generator=generator) * spread
+    path = tmp_path_factory.mktemp("weights") / "opinionated.safetensors"
+    save_weights(path, state, card)
     return str(path)
 
 
@@ -130,6 +143,24 @@ def test_classes_choose_the_boxes(large, weights):
     assert len(ships) >= (everything["class"] == "ship").sum() > 0
     empty = detected(large, "-w", weights, "-o", "none.shp", "--classes", "storage tank")
     assert list(empty.columns) == [*FIELDS, "geometry"]
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--classes", "ship,plane"], ["--tta"], ["--max-per-window", "5"]]
+)
+def test_a_higher_score_is_a_filter(large, opinionated, flags):
+    def boxes_of(score):
+        arguments = ["detect", large, "-w", opinionated, "-o", f"{score}.gpkg", *flags]
+        run = CliRunner().invoke(app, [*arguments, "--score", score, "--device", "cpu", "-q"])
+        assert run.exit_code == 0, run.stderr
+        table = pyogrio.read_dataframe(f"{score}.gpkg")
+        return {(row.score, row.class_id, row.geometry.wkb) for row in table.itertuples()}
+
+    scores = ["0.01", "0.05", "0.2", "0.3", "0.45", "0.6", "0.9"]
+    found = [boxes_of(score) for score in scores]
+    assert len(found[0]) > 5 and len({len(boxes) for boxes in found}) > 2
+    for (low, of_low), (high, of_high) in pairwise(zip(scores, found, strict=True)):
+        assert of_high == {row for row in of_low if row[0] >= float(high)}, (low, high)
 
 
 def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene, weights):

@@ -84,7 +84,7 @@ def test_every_pair_is_compared():
     assert found.shape == (7, 5)
     for i, box in enumerate(boxes):
         expected = paired_iou(np.repeat(box[None], 5, axis=0), others)
-        np.testing.assert_array_equal(found[i], expected)
+        np.testing.assert_allclose(found[i], expected, atol=1e-15)
     assert rotated_iou(np.empty((0, 5)), others).shape == (0, 5)
     assert rotated_iou(boxes, np.empty((0, 5))).shape == (7, 0)
 

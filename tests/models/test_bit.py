@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.legend import ClassInfo
-from lemevit_cli.models.bit import HEADS, ChangeDetector, check_head, head_defaults
+from lemevit_cli.legend import ClassInfo, classes_from_names
+from lemevit_cli.models.change import HEADS, build_change_detector, check_head, head_defaults
 from lemevit_cli.models.cost import count
 from lemevit_cli.models.lemevit import VARIANTS
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.official_checkpoint import bit_head_state, load_official_state_dict
-from lemevit_cli.models.segmenter import Segmenter
+from lemevit_cli.models.segmenter import build_segmenter, decoder_defaults
 from lemevit_cli.models.weights import Card, initialise, save_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -29,9 +30,17 @@ FORMS = [
 ]
 
 
-def detector(backbone="resnet10t", **changes):
+def detector(backbone="resnet10t", *, num_classes=2, **changes):
     torch.manual_seed(0)
-    return ChangeDetector(backbone=backbone, **{"mean": MEAN, "std": STD, **changes}).eval()
+    card = Card(
+        task="change",
+        backbone=backbone,
+        head="bit",
+        classes=classes_from_names([f"class {i}" for i in range(num_classes)]),
+        mean=MEAN,
+        std=STD,
+    )
+    return build_change_detector(replace(card, **changes)).eval()
 
 
 def pair_of(height, width, *, batch=1, bands=3):
@@ -53,8 +62,8 @@ def numbers(module):
 @pytest.fixture
 def official():
     config = json.loads((FIXTURES / "bit_official_A.json").read_text())["config"]["backbone"]
-    model = ChangeDetector(
-        backbone="lemevit_tiny",
+    model = detector(
+        "lemevit_tiny",
         backbone_args={
             "embed_dims": config["embed_dim"],
             "depths": config["depth"],
@@ -63,14 +72,12 @@ def official():
         },
         head="bit",
         head_args={"decoder_depth": 2, "raw_pixels": True},
-        mean=MEAN,
-        std=STD,
     )
     backbone = load_file(FIXTURES / "lemevit_official_A.weights.safetensors")
     load_official_state_dict(model.encoder, backbone)
     head = load_file(FIXTURES / "bit_official_A.head_weights.safetensors")
     model.head.load_state_dict(bit_head_state(head))
-    return model.eval()
+    return model
 
 
 def run_and_record(model, inputs):
@@ -170,7 +177,7 @@ def test_any_level_of_the_backbone_may_be_compared(level):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_earlier_date_stands_first_and_each_has_all_bands(head):
-    model = detector(head=head, num_classes=3, mean=MEAN[:2], std=STD[:2])
+    model = detector(head=head, num_classes=3, bands=2, mean=MEAN[:2], std=STD[:2])
     pixels, seen = pair_of(32, 32, batch=2, bands=2), []
     model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
@@ -292,8 +299,9 @@ def card_of(names, task):
 @pytest.mark.parametrize(("head", "head_args"), FORMS)
 def test_backbone_norms_and_decoder_begin_from_a_segmenters_weights(tmp_path, head, head_args):
     torch.manual_seed(1)
-    landcover = Segmenter(backbone="lemevit_tiny", num_classes=4, mean=MEAN, std=STD)
-    save_weights(tmp_path / "x.safetensors", landcover.state_dict(), card_of("abcd", "seg"))
+    card = replace(card_of("abcd", "seg"), head="upernet", head_args=decoder_defaults("upernet"))
+    landcover = build_segmenter(card)
+    save_weights(tmp_path / "x.safetensors", landcover.state_dict(), card)
     model = detector("lemevit_tiny", head=head, head_args=head_args)
     done = initialise(model, card_of(["same", "changed"], "change"), tmp_path / "x.safetensors")
     assert [part.split()[0] for part in done.left] == ["head"]

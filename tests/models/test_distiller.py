@@ -2,13 +2,17 @@ import pytest
 import torch
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.distiller import Distiller, tokens_of, tokens_of_levels
+from lemevit_cli.models.distiller import build_distiller, tokens_of, tokens_of_levels
+from lemevit_cli.models.weights import Card
 
-SETTINGS = {"width": 5, "mean": (128.0,) * 3, "std": (64.0,) * 3}
+
+def distiller(backbone, strides):
+    card = Card(task="backbone", backbone=backbone, classes=(), mean=(128.0,) * 3, std=(64.0,) * 3)
+    return build_distiller(card, strides=strides, width=5)
 
 
 def test_every_level_answers_with_its_tokens():
-    model = Distiller(backbone="test_resnet", strides=(4, 8, 16, 32), **SETTINGS)
+    model = distiller("test_resnet", (4, 8, 16, 32))
     tokens = model(torch.rand(2, 3, 64, 64) * 255)
     counts = tokens_of_levels(64, (4, 8, 16, 32))
     assert counts == [64, 64, 16, 4]  # stride 4 is averaged to 8
@@ -27,7 +31,7 @@ def test_targets_of_a_level_are_the_means_over_its_cells():
 def test_a_wild_channel_changes_nothing(monkeypatch):
     """The norm in front of a projection takes the scale of every channel away."""
     torch.manual_seed(1)
-    model = Distiller(backbone="test_resnet", strides=(8,), **SETTINGS).train()
+    model = distiller("test_resnet", (8,)).train()
     x = torch.rand(4, 3, 64, 64) * 255
     tame = model(x)
     encoder = model.encoder.forward
@@ -43,7 +47,7 @@ def test_a_wild_channel_changes_nothing(monkeypatch):
 
 def test_a_stride_that_a_backbone_lacks_is_named():
     with pytest.raises(WeightsError, match="no features of stride 2; it has 4, 8, 16, 32"):
-        Distiller(backbone="lemevit_tiny", strides=(2, 8), **SETTINGS)
+        distiller("lemevit_tiny", (2, 8))
 
 
 def test_sides_have_to_be_whole_strides():

@@ -153,3 +153,22 @@ def test_autocast_stays_near_full_precision(official):
     for i, tensor in enumerate(maps):
         expected = official.float32[f"feature{i}"]
         assert (tensor.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, that the size is fixed, which is meant
+@pytest.mark.parametrize("way", ["trace", "export"])
+def test_a_graph_is_made_of_plain_operations_and_answers_the_same(way):
+    torch.manual_seed(0)
+    fast = optimise_for_inference(timm.create_model("lemevit_tiny", features_only=True))
+    images, others = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        if way == "trace":
+            graph = torch.jit.trace(fast, (images,), check_trace=False)
+            operations = {node.kind() for node in graph.inlined_graph.nodes()}
+        else:
+            program = torch.export.export(fast, (images,))
+            graph = program.module()
+            operations = {str(node.target) for node in program.graph.nodes}
+        assert not [name for name in operations if "mkldnn" in name or name == "aten::mT"]
+        for found, expected in zip(graph(others), fast(others), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -1,9 +1,9 @@
 import torch
 
 from lemevit_cli.models.oriented_rcnn.assignment import (
+    ASSIGNERS,
     BACKGROUND,
     NEITHER,
-    RULES,
     match,
     sample,
     truths_of,
@@ -80,8 +80,8 @@ def test_truths_leave_out_empty_slots_and_set_ignored_and_thin_objects_aside():
 
 def test_a_loss_of_boxes_is_a_mean_of_samples_or_a_weighted_one_of_objects():
     total = torch.tensor(12.0)
-    assert RULES["paper"].mean_offset(total, positive=3, samples=48) == 12 / 48
-    weight = RULES["generous"].offset_weight
-    assert RULES["generous"].mean_offset(total, positive=3, samples=48) == weight * 12 / 3
-    for rules in RULES.values():
-        assert rules.mean_offset(torch.tensor(0.0), positive=0, samples=0) == 0
+    assert ASSIGNERS["paper"].mean_offset(total, positive=3, samples=48) == 12 / 48
+    weight = ASSIGNERS["generous"].offset_weight
+    assert ASSIGNERS["generous"].mean_offset(total, positive=3, samples=48) == weight * 12 / 3
+    for assigner in ASSIGNERS.values():
+        assert assigner.mean_offset(torch.tensor(0.0), positive=0, samples=0) == 0

@@ -2,7 +2,7 @@ from math import cos, log, pi, sin
 
 import torch
 
-from lemevit_cli.models.oriented_rcnn.boxes import canonical, circumscribed, corners
+from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
 from lemevit_cli.models.oriented_rcnn.coders import (
     SMALLEST_SIDE_PX,
     decode_midpoints,
@@ -30,7 +30,7 @@ def shaken(boxes, seed):
 
 def distances(boxes, others):
     """From each corner to the nearest of the other box, and back, the largest of a box."""
-    between = torch.cdist(corners(boxes), corners(others))
+    between = torch.cdist(corners_of(boxes), corners_of(others))
     return torch.cat([between.amin(dim=2), between.amin(dim=1)], dim=1).amax(dim=1)
 
 
@@ -39,14 +39,14 @@ def test_midpoints_lead_from_any_anchor_to_the_box_and_back():
     anchors = circumscribed(shaken(boxes, 1))
     found = decode_midpoints(anchors, encode_midpoints(anchors, boxes))
     apart = distances(found, boxes)
-    x, y = corners(boxes).sort(dim=1).values.unbind(-1)
+    x, y = corners_of(boxes).sort(dim=1).values.unbind(-1)
     tie = ((y[:, 1] - y[:, 0]) < 0.1) & ((x[:, 3] - x[:, 2]) < 0.1)
     assert apart[~tie].max() < 1e-6
-    # A box that is upright to a tenth of a pixel is taken for upright.
+    # A box that is axis-aligned to a tenth of a pixel is taken for it.
     assert apart[tie].max() < 0.15 and 0 < tie.sum() < 100
 
 
-def test_upright_boxes_survive_midpoints():
+def test_axis_aligned_boxes_survive_midpoints():
     boxes = random_boxes(200, 2)
     boxes[:, 4] = torch.tensor([0.0, -pi / 2]).double().repeat(100)
     anchors = circumscribed(shaken(boxes, 3))

@@ -8,33 +8,42 @@ import torch
 from torch import nn
 
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.cost import count
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.oriented_rcnn import (
     PAPER_HEAD,
-    Decoding,
-    OrientedRCNN,
+    build_detector,
     check_head_args,
     head_defaults,
 )
-from lemevit_cli.models.oriented_rcnn.boxes import intersection_over_union
+from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS
 from lemevit_cli.models.oriented_rcnn.coders import decode_rotated
 from lemevit_cli.models.oriented_rcnn.detector import halved
 from lemevit_cli.models.oriented_rcnn.rpn import STRIDES
-from lemevit_cli.models.segmenter import Segmenter
+from lemevit_cli.models.segmenter import build_segmenter
 from lemevit_cli.models.weights import Card, initialise, save_weights
+from lemevit_cli.tasks.detection.decoding import decode
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 SMALL = {"channels": 16, "hidden": 32, "proposals": 100}
 SWIN = "swin_tiny_patch4_window7_224"
+CARD = Card(
+    task="det",
+    backbone="resnet10t",
+    head="oriented_rcnn",
+    head_args=SMALL,
+    classes=classes_from_names(("ship", "plane", "tank")),
+    mean=MEAN,
+    std=STD,
+)
 BOXES = torch.tensor([[40.0, 30.0, 44.0, 16.0, 0.6], [95.0, 50.0, 36.0, 20.0, -1.0]])
 
 
 def detector(backbone="resnet10t", **changes):
     torch.manual_seed(0)
-    settings = {"num_classes": 3, "mean": MEAN, "std": STD, "head_args": SMALL, **changes}
-    return OrientedRCNN(backbone=backbone, **settings)
+    return build_detector(replace(CARD, backbone=backbone, **changes))
 
 
 def pictures(batch=2, height=96, width=128):
@@ -50,7 +59,9 @@ def truth(batch=2, labels=(0, 2)):
 def test_any_backbone_and_size_gives_rows_of_boxes_best_first(backbone):
     model = detector(backbone).eval()
     with torch.inference_mode():
-        found = model(pictures(2, 45, 70))
+        candidates = model(pictures(2, 45, 70))
+    assert candidates.shape == (2, 200, 8) and candidates.dtype == torch.float32
+    found = decode(candidates)
     assert found.shape == (2, 300, 7) and found.dtype == torch.float32
     scores, class_ids = found[..., 5], found[..., 6]
     assert (scores[:, :-1] >= scores[:, 1:]).all() and (scores <= 1).all()
@@ -61,24 +72,11 @@ def test_any_backbone_and_size_gives_rows_of_boxes_best_first(backbone):
     assert (w >= h).all() and (angle >= -pi / 2).all() and (angle < pi / 2).all()
 
 
-def test_decoding_is_what_is_asked_for():
-    model = detector().eval()
-    model.decoding = Decoding(score=0.0, nms_iou=0.3, max_per_window=40)
-    with torch.inference_mode():
-        found = model(pictures(1))[0]
-        assert found.shape == (40, 7) and (found[:, 5] > 0).all()
-        overlaps = intersection_over_union(found[:, :5], found[:, :5]).fill_diagonal_(0)
-        alike = found[:, None, 6] == found[None, :, 6]
-        assert overlaps[alike].max() <= 0.3 + 1e-4
-        model.decoding = replace(model.decoding, score=0.9999)
-        assert (model(pictures(1))[..., 6] == -1).all()
-
-
 def test_a_picture_is_answered_alike_in_any_batch():
     model = detector().eval()
     with torch.inference_mode():
-        both = model(pictures(2))
-        alone = torch.cat([model(picture[None]) for picture in pictures(2)])
+        both = decode(model(pictures(2)))
+        alone = decode(torch.cat([model(picture[None]) for picture in pictures(2)]))
     assert ((both[..., 6] >= 0).sum(dim=1) > 20).all()
     assert farthest(both[0], both[1]) > 1  # pictures with one answer would prove nothing
     for rows, expected in zip(both, alone, strict=True):
@@ -92,7 +90,8 @@ def farthest(rows, others):
 
 
 def test_no_pictures_have_no_boxes():
-    assert detector().eval()(torch.zeros(0, 3, 64, 64)).shape == (0, 300, 7)
+    candidates = detector().eval()(torch.zeros(0, 3, 64, 64))
+    assert candidates.shape == (0, 200, 8) and decode(candidates).shape == (0, 300, 7)
 
 
 def test_pixels_are_normalised_inside():
@@ -112,7 +111,8 @@ def test_what_is_not_finite_is_not_silently_nothing():
     model = detector().eval()
     nn.init.constant_(model.roi_head.classify.weight, float("nan"))
     with torch.inference_mode():
-        assert model(pictures()).isnan().all()
+        candidates = model(pictures())
+    assert candidates[..., 5:].isnan().all() and decode(candidates).isnan().all()
 
 
 def test_training_without_truth_is_a_mistake_of_the_caller():
@@ -186,6 +186,7 @@ def numbers(model):
 # Of the authors' nets with 15 classes: M parameters of the head and of the net, among these the
 # parameters of four norms that nothing reads; G multiply-adds at 1024 with 1000 proposals, as their
 # counter reports them, and all.
+FIFTEEN = classes_from_names([f"class {i}" for i in range(15)])
 PAPER = [
     ("lemevit_tiny", 17.054, 25.370, 1408, 153.89, 207.71),
     ("lemevit_small", 17.128, 33.145, 1984, 193.61, 261.05),
@@ -208,7 +209,7 @@ class Dense(nn.Module):
 @pytest.mark.parametrize(("backbone", "head", "whole", "unread", "reported", "macs"), PAPER)
 def test_the_papers_net_has_its_parameters_and_cost(backbone, head, whole, unread, reported, macs):
     with torch.device("meta"):
-        model = detector(backbone, head_args=PAPER_HEAD, num_classes=15)
+        model = detector(backbone, head_args=PAPER_HEAD, classes=FIFTEEN)
         # The authors' dense backbone holds the classifier's parts too, which no map depends on.
         backbone_with_dead_parts = timm.create_model(backbone, num_classes=0)
     ours = numbers(model) - numbers(model.encoder)
@@ -222,7 +223,7 @@ def test_the_papers_net_has_its_parameters_and_cost(backbone, head, whole, unrea
 
 def test_the_light_form_over_lemevit_tiny_is_small():
     with torch.device("meta"):
-        assert numbers(detector("lemevit_tiny", head_args=None, num_classes=10)) < 11_000_000
+        assert numbers(detector("lemevit_tiny", head_args={}, classes=FIFTEEN[:10])) < 11_000_000
 
 
 def test_light_arguments_are_copies():
@@ -243,45 +244,51 @@ def test_unknown_names_are_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_the_second_look_begins_where_the_first_one_ended():
-    model = detector(head_args=SMALL | {"looks": 2}).eval()
-    nn.init.normal_(model.roi_head.regress.weight, std=0.1)
-    nn.init.normal_(model.roi_head.classify.weight, std=0.5)
+def test_the_second_stage_begins_where_the_first_one_ended():
+    model = detector(head_args=SMALL | {"cascade_stages": 2}).eval()
+    head = model.roi_head
+    nn.init.normal_(head.regress.weight, std=0.1)
+    nn.init.normal_(head.classify.weight, std=0.5)
     boxes = torch.tensor([[40.0, 30.0, 20.0, 9.0, 0.3], [20.0, 50.0, 30.0, 12.0, 1.0]]).repeat(9, 1)
     boxes = boxes + torch.arange(18.0)[:, None]
-    places = torch.arange(18) % 2
+    places = torch.arange(2).repeat_interleave(9)
+    exists = torch.ones(2, 9, dtype=torch.bool)
     with torch.inference_mode():
         levels = model.levels(pictures())[:4]
-        logits, deltas = model.roi_head.look(levels, STRIDES[:4], boxes, places)
-        scores = logits.softmax(dim=1)[:, :-1]
-        model.decoding = Decoding(score=float(scores.amax(dim=1).median()))
-        hopeful = scores.amax(dim=1) > model.decoding.score
-        assert hopeful.sum() == 9
-        first, own = decode_rotated(boxes, deltas)[hopeful], places[hopeful]
-        logits, deltas = model.roi_head.look(levels, STRIDES[:4], first, own)
-        found, found_scores, found_places = model._look(levels, boxes, places)
-    torch.testing.assert_close(found, decode_rotated(first, deltas))
-    torch.testing.assert_close(found_scores, logits.softmax(dim=1)[:, :-1])
-    assert torch.equal(found_places, own)
+        logits, deltas = head.predict(levels, STRIDES[:4], boxes, places)
+        best = logits.softmax(dim=1)[:, :-1].amax(dim=1)
+        head.stage_score = float(best.median())
+        goes_on = best > head.stage_score
+        assert goes_on.sum() == 9
+        first = decode_rotated(boxes, deltas)[goes_on]
+        logits, deltas = head.predict(levels, STRIDES[:4], first, places[goes_on])
+        found, scores = head.refine(levels, STRIDES[:4], boxes.unflatten(0, (2, 9)), exists)
+    found, scores = found.flatten(0, 1), scores.flatten(0, 1)
+    torch.testing.assert_close(found[goes_on], decode_rotated(first, deltas))
+    torch.testing.assert_close(scores[goes_on], logits.softmax(dim=1)[:, :-1])
+    assert (scores[~goes_on] == 0).all()
 
 
-def test_a_second_octave_sees_the_picture_at_half_its_size():
+def test_what_fills_a_row_of_proposals_is_no_candidate():
+    model = detector().eval()
+    boxes = torch.tensor([[40.0, 30.0, 20.0, 9.0, 0.3]]).repeat(2, 3, 1)
+    exists = torch.tensor([[True, True, False], [True, False, False]])
+    with torch.inference_mode():
+        levels = model.levels(pictures())[:4]
+        _, scores = model.roi_head.refine(levels, STRIDES[:4], boxes, exists)
+    assert torch.equal((scores > 0).all(dim=-1), exists)
+
+
+def test_a_second_scale_sees_the_picture_at_half_its_size():
     whole = pictures(2, 97, 130)
-    alone = detector(head_args=SMALL | {"octaves": 1, "looks": 1}).eval()
-    both = detector(head_args=SMALL | {"octaves": 2, "looks": 1}).eval()
+    alone = detector(head_args=SMALL | {"pyramid_scales": 1, "cascade_stages": 1}).eval()
+    both = detector(head_args=SMALL | {"pyramid_scales": 2, "cascade_stages": 1}).eval()
     both.load_state_dict(alone.state_dict())
-    for model in (alone, both):
-        model.decoding = Decoding(score=0.2, nms_iou=1.0, max_per_window=5000)
     with torch.inference_mode():
         found, of_whole, of_half = both(whole), alone(whole), alone(halved(whole, 1))
-    of_half = of_half * torch.tensor([2.0, 2, 2, 2, 1, 1, 1])
-    for own, first, second in zip(found, of_whole, of_half, strict=True):
-        expected = torch.cat([first[first[:, 5] > 0], second[second[:, 5] > 0]])
-        order = expected[:, 5].argsort(descending=True, stable=True)
-        own = own[own[:, 5] > 0]
-        assert len(own) == len(expected) > 20
-        torch.testing.assert_close(own[:, 5], expected[order, 5])
-        torch.testing.assert_close(own.sum(dim=0), expected.sum(dim=0), rtol=1e-4, atol=0.1)
+    factors = torch.tensor([2.0, 2, 2, 2, 1, 1, 1, 1])
+    torch.testing.assert_close(found, torch.cat([of_whole, of_half * factors], dim=1))
+    assert ((found[..., 5:].amax(dim=-1) > 0.2).sum(dim=1) > 20).all()
 
 
 def test_halving_keeps_places():
@@ -291,13 +298,47 @@ def test_halving_keeps_places():
     assert halved(torch.zeros(1, 3, 5, 1, dtype=torch.uint8), 2).shape == (1, 3, 2, 1)
 
 
-def test_looks_and_rules_that_there_are_not_are_one_line():
-    with pytest.raises(WeightsError, match="takes looks from 1 to 9, not 0"):
-        detector(head_args={"looks": 0})
-    with pytest.raises(WeightsError, match="takes octaves from 1 to 3, not 4"):
-        detector(head_args={"octaves": 4})
-    with pytest.raises(WeightsError, match="no rules 'mild'; choose one of paper, generous"):
-        detector(head_args={"rules": "mild"})
+def test_stages_scales_and_assigners_that_there_are_not_are_one_line():
+    with pytest.raises(WeightsError, match="takes cascade_stages from 1 to 9, not 0"):
+        detector(head_args={"cascade_stages": 0})
+    with pytest.raises(WeightsError, match="takes pyramid_scales from 1 to 3, not 4"):
+        detector(head_args={"pyramid_scales": 4})
+    with pytest.raises(WeightsError, match="no assigner 'mild'; choose one of paper, generous"):
+        detector(head_args={"assigner": "mild"})
+    with pytest.raises(WeightsError, match=r"stage_score from 0 to below 1, not 1\.5"):
+        detector(head_args={"stage_score": 1.5})
+
+
+def test_cards_of_older_weights_are_read_by_their_names():
+    former = {"looks": 2, "octaves": 3, "rules": "paper"}
+    assert check_head_args(former) == {
+        "cascade_stages": 2, "pyramid_scales": 3, "assigner": "paper",
+    }  # fmt: skip
+    model = detector(head_args=SMALL | former)
+    assert (model.roi_head.stages, model.pyramid_scales) == (2, 3)
+    assert model.roi_head.assigner == model.rpn.assigner == ASSIGNERS["paper"]
+
+
+EXPORTED = {
+    "trace": lambda model, pixels: torch.jit.trace(model, (pixels,), check_trace=False),
+    "export": lambda model, pixels: torch.export.export(model, (pixels,)).module(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, that the size is fixed, which is meant
+@pytest.mark.parametrize("way", EXPORTED)
+def test_a_graph_of_one_size_answers_as_the_network_does(way):
+    model = detector(head_args=SMALL | {"cascade_stages": 2, "stage_score": 0.25}).eval()
+    nn.init.normal_(model.roi_head.classify.weight, std=0.5)
+    other = pictures(2).flip(-1)[1:].float()
+    with torch.no_grad():
+        graph = EXPORTED[way](model, pictures(1).float())
+        found, expected, first = graph(other), model(other), model(pictures(1).float())
+    assert 20 < (expected[..., 5:].amax(dim=-1) == 0).sum() < 180  # some fell between the stages
+    assert not torch.allclose(expected, first)
+    torch.testing.assert_close(found[..., 5:], expected[..., 5:], atol=1e-5, rtol=0)
+    alive = expected[..., 5:].amax(dim=-1) > 0
+    torch.testing.assert_close(found[alive], expected[alive], atol=1e-3, rtol=1e-4)
 
 
 def test_the_card_alone_holds_mean_and_deviation():
@@ -310,22 +351,14 @@ def test_the_faster_backbone_answers_the_same():
     with torch.inference_mode():
         for ours, theirs in zip(fast.levels(pictures()), model.levels(pictures()), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
-        assert fast(pictures()).shape == (2, 300, 7)
-
-
-CARD = Card(
-    task="det",
-    backbone="resnet10t",
-    head="oriented_rcnn",
-    head_args=SMALL,
-    classes=classes_from_names(("ship", "plane", "tank")),
-)
+        assert fast(pictures()).shape == (2, 200, 8)
 
 
 def test_a_segmenters_backbone_and_norms_begin_a_detector(tmp_path):
-    source = Segmenter(backbone="resnet10t", num_classes=2, mean=MEAN, std=STD)
+    classes = classes_from_names(("land", "water"))
+    card = Card(task="seg", backbone="resnet10t", head="upernet", classes=classes)
+    source = build_segmenter(card)
     nn.init.constant_(source.feature_norms[2].running_mean, 3.0)
-    card = Card(task="seg", backbone="resnet10t", classes=classes_from_names(("land", "water")))
     save_weights(tmp_path / "w.safetensors", source.state_dict(), card)
     model = detector()
     found = initialise(model, CARD, str(tmp_path / "w.safetensors"))
@@ -339,9 +372,9 @@ def test_a_segmenters_backbone_and_norms_begin_a_detector(tmp_path):
 def test_a_detector_begins_one_of_other_classes_by_their_names(tmp_path):
     source = detector()
     save_weights(tmp_path / "w.safetensors", source.state_dict(), CARD)
-    model = detector(num_classes=2)
-    nn.init.zeros_(model.roi_head.classify.weight)
     card = replace(CARD, classes=classes_from_names(("tank", "car")))
+    model = detector(classes=card.classes)
+    nn.init.zeros_(model.roi_head.classify.weight)
     found = initialise(model, card, str(tmp_path / "w.safetensors"))
     rows, old = model.roi_head.classify.weight, source.roi_head.classify.weight
     assert torch.equal(rows[0], old[2]) and (rows[1] == 0).all()
@@ -377,8 +410,8 @@ def test_a_few_steps_find_turned_rectangles():
     assert losses[-1] < losses[0] / 3
     model.eval()
     with torch.inference_mode():
-        found = model(picture)[0]
-    overlaps = intersection_over_union(found[:2, :5], BOXES)
+        found = decode(model(picture))[0]
+    overlaps = rotated_iou(found[:2, :5], BOXES)
     best = overlaps.argmax(dim=1)
     assert sorted(best.tolist()) == [0, 1]
     assert overlaps.amax(dim=1).min() > 0.5

@@ -52,7 +52,7 @@ def test_a_plane_gives_its_value_in_the_middle_of_each_bin_on_every_level(angle)
     torch.testing.assert_close(found[..., 0], 2 * x - y + 3)
 
 
-def test_upright_boxes_equal_torchvisions_also_beyond_the_edges():
+def test_axis_aligned_boxes_equal_torchvisions_also_beyond_the_edges():
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 3, 24, 30, generator=generator)
     boxes = torch.rand(200, 5, generator=generator) * torch.tensor([140.0, 120, 80, 80, 0])

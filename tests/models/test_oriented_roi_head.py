@@ -2,17 +2,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lemevit_cli.models.oriented_rcnn.assignment import RULES, Truth
-from lemevit_cli.models.oriented_rcnn.boxes import intersection_over_union
+from lemevit_cli.geometry.rotated_iou import rotated_iou
+from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS, Truth
 from lemevit_cli.models.oriented_rcnn.coders import encode_rotated
 from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead, Samples, class_loss
 
 CLASSES = 3
 
 
-def head(samples=64, rules="paper"):
+def head(samples=64, assigner="paper"):
     torch.manual_seed(0)
-    return RoiHead(4, hidden=16, num_classes=CLASSES, samples=samples, rules=RULES[rules])
+    return RoiHead(4, hidden=16, num_classes=CLASSES, samples=samples, assigner=ASSIGNERS[assigner])
 
 
 def some_boxes(number, seed=0):
@@ -46,10 +46,10 @@ def test_background_may_be_an_object_of_a_class_without_labels():
 
 def test_objects_are_proposals_and_targets_are_theirs():
     objects = some_boxes(4)
-    chosen = head().choose([some_boxes(300, 1)], [truth(objects)])
+    chosen = head().sample_proposals([some_boxes(300, 1)], [truth(objects)])
     positive = chosen.class_ids < CLASSES
     assert 4 <= positive.sum() <= 16 and len(chosen.boxes) == 64
-    overlaps = intersection_over_union(chosen.boxes, objects)
+    overlaps = rotated_iou(chosen.boxes, objects)
     assert (overlaps[positive].amax(dim=1) >= 0.5).all()
     assert (overlaps[~positive].amax(dim=1) < 0.5).all()
     nearest = overlaps[positive].argmax(dim=1)
@@ -60,24 +60,24 @@ def test_objects_are_proposals_and_targets_are_theirs():
 def test_moved_copies_of_a_long_object_teach_to_turn_it_back():
     ship = torch.tensor([[100.0, 80.0, 90.0, 15.0, 0.7]])
     nowhere = torch.tensor([[20.0, 20.0, 9.0, 9.0, 0.0]])
-    alone = head().choose([nowhere], [truth(ship)])
+    alone = head().sample_proposals([nowhere], [truth(ship)])
     assert (alone.class_ids < CLASSES).sum() == 1  # the ship itself, which is not turned at all
-    chosen = head(rules="generous").choose([nowhere], [truth(ship)])
+    chosen = head(assigner="generous").sample_proposals([nowhere], [truth(ship)])
     positive = chosen.class_ids < CLASSES
     assert 3 <= positive.sum() <= 9
     turns = encode_rotated(chosen.boxes, chosen.objects)[positive, 4]
     assert turns.abs().amax() > 0.1 and turns.unique().numel() == positive.sum()
-    assert (intersection_over_union(chosen.boxes[positive], ship) >= 0.5).all()
+    assert (rotated_iou(chosen.boxes[positive], ship) >= 0.5).all()
     assert torch.equal(chosen.objects[positive], ship.expand(int(positive.sum()), -1))
 
 
 def test_nothing_is_moved_where_there_is_no_object():
-    chosen = head(rules="generous").choose([some_boxes(40, 4)], [truth(some_boxes(0))])
+    chosen = head(assigner="generous").sample_proposals([some_boxes(40, 4)], [truth(some_boxes(0))])
     assert (chosen.class_ids == CLASSES).all() and len(chosen.boxes) == 40
 
 
 def test_samples_know_their_picture():
-    chosen = head(8).choose(
+    chosen = head(8).sample_proposals(
         [some_boxes(50, 2), some_boxes(50, 3)],
         [truth(some_boxes(0)), truth(some_boxes(2), unknown=(True, False, False))],
     )
@@ -89,9 +89,9 @@ def test_samples_know_their_picture():
 def test_proposals_within_ignored_objects_are_not_chosen():
     everywhere = torch.tensor([[100.0, 100.0, 900.0, 900.0, 0.3]])
     objects = some_boxes(2)
-    chosen = head().choose([some_boxes(300, 4)], [truth(objects, ignored=everywhere)])
+    chosen = head().sample_proposals([some_boxes(300, 4)], [truth(objects, ignored=everywhere)])
     assert len(chosen.boxes) >= 2 and (chosen.class_ids < CLASSES).all()
-    none = head().choose([some_boxes(300, 4)], [truth(objects[:0], ignored=everywhere)])
+    none = head().sample_proposals([some_boxes(300, 4)], [truth(objects[:0], ignored=everywhere)])
     assert len(none.boxes) == 0
 
 
@@ -126,7 +126,7 @@ def test_the_head_looks_a_little_beyond_the_box():
     net.forward = lambda features: seen.append(features)
     ramp = ((torch.arange(64.0) + 0.5) * 4).expand(1, 4, 64, 64)  # x in pixels
     boxes = torch.tensor([[128.0, 128.0, 70.0, 20.0, 0.0], [128.0, 128.0, 20.0, 50.0, 1.5708]])
-    net.look([ramp], (4,), boxes, torch.zeros(2, dtype=torch.long))
+    net.predict([ramp], (4,), boxes, torch.zeros(2, dtype=torch.long))
     across, down = seen[0][..., 0].unflatten(1, (7, 7))
     assert (across[3, 6] - across[3, 0]).item() == pytest.approx(70 * 1.2 * 6 / 7, rel=1e-4)
     # Turned by a quarter, the box's height lies along the picture's x, backwards.

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
-from lemevit_cli.models.oriented_rcnn.assignment import RULES, Truth
-from lemevit_cli.models.oriented_rcnn.boxes import circumscribed, intersection_over_union
+from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS, Truth
 from lemevit_cli.models.oriented_rcnn.coders import encode_midpoints
 from lemevit_cli.models.oriented_rcnn.rpn import (
     STRIDES,
@@ -25,7 +26,7 @@ def levels(channels=8, batch=1):
 
 def network(**changes):
     torch.manual_seed(0)
-    defaults = {"samples": 64, "proposals": 50, "rules": RULES["paper"]}
+    defaults = {"samples": 64, "proposals": 50, "assigner": ASSIGNERS["paper"]}
     return RegionProposals(8, **defaults | changes)
 
 
@@ -70,13 +71,14 @@ def test_what_the_offsets_tell_is_proposed():
     logits = [torch.full((1, len(a)), -5.0) for a in anchors]
     deltas = [torch.zeros(1, len(a), 6) for a in anchors]
     for score, box in enumerate(boxes, start=1):
-        upright = circumscribed(box[None])
-        nearest = (anchors[0] - upright).abs().sum(dim=1).argmin()
+        around = circumscribed(box[None])
+        nearest = (anchors[0] - around).abs().sum(dim=1).argmin()
         logits[0][0, nearest] = score
         deltas[0][0, nearest] = encode_midpoints(anchors[0][nearest][None], box[None])[0]
-    (found,) = network().proposals(logits, deltas, anchors)
-    assert len(found) <= 50
-    overlaps = intersection_over_union(found[:2], boxes.flip(0)).diagonal()
+    found, exists = network().proposals(logits, deltas, anchors)
+    assert found.shape == (1, 50, 5) and exists[:, :2].all()
+    found = found[0]
+    overlaps = rotated_iou(found[:2], boxes.flip(0)).diagonal()
     assert overlaps.min() > 0.999
 
 
@@ -84,11 +86,13 @@ def test_proposals_of_a_level_do_not_pile_up():
     net = network()
     logits, deltas = net(levels())
     first = [logits[1]], [deltas[1]], [anchors_like(levels())[1]]
-    (found,) = net.proposals(*first)
-    upright = circumscribed(found)
-    sides = (upright[:, 2:] - upright[:, :2]).prod(dim=1)
-    low = torch.maximum(upright[:, None, :2], upright[None, :, :2])
-    high = torch.minimum(upright[:, None, 2:], upright[None, :, 2:])
+    found, exists = net.proposals(*first)
+    assert 0 < exists.sum() < exists.numel() == 50
+    assert exists[0].int().diff().amax() <= 0  # what is free comes last
+    around = circumscribed(found[exists])
+    sides = (around[:, 2:] - around[:, :2]).prod(dim=1)
+    low = torch.maximum(around[:, None, :2], around[None, :, :2])
+    high = torch.minimum(around[:, None, 2:], around[None, :, 2:])
     shared = (high - low).clamp(min=0).prod(dim=2)
     iou = shared / (sides[:, None] + sides - shared)
     assert (iou - torch.eye(len(iou))).max() <= 0.8 + 1e-5
@@ -142,5 +146,5 @@ def test_values_beyond_all_numbers_do_not_reach_the_places():
     logits, deltas = net(levels())
     deltas[0][0, :50] = float("inf")
     logits[0][0, :50] = 9.0
-    (found,) = net.proposals(logits, deltas, anchors_like(levels()))
+    found, _ = net.proposals(logits, deltas, anchors_like(levels()))
     assert found.isfinite().all()

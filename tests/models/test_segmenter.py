@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.cost import count
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.pixel_view import smooth_along_edges
@@ -11,18 +14,27 @@ from lemevit_cli.models.segmenter import (
     DECODERS,
     PAPER_DECODER,
     PIXEL_DECODER,
-    Segmenter,
+    build_segmenter,
     decoder_defaults,
 )
+from lemevit_cli.models.weights import Card
 
 SWIN = "swin_tiny_patch4_window7_224"
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 55.0, 50.0)
 
 
-def segmenter(backbone="resnet10t", **changes):
+def segmenter(backbone="resnet10t", *, decoder="upernet", decoder_args=None, **changes):
     torch.manual_seed(0)
-    settings = {"num_classes": 5, "mean": MEAN, "std": STD, **changes}
-    return Segmenter(backbone=backbone, **settings).eval()
+    card = Card(
+        task="seg",
+        backbone=backbone,
+        head=decoder,
+        head_args=decoder_defaults(decoder) if decoder_args is None else decoder_args,
+        classes=classes_from_names("abcde"),
+        mean=MEAN,
+        std=STD,
+    )
+    return build_segmenter(replace(card, **changes)).eval()
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -59,7 +71,7 @@ def test_the_card_alone_holds_mean_and_deviation():
 
 
 def test_bands_follow_the_mean():
-    model = segmenter(mean=(1.0,) * 5, std=(2.0,) * 5)
+    model = segmenter(bands=5, mean=(1.0,) * 5, std=(2.0,) * 5)
     assert model(torch.rand(1, 5, 32, 32)).shape == (1, 5, 32, 32)
 
 
@@ -209,7 +221,7 @@ def test_pixels_have_half_the_say_before_scores_are_smoothed():
     model, plain = segmenter(decoder=PIXEL_DECODER), segmenter()
     plain.load_state_dict(model.state_dict(), strict=False)
     pixels = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
-    picture = (pixels - model.mean) / model.std
+    picture = model.front.normalise(pixels)
     with torch.inference_mode():
         detail = model.encoder(picture)[2]
         of_pixels = model.pixel_view(pixels, picture, detail)
@@ -232,7 +244,7 @@ def test_what_the_view_of_pixels_is_fitted_to_is_what_it_reads():
     pixels = torch.rand(1, 3, 64, 96) * 255
     with torch.inference_mode():
         colours, detail = model.pixel_inputs(pixels)
-        picture = (pixels - model.mean) / model.std
+        picture = model.front.normalise(pixels)
         expected = model.pixel_view(pixels, picture, model.encoder(picture)[2])
         torch.testing.assert_close(
             model.pixel_view.answer(colours, detail), expected, atol=1e-4, rtol=1e-4

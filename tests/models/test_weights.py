@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo, classes_from_names
-from lemevit_cli.models.segmenter import Segmenter
+from lemevit_cli.models.segmenter import build_segmenter
 from lemevit_cli.models.weights import (
     Card,
     find_weights,
@@ -21,7 +21,7 @@ from lemevit_cli.models.weights import (
     save_weights,
     starter_weights,
 )
-from lemevit_cli.tasks import STARTERS, load_network
+from lemevit_cli.tasks import TASKS, load_network
 
 CARD = Card(
     task="seg",
@@ -134,7 +134,7 @@ def test_starter_weights_are_found_by_name_and_stay_small_together():
 
 @pytest.mark.parametrize(("task", "largest"), [("seg", 20e6), ("det", 22e6), ("change", 19e6)])
 def test_each_task_has_starter_weights_that_fit_its_model(task, largest):
-    path = find_weights(STARTERS[task])
+    path = find_weights(TASKS[task].starter)
     assert path.stat().st_size < largest
     state, card = load_weights(path)
     assert card.task == task and card.metrics and card.training["data"]
@@ -153,14 +153,8 @@ SMALL = Card(
 
 def network(card, seed=0):
     torch.manual_seed(seed)
-    model = Segmenter(
-        backbone=card.backbone,
-        decoder=card.head,
-        decoder_args=card.head_args,
-        num_classes=len(card.classes),
-        mean=(0.0,) * card.bands,
-        std=(1.0,) * card.bands,
-    )
+    plain = {"mean": (0.0,) * card.bands, "std": (1.0,) * card.bands}
+    model = build_segmenter(replace(card, **plain))
     torch.nn.init.uniform_(model.segmentation_head[0].bias)
     return model
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lemevit_cli.errors import DeviceError
-from lemevit_cli.geometry.oriented_boxes import canonical
-from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.settings import RuntimeOptions
 
@@ -38,8 +36,8 @@ class TorchRuntime:
     """Runs a module with torch: one device, one precision, no gradients.
 
     Args:
-        model: pixels to logits, in eval mode.
-        decode: logits to scores (a task's).
+        model: pixels to logits or candidates, a tensor.
+        decode: these to scores or boxes (a task's).
     """
 
     def __init__(
@@ -56,8 +54,8 @@ class TorchRuntime:
         batch = torch.from_numpy(as_torch_dtype(pixels)).to(self.device, non_blocking=True)
         lowered = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=lowered):
-            logits = self._model(batch)
-        scores = self._decode(logits.float()).cpu()
+            outputs = self._model(batch)
+        scores = self._decode(outputs.float()).cpu()
         if not torch.isfinite(scores.sum()):
             raise DeviceError(
                 f"the model answers what is no number in {self.dtype} on {self.device}; "
@@ -90,62 +88,6 @@ class SymmetricRuntime:
     def _both_sides(self, pixels: NDArray[Any]) -> Tensor:
         mirrored = self._runtime(np.ascontiguousarray(pixels[..., ::-1])).flip(3)
         return self._runtime(np.ascontiguousarray(pixels)) + mirrored
-
-
-class SymmetricDetector:
-    """Answers with the boxes that another runtime finds in the eight symmetries of a window.
-
-    The windows are turned and mirrored, the boxes turned back; of those that overlap the best one
-    stays. A window that is turned gives the turned boxes.
-
-    Args:
-        runtime: answers ``(N, K, 7)``; its windows are square.
-        nms_iou: boxes of one class that overlap by more are one.
-        max_per_window: rows of the answer, the best ones.
-    """
-
-    def __init__(self, runtime: Runtime, *, nms_iou: float, max_per_window: int) -> None:
-        self._runtime = runtime
-        self._nms_iou = nms_iou
-        self._max_per_window = max_per_window
-
-    def __call__(self, pixels: NDArray[Any]) -> Tensor:
-        side = pixels.shape[-1]
-        found = []
-        for turns in range(4):
-            turned = np.rot90(pixels, turns, axes=(2, 3))
-            for mirrored in (False, True):
-                seen = np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
-                rows = self._runtime(seen).double().numpy()
-                found.append(_turned_back(rows, turns, side=side, mirrored=mirrored))
-        answers = [self._best(rows) for rows in np.concatenate(found, axis=1)]
-        return torch.from_numpy(np.stack(answers).astype(np.float32))
-
-    def _best(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
-        rows = rows[rows[:, 6] >= 0]
-        rows[:, :5] = canonical(rows[:, :5])
-        kept = rotated_nms(rows[:, :5], rows[:, 5], rows[:, 6].astype(np.int64), self._nms_iou)
-        best = np.zeros((self._max_per_window, 7))
-        best[:, 6] = -1
-        kept = kept[: self._max_per_window]
-        best[: len(kept)] = rows[kept]
-        return best
-
-
-def _turned_back(
-    rows: NDArray[np.float64], turns: int, *, side: int, mirrored: bool
-) -> NDArray[np.float64]:
-    """Turn back boxes ``(..., 7)`` of a window turned by ``np.rot90``, then mirrored."""
-    cx, cy, angle = rows[..., 0], rows[..., 1], rows[..., 4]
-    if mirrored:
-        cx, angle = side - cx, -angle
-    for _ in range(turns):
-        # What stands at (x, y) after a quarter turn counter-clockwise stood at (side - y, x).
-        cx, cy, angle = side - cy, cx, angle + np.pi / 2
-    turned = rows.copy()
-    turned[..., 0], turned[..., 1], turned[..., 4] = cx, cy, angle
-    return turned
 
 
 def as_torch_dtype(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ _MOSTLY = 0.5  # share of an anchor or proposal within an ignored object
 
 
 @dataclass(frozen=True)
-class Rules:
+class Assigner:
     """Which anchors and proposals teach the two stages.
 
     Args:
@@ -40,14 +40,14 @@ class Rules:
         return self.offset_weight * total / max(positive, 1)
 
 
-RULES = {
-    "paper": Rules(
+ASSIGNERS = {
+    "paper": Assigner(
         inside_only=True, anchor_iou=0.7, anchors_an_object=1, moved_copies=0, offset_weight=None
     ),
     # The paper's assigner leaves a long object one anchor, and the second stage no proposal of it
     # but the object itself: a proposal that is turned a little wrong overlaps it by less than half.
     # Long training makes up for that, short training cannot.
-    "generous": Rules(
+    "generous": Assigner(
         inside_only=False, anchor_iou=0.5, anchors_an_object=4, moved_copies=8, offset_weight=0.3
     ),
 }

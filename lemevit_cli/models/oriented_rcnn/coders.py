@@ -2,8 +2,8 @@
 
 Sources: Xie et al., "Oriented R-CNN for Object Detection", ICCV 2021, section 3.1 (midpoint
 offsets); the second coder is that of the authors' OBBDetection. Both work in the frame of
-``boxes.py``; their theta is minus our angle, so that the last number of the second coder has the
-opposite sign here.
+``geometry/oriented_boxes.py``; their theta is minus our angle, so that the last number of the
+second coder has the opposite sign here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from lemevit_cli.models.oriented_rcnn.boxes import canonical, circumscribed, corners, half_turn
+from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of, half_turn
 
 SMALLEST_SIDE_PX = 1.0  # of decoded boxes: a degenerate one would divide by zero later
 _LARGEST_GROWTH = log(1000 / 16)
+_FARTHEST_PX = 1e5  # of a centre and a size
 _TIE_PX = 0.1  # corners this near to each other's height count as equally high
 _MIDPOINT_STDS = (1.0, 1.0, 1.0, 1.0, 0.5, 0.5)
 _ROTATED_STDS = (0.1, 0.1, 0.2, 0.2, 0.1)
@@ -40,8 +41,8 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
     """
     centre, size = _centre_and_size(anchors)
     outer_centre, outer_size = _centre_and_size(circumscribed(boxes))
-    x, y = corners(boxes).unbind(-1)  # (N, 4) each
-    tie = torch.where(_is_upright(x, y), _TIE_PX, 0.0)[:, None]
+    x, y = corners_of(boxes).unbind(-1)  # (N, 4) each
+    tie = torch.where(_is_axis_aligned(x, y), _TIE_PX, 0.0)[:, None]
     is_top = y <= y.amin(dim=1, keepdim=True) + tie
     is_right = x >= x.amax(dim=1, keepdim=True) - tie
     top_x = x.masked_fill(~is_top, float("-inf")).amax(dim=1)
@@ -55,7 +56,7 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat(deltas, dim=-1) / boxes.new_tensor(_MIDPOINT_STDS)
 
 
-def _is_upright(x: Tensor, y: Tensor) -> Tensor:
+def _is_axis_aligned(x: Tensor, y: Tensor) -> Tensor:
     """Mark where both the two top and the two right corners, ``(N, 4)`` each, are level."""
     left_to_right, down = x.sort(dim=1).values, y.sort(dim=1).values
     level = down[:, 1] - down[:, 0] < _TIE_PX
@@ -92,6 +93,11 @@ def _box_of_diagonals(centre: Tensor, top: Tensor, right: Tensor) -> Tensor:
     angle = half_turn(torch.atan2(long[..., 1], long[..., 0]))
     size = torch.stack([lengths.amax(dim=-1), lengths.amin(dim=-1)], dim=-1)
     return torch.cat([centre, size.clamp(min=SMALLEST_SIDE_PX), angle[..., None]], dim=-1)
+
+
+def within_reach(boxes: Tensor) -> Tensor:
+    """Clamp boxes ``(..., 5)``: without NaN, none so far or large that an index would overflow."""
+    return boxes.nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
 
 
 def encode_rotated(proposals: Tensor, boxes: Tensor) -> Tensor:
@@ -136,6 +142,6 @@ def decode_rotated(proposals: Tensor, deltas: Tensor) -> Tensor:
     return canonical(torch.stack(boxes, dim=-1))
 
 
-def _centre_and_size(upright: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = upright.split(2, dim=-1)
+def _centre_and_size(rectangles: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = rectangles.split(2, dim=-1)
     return (low + high) / 2, high - low

@@ -9,13 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lemevit_cli.models.oriented_rcnn.assignment import Rules, Truth, match, sample
-from lemevit_cli.models.oriented_rcnn.boxes import (
-    intersection_over_own_area,
-    intersection_over_union,
-    paired_intersection_over_union,
-)
-from lemevit_cli.models.oriented_rcnn.coders import decode_rotated, encode_rotated
+from lemevit_cli.geometry.rotated_iou import intersection_over_own_area, paired_iou, rotated_iou
+from lemevit_cli.models.device import is_recording
+from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.coders import decode_rotated, encode_rotated, within_reach
 from lemevit_cli.models.oriented_rcnn.roi_align import BINS, align_rois
 
 _DELTAS = 5
@@ -51,14 +48,25 @@ class RoiHead(nn.Module):
         channels: of the levels.
         hidden: width of both layers.
         samples: proposals of a picture that the loss looks at.
-        rules: the assigner: which proposals learn which object.
+        assigner: which proposals learn which object.
+        stages: of the cascade, each refining the boxes of the one before by the same layers.
+        stage_score: what no class scores above this after a stage goes through no further one.
     """
 
     def __init__(
-        self, channels: int, *, hidden: int, num_classes: int, samples: int, rules: Rules
+        self,
+        channels: int,
+        *,
+        hidden: int,
+        num_classes: int,
+        samples: int,
+        assigner: Assigner,
+        stages: int = 1,
+        stage_score: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.samples, self.rules = num_classes, samples, rules
+        self.num_classes, self.samples, self.assigner = num_classes, samples, assigner
+        self.stages, self.stage_score = stages, stage_score
         self.fc1 = nn.Linear(BINS * BINS * channels, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.classify = nn.Linear(hidden, num_classes + 1)  # the last one is background
@@ -75,33 +83,64 @@ class RoiHead(nn.Module):
         hidden = F.relu(self.fc2(F.relu(self.fc1(features.flatten(1)))))
         return self.classify(hidden).float(), self.regress(hidden).float()
 
-    def look(
+    def predict(
         self, maps: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pictures: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return logits and deltas of boxes ``(R, 5)`` in the pictures of a batch."""
         margin = boxes.new_tensor((1.0, 1.0, *_MARGIN, 1.0))
         return self(align_rois(maps, strides, boxes * margin, pictures))
 
+    def refine(
+        self, maps: Sequence[Tensor], strides: Sequence[int], proposals: Tensor, exists: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Lead proposals through the stages of the cascade.
+
+        Args:
+            proposals: ``(B, P, 5)``.
+            exists: ``(B, P)`` bool: the others fill a picture's row.
+
+        Returns:
+            Boxes ``(B, P, 5)`` and scores ``(B, P, classes)``: zeros where a stage before the last
+            saw nothing, NaN where any stage had no answer.
+        """
+        boxes, shape = proposals.flatten(0, 1), proposals.shape[:2]
+        pictures = torch.arange(shape[0], device=boxes.device).repeat_interleave(shape[1])
+        seen = exists.flatten()
+        scores = boxes.new_zeros(len(boxes), self.num_classes)
+        for stage in range(self.stages):
+            if stage:
+                seen = ~(scores <= self.stage_score).all(dim=1)  # NaN is: it must be told of
+            rows = _rows_of(seen)
+            logits, deltas = self.predict(maps, strides, boxes[rows], pictures[rows])
+            with torch.autocast(boxes.device.type, enabled=False):
+                better = within_reach(decode_rotated(boxes[rows], deltas))
+                answer = logits.softmax(dim=1)[:, :-1]
+            answer = torch.where(scores[rows].isnan(), scores[rows], answer)
+            answer = answer.masked_fill(~seen[rows, None], 0.0)
+            boxes = boxes.index_copy(0, rows, better)
+            scores = torch.zeros_like(scores).index_copy(0, rows, answer)
+        return boxes.unflatten(0, shape), scores.unflatten(0, shape)
+
     @torch.no_grad()
-    def choose(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
+    def sample_proposals(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
         """Draw random proposals and their targets; the objects themselves are proposals too."""
-        chosen = [
-            self._choose_of_picture(torch.cat([self._known(truth), boxes]), truth, number)
+        samples = [
+            self._sample_of_picture(torch.cat([self._known(truth), boxes]), truth, number)
             for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True))
         ]
-        return Samples(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
+        return Samples(*(torch.cat(parts) for parts in zip(*samples, strict=True)))
 
     def _known(self, truth: Truth) -> Tensor:
         """Return the objects, and copies that a small step leads back from."""
-        originals = truth.boxes.repeat(self.rules.moved_copies, 1)
+        originals = truth.boxes.repeat(self.assigner.moved_copies, 1)
         steps = torch.randn_like(originals) * originals.new_tensor(_STEPS_AWAY)
         copies = decode_rotated(originals, steps)
-        near = paired_intersection_over_union(copies, originals) >= _POSITIVE_IOU
+        near = paired_iou(copies, originals) >= _POSITIVE_IOU
         return torch.cat([truth.boxes, copies[near]])
 
-    def _choose_of_picture(self, boxes: Tensor, truth: Truth, number: int) -> tuple[Tensor, ...]:
+    def _sample_of_picture(self, boxes: Tensor, truth: Truth, number: int) -> tuple[Tensor, ...]:
         matches = match(
-            intersection_over_union(boxes, truth.boxes),
+            rotated_iou(boxes, truth.boxes),
             intersection_over_own_area(boxes, truth.ignored),
             positive=_POSITIVE_IOU,
             negative=_POSITIVE_IOU,
@@ -123,8 +162,15 @@ class RoiHead(nn.Module):
         positive = samples.class_ids < self.num_classes
         target = encode_rotated(samples.boxes[positive], samples.objects[positive])
         offset = F.smooth_l1_loss(deltas[positive], target, reduction="sum")
-        box = self.rules.mean_offset(offset, positive=len(target), samples=count)
+        box = self.assigner.mean_offset(offset, positive=len(target), samples=count)
         return {"class": surprise.sum() / count, "box": box}
+
+
+def _rows_of(mask: Tensor) -> Tensor:
+    """Return the rows to compute: those of the mask, or all where a graph needs fixed shapes."""
+    if is_recording():
+        return torch.arange(mask.shape[0], device=mask.device)
+    return mask.nonzero()[:, 0]
 
 
 def class_loss(logits: Tensor, class_ids: Tensor, unknown: Tensor) -> Tensor:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
+from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.rotated_iou import axis_aligned_intersections
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
-from lemevit_cli.models.oriented_rcnn.assignment import Rules, Truth, match, sample
-from lemevit_cli.models.oriented_rcnn.boxes import (
-    circumscribed,
-    upright_areas,
-    upright_intersections,
+from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.coders import (
+    decode_midpoints,
+    encode_midpoints,
     within_reach,
 )
-from lemevit_cli.models.oriented_rcnn.coders import decode_midpoints, encode_midpoints
 
 STRIDES = (4, 8, 16, 32, 64)
 _SHAPES = 3  # anchors of a cell
@@ -37,12 +37,12 @@ class RegionProposals(nn.Module):
         channels: of the levels.
         samples: anchors of a picture that the loss looks at.
         proposals: kept before and after suppression: of each level, then of a picture.
-        rules: the assigner: which anchors learn which object.
+        assigner: which anchors learn which object.
     """
 
-    def __init__(self, channels: int, *, samples: int, proposals: int, rules: Rules) -> None:
+    def __init__(self, channels: int, *, samples: int, proposals: int, assigner: Assigner) -> None:
         super().__init__()
-        self.samples, self.limit, self.rules = samples, proposals, rules
+        self.samples, self.limit, self.assigner = samples, proposals, assigner
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.objectness = nn.Conv2d(channels, _SHAPES, kernel_size=1)
         self.deltas = nn.Conv2d(channels, _SHAPES * _DELTAS, kernel_size=1)
@@ -85,7 +85,7 @@ class RegionProposals(nn.Module):
         offset_loss = all_deltas.sum() * 0.0
         count = found = 0
         for number, truth in enumerate(truths):
-            matches = _match_anchors(candidates, truth, self.rules)
+            matches = _match_anchors(candidates, truth, self.assigner)
             positive, negative = sample(
                 matches, number=self.samples, positive_share=_POSITIVE_SHARE
             )
@@ -101,35 +101,42 @@ class RegionProposals(nn.Module):
             found += len(positive)
         return {
             "rpn_score": score_loss / max(count, 1),
-            "rpn_offset": self.rules.mean_offset(offset_loss, positive=found, samples=count),
+            "rpn_offset": self.assigner.mean_offset(offset_loss, positive=found, samples=count),
         }
 
     def _that_teach(self, anchors: Tensor, size: tuple[int, int]) -> Tensor:
-        if self.rules.inside_only:
+        if self.assigner.inside_only:
             return _inside(anchors, size)
         return torch.ones(len(anchors), dtype=torch.bool, device=anchors.device)
 
     @torch.no_grad()
     def proposals(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Return the best oriented boxes ``(P, 5)`` of each picture, best first."""
-        scores, boxes, levels = [], [], []
-        for i, (of_level, moves, places) in enumerate(zip(logits, deltas, anchors, strict=True)):
+    ) -> tuple[Tensor, Tensor]:
+        """Return oriented boxes ``(B, P, 5)``, best first, and ``(B, P)``: which ones there are.
+
+        P depends on the size of the pictures alone: what suppression leaves free comes last.
+        """
+        scores, boxes, stays = [], [], []
+        for of_level, moves, places in zip(logits, deltas, anchors, strict=True):
             best, index = of_level.topk(min(self.limit, of_level.shape[1]), dim=1)
             moves = moves.gather(1, index[..., None].expand(-1, -1, _DELTAS))
-            boxes.append(decode_midpoints(places[index], moves))
+            boxes.append(within_reach(decode_midpoints(places[index], moves)))
             scores.append(best)
-            levels.append(torch.full_like(index, i))
-        all_scores, all_levels = torch.cat(scores, dim=1), torch.cat(levels, dim=1)
-        all_boxes = within_reach(torch.cat(boxes, dim=1))
-        upright = circumscribed(all_boxes)
-        return [
-            own[batched_nms(around, score, level, _NMS_IOU)[: self.limit]]
-            for own, around, score, level in zip(
-                all_boxes, upright, all_scores, all_levels, strict=True
-            )
-        ]
+            stays.append(_unsuppressed(circumscribed(boxes[-1]), best))
+        all_boxes, all_stay = torch.cat(boxes, dim=1), torch.cat(stays, dim=1)
+        ranked = torch.cat(scores, dim=1).masked_fill(~all_stay, float("-inf"))
+        order = ranked.sort(dim=1, descending=True, stable=True).indices[:, : self.limit]
+        in_order = all_boxes.gather(1, order[..., None].expand(-1, -1, all_boxes.shape[-1]))
+        return in_order, all_stay.gather(1, order)
+
+
+def _unsuppressed(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Mark ``(B, N)`` which axis-aligned boxes ``(B, N, 4)`` of a level no better one covers."""
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    for number in range(len(boxes)):
+        stays[number, nms(boxes[number], scores[number], _NMS_IOU)] = True
+    return stays
 
 
 def anchors_like(levels: Sequence[Tensor]) -> list[Tensor]:
@@ -144,18 +151,22 @@ def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
     return (low >= 0).all(dim=1) & (high[:, 0] <= width) & (high[:, 1] <= height)
 
 
-def _match_anchors(anchors: Tensor, truth: Truth, rules: Rules) -> Tensor:
+def _match_anchors(anchors: Tensor, truth: Truth, assigner: Assigner) -> Tensor:
     """Match anchors ``(N,)`` by the axis-aligned boxes around the objects."""
-    areas = upright_areas(anchors)[:, None]
+    areas = _areas(anchors)[:, None]
     objects = circumscribed(truth.boxes)
-    shared = upright_intersections(anchors, objects)
-    overlaps = shared / (areas + upright_areas(objects) - shared)
-    within_ignored = upright_intersections(anchors, circumscribed(truth.ignored)) / areas
+    shared = axis_aligned_intersections(anchors, objects)
+    overlaps = shared / (areas + _areas(objects) - shared)
+    within_ignored = axis_aligned_intersections(anchors, circumscribed(truth.ignored)) / areas
     return match(
         overlaps,
         within_ignored,
-        positive=rules.anchor_iou,
+        positive=assigner.anchor_iou,
         negative=_NEGATIVE_IOU,
         rescue=_NEGATIVE_IOU,
-        best=rules.anchors_an_object,
+        best=assigner.anchors_an_object,
     )
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

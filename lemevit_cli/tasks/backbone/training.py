@@ -21,7 +21,7 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.backbone import STRIDE, check_backbone
 from lemevit_cli.models.dense_features import DenseFeatures, FeatureSource, open_features
 from lemevit_cli.models.device import choose_device, choose_dtype
-from lemevit_cli.models.distiller import TARGET_STRIDE, Distiller, tokens_of
+from lemevit_cli.models.distiller import TARGET_STRIDE, build_distiller, tokens_of
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.training_picture import write_feature_report
 from lemevit_cli.tasks.backbone.losses import known_tokens, token_loss, token_weights
@@ -99,14 +99,13 @@ class Distillation:
         if options.crop % STRIDE:
             raise LemevitError(f"--crop {options.crop} is no multiple of {STRIDE}")
         # The student, for its strides: a teacher may look for minutes before it is built.
-        Distiller(
+        card = Card(
+            task="backbone",
             backbone=options.backbone,
             backbone_args=options.backbone_args,
-            strides=list(self._options.levels),
-            width=1,
-            mean=(0.0,),
-            std=(1.0,),
+            classes=(),
         )
+        build_distiller(card, strides=list(self._options.levels), width=1)
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Find pictures, open the teacher, and learn from some views how to reduce what it says."""
@@ -193,14 +192,9 @@ class Distillation:
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Build the student with its projections."""
-        return Distiller(
-            backbone=card.backbone,
-            backbone_args=card.backbone_args,
-            strides=list(self._options.levels),
-            width=len(self._require_teacher().basis.scale),
-            mean=card.mean,
-            std=card.std,
-            pretrained=pretrained,
+        width = len(self._require_teacher().basis.scale)
+        return build_distiller(
+            card, strides=list(self._options.levels), width=width, pretrained=pretrained
         )
 
     def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from lemevit_cli.models.bit import DATES
+from lemevit_cli.models.two_dates import DATES
 from lemevit_cli.tasks.change.classes import classes_of_all, ids_of_swapped_dates
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 from lemevit_cli.tasks.change.datasets.scenes import open_labelled_pair

@@ -42,7 +42,7 @@ from lemevit_cli.raster.targets import (
     open_sink,
 )
 from lemevit_cli.settings import InferenceSettings, OutputOptions, SceneOptions
-from lemevit_cli.tasks import STARTERS
+from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.change.network import NETWORK
 from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input, registered
 from lemevit_cli.tasks.change.results import (
@@ -81,7 +81,7 @@ def change(
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
-    opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
+    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
     check_settings(opened.card, settings)
     check_threshold(settings.change.threshold)
     check_outputs((before, after), named, settings)
@@ -365,3 +365,6 @@ def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -
 def label_of(scene: Scene) -> str:
     """Return the day a scene was taken, else its name."""
     return date_of(scene) or scene.stem
+
+
+INFERENCE = change

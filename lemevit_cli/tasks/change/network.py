@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from lemevit_cli.inference.network import CardNetwork, mean_over_symmetries, softmax_over_classes
+from lemevit_cli.models.change import build_change_detector
 
-from torch import nn
-
-from lemevit_cli.inference.network import CardNetwork, arguments_of, softmax_over_classes
-from lemevit_cli.models.bit import ChangeDetector
-from lemevit_cli.models.weights import Card
-
-
-def _build(card: Card, pretrained: bool) -> nn.Module:
-    parts: dict[str, Any] = {"head": card.head, "head_args": card.head_args}
-    return ChangeDetector(**arguments_of(card), **parts, pretrained=pretrained)
-
-
-NETWORK = CardNetwork("change", _build, softmax_over_classes)
+NETWORK = CardNetwork("change", build_change_detector, softmax_over_classes, mean_over_symmetries)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.models.backbone import check_backbone
-from lemevit_cli.models.bit import check_head, head_defaults
+from lemevit_cli.models.change import check_head, head_defaults
 from lemevit_cli.tasks.change.classes import change_groups
 from lemevit_cli.tasks.change.data import PAIRS, vary_pair
 from lemevit_cli.tasks.change.figures import change_figures, match_changes

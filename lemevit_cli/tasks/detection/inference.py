@@ -34,8 +34,8 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.raster.targets import check_target, find_writer
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
-from lemevit_cli.tasks import STARTERS
-from lemevit_cli.tasks.detection.merge import RawBoxes, concatenate_boxes, merge_boxes
+from lemevit_cli.tasks import TASKS
+from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, concatenate_boxes, merge_boxes
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
 
@@ -64,7 +64,7 @@ def detect(
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
-    opened = open_weights_for(_TASK, weights or STARTERS[_TASK])
+    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
     check_settings(opened.card, settings)
     check_detection(settings.detection)
     check_targets(scenes, targets)
@@ -87,9 +87,10 @@ def check_detection(options: DetectionOptions) -> None:
 class Detection:
     """Finds the objects of a scene: a part is what the windows of a block saw, unmerged.
 
-    Boxes of less than the score or of a class that is not asked for are dropped before the merge;
-    after it, those whose centre lies outside of the area or on a nodata pixel, so that no part of
-    them that another window saw is left. Windows lie on one grid of the whole scene and each
+    Boxes of a class that is not asked for are dropped before the merge; after it, those of less
+    than the score (a higher one filters the result, and changes nothing else), and those whose
+    centre lies outside of the area or on a nodata pixel, so that no part of them that another
+    window saw is left. Windows lie on one grid of the whole scene and each
     belongs to one block: blocks change nothing.
 
     Args:
@@ -118,7 +119,8 @@ class Detection:
         """Yield the fields of :class:`RawBoxes`, in pixels of the scene."""
         wanted = ids_of(self.settings.output.classes, self.card)
         windows = run.grid.windows_from(block, area=area_on_view(run.source))
-        seen = boxes_in_windows(run, windows, wanted, min_score=self.settings.detection.score)
+        min_score = min(self.settings.detection.score, SURE)
+        seen = boxes_in_windows(run, windows, wanted, min_score=min_score)
         yield Piece(block, vars(in_scene_pixels(seen, run.view)))
 
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
@@ -151,6 +153,7 @@ class Detection:
         """Make one set of boxes of what all windows saw, best score first."""
         with run.account.timed("merge"):
             kept = merge_boxes(seen, nms_iou=self.settings.detection.nms_iou)
+        kept = kept[seen.scores[kept] >= self.settings.detection.score]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
         return BoxesOfScene(
             boxes=seen.boxes[kept],
@@ -257,3 +260,6 @@ def census(found: BoxesOfScene) -> dict[str, Any]:
 def _median(values: NDArray[np.float64]) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
+
+
+INFERENCE = detect

@@ -20,6 +20,10 @@ Indices = NDArray[np.int64]
 # in the whole sticks out because the part is a triangle, a corner that the window's edge cut off:
 # half of it, up to the errors of the boxes. A true neighbour that touches reaches in by those only.
 _COVERED = 0.4
+# Boxes of this score speak against any other; less sure ones only against those that are no surer.
+# So whether a box stays depends on no box that is below both its own score and this: whoever asks
+# for a higher score gets some of the same boxes, and no others.
+SURE = 0.3
 _WHOLE_AT_ONCE = 128  # whole boxes whose cut neighbours are looked for at once: bounds memory
 
 
@@ -59,22 +63,27 @@ def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:
 
     Whole boxes that stand for the same object are settled by :func:`rotated_nms`. A cut box then
     falls to those of its class that are left if more than 0.4 of it lies in them, or if one that is
-    larger overlaps it by more than ``nms_iou``; whatever their scores, for a part is often scored
-    higher than the whole. So boxes below the score that is asked for have to be left out before.
-    Among cut boxes a larger one that stays goes before one that lies in it by more than 0.4. A cut
-    box that nobody saw better stays. At last, :func:`rotated_nms` over all.
+    larger overlaps it by more than ``nms_iou``; even to less sure ones, for a part is often scored
+    higher than the whole, but to none below ``SURE`` and its own score. Among cut boxes a larger
+    one that stays goes before one that lies in it by more than 0.4, with the same restriction. A
+    cut box that nobody saw better stays. At last, :func:`rotated_nms` over all.
 
-    The boxes kept do not depend on the order in which they are given.
+    The boxes kept do not depend on the order in which they are given. Those of a score of ``SURE``
+    or more do not depend on boxes of less, and those of a lower score on none that is lower still.
     """
     order = _by_value(raw)
-    boxes, class_ids, cut = raw.boxes[order], raw.class_ids[order], raw.cut[order]
+    boxes, scores = raw.boxes[order], raw.scores[order]
+    class_ids, cut = raw.class_ids[order], raw.cut[order]
     stays = ~cut
     stays[stays] = _settled(raw, order[~cut], nms_iou)
     for class_id in np.unique(class_ids[cut]):
         of_class = class_ids == class_id
         whole, parts = np.flatnonzero(of_class & stays), np.flatnonzero(of_class & cut)
-        parts = parts[~_gives_way(boxes[parts], boxes[whole], nms_iou)]
-        parts = parts[np.argsort(-boxes[parts, 2] * boxes[parts, 3], kind="stable")]
+        needed = np.minimum(scores[parts], SURE)
+        parts = parts[~_gives_way(boxes[parts], needed, boxes[whole], scores[whole], nms_iou)]
+        # By size where they are sure, by score, as they stand, where they are not.
+        sizes = np.where(scores[parts] >= SURE, boxes[parts, 2] * boxes[parts, 3], 0.0)
+        parts = parts[np.argsort(-sizes, kind="stable")]
         stays[parts[suppress(boxes[parts], _shares_covered, _COVERED)]] = True
     order = order[stays]
     return order[_settled(raw, order, nms_iou)]
@@ -94,8 +103,15 @@ def _settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]
     return stays
 
 
-def _gives_way(parts: Floats, whole: Floats, nms_iou: float) -> NDArray[np.bool_]:
-    """Mark cut boxes that lie in whole ones, these taken together, or stand for a larger one."""
+def _gives_way(
+    parts: Floats, needed: Floats, whole: Floats, scores: Floats, nms_iou: float
+) -> NDArray[np.bool_]:
+    """Mark cut boxes that lie in whole ones, these taken together, or stand for a larger one.
+
+    Args:
+        needed: the score that a whole box must have, of each part.
+        scores: of the whole boxes.
+    """
     share, falls = np.zeros(len(parts)), np.zeros(len(parts), dtype=bool)
     areas, whole_areas = parts[:, 2] * parts[:, 3], whole[:, 2] * whole[:, 3]
     index = shapely.STRtree(shapely.box(*circumscribed(parts).T))
@@ -103,6 +119,8 @@ def _gives_way(parts: Floats, whole: Floats, nms_iou: float) -> NDArray[np.bool_
     for first in range(0, len(whole), _WHOLE_AT_ONCE):
         asking, found = index.query(rectangles[first : first + _WHOLE_AT_ONCE])
         asking += first
+        is_sure = scores[asking] >= needed[found]
+        asking, found = asking[is_sure], found[is_sure]
         shares = _shares_covered(whole[asking], parts[found])
         share += np.bincount(found, weights=shares, minlength=len(parts))
         union = areas[found] * (1 - shares) + whole_areas[asking]

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from lemevit_cli.inference.network import CardNetwork
+from lemevit_cli.models.oriented_rcnn import build_detector
+from lemevit_cli.tasks.detection.decoding import decode, symmetric_detector
 
-from lemevit_cli.inference.network import CardNetwork, arguments_of
-from lemevit_cli.models.oriented_rcnn import OrientedRCNN
-from lemevit_cli.models.weights import Card
-
-
-def _build(card: Card, pretrained: bool) -> nn.Module:
-    return OrientedRCNN(**arguments_of(card), head_args=card.head_args, pretrained=pretrained)
-
-
-def _as_they_are(boxes: Tensor) -> Tensor:
-    return boxes  # they have their scores
-
-
-NETWORK = CardNetwork("det", _build, _as_they_are)
+NETWORK = CardNetwork("det", build_detector, decode, symmetric_detector)

@@ -109,7 +109,7 @@ def _card(sources: Sources, draw: WindowDraw, options: TrainingOptions) -> Card:
         draw,
         options,
         head=_HEAD,
-        head_args=head_args | (options.decoder_args or {}),
+        head_args=head_args | check_head_args(options.decoder_args),
         window=window,
         overlap=round(window * _OVERLAP_OF_LARGEST / _LARGEST_WINDOW),
     )

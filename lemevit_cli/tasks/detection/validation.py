@@ -13,6 +13,7 @@ from torch import Tensor
 from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.weights import Card
+from lemevit_cli.tasks.detection.decoding import decode
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.datasets.source import Site, Source
@@ -103,7 +104,7 @@ class BoxValidation:
         self, answer: Callable[[Tensor], Tensor], source: Source, site: Site, window: Window
     ) -> BoxExample:
         pixels = model_values(*source.read_pixels(site, window), self.card.mean)
-        rows = answer(torch.from_numpy(pixels[None]))[0].double().cpu().numpy()
+        rows = decode(answer(torch.from_numpy(pixels[None])))[0].double().numpy()
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         truth = objects_in(source.objects[site.scene], window)

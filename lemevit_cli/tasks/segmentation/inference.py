@@ -29,9 +29,10 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.targets import RASTERS, Writer, check_target, find_writer, open_sink
 from lemevit_cli.settings import InferenceSettings
-from lemevit_cli.tasks import STARTERS
+from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.segmentation.network import NETWORK
 
+_TASK = NETWORK.task
 _POLYGONS = "lemevit_cli.tasks.segmentation.results"  # imported when it is asked for
 
 # Another of GDAL's vector formats is one more line.
@@ -49,7 +50,6 @@ def predict(
     target: str | None,
     *,
     weights: str | None,
-    task: str,
     settings: InferenceSettings,
     progress: Progress,
 ) -> Report:
@@ -58,14 +58,14 @@ def predict(
     Args:
         scenes: paths, or ``-`` for a raster on stdin.
         target: a file, ``-`` for stdout, a folder ending in a slash, or None for
-            ``<scene>_<task>.tif`` in the current folder.
+            ``<scene>_seg.tif`` in the current folder.
 
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    ending = f"_{task}{find_writer('result.tif', settings.output, WRITERS).suffix}"
+    ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
-    opened = open_weights_for(task, weights or STARTERS[task])
+    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
     check_settings(opened.card, settings)
     check_targets(scenes, targets)
     load = partial(load_predictor, opened, NETWORK, settings.runtime)
@@ -131,3 +131,6 @@ class Segmentation:
             **census.summary(),
             **run.account.figures(),
         }
+
+
+INFERENCE = predict

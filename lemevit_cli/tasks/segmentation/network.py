@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from lemevit_cli.inference.network import CardNetwork, mean_over_symmetries, softmax_over_classes
+from lemevit_cli.models.segmenter import build_segmenter
 
-from torch import nn
-
-from lemevit_cli.inference.network import CardNetwork, arguments_of, softmax_over_classes
-from lemevit_cli.models.segmenter import Segmenter
-from lemevit_cli.models.weights import Card
-
-
-def _build(card: Card, pretrained: bool) -> nn.Module:
-    parts: dict[str, Any] = {"decoder": card.head, "decoder_args": card.head_args}
-    return Segmenter(**arguments_of(card), **parts, pretrained=pretrained)
-
-
-NETWORK = CardNetwork("seg", _build, softmax_over_classes)
+NETWORK = CardNetwork("seg", build_segmenter, softmax_over_classes, mean_over_symmetries)

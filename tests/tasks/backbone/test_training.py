@@ -9,7 +9,8 @@ from torch import nn
 
 import lemevit_cli.models.lemevit  # noqa: F401
 from lemevit_cli.models.dense_features import FeatureSource
-from lemevit_cli.models.distiller import Distiller, tokens_of
+from lemevit_cli.models.distiller import build_distiller, tokens_of
+from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.backbone.losses import token_loss, token_weights
 from lemevit_cli.tasks.backbone.training import (
     Distillation,
@@ -42,9 +43,8 @@ def test_a_level_counts_by_its_weight_whatever_its_tokens():
 
 @pytest.mark.parametrize("backbone", ["lemevit_tiny", "test_resnet"])
 def test_what_is_saved_is_timms_backbone(backbone):
-    model = Distiller(
-        backbone=backbone, strides=(8, 16), width=4, mean=(1.0,) * 3, std=(1.0,) * 3
-    ).eval()
+    card = Card(task="backbone", backbone=backbone, classes=())
+    model = build_distiller(card, strides=(8, 16), width=4).eval()
     saved = backbone_alone(model.state_dict())
     plain = timm.create_model(backbone, features_only=True).eval()
     plain.load_state_dict(saved)

@@ -12,7 +12,6 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.run import inference_over
-from lemevit_cli.inference.runtimes.torch import SymmetricDetector
 from lemevit_cli.inference.scene_input import scene_input
 from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -27,6 +26,7 @@ from lemevit_cli.settings import (
     ReadingOptions,
     Tiling,
 )
+from lemevit_cli.tasks.detection.decoding import Decoding, SymmetricDetector
 from lemevit_cli.tasks.detection.inference import Detection, detect_in_area
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -273,7 +273,7 @@ def test_pixels_that_are_no_squares_give_boxes_in_pixels_of_the_scene(write_ramp
 
 
 def test_symmetries_change_nothing_for_one_who_sees_all(write_ramp, truth):
-    symmetric = SymmetricDetector(Seer(truth), nms_iou=0.1, max_per_window=ROWS)
+    symmetric = SymmetricDetector(Seer(truth), Decoding(max_per_window=ROWS))
     found = found_in(write_ramp(200, 150), symmetric)
     assert_same(found.boxes, truth)
 
@@ -289,7 +289,7 @@ def test_symmetries_keep_the_best_of_what_each_of_them_sees():
 
     pixels = np.zeros((1, 1, 10, 10), np.float32)
     pixels[0, 0, 2, 6] = 1
-    answer = SymmetricDetector(LeftEye(), nms_iou=0.1, max_per_window=3)(pixels)
+    answer = SymmetricDetector(LeftEye(), Decoding(max_per_window=3))(pixels)
     assert answer.shape == (1, 3, 7) and answer.dtype == torch.float32
     # Nearest to the left edge when a quarter turn brings the top there: the box lies along y then.
     np.testing.assert_allclose(answer[0, 0], [6.5, 2.5, 9, 8, -np.pi / 2, 0.8, 0], atol=1e-6)

@@ -8,7 +8,7 @@ from lemevit_cli.geometry.oriented_boxes import box_of_polygon, corners_of
 from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.window_grid import WindowGrid
-from lemevit_cli.tasks.detection.merge import RawBoxes, merge_boxes
+from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, merge_boxes
 
 SIDE, SIZE, OVERLAP = 256, 96, 40
 
@@ -112,9 +112,32 @@ def test_the_result_does_not_depend_on_the_order_of_the_boxes(seed):
         np.testing.assert_array_equal(again.class_ids[kept], raw.class_ids[expected])
 
 
-def test_a_cut_box_gives_way_to_the_whole_one_whatever_the_scores():
-    raw = raw_of([[50, 50, 40, 10, 0, 0.2, 0, False], [38, 50, 16, 10, 0, 0.9, 0, True]])
+def test_a_cut_box_gives_way_to_a_less_sure_whole_one():
+    raw = raw_of([[50, 50, 40, 10, 0, 0.3, 0, False], [38, 50, 16, 10, 0, 0.9, 0, True]])
     assert merged(raw).tolist() == [0]
+
+
+def test_what_is_hardly_seen_speaks_against_nothing_surer():
+    whole, part = [50, 50, 40, 10, 0, 0.29, 0, False], [38, 50, 16, 10, 0, 0.9, 0, True]
+    assert merged(raw_of([whole, part]), nms_iou=0.5).tolist() == [1, 0]
+    part[5] = 0.28
+    assert merged(raw_of([whole, part]), nms_iou=0.5).tolist() == [0]
+    large, small = [50, 50, 80, 10, 0, 0.2, 0, True], [85, 50, 14, 10, 0, 0.25, 0, True]
+    assert merged(raw_of([large, small]), nms_iou=0.5).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_boxes_of_a_score_do_not_depend_on_boxes_of_less(seed):
+    random = np.random.default_rng(seed)
+    places, sizes = random.uniform(0, 60, (400, 2)), random.uniform([10, 3], [40, 12], (400, 2))
+    rest = random.uniform(-1.5, 1.5, 400), random.beta(0.6, 1.2, 400), random.integers(0, 2, 400)
+    raw = raw_of(np.column_stack([places, sizes, *rest, random.random(400) < 0.5]))
+    kept = merged(raw)
+    assert raw.cut[kept].any() and not raw.cut[kept].all()
+    for score in (0.01, 0.1, 0.2, SURE):
+        asked = np.flatnonzero(raw.scores >= score)
+        part = RawBoxes(*(array[asked] for array in vars(raw).values()))
+        np.testing.assert_array_equal(asked[merged(part)], kept[raw.scores[kept] >= score])
 
 
 def test_a_cut_box_that_nobody_else_saw_stays():
@@ -131,7 +154,7 @@ def test_a_cut_box_that_nobody_else_saw_stays():
 
 def test_a_higher_scored_part_never_strikes_the_whole():
     # A corner, its box askew: most of it sticks out, and its score is the highest.
-    raw = raw_of([[56, 60, 36, 9, -1.24, 0.2, 0, False], [59, 65, 18, 9, -1.57, 0.9, 0, True]])
+    raw = raw_of([[56, 60, 36, 9, -1.24, 0.3, 0, False], [59, 65, 18, 9, -1.57, 0.9, 0, True]])
     assert merged(raw).tolist() == [0]
 
 
@@ -146,7 +169,7 @@ def test_a_whole_box_does_not_fall_to_a_larger_whole_one():
 
 
 def test_of_two_parts_the_larger_stays():
-    raw = raw_of([[50, 50, 80, 10, 0, 0.2, 0, True], [85, 50, 14, 10, 0, 0.9, 0, True]])
+    raw = raw_of([[50, 50, 80, 10, 0, 0.3, 0, True], [85, 50, 14, 10, 0, 0.9, 0, True]])
     assert merged(raw).tolist() == [0]
 
 
@@ -154,7 +177,7 @@ def test_a_part_that_has_fallen_takes_nothing_with_it():
     # The second lies in the first, the third in the second alone.
     raw = raw_of(
         [
-            [0, 0, 100, 10, 0, 0.2, 0, True],
+            [0, 0, 100, 10, 0, 0.3, 0, True],
             [45, 0, 40, 10, 0, 0.5, 0, True],
             [59, 0, 20, 10, 0, 0.9, 0, True],
         ]

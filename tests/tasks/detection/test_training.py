@@ -94,6 +94,17 @@ def test_the_loss_is_the_sum_over_windows_and_their_number(task, tmp_path):
     assert heard["unknown"].tolist() == [[False]] * 3
 
 
+@pytest.fixture
+def see_bright_boxes(find_bright_boxes):
+    """The same as a network of two classes answers it: candidates, all of them of the first."""
+
+    def see(pixels):
+        rows = find_bright_boxes(pixels)
+        return torch.cat([rows[..., :6], torch.zeros_like(rows[..., :1])], dim=-1)
+
+    return see
+
+
 def test_the_network_answers_what_validation_reads(task, tmp_path):
     found = task.open_data(DataOptions(paths=(write_set(tmp_path),)), OPTIONS)
     model = task.network.build_model(found.card).eval()
@@ -104,12 +115,12 @@ def test_the_network_answers_what_validation_reads(task, tmp_path):
     assert validation.figures["boats"]["classes"]["ship"]["truths"] == 4
 
 
-def test_a_detector_that_sees_what_is_bright_validates_well(task, tmp_path, find_bright_boxes):
+def test_a_detector_that_sees_what_is_bright_validates_well(task, tmp_path, see_bright_boxes):
     sets = (write_set(tmp_path), write_set(tmp_path, "lake", ("ship", "pier"), seed=1))
     found = task.open_data(DataOptions(paths=sets), OPTIONS)
     validation = found.training.validate
     assert isinstance(validation, BoxValidation)
-    judged = validation(find_bright_boxes)
+    judged = validation(see_bright_boxes)
     assert judged.figures["boats"]["ap50"] == 1.0
     # It takes piers for ships: half of what it finds in the lake is wrong, and no pier is right.
     assert judged.figures["lake"]["classes"]["pier"]["ap50"] == 0.0
@@ -117,17 +128,17 @@ def test_a_detector_that_sees_what_is_bright_validates_well(task, tmp_path, find
     ships = validation.tally.figures()["classes"]["ship"]
     assert ships["truths"] == 6 and judged.score == pytest.approx(ships["ap50"] / 2)
     assert len(validation.examples) == 4
-    nothing = validation(lambda pixels: find_bright_boxes(0 * pixels))
+    nothing = validation(lambda pixels: see_bright_boxes(0 * pixels))
     assert nothing.score == 0.0
 
 
-def test_wide_pictures_are_judged_in_windows_side_by_side(task, tmp_path, find_bright_boxes):
+def test_wide_pictures_are_judged_in_windows_side_by_side(task, tmp_path, see_bright_boxes):
     data = DataOptions(paths=(write_set(tmp_path, pictures=3),))
     shapes = []
 
     def answer(pixels):
         shapes.append(tuple(pixels.shape))
-        return find_bright_boxes(pixels)
+        return see_bright_boxes(pixels)
 
     task.open_data(data, replace(OPTIONS, crop=32)).training.validate(answer)
     assert shapes == [(1, 3, 48, 46), (1, 3, 48, 47), (1, 3, 48, 47)] * 6
@@ -194,7 +205,7 @@ def test_classes_that_are_longer_than_a_window_are_told(task, tmp_path):
     assert not any("longer than" in note for note in wide.notes)
 
 
-def test_samples_and_report_are_drawn(task, tmp_path, find_bright_boxes):
+def test_samples_and_report_are_drawn(task, tmp_path, see_bright_boxes):
     found = task.open_data(DataOptions(paths=(write_set(tmp_path),)), OPTIONS)
     found.draw_samples(tmp_path / "samples.png")
     metrics = [
@@ -203,7 +214,7 @@ def test_samples_and_report_are_drawn(task, tmp_path, find_bright_boxes):
         {"step": 2, "score": 0.4, "validation": {"boats": {"ap50": 0.4}}},
     ]
     found.draw_report(tmp_path / "early.png", metrics)  # nothing is validated yet
-    found.training.validate(find_bright_boxes)
+    found.training.validate(see_bright_boxes)
     found.draw_report(tmp_path / "report.png", metrics)
     for name in ("samples", "early", "report"):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png"))

@@ -13,7 +13,7 @@ FIVE = ("land", "building", "road", "vegetation", "water")
 
 def test_scores_sum_to_one():
     logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(NETWORK.scores(logits).sum(dim=1), torch.ones(2, 6, 7))
+    torch.testing.assert_close(NETWORK.decode(logits).sum(dim=1), torch.ones(2, 6, 7))
 
 
 def test_the_faster_model_answers_the_same():

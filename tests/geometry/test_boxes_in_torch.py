@@ -5,15 +5,13 @@ import pytest
 import shapely
 import torch
 
-from lemevit_cli.geometry import oriented_boxes
-from lemevit_cli.models.oriented_rcnn.boxes import (
-    canonical,
-    circumscribed,
-    corners,
+from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
+from lemevit_cli.geometry.rotated_iou import (
     intersection_over_own_area,
-    intersection_over_union,
     intersections,
-    paired_intersections,
+    paired_iou,
+    rotated_iou,
+    shared_areas,
 )
 
 
@@ -24,17 +22,26 @@ def random_boxes(number, seed, *, side=60.0, dtype=torch.float64):
 
 
 def shapely_areas(boxes, others):
-    ours, theirs = (shapely.polygons(corners(b).numpy()) for b in (boxes, others))
+    ours, theirs = (shapely.polygons(corners_of(b).numpy()) for b in (boxes, others))
     return torch.from_numpy(shapely.area(shapely.intersection(ours, theirs)))
 
 
 def test_boxes_are_the_same_as_in_numpy():
     boxes = random_boxes(200, 0)
-    for ours, theirs in (
-        (corners, oriented_boxes.corners_of),
-        (circumscribed, oriented_boxes.circumscribed),
-    ):
-        np.testing.assert_allclose(ours(boxes).numpy(), theirs(boxes.numpy()), atol=1e-9)
+    for function in (corners_of, circumscribed, canonical):
+        np.testing.assert_allclose(function(boxes).numpy(), function(boxes.numpy()), atol=1e-9)
+    others = random_boxes(200, 7)
+    for function in (paired_iou, rotated_iou, intersection_over_own_area):
+        found = function(boxes.numpy(), others.numpy())
+        np.testing.assert_allclose(function(boxes, others).numpy(), found, atol=1e-9)
+
+
+def test_boxes_of_any_shape_keep_shape_dtype_and_gradient():
+    boxes = random_boxes(12, 8, dtype=torch.float32).view(2, 6, 5).requires_grad_()
+    assert canonical(boxes).shape == (2, 6, 5) and corners_of(boxes).shape == (2, 6, 4, 2)
+    assert circumscribed(boxes).dtype == torch.float32
+    corners_of(canonical(boxes)).square().sum().backward()
+    assert boxes.grad.isfinite().all() and (boxes.grad != 0).any()
 
 
 def test_canonical_boxes_are_the_same_rectangles_in_range():
@@ -57,7 +64,7 @@ def test_shared_areas_equal_shapelys():
     others[300:900] = boxes[300:900] + 1e-7 * torch.randn(600, 5, dtype=torch.float64)
     others[900:1200, 4] = boxes[900:1200, 4] + pi / 2 * torch.arange(300)  # parallel edges
     others[1200:1300, 2:4] = boxes[1200:1300, 2:4] * 0.1  # one in the other, often
-    found = paired_intersections(boxes, others)
+    found = shared_areas(boxes, others)
     torch.testing.assert_close(found, shapely_areas(boxes, others), atol=1e-6, rtol=1e-9)
 
 
@@ -70,7 +77,7 @@ def test_boxes_that_touch_share_nothing():
 def test_alike_boxes_overlap_wholly_in_single_precision():
     boxes = random_boxes(500, 4, dtype=torch.float32) + torch.tensor([0, 0, 5.0, 5.0, 0])
     nearly = boxes * (1 + 1e-7)
-    overlaps = intersection_over_union(boxes, nearly).diagonal()
+    overlaps = rotated_iou(boxes, nearly).diagonal()
     assert (overlaps - 1).abs().max() < 1e-3
 
 
@@ -86,7 +93,7 @@ def test_every_pair_is_looked_at_closely_or_lies_apart():
 def test_overlap_over_union_and_over_the_own_area():
     box = torch.tensor([[0.0, 0.0, 4.0, 2.0, 0.0]])
     other = torch.tensor([[0.0, 0.0, 8.0, 2.0, pi]])
-    assert intersection_over_union(box, other).item() == pytest.approx(0.5)
+    assert rotated_iou(box, other).item() == pytest.approx(0.5)
     assert intersection_over_own_area(box, other).item() == pytest.approx(1.0)
     assert intersection_over_own_area(other, box).item() == pytest.approx(0.5)
 
@@ -95,10 +102,10 @@ def test_boxes_without_an_area_overlap_nothing():
     flat = torch.tensor([[5.0, 5.0, 8.0, 0.0, 0.3], [5.0, 5.0, 0.0, 0.0, 0.0]])
     box = torch.tensor([[5.0, 5.0, 8.0, 4.0, 0.0]])
     for pair in ((flat, box), (box, flat), (flat, flat)):
-        assert (intersection_over_union(*pair) == 0).all()
+        assert (rotated_iou(*pair) == 0).all()
         assert (intersection_over_own_area(*pair) == 0).all()
 
 
 def test_no_boxes_give_an_empty_table():
-    assert intersection_over_union(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
-    assert intersection_over_union(torch.zeros(3, 5), torch.zeros(0, 5)).shape == (3, 0)
+    assert rotated_iou(torch.zeros(0, 5), torch.zeros(3, 5)).shape == (0, 3)
+    assert rotated_iou(torch.zeros(3, 5), torch.zeros(0, 5)).shape == (3, 0)

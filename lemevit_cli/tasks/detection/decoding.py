@@ -1,0 +1,153 @@
+"""From a detector's candidates to the boxes of a window: pure arithmetic on arrays.
+
+A network gives what may be objects (``models/oriented_rcnn/detector.py``); here is decided which of
+it is an answer. Every step takes the better candidate first, so that the boxes of a score are those
+of a lower one that have the score, for any number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemevit_cli.geometry.oriented_boxes import canonical
+from lemevit_cli.geometry.rotated_nms import rotated_nms
+from lemevit_cli.inference.runtimes.torch import Runtime
+from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.tasks.detection.merge import SURE
+
+Floats = NDArray[np.floating]
+
+BOX = 5  # numbers of a box, in front of the scores of a candidate
+_ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
+_NOBODY = -1  # class of a row without a box
+_CANDIDATES_A_ROW = 10  # candidates that suppression takes up, for each row of the answer
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Which candidates of a window are an answer.
+
+    Args:
+        score: those of a lower score, or of none, are left out.
+        nms_iou: of two boxes of a class that overlap more, the better one stays.
+        max_per_window: rows for boxes in the answer.
+    """
+
+    score: float = 0.05
+    nms_iou: float = 0.1
+    max_per_window: int = 300
+
+
+def decoding_of(options: DetectionOptions | None) -> Decoding:
+    """Return how windows are decoded for a scene; None stands for a detector by itself.
+
+    Within a window suppression is stricter than between windows. What the merge of a scene asks of
+    its windows is decoded even where a user asks for a higher score.
+    """
+    if options is None:
+        return Decoding()
+    return Decoding(min(options.score, SURE), max_per_window=options.max_per_window)
+
+
+def decode(candidates: Tensor, options: DetectionOptions | None = None) -> Tensor:
+    """Return boxes ``(B, K, 7)`` of a network's candidates: see :func:`decode_candidates`."""
+    rows = decode_candidates(candidates.detach().float().cpu().numpy(), decoding_of(options))
+    return torch.from_numpy(rows)
+
+
+def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.float32]:
+    """Choose boxes by score, by suppression within a class, and by their number.
+
+    Args:
+        candidates: ``(B, N, 5 + classes)``: box, and the score of each class.
+
+    Returns:
+        ``(B, max_per_window, 7)``: ``cx, cy, w, h, angle_rad, score, class id``, best first; rows
+        without a box have score 0, class -1. All is NaN for a picture with a score that is none.
+    """
+    answers = np.zeros((len(candidates), decoding.max_per_window, _ANSWER), np.float32)
+    answers[..., -1] = _NOBODY
+    for answer, of_picture in zip(answers, candidates, strict=True):
+        if not np.isfinite(of_picture[:, BOX:]).all():
+            answer[:] = np.nan  # not silently nothing
+            continue
+        found = _best_boxes(of_picture, decoding)
+        answer[: len(found)] = found
+    return answers
+
+
+def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
+    """Return the answer ``(K, 7)`` of a picture; a candidate may answer for several classes."""
+    scores = candidates[:, BOX:]
+    places, class_ids = np.nonzero((scores >= decoding.score) & (scores > 0))
+    confident = scores[places, class_ids]
+    best = np.argsort(-confident, kind="stable")[: _CANDIDATES_A_ROW * decoding.max_per_window]
+    rows = np.column_stack([candidates[places, :BOX], confident, class_ids])[best]
+    return suppressed(rows, decoding.nms_iou)[: decoding.max_per_window]
+
+
+def suppressed(rows: Floats, nms_iou: float) -> Floats:
+    """Return the rows of ``(N, 7)`` that no better one of their class overlaps, best first."""
+    return rows[rotated_nms(rows[:, :BOX], rows[:, 5], rows[:, 6].astype(np.int64), nms_iou)]
+
+
+class SymmetricDetector:
+    """Answers with the boxes that another runtime finds in the eight symmetries of a window.
+
+    The windows are turned and mirrored, the boxes turned back; of those that overlap the best one
+    stays. A window that is turned gives the turned boxes.
+
+    Args:
+        runtime: answers ``(N, K, 7)``; its windows are square.
+        decoding: how it decodes; the same holds for what all symmetries show.
+    """
+
+    def __init__(self, runtime: Runtime, decoding: Decoding) -> None:
+        self._runtime, self._decoding = runtime, decoding
+
+    def __call__(self, pixels: NDArray) -> Tensor:
+        side = pixels.shape[-1]
+        found = []
+        for turns in range(4):
+            turned = np.rot90(pixels, turns, axes=(2, 3))
+            for mirrored in (False, True):
+                seen = np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
+                rows = self._runtime(seen).double().numpy()
+                found.append(_turned_back(rows, turns, side=side, mirrored=mirrored))
+        answers = [self._best(rows) for rows in np.concatenate(found, axis=1)]
+        return torch.from_numpy(np.stack(answers).astype(np.float32))
+
+    def _best(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
+        rows = rows[rows[:, 6] >= 0]
+        rows[:, :BOX] = canonical(rows[:, :BOX])
+        kept = suppressed(rows, self._decoding.nms_iou)[: self._decoding.max_per_window]
+        best = np.zeros((self._decoding.max_per_window, _ANSWER))
+        best[:, 6] = _NOBODY
+        best[: len(kept)] = kept
+        return best
+
+
+def symmetric_detector(runtime: Runtime, options: DetectionOptions | None) -> Runtime:
+    """Let a detector answer with what the eight symmetries of each window show."""
+    return SymmetricDetector(runtime, decoding_of(options))
+
+
+def _turned_back(
+    rows: NDArray[np.float64], turns: int, *, side: int, mirrored: bool
+) -> NDArray[np.float64]:
+    """Turn back boxes ``(..., 7)`` of a window turned by ``np.rot90``, then mirrored."""
+    cx, cy, angle = rows[..., 0], rows[..., 1], rows[..., 4]
+    if mirrored:
+        cx, angle = side - cx, -angle
+    for _ in range(turns):
+        # What stands at (x, y) after a quarter turn counter-clockwise stood at (side - y, x).
+        cx, cy, angle = side - cy, cx, angle + np.pi / 2
+    turned = rows.copy()
+    turned[..., 0], turned[..., 1], turned[..., 4] = cx, cy, angle
+    return turned

@@ -1,0 +1,76 @@
+"""From candidates to boxes: what is asked for, best first, and a higher score as a filter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lemevit_cli.geometry.rotated_iou import rotated_iou
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.oriented_rcnn import build_detector
+from lemevit_cli.models.weights import Card
+from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.tasks.detection.decoding import Decoding, decode, decode_candidates
+from lemevit_cli.tasks.detection.merge import SURE
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    """Candidates of two pictures, of a network that nobody trained and that is sure at random."""
+    torch.manual_seed(0)
+    head_args = {"channels": 16, "hidden": 32, "proposals": 150}
+    classes = classes_from_names(("ship", "plane", "tank"))
+    card = Card(task="det", backbone="test_resnet", head_args=head_args, classes=classes)
+    model = build_detector(card).eval()
+    nn.init.normal_(model.roi_head.classify.weight, std=1.0)
+    nn.init.normal_(model.roi_head.regress.weight, std=0.1)
+    with torch.inference_mode():
+        return model(torch.rand(2, 3, 96, 128) * 255).numpy()
+
+
+def test_decoding_is_what_is_asked_for(candidates):
+    rows = decode_candidates(candidates, Decoding(score=0.0, nms_iou=0.3, max_per_window=40))
+    assert rows.shape == (2, 40, 7) and rows.dtype == np.float32
+    for found in rows:
+        assert (found[:, 5] > 0).all() and (np.diff(found[:, 5]) <= 0).all()
+        overlaps = rotated_iou(found[:, :5], found[:, :5])
+        np.fill_diagonal(overlaps, 0)
+        assert overlaps[found[:, None, 6] == found[None, :, 6]].max() <= 0.3
+    nothing = decode_candidates(candidates, Decoding(score=1.0))
+    assert nothing.shape == (2, 300, 7)
+    assert (nothing == np.float32([0, 0, 0, 0, 0, 0, -1])).all()
+
+
+@pytest.mark.parametrize("rows", [3, 20, 300])
+@pytest.mark.parametrize("nms_iou", [0.1, 0.5])
+def test_boxes_of_a_higher_score_are_those_of_a_lower_one_that_have_it(candidates, rows, nms_iou):
+    for low in (0.0, 0.02, 0.05, 0.3):
+        every = decode_candidates(candidates, Decoding(low, nms_iou, rows))
+        assert ((every[..., 6] >= 0).sum(axis=1) >= min(rows, 10)).all()
+        for high in np.linspace(low + 0.01, 0.99, 12):
+            found = decode_candidates(candidates, Decoding(high, nms_iou, rows))
+            for of_low, of_high in zip(every, found, strict=True):
+                expected = of_low[of_low[:, 5] >= np.float32(high)]
+                np.testing.assert_array_equal(of_high[: len(expected)], expected)
+                assert (of_high[len(expected) :, 6] == -1).all()
+
+
+def test_a_window_is_decoded_for_the_merge_and_by_itself(candidates):
+    outputs = torch.from_numpy(candidates)
+    np.testing.assert_array_equal(decode(outputs), decode_candidates(candidates, Decoding()))
+    # What is surer than the merge asks for is chosen after the merge.
+    options = DetectionOptions(score=0.9, max_per_window=7)
+    expected = decode_candidates(candidates, Decoding(SURE, max_per_window=7))
+    np.testing.assert_array_equal(decode(outputs, options), expected)
+    expected = decode_candidates(candidates, Decoding(0.01, max_per_window=7))
+    np.testing.assert_array_equal(decode(outputs, replace(options, score=0.01)), expected)
+
+
+def test_a_picture_without_an_answer_spoils_no_other(candidates):
+    broken = candidates.copy()
+    broken[0, 5, 6] = np.inf
+    found = decode_candidates(broken, Decoding())
+    assert np.isnan(found[0]).all()
+    np.testing.assert_array_equal(found[1], decode_candidates(candidates, Decoding())[1])
