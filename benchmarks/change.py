@@ -52,7 +52,7 @@ from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.change.inference import Change
 from lemevit_cli.tasks.change.pair_input import pair_input
-from lemevit_cli.vector.outlines import create_draft, outlined
+from lemevit_cli.vector.outlines import create_draft, outline_regions
 
 REGIONS = 100_000
 
@@ -162,7 +162,7 @@ def write_regions(path: Path, side: int) -> None:
 
 
 def outline_ours(mask: Path) -> int:
-    return len(outlined(mask).polygons)
+    return len(outline_regions(mask).polygons)
 
 
 def outline_whole(mask: Path) -> int:

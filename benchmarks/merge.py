@@ -25,7 +25,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, corners_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -44,7 +44,7 @@ def raw_boxes(count: int) -> RawBoxes:
     side = int(np.sqrt(len(objects) / OBJECTS_PER_PIXEL))
     objects[:, :2] *= side
     grid = WindowGrid(width=side, height=side, size=WINDOW, overlap=OVERLAP)
-    index = shapely.STRtree(shapely.box(*circumscribed(objects).T))
+    index = shapely.STRtree(shapely.box(*axis_aligned_bounds(objects).T))
     parts, cut = [], []
     for window in grid.windows_over(Window(col_off=0, row_off=0, width=side, height=side)):
         frame = shapely.box(window.col_off, window.row_off, window.right, window.bottom)

@@ -17,7 +17,7 @@ from lemevit_cli.inference.scenes import Report
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.metrics.confusion import Confusion
 from lemevit_cli.models.weights import Card, find_weights, read_card
-from lemevit_cli.pictures.picture import Panel, colorize, displayed, write_panels
+from lemevit_cli.pictures.picture import Panel, colorize, scale_for_display, write_panels
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
@@ -174,7 +174,9 @@ def draw(
     """Draw scene, truth and result side by side, from one decimated read each."""
     panels = []
     with open_scene(str(scene)) as opened:
-        panels.append(Panel("scene", displayed(*opened.read_overview_by_band(_PICTURE_SIDE))))
+        panels.append(
+            Panel("scene", scale_for_display(*opened.read_overview_by_band(_PICTURE_SIDE)))
+        )
     for title, raster in (("truth", truth), ("lemevit predict", result)):
         with open_scene(str(raster)) as opened:
             ids, _ = opened.read_overview(_PICTURE_SIDE)

@@ -27,7 +27,7 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.pictures.picture import displayed
+from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.raster.source import stem_of
@@ -71,8 +71,8 @@ def pair_quicklook(
             part = _shared_part(pair, window_of_bounds(pair.before, options.bounds))
         sheet = sheet_of(pair.before, part, options.size)
         pictures = [
-            displayed(*pair.before.read_overview_by_band(options.size, window=part)),
-            displayed(*_read_after(sheet, pair, part)),
+            scale_for_display(*pair.before.read_overview_by_band(options.size, window=part)),
+            scale_for_display(*_read_after(sheet, pair, part)),
         ]
         titles = [Path(before).name, Path(after).name]
         layer = None if change is None else _read_change(sheet, pair, part, change)

@@ -33,7 +33,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth, north_in_pixels, pixel
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.pictures.map_picture import round_scale_bar, write_map
-from lemevit_cli.pictures.picture import displayed
+from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
@@ -156,7 +156,11 @@ def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
         if holds_classes(raster):
             layer = class_layer(raster, sheet, raster, part)
             return sheet, color_layer(layer), layer
-        return sheet, displayed(*raster.read_overview_by_band(options.size, window=part)), None
+        return (
+            sheet,
+            scale_for_display(*raster.read_overview_by_band(options.size, window=part)),
+            None,
+        )
 
 
 def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
@@ -164,7 +168,7 @@ def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
         layer = layer_of(result, sheet, scene, part)
-        rgb = displayed(*scene.read_overview_by_band(options.size, window=part))
+        rgb = scale_for_display(*scene.read_overview_by_band(options.size, window=part))
         return sheet, blend_layer(rgb, layer, options.alpha), layer
 
 

@@ -8,11 +8,11 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, grouped
+from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
-@grouped
+@spread_groups
 def change(
     before: Annotated[str, typer.Argument(metavar="BEFORE", help="A raster that GDAL opens.")],
     after: Annotated[

@@ -10,7 +10,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.figures import print_scores
-from lemevit_cli.commands.groups import Reporting, Running, grouped
+from lemevit_cli.commands.groups import Reporting, Running, spread_groups
 
 
 class Split(StrEnum):
@@ -20,7 +20,7 @@ class Split(StrEnum):
     val = "val"
 
 
-@grouped
+@spread_groups
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A name or a file.")],
     data: Annotated[

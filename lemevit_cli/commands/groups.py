@@ -1,6 +1,7 @@
 """Groups of options that commands share: declared once, handed on as one object.
 
-A command names a group as the type of a parameter; :func:`grouped` spreads it into its options.
+A command names a group as the type of a parameter; :func:`spread_groups` spreads it into its
+options.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lemevit_cli.training.options import LabelledScene
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
+def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Spread each parameter of a command whose type is a group into the options of the group.
 
     Typer reads the signature that this gives; the command gets its groups filled.

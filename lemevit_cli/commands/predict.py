@@ -8,12 +8,12 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, grouped
+from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
 from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
 from lemevit_cli.settings import OutputOptions
 
 
-@grouped
+@spread_groups
 def predict(
     scenes: Annotated[
         list[str],

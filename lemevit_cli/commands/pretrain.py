@@ -13,7 +13,7 @@ from lemevit_cli.commands.groups import (
     Recipe,
     Reporting,
     Running,
-    grouped,
+    spread_groups,
 )
 from lemevit_cli.commands.reporting import tell_training
 
@@ -21,7 +21,7 @@ _teacher = options.in_panel("Teacher")
 _STRIDES = {2, 4, 8, 16, 32}
 
 
-@grouped
+@spread_groups
 def pretrain(
     data: Annotated[
         list[str],

@@ -9,10 +9,10 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.figures import print_scores
-from lemevit_cli.commands.groups import Reporting, Running, grouped
+from lemevit_cli.commands.groups import Reporting, Running, spread_groups
 
 
-@grouped
+@spread_groups
 def probe(
     backbone: Annotated[
         str,

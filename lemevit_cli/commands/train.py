@@ -16,7 +16,7 @@ from lemevit_cli.commands.groups import (
     Recipe,
     Reporting,
     Running,
-    grouped,
+    spread_groups,
 )
 from lemevit_cli.commands.reporting import tell_training
 from lemevit_cli.tasks import TASKS
@@ -87,7 +87,7 @@ class LabelledScenes:
         )
 
 
-@grouped
+@spread_groups
 def train(
     context: typer.Context,
     data: Annotated[

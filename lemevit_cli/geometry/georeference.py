@@ -31,7 +31,7 @@ class Georeference:
     rpcs: Mapping[str, str] = field(default_factory=dict)
     area_or_point: str | None = None
 
-    def cropped(self, window: Window, *, of: Window) -> Georeference:
+    def crop(self, window: Window, *, of: Window) -> Georeference:
         """Move the georeference of a raster to a window of it; of the whole it is the same.
 
         Ground control points stay over their pixels. RPCs are dropped: they are written for the

@@ -7,8 +7,8 @@ authors' theta is minus this angle. Canonical boxes have ``w >= h`` and an angle
 
 Arithmetic is written once, for arrays of numpy and for tensors of torch (:func:`namespace_of`):
 what a network needs within a step (:func:`corners_of`, :func:`canonical`, :func:`half_turn`,
-:func:`circumscribed`) also takes tensors ``(..., 5)`` of torch, of any floating dtype and device,
-and is differentiable; everything else is float64.
+:func:`axis_aligned_bounds`) also takes tensors ``(..., 5)`` of torch, of any floating dtype and
+device, and is differentiable; everything else is float64.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def half_turn(angle: Array) -> Array:
 
 
 @overload
-def circumscribed(boxes: Tensor) -> Tensor: ...
+def axis_aligned_bounds(boxes: Tensor) -> Tensor: ...
 @overload
-def circumscribed(boxes: ArrayLike) -> Floats: ...
-def circumscribed(boxes: Any) -> Any:
+def axis_aligned_bounds(boxes: ArrayLike) -> Floats: ...
+def axis_aligned_bounds(boxes: Any) -> Any:
     """Return the smallest axis-aligned rectangles ``(N, 4)`` around boxes: ``x1, y1, x2, y2``."""
     xp, (cx, cy, w, h, angle) = _columns(boxes)
     cos, sin = abs(xp.cos(angle)) / 2, abs(xp.sin(angle)) / 2
@@ -109,7 +109,7 @@ def circumscribed(boxes: Any) -> Any:
     return xp.stack([cx - half_x, cy - half_y, cx + half_x, cy + half_y], axis=-1)
 
 
-def mapped(boxes: ArrayLike, transform: Affine) -> Floats:
+def map_boxes(boxes: ArrayLike, transform: Affine) -> Floats:
     """Map boxes to the frame that an affine leads to, canonical there.
 
     The corners are mapped, then measured: exact where the affine keeps right angles, mirrored or

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from lemevit_cli.geometry.oriented_boxes import (
     Array,
     as_boxes,
-    circumscribed,
+    axis_aligned_bounds,
     corners_of,
     namespace_of,
 )
@@ -66,7 +66,7 @@ def intersections(boxes: Array, others: Array) -> Array:
     Only pairs whose circumscribed rectangles meet are looked at closely.
     """
     xp = namespace_of(boxes)
-    shared = axis_aligned_intersections(circumscribed(boxes), circumscribed(others))
+    shared = axis_aligned_intersections(axis_aligned_bounds(boxes), axis_aligned_bounds(others))
     first, second = xp.where(shared > 0)
     shared = xp.zeros_like(shared)
     shared[first, second] = shared_areas(boxes[first], others[second])

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import paired_iou
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ def suppress(boxes: Floats, overlap: Overlap, limit: float) -> Indices:
         limit: a box falls where the overlap is above it.
     """
     stands, settled = np.ones(len(boxes), dtype=bool), np.zeros(len(boxes), dtype=bool)
-    rectangles = shapely.box(*circumscribed(boxes).T)
+    rectangles = shapely.box(*axis_aligned_bounds(boxes).T)
     index = shapely.STRtree(rectangles)
     first = 0
     while first < len(boxes):

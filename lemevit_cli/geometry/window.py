@@ -46,7 +46,7 @@ class Window:
             return None
         return Window(col_off=col_off, row_off=row_off, width=width, height=height)
 
-    def shifted(self, *, cols: int, rows: int) -> Window:
+    def shift(self, *, cols: int, rows: int) -> Window:
         """Return the same rectangle, moved by whole pixels."""
         return Window(
             col_off=self.col_off + cols,
@@ -57,4 +57,4 @@ class Window:
 
     def relative_to(self, frame: Window) -> Window:
         """Return the same rectangle, counted from the upper left corner of ``frame``."""
-        return self.shifted(cols=-frame.col_off, rows=-frame.row_off)
+        return self.shift(cols=-frame.col_off, rows=-frame.row_off)

@@ -61,7 +61,7 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
     return RasterSpec(
         width=source.area.width,
         height=source.area.height,
-        georeference=scene.georeference.cropped(source.area, of=scene.window),
+        georeference=scene.georeference.crop(source.area, of=scene.window),
         classes=run.predictor.card.classes,
         output_type=settings.output.output_type,
         tags=tags,

@@ -92,7 +92,7 @@ class Account:
         }
 
     @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def time(self, phase: str) -> Iterator[None]:
         """Add the time of a ``with`` block to a phase."""
         start = time.perf_counter()
         try:
@@ -156,7 +156,7 @@ class BlockInference:
         batch, and may have more: those of zeros that fill it.
         """
         for batch in self._read_ahead(windows):
-            with self.account.timed("model"):
+            with self.account.time("model"):
                 answers = self.predictor.runtime(batch.pixels)
             yield batch, answers
             self._tell(len(batch.windows))
@@ -168,7 +168,7 @@ class BlockInference:
             shares = zip(batch.windows, scores, batch.valid, batch.scene_valid, strict=False)
             for window, share, valid, masks in shares:
                 yield from mosaic.rows_above(window.row_off)
-                with self.account.timed("blend"):
+                with self.account.time("blend"):
                     mosaic.add(window, share[:, : window.height, : window.width], valid)
                     for mask in masks:
                         scene_valid.add(mask)
@@ -205,7 +205,7 @@ class BlockInference:
                 if not queue:
                     break
                 window, future = queue.popleft()
-                with self.account.timed("read"):
+                with self.account.time("read"):
                     read = future.result()
                 self.account.windows += 1
                 if not read[1].any():

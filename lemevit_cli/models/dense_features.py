@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.backbone import PixelFront, any_size, check_backbone, make_encoder
-from lemevit_cli.models.weights import find_weights, has_card, load_state, load_weights, renamed
+from lemevit_cli.models.weights import find_weights, has_card, load_state, load_weights, rename_keys
 
 _DEPTHS = (0.5, 0.75, 1.0)  # layers of a transformer, as parts of its depth
 _LEVELS = 4  # of a pyramid, from the coarsest on
@@ -151,7 +151,7 @@ def _of_our_weights(path: Path, source: FeatureSource) -> DenseFeatures:
         card.backbone, card.backbone_args, bands=card.bands, pretrained=False
     )
     target = encoder.state_dict()
-    state = renamed(loaded, target)
+    state = rename_keys(loaded, target)
     missing = [key for key in target if key not in state or state[key].shape != target[key].shape]
     if missing:
         raise WeightsError(f"{path}: lacks {missing[0]} of {card.backbone}; is it a whole file?")
@@ -224,7 +224,7 @@ def _timm_model(name: str, *, pretrained: bool) -> nn.Module:
 
 def _load(model: nn.Module, given: Mapping[str, Tensor], path: Path) -> None:
     target = model.state_dict()
-    state = renamed(given, target)
+    state = rename_keys(given, target)
     needed = [key for key in target if key.split(".")[0] not in _HEADS]
     wrong = [key for key in needed if key not in state or state[key].shape != target[key].shape]
     if wrong:

@@ -47,12 +47,12 @@ _OFFICIAL_BIT_TO_OURS = (
 
 def our_key(official: str) -> str:
     """Return the name in this file of a tensor of the authors' state dict."""
-    return _renamed(official, _OFFICIAL_TO_OURS)
+    return _rename_key(official, _OFFICIAL_TO_OURS)
 
 
 def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of the authors' change head to those of :class:`BitHead` in ``bit.py``."""
-    state = {_renamed(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
+    state = {_rename_key(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
     for key in [key for key in state if key.endswith(".qkv.weight")]:
         # The layers that tokens read each other in have one matrix for all three.
         for part, tensor in zip("qkv", state.pop(key).chunk(3), strict=True):
@@ -60,7 +60,7 @@ def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _renamed(key: str, patterns: Iterable[tuple[str, str]]) -> str:
+def _rename_key(key: str, patterns: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in patterns:
         key = re.sub(pattern, replacement, key)
     return key

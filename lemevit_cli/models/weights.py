@@ -296,7 +296,7 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     """
     target = model.state_dict()
     loaded, given = load_weights(find_weights(name_or_file))
-    state = renamed(loaded, target)
+    state = rename_keys(loaded, target)
     classifiers = getattr(model, "classifiers", ())
     fitted: dict[str, Tensor] = {}
     for key, tensor in target.items():
@@ -323,19 +323,19 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
     return Initialised(len(fitted), left)
 
 
-def renamed(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def rename_keys(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Exchange the prefix of names for the one under which most tensors fit a target."""
 
-    def exchanged(old: str, new: str) -> dict[str, Tensor]:
+    def exchange_prefix(old: str, new: str) -> dict[str, Tensor]:
         return {new + k.removeprefix(old): v for k, v in state.items() if k.startswith(old)}
 
     def fits(pair: tuple[str, str]) -> int:
-        names = exchanged(*pair)
+        names = exchange_prefix(*pair)
         return sum(k in target and target[k].shape == v.shape for k, v in names.items())
 
     pairs = [(old, new) for old in _prefixes(state) for new in _prefixes(target)]
     best = max(pairs, key=fits)  # of equals the first: names as they are
-    return state if fits(best) == fits(("", "")) else exchanged(*best)
+    return state if fits(best) == fits(("", "")) else exchange_prefix(*best)
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:

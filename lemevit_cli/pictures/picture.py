@@ -34,7 +34,7 @@ def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np
     return table[ids]
 
 
-def displayed(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def scale_for_display(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Scale a scene ``(bands, H, W)`` to how people like to see it.
 
     The first three bands, or the first as grey, each stretched between its percentiles 1 and 99.

@@ -39,7 +39,7 @@ class Shift:
     """How ``after`` lies off ``before``.
 
     What ``before`` shows at ``(col, row)``, ``after`` (on the grid of ``before``) shows at
-    ``(col + dx_px, row + dy_px)``. ``pair.shifted(dx_px=..., dy_px=...)`` undoes it.
+    ``(col + dx_px, row + dy_px)``. ``pair.shift(dx_px=..., dy_px=...)`` undoes it.
 
     Args:
         dx_px, dy_px: in pixels of ``before``, along rows and down columns.
@@ -90,7 +90,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
 
 def _measure_windows(pair: ScenePair, *, cols: int, rows: int) -> list[tuple[float, float] | None]:
     """Measure the shift in windows all over the overlap, ``after`` lying ``cols, rows`` off."""
-    area = pair.overlap.intersection(pair.overlap.shifted(cols=-cols, rows=-rows))
+    area = pair.overlap.intersection(pair.overlap.shift(cols=-cols, rows=-rows))
     if area is None:
         return []
     return [_shift_in(pair, window, cols=cols, rows=rows) for window in _spread_windows(area)]
@@ -100,7 +100,7 @@ def _shift_in(
     pair: ScenePair, window: Window, *, cols: int, rows: int
 ) -> tuple[float, float] | None:
     before = _edges(pair.before, window)
-    after = _edges(pair.after_on_grid, window.shifted(cols=cols, rows=rows))
+    after = _edges(pair.after_on_grid, window.shift(cols=cols, rows=rows))
     found = None if before is None or after is None else displacement(before, after)
     return None if found is None else (found[0] + cols, found[1] + rows)
 

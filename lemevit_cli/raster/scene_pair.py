@@ -124,7 +124,7 @@ class ScenePair:
         """Return the whole grid of ``before``."""
         return self.before.window
 
-    def shifted(self, *, dx_px: float, dy_px: float) -> ScenePair:
+    def shift(self, *, dx_px: float, dy_px: float) -> ScenePair:
         """Return the pair with ``after`` moved back by a shift, beside that which it has already.
 
         Args:
@@ -137,11 +137,11 @@ class ScenePair:
         """
         pair = ScenePair(
             self.before, self.after, dx_px=self.dx_px + dx_px, dy_px=self.dy_px + dy_px
-        ).stretched(*self.stretches)
+        ).stretch(*self.stretches)
         pair._opened = (pair.after_on_grid, *self._opened)
         return pair
 
-    def stretched(self, before: Stretch | None, after: Stretch | None) -> ScenePair:
+    def stretch(self, before: Stretch | None, after: Stretch | None) -> ScenePair:
         """Return the pair with values in the range of the weights, each date by its own rule.
 
         Both pairs read the same files: closing one closes both.

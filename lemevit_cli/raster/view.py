@@ -104,14 +104,14 @@ class SceneView:
             raise ValueError(f"{window} leaves the grid of {self.width} x {self.height} pixels")
         if not self.is_resampled:
             pixels, valid = self._read_scene(window)
-            return filled(pixels, valid, self.fill), valid, ()
+            return fill_nodata(pixels, valid, self.fill), valid, ()
         cols = triangle_filter(
             window.col_off, window.right, source=self.scene.width, target=self.width
         )
         parts = [self._read_rows(*rows, cols) for rows in self._row_groups(window, cols)]
         pixels = np.concatenate([pixels for pixels, _, _ in parts], axis=1)
         valid = np.concatenate([valid for _, valid, _ in parts])
-        return filled(pixels, valid, self.fill), valid, tuple(mask for _, _, mask in parts)
+        return fill_nodata(pixels, valid, self.fill), valid, tuple(mask for _, _, mask in parts)
 
     def _read_scene(self, window: Window) -> tuple[NDArray, NDArray[np.bool_]]:
         pixels, valid = self.scene.read(window)
@@ -180,7 +180,9 @@ def _any_under(valid: NDArray[np.bool_], rows: AxisFilter) -> NDArray[np.bool_]:
     return counts[high] > counts[low]
 
 
-def filled(pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float] | NDArray) -> NDArray:
+def fill_nodata(
+    pixels: NDArray, valid: NDArray[np.bool_], fill: Sequence[float] | NDArray
+) -> NDArray:
     """Return pixels ``(bands, H, W)`` with ``fill``, a value a band, where they are not valid."""
     if valid.all():
         return pixels

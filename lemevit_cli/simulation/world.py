@@ -116,7 +116,7 @@ class World:
         canvas = self._paint(wide)
         inner = window.relative_to(wide)
         class_ids = canvas.class_ids[inner.slices].copy()
-        seen = inner.shifted(cols=shift_cols, rows=shift_rows)
+        seen = inner.shift(cols=shift_cols, rows=shift_rows)
         rows = slice(seen.row_off - 1, seen.bottom + 1)
         cols = slice(seen.col_off - 1, seen.right + 1)
         pixels = expose(

@@ -19,10 +19,10 @@ from affine import Affine
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemevit_cli.geometry.oriented_boxes import corners_of, mapped
+from lemevit_cli.geometry.oriented_boxes import corners_of, map_boxes
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.raster.view import filled
+from lemevit_cli.raster.view import fill_nodata
 from lemevit_cli.training.augmentation import resize_pair, symmetry, symmetry_transform
 from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.datasets.source import Sample
@@ -113,7 +113,7 @@ def crop_frame(
     if objects is not None:
         to_crop = symmetry_transform(turn, size) @ ~frame.to_raster(size)
         cut = objects.cut(frame.corners, extent)
-        objects = Objects(mapped(cut.boxes, to_crop), cut.class_ids, cut.difficult)
+        objects = Objects(map_boxes(cut.boxes, to_crop), cut.class_ids, cut.difficult)
     return Crop(pixels, maps[1] > 0, maps[0], objects)
 
 
@@ -183,7 +183,7 @@ def model_values(
 ) -> NDArray[np.float32]:
     """Give pixels ``(bands, H, W)`` as a :class:`SceneView` does to a model, nodata filled."""
     read = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    return filled(read, valid, fill).astype(np.float32)
+    return fill_nodata(read, valid, fill).astype(np.float32)
 
 
 def nodata_values(fill: Sequence[float], dtype: np.dtype[Any]) -> NDArray[np.float32]:

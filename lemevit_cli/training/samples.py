@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lemevit_cli.metrics.class_groups import groups_of
-from lemevit_cli.raster.view import filled
+from lemevit_cli.raster.view import fill_nodata
 from lemevit_cli.training.augmentation import draw_symmetry, vary_pixels
 from lemevit_cli.training.datasets.source import Source
 from lemevit_cli.training.draw import DrawnWindow, WindowDraw, place_of
@@ -87,7 +87,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         crop = drawn.crop(self._options.crop, fill=self._fill, turn=turn)
         crop = self._vary(crop, drawn, augmentation, self._value_range)
         nodata = nodata_values(self._fill, drawn.sample.pixels.dtype)
-        pixels = filled(crop.pixels.numpy(), crop.valid.numpy(), nodata)
+        pixels = fill_nodata(crop.pixels.numpy(), crop.valid.numpy(), nodata)
         return {"pixels": torch.from_numpy(pixels), **self._targets(crop, drawn.source)}
 
     def origin(self, index: int) -> str:

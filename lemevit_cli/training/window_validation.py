@@ -141,7 +141,7 @@ def windows_of(sites: Sequence[Site], size: int) -> Iterator[tuple[Site, Window]
         for top, bottom in pairwise(rows):
             for left, right in pairwise(cols):
                 window = Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
-                yield site, window.shifted(cols=area.col_off, rows=area.row_off)
+                yield site, window.shift(cols=area.col_off, rows=area.row_off)
 
 
 def _edges(length: int, size: int) -> list[int]:

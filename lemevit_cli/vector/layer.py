@@ -89,7 +89,7 @@ def _by_gcps(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.
         return np.column_stack(transformer.xy(rows=xy[:, 1], cols=xy[:, 0], offset="ul"))
 
 
-def measured(
+def measure_polygons(
     polygons: NDArray[Any],
     crs_wkt: str | None,
     measure: Callable[[NDArray[Any], str | None], NDArray[np.float64]],

@@ -65,7 +65,7 @@ def create_draft(path: Path, *, width: int, height: int, dtype: str = "uint8") -
         )
 
 
-def outlined(path: Path) -> Regions:
+def outline_regions(path: Path) -> Regions:
     """Outline the 4-connected regions of a raster of one band; ``NOTHING`` is left out.
 
     GDAL reads the file by rows and the corners gather in flat arrays: memory grows with the
@@ -113,8 +113,8 @@ def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
     corners in it, and polygons may be as many and as large as they like.
 
     Args:
-        polygons: ``(N,)`` as :func:`outlined` gives them: corners are whole numbers, edges vertical
-            or horizontal.
+        polygons: ``(N,)`` as :func:`outline_regions` gives them: corners are whole numbers, edges
+            vertical or horizontal.
         path: a raster of one band of unsigned integers, on the same grid.
     """
     rings, ring_owner = shapely.get_rings(polygons, return_index=True)
@@ -156,7 +156,7 @@ def _running_sums(path: Path) -> Iterator[tuple[int, NDArray[np.int64]]]:
         yield dataset.height, above
 
 
-def simplified(
+def simplify_polygons(
     regions: Regions, tolerance: float, *, sides: tuple[float, float] = (1.0, 1.0)
 ) -> NDArray[Any]:
     """Draw polygons with fewer corners; none comes to lie over another, and all stay valid.

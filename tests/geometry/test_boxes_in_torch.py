@@ -5,7 +5,7 @@ import pytest
 import shapely
 import torch
 
-from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, corners_of
 from lemevit_cli.geometry.rotated_iou import (
     intersection_over_own_area,
     intersections,
@@ -28,7 +28,7 @@ def shapely_areas(boxes, others):
 
 def test_boxes_are_the_same_as_in_numpy():
     boxes = random_boxes(200, 0)
-    for function in (corners_of, circumscribed, canonical):
+    for function in (corners_of, axis_aligned_bounds, canonical):
         np.testing.assert_allclose(function(boxes).numpy(), function(boxes.numpy()), atol=1e-9)
     others = random_boxes(200, 7)
     for function in (paired_iou, rotated_iou, intersection_over_own_area):
@@ -39,7 +39,7 @@ def test_boxes_are_the_same_as_in_numpy():
 def test_boxes_of_any_shape_keep_shape_dtype_and_gradient():
     boxes = random_boxes(12, 8, dtype=torch.float32).view(2, 6, 5).requires_grad_()
     assert canonical(boxes).shape == (2, 6, 5) and corners_of(boxes).shape == (2, 6, 4, 2)
-    assert circumscribed(boxes).dtype == torch.float32
+    assert axis_aligned_bounds(boxes).dtype == torch.float32
     corners_of(canonical(boxes)).square().sum().backward()
     assert boxes.grad.isfinite().all() and (boxes.grad != 0).any()
 

@@ -24,7 +24,7 @@ WHOLE = Window(col_off=0, row_off=0, width=64, height=48)
     ],
 )
 def test_cropping_moves_the_transform_as_rasterio_does(transform):
-    cropped = Georeference(transform=transform, crs_wkt=None).cropped(PART, of=WHOLE)
+    cropped = Georeference(transform=transform, crs_wkt=None).crop(PART, of=WHOLE)
     expected = window_transform(RasterioWindow(12, 7, 20, 10), transform)
     assert cropped.transform.almost_equals(expected, precision=1e-9)
 
@@ -33,22 +33,22 @@ def test_cropping_keeps_points_over_their_pixels():
     georeference = Georeference(
         transform=None, crs_wkt=None, gcps=((10.5, 20.25, 7.0, 49.0, 3.0, "a", ""),)
     )
-    assert georeference.cropped(PART, of=WHOLE).gcps == ((3.5, 8.25, 7.0, 49.0, 3.0, "a", ""),)
+    assert georeference.crop(PART, of=WHOLE).gcps == ((3.5, 8.25, 7.0, 49.0, 3.0, "a", ""),)
 
 
 def test_cropping_to_the_whole_changes_nothing():
     georeference = Georeference(transform=None, crs_wkt="x", rpcs={"LINE_OFF": "1"})
-    assert georeference.cropped(WHOLE, of=WHOLE) is georeference
+    assert georeference.crop(WHOLE, of=WHOLE) is georeference
 
 
 @pytest.mark.parametrize("part", [PART, CORNER], ids=["amid", "corner"])
 def test_cropping_drops_rpcs_and_keeps_what_is_absent_absent(part):
     georeference = Georeference(transform=None, crs_wkt=None, rpcs={"LINE_OFF": "1"})
-    cropped = georeference.cropped(part, of=WHOLE)
+    cropped = georeference.crop(part, of=WHOLE)
     assert cropped.rpcs == {} and cropped.transform is None
 
 
 def test_cropping_to_the_corner_moves_nothing():
     gcps = ((10.5, 20.25, 7.0, 49.0, 3.0, "a", ""),)
     georeference = Georeference(transform=Affine(2, 0, 5, 0, -2, 7), crs_wkt="x", gcps=gcps)
-    assert georeference.cropped(CORNER, of=WHOLE) == georeference
+    assert georeference.crop(CORNER, of=WHOLE) == georeference

@@ -8,13 +8,13 @@ from affine import Affine
 
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.oriented_boxes import (
+    axis_aligned_bounds,
     box_of_polygon,
     boxes_of_corners,
     canonical,
-    circumscribed,
     corners_of,
     ground_sizes,
-    mapped,
+    map_boxes,
     sizes_of_corners,
 )
 
@@ -125,7 +125,7 @@ def test_a_polygon_of_many_points_gets_its_smallest_rectangle():
 def test_circumscribed_rectangles_are_the_bounds_of_the_corners():
     boxes = random_boxes(500)
     expected = shapely.bounds(shapely.polygons(corners_of(boxes)))
-    np.testing.assert_allclose(circumscribed(boxes), expected, atol=1e-9)
+    np.testing.assert_allclose(axis_aligned_bounds(boxes), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_circumscribed_rectangles_are_the_bounds_of_the_corners():
 )
 def test_an_affine_that_keeps_right_angles_maps_boxes_exactly(transform):
     boxes = random_boxes(300)
-    found = mapped(boxes, transform)
+    found = map_boxes(boxes, transform)
     scale = np.sqrt(abs(transform.determinant))
     np.testing.assert_allclose(found[:, 2:4], canonical(boxes)[:, 2:4] * scale, atol=1e-6)
     corners = np.array([transform @ tuple(xy) for xy in corners_of(boxes).reshape(-1, 2)])
     around = shapely.buffer(shapely.polygons(corners_of(found)), 1e-5)
     assert shapely.covers(around, shapely.polygons(corners.reshape(-1, 4, 2))).all()
-    assert_same_boxes(mapped(found, ~transform), canonical(boxes), 1e-5)
+    assert_same_boxes(map_boxes(found, ~transform), canonical(boxes), 1e-5)
 
 
 def test_a_sheared_box_becomes_the_smallest_rectangle_around_it():
     transform = Affine.shear(20, 5) @ Affine.scale(1.5, 1)
     boxes = random_boxes(100)
     corners = np.array([transform @ tuple(xy) for xy in corners_of(boxes).reshape(-1, 2)])
-    found = mapped(boxes, transform)
+    found = map_boxes(boxes, transform)
     around = shapely.buffer(shapely.polygons(corners_of(found)), 1e-6)
     assert shapely.covers(around, shapely.polygons(corners.reshape(-1, 4, 2))).all()
     assert_same_boxes(found, boxes_of_corners(corners.reshape(-1, 4, 2)))
@@ -179,7 +179,7 @@ def test_a_scene_turned_by_its_transform_gives_the_same_sizes():
     upright = Affine(0.5, 0, 4e5, 0, -0.5, 5.6e6)
     turned = upright @ Affine.rotation(25) @ Affine.scale(1, -1)  # and south-up
     one = ground_sizes(box, georeference(upright, UTM))
-    other = ground_sizes(mapped(box, ~turned @ upright), georeference(turned, UTM))
+    other = ground_sizes(map_boxes(box, ~turned @ upright), georeference(turned, UTM))
     for name in ("length_m", "width_m", "area_m2", "bearing"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-6)
 

@@ -19,15 +19,15 @@ def test_slices_cut_the_window_out_of_its_frame():
 @pytest.mark.parametrize("cols", range(-8, 9, 2))
 @pytest.mark.parametrize("rows", range(-5, 6))
 def test_intersection_has_the_pixels_in_both(cols, rows):
-    other = WINDOW.shifted(cols=cols, rows=rows)
+    other = WINDOW.shift(cols=cols, rows=rows)
     counts = np.zeros((20, 30), int)
-    for window in (WINDOW.shifted(cols=8, rows=6), other.shifted(cols=8, rows=6)):
+    for window in (WINDOW.shift(cols=8, rows=6), other.shift(cols=8, rows=6)):
         counts[window.slices] += 1
     common = WINDOW.intersection(other)
     assert (common is None) == (counts.max() < 2)
     if common is not None:
         inside = np.zeros((20, 30), bool)
-        inside[common.shifted(cols=8, rows=6).slices] = True
+        inside[common.shift(cols=8, rows=6).slices] = True
         np.testing.assert_array_equal(inside, counts == 2)
 
 

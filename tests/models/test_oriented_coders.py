@@ -2,7 +2,7 @@ from math import cos, log, pi, sin
 
 import torch
 
-from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, corners_of
 from lemevit_cli.models.oriented_rcnn.coders import (
     SMALLEST_SIDE_PX,
     decode_midpoints,
@@ -36,7 +36,7 @@ def distances(boxes, others):
 
 def test_midpoints_lead_from_any_anchor_to_the_box_and_back():
     boxes = random_boxes(5000, 0)
-    anchors = circumscribed(shaken(boxes, 1))
+    anchors = axis_aligned_bounds(shaken(boxes, 1))
     found = decode_midpoints(anchors, encode_midpoints(anchors, boxes))
     apart = distances(found, boxes)
     x, y = corners_of(boxes).sort(dim=1).values.unbind(-1)
@@ -49,7 +49,7 @@ def test_midpoints_lead_from_any_anchor_to_the_box_and_back():
 def test_axis_aligned_boxes_survive_midpoints():
     boxes = random_boxes(200, 2)
     boxes[:, 4] = torch.tensor([0.0, -pi / 2]).double().repeat(100)
-    anchors = circumscribed(shaken(boxes, 3))
+    anchors = axis_aligned_bounds(shaken(boxes, 3))
     deltas = encode_midpoints(anchors, boxes)
     # 0.5 over 0.5
     torch.testing.assert_close(deltas[:, 4:], torch.ones(200, 2).double(), atol=1e-4, rtol=0)
@@ -83,7 +83,7 @@ def test_any_midpoints_give_a_canonical_rectangle_of_at_least_a_pixel():
 
 def test_midpoints_work_on_any_leading_dimensions():
     boxes = random_boxes(12, 5)
-    anchors = circumscribed(shaken(boxes, 6))
+    anchors = axis_aligned_bounds(shaken(boxes, 6))
     deltas = encode_midpoints(anchors, boxes)
     whole = decode_midpoints(anchors, deltas)
     parts = decode_midpoints(anchors.view(3, 4, 4), deltas.view(3, 4, 6))

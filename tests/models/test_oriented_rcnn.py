@@ -20,7 +20,7 @@ from lemevit_cli.models.oriented_rcnn import (
 )
 from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS
 from lemevit_cli.models.oriented_rcnn.coders import decode_rotated
-from lemevit_cli.models.oriented_rcnn.detector import halved
+from lemevit_cli.models.oriented_rcnn.detector import halve_pictures
 from lemevit_cli.models.oriented_rcnn.rpn import STRIDES
 from lemevit_cli.models.segmenter import build_segmenter
 from lemevit_cli.models.weights import Card, initialise, save_weights
@@ -285,7 +285,7 @@ def test_a_second_scale_sees_the_picture_at_half_its_size():
     both = detector(head_args=SMALL | {"pyramid_scales": 2, "cascade_stages": 1}).eval()
     both.load_state_dict(alone.state_dict())
     with torch.inference_mode():
-        found, of_whole, of_half = both(whole), alone(whole), alone(halved(whole, 1))
+        found, of_whole, of_half = both(whole), alone(whole), alone(halve_pictures(whole, 1))
     factors = torch.tensor([2.0, 2, 2, 2, 1, 1, 1, 1])
     torch.testing.assert_close(found, torch.cat([of_whole, of_half * factors], dim=1))
     assert ((found[..., 5:].amax(dim=-1) > 0.2).sum(dim=1) > 20).all()
@@ -293,9 +293,9 @@ def test_a_second_scale_sees_the_picture_at_half_its_size():
 
 def test_halving_keeps_places():
     ramp = torch.arange(64.0).expand(1, 1, 64, 64)
-    inner = halved(ramp, 2)[0, 0, :, 2:-2]
+    inner = halve_pictures(ramp, 2)[0, 0, :, 2:-2]
     torch.testing.assert_close(inner[3], (torch.arange(2.0, 14.0) + 0.5) * 4 - 0.5)
-    assert halved(torch.zeros(1, 3, 5, 1, dtype=torch.uint8), 2).shape == (1, 3, 2, 1)
+    assert halve_pictures(torch.zeros(1, 3, 5, 1, dtype=torch.uint8), 2).shape == (1, 3, 2, 1)
 
 
 def test_stages_scales_and_assigners_that_there_are_not_are_one_line():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
 from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS, Truth
@@ -71,7 +71,7 @@ def test_what_the_offsets_tell_is_proposed():
     logits = [torch.full((1, len(a)), -5.0) for a in anchors]
     deltas = [torch.zeros(1, len(a), 6) for a in anchors]
     for score, box in enumerate(boxes, start=1):
-        around = circumscribed(box[None])
+        around = axis_aligned_bounds(box[None])
         nearest = (anchors[0] - around).abs().sum(dim=1).argmin()
         logits[0][0, nearest] = score
         deltas[0][0, nearest] = encode_midpoints(anchors[0][nearest][None], box[None])[0]
@@ -89,7 +89,7 @@ def test_proposals_of_a_level_do_not_pile_up():
     found, exists = net.proposals(*first)
     assert 0 < exists.sum() < exists.numel() == 50
     assert exists[0].int().diff().amax() <= 0  # what is free comes last
-    around = circumscribed(found[exists])
+    around = axis_aligned_bounds(found[exists])
     sides = (around[:, 2:] - around[:, :2]).prod(dim=1)
     low = torch.maximum(around[:, None, :2], around[None, :, :2])
     high = torch.minimum(around[:, None, 2:], around[None, :, 2:])

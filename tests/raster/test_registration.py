@@ -93,7 +93,7 @@ def test_known_shifts_are_found_and_undone_to_a_quarter_pixel(pair_off_by, dx_px
         assert shift.spread_px < 0.5 and shift.windows >= 6
         # The transform's pixels are 0.3 m in the map; near the meridian the map is the ground.
         assert shift.length_m == pytest.approx(0.3 * shift.length_px, rel=1e-3)
-        left = estimate_shift(pair.shifted(dx_px=shift.dx_px, dy_px=shift.dy_px))
+        left = estimate_shift(pair.shift(dx_px=shift.dx_px, dy_px=shift.dy_px))
     assert left.length_px < 0.15
 
 

@@ -512,7 +512,7 @@ def test_each_date_is_stretched_by_its_own_rule(write_scene, rgb):
     stretch = Stretch((0.0,) * 3, (10_200.0,) * 3, (0.0, 255.0))
     with open_pair(before, after) as pair:
         assert pair.dtype == "uint16"
-        pixels, _ = pair.stretched(None, stretch).read(pair.window)
+        pixels, _ = pair.stretch(None, stretch).read(pair.window)
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(pixels[:3], rgb)
     np.testing.assert_allclose(pixels[3:], rgb, atol=1e-3)
@@ -524,7 +524,7 @@ def test_a_shift_by_whole_pixels_is_undone_exactly(write_scene):
     # What is at (col, row) of the first is at (col + 4, row - 3) of the second.
     after = write_scene(world.draw(window(-4, 3, 160, 120)).pixels, "b.tif", transform=NORTH_UP)
     with open_pair(before, after) as pair:
-        moved = pair.shifted(dx_px=1.5, dy_px=-3).shifted(dx_px=2.5, dy_px=0)
+        moved = pair.shift(dx_px=1.5, dy_px=-3).shift(dx_px=2.5, dy_px=0)
         assert moved.overlap == window(0, 3, 156, 117)
         pixels, valid = moved.read(moved.window)
         moved.close()
@@ -537,7 +537,7 @@ def test_pictures_without_georeference_can_be_shifted(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(np.roll(pixels, 5, axis=1)).save(tmp_path / "b.png")
     with open_pair(str(tmp_path / "a.png"), str(tmp_path / "b.png")) as pair:
-        found, valid = pair.shifted(dx_px=5, dy_px=0).read(pair.window)
+        found, valid = pair.shift(dx_px=5, dy_px=0).read(pair.window)
     assert valid[:, :155].all() and not valid[:, 155:].any()
     np.testing.assert_allclose(found[3:, :, :150], found[:3, :, :150], atol=1)
 
@@ -545,7 +545,7 @@ def test_pictures_without_georeference_can_be_shifted(tmp_path):
 def test_a_shift_that_leaves_nothing_is_refused(write_scene, rgb):
     path = write_scene(rgb)
     with open_pair(path, path) as pair, pytest.raises(SceneError, match="nothing in common"):
-        pair.shifted(dx_px=70, dy_px=0)
+        pair.shift(dx_px=70, dy_px=0)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -5,7 +5,13 @@ from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
 
 from lemevit_cli.vector import outlines
-from lemevit_cli.vector.outlines import Regions, create_draft, outlined, simplified, sums_within
+from lemevit_cli.vector.outlines import (
+    Regions,
+    create_draft,
+    outline_regions,
+    simplify_polygons,
+    sums_within,
+)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def drawn(polygons, values, shape):
 @pytest.mark.parametrize("values", [2, 4])
 def test_outlines_drawn_again_give_the_raster(write, values):
     ids = blobs(0, values=values)
-    regions = outlined(write(ids))
+    regions = outline_regions(write(ids))
     np.testing.assert_array_equal(drawn(regions.polygons, regions.values, ids.shape), ids)
     assert shapely.is_valid(regions.polygons).all()
     assert any(shapely.get_num_interior_rings(regions.polygons))
@@ -48,8 +54,8 @@ def test_outlines_drawn_again_give_the_raster(write, values):
 
 def test_regions_are_in_the_order_of_their_first_pixels(write):
     ids = blobs(1)
-    labels = drawn(outlined(write(ids)).polygons, 1, ids.shape)
-    regions = outlined(write(ids))
+    labels = drawn(outline_regions(write(ids)).polygons, 1, ids.shape)
+    regions = outline_regions(write(ids))
     labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
     _, first = np.unique(labels[labels > 0], return_index=True)
     assert (np.diff(first) > 0).all()
@@ -62,7 +68,7 @@ def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     ids = blobs(2, values=3)
     ids[0], ids[:, -1] = 1, 2  # to the edges
     scores = np.random.default_rng(3).integers(0, 65536, ids.shape, dtype=np.uint16)
-    regions = outlined(write(ids))
+    regions = outline_regions(write(ids))
     labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
     expected = np.bincount(labels.ravel(), weights=scores.ravel())[1:]
     sums = sums_within(regions.polygons, write(scores, "scores.tif"))
@@ -71,16 +77,16 @@ def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
 
 def test_nothing_has_no_outlines_and_no_sums(write):
     path = write(np.zeros((20, 30), np.uint8))
-    regions = outlined(path)
+    regions = outline_regions(path)
     assert len(regions.polygons) == len(regions.values) == 0
-    assert len(sums_within(regions.polygons, path)) == len(simplified(regions, 1.0)) == 0
+    assert len(sums_within(regions.polygons, path)) == len(simplify_polygons(regions, 1.0)) == 0
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 2.0, 6.0])
 @pytest.mark.parametrize("values", [2, 4])
 def test_simplified_polygons_are_valid_and_lie_beside_one_another(write, tolerance, values):
-    regions = outlined(write(blobs(4, values=values)))
-    thin = simplified(regions, tolerance)
+    regions = outline_regions(write(blobs(4, values=values)))
+    thin = simplify_polygons(regions, tolerance)
     assert len(thin) == len(regions.polygons)
     assert shapely.is_valid(thin).all() and not shapely.is_empty(thin).any()
     assert (
@@ -99,7 +105,7 @@ def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
     monkeypatch.setattr(outlines, "_HAS_COVERAGES", has_coverages and outlines._HAS_COVERAGES)
     rows, cols = np.indices((60, 80))
     ids = np.where(cols + rows // 3 < 45, 1, 2).astype(np.uint8)
-    thin = simplified(outlined(write(ids)), 2.0)
+    thin = simplify_polygons(outline_regions(write(ids)), 2.0)
     assert shapely.intersection(thin[0], thin[1]).area == 0
     if outlines._HAS_COVERAGES:
         assert shapely.union_all(thin).area == ids.size
@@ -111,7 +117,7 @@ def test_a_tolerance_in_metres_knows_the_sides_of_a_pixel():
     steps = [(0, 0), *((4 * i + d, i) for i in range(10) for d in (0, 4)), (40, 20), (0, 20)]
     regions = Regions(np.array([shapely.Polygon(steps)]), np.array([1], np.int32))
     corners = [
-        shapely.get_num_coordinates(simplified(regions, 0.6, sides=sides))[0]
+        shapely.get_num_coordinates(simplify_polygons(regions, 0.6, sides=sides))[0]
         for sides in ((1.0, 0.5), (1.0, 2.0))
     ]
     assert corners[0] < 8 and corners[1] == shapely.get_num_coordinates(regions.polygons)[0] - 1

@@ -13,7 +13,12 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, corners_of, half_turn
+from lemevit_cli.geometry.oriented_boxes import (
+    axis_aligned_bounds,
+    canonical,
+    corners_of,
+    half_turn,
+)
 
 SMALLEST_SIDE_PX = 1.0  # of decoded boxes: a degenerate one would divide by zero later
 _LARGEST_GROWTH = log(1000 / 16)
@@ -40,7 +45,7 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
         anchors: as ``x1, y1, x2, y2``.
     """
     centre, size = _centre_and_size(anchors)
-    outer_centre, outer_size = _centre_and_size(circumscribed(boxes))
+    outer_centre, outer_size = _centre_and_size(axis_aligned_bounds(boxes))
     x, y = corners_of(boxes).unbind(-1)  # (N, 4) each
     tie = torch.where(_is_axis_aligned(x, y), _TIE_PX, 0.0)[:, None]
     is_top = y <= y.amin(dim=1, keepdim=True) + tie

@@ -110,7 +110,7 @@ class OrientedRCNN(nn.Module):
     def _candidates(self, pixels: Tensor, halvings: int) -> Tensor:
         """Return candidates ``(B, P, 5 + classes)`` of one scale, in pixels of whole pictures."""
         if halvings:
-            pixels = halved(pixels, halvings)
+            pixels = halve_pictures(pixels, halvings)
         levels = self.levels(pixels)
         logits, deltas = self.rpn(levels)
         with torch.autocast(pixels.device.type, enabled=False):
@@ -133,7 +133,7 @@ class OrientedRCNN(nn.Module):
                 module.eval()
 
 
-def halved(pixels: Tensor, times: int) -> Tensor:
+def halve_pictures(pixels: Tensor, times: int) -> Tensor:
     """Shrink pictures ``(B, bands, H, W)`` by a power of two, to one pixel at least.
 
     A pixel is the weighted mean of those around it; place ``x`` becomes ``x / 2 ** times`` exactly.

@@ -125,12 +125,14 @@ class RoiHead(nn.Module):
     def sample_proposals(self, proposals: Sequence[Tensor], truths: Sequence[Truth]) -> Samples:
         """Draw random proposals and their targets; the objects themselves are proposals too."""
         samples = [
-            self._sample_of_picture(torch.cat([self._known(truth), boxes]), truth, number)
+            self._sample_of_picture(
+                torch.cat([self._truths_and_copies(truth), boxes]), truth, number
+            )
             for number, (boxes, truth) in enumerate(zip(proposals, truths, strict=True))
         ]
         return Samples(*(torch.cat(parts) for parts in zip(*samples, strict=True)))
 
-    def _known(self, truth: Truth) -> Tensor:
+    def _truths_and_copies(self, truth: Truth) -> Tensor:
         """Return the objects, and copies that a small step leads back from."""
         originals = truth.boxes.repeat(self.assigner.moved_copies, 1)
         steps = torch.randn_like(originals) * originals.new_tensor(_STEPS_AWAY)

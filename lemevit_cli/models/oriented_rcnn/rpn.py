@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import axis_aligned_intersections
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
 from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
@@ -123,7 +123,7 @@ class RegionProposals(nn.Module):
             moves = moves.gather(1, index[..., None].expand(-1, -1, _DELTAS))
             boxes.append(within_reach(decode_midpoints(places[index], moves)))
             scores.append(best)
-            stays.append(_unsuppressed(circumscribed(boxes[-1]), best))
+            stays.append(_mark_best(axis_aligned_bounds(boxes[-1]), best))
         all_boxes, all_stay = torch.cat(boxes, dim=1), torch.cat(stays, dim=1)
         ranked = torch.cat(scores, dim=1).masked_fill(~all_stay, float("-inf"))
         order = ranked.sort(dim=1, descending=True, stable=True).indices[:, : self.limit]
@@ -131,7 +131,7 @@ class RegionProposals(nn.Module):
         return in_order, all_stay.gather(1, order)
 
 
-def _unsuppressed(boxes: Tensor, scores: Tensor) -> Tensor:
+def _mark_best(boxes: Tensor, scores: Tensor) -> Tensor:
     """Mark ``(B, N)`` which axis-aligned boxes ``(B, N, 4)`` of a level no better one covers."""
     stays = torch.zeros_like(scores, dtype=torch.bool)
     for number in range(len(boxes)):
@@ -154,10 +154,10 @@ def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
 def _match_anchors(anchors: Tensor, truth: Truth, assigner: Assigner) -> Tensor:
     """Match anchors ``(N,)`` by the axis-aligned boxes around the objects."""
     areas = _areas(anchors)[:, None]
-    objects = circumscribed(truth.boxes)
+    objects = axis_aligned_bounds(truth.boxes)
     shared = axis_aligned_intersections(anchors, objects)
     overlaps = shared / (areas + _areas(objects) - shared)
-    within_ignored = axis_aligned_intersections(anchors, circumscribed(truth.ignored)) / areas
+    within_ignored = axis_aligned_intersections(anchors, axis_aligned_bounds(truth.ignored)) / areas
     return match(
         overlaps,
         within_ignored,

@@ -126,9 +126,9 @@ class Teacher:
         """Answer some views of a batch, or all, whatever is kept of them."""
         chosen = range(len(batch["view"])) if chosen is None else chosen
         raw = raw_features(self._features, batch, chosen, device=self._device, dtype=self._dtype)
-        return self._reduced(raw)
+        return self._reduce(raw)
 
-    def _reduced(self, raw: Tensor) -> Tensor:
+    def _reduce(self, raw: Tensor) -> Tensor:
         standard = (raw - self._mean.view(-1, 1, 1)) / self._std.view(-1, 1, 1)
         return torch.einsum("wc,bchk->bwhk", self._components, standard)
 

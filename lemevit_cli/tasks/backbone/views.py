@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from lemevit_cli.raster.view import filled
+from lemevit_cli.raster.view import fill_nodata
 from lemevit_cli.training.augmentation import draw_symmetry, symmetry, uniform, vary_pixels
 from lemevit_cli.training.datasets.source import Site, Source
 from lemevit_cli.training.draw import (
@@ -116,7 +116,7 @@ class Views(Dataset[dict[str, Tensor]]):
         valid = symmetry(sample["valid"], turn).numpy() > 0
         return sample | {
             "symmetry": torch.tensor(turn),
-            "pixels": torch.from_numpy(filled(varied.numpy(), valid, self._fill)),
+            "pixels": torch.from_numpy(fill_nodata(varied.numpy(), valid, self._fill)),
         }
 
     def draw(self, number: int) -> DrawnWindow:

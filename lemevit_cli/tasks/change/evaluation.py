@@ -14,7 +14,7 @@ from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import ChangeOptions, ReadingOptions
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 from lemevit_cli.tasks.change.figures import match_changes
-from lemevit_cli.tasks.change.inference import decided
+from lemevit_cli.tasks.change.inference import decide_classes
 from lemevit_cli.tasks.change.pair_input import pair_input
 from lemevit_cli.tasks.change.tally import ChangeTally
 from lemevit_cli.tasks.evaluation import Evaluation, ids_to_judge
@@ -53,7 +53,7 @@ class PairTally:
         """Count an area, in the blended answers of its windows."""
         with self._changes.over(site.core) as add:
             for rows in inference.rows(site.core):
-                answers, _ = decided(rows, ChangeOptions.threshold)
+                answers, _ = decide_classes(rows, ChangeOptions.threshold)
                 ids = ids_to_judge(self._source, site, rows.window, answers, self._match)
                 add(rows.window, *ids)
 

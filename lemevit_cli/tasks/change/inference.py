@@ -44,7 +44,7 @@ from lemevit_cli.raster.targets import (
 from lemevit_cli.settings import InferenceSettings, OutputOptions, SceneOptions
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.change.network import NETWORK
-from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input, registered
+from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input, register_dates
 from lemevit_cli.tasks.change.results import (
     DRAFT_BYTES_PER_PIXEL,
     UNCHANGED_ID,
@@ -121,7 +121,7 @@ class Change:
             check_bands_of_dates(pair, self.card)
             area = area_of(pair.before, self.settings.reading)  # before what takes seconds
             coregister = self.settings.change.coregister
-            pair, shift = registered(pair, coregister=coregister, progress=self.progress)
+            pair, shift = register_dates(pair, coregister=coregister, progress=self.progress)
             opened.callback(pair.close)
             source = pair_input(pair, self.card, self.settings.reading, self.progress, area=area)
             opened.callback(source.scene.close)
@@ -143,8 +143,8 @@ class Change:
         With them go ``scores`` ``(classes, H, W)`` where a raster of scores is written.
         """
         for rows in run.rows(block):
-            with run.account.timed("write"):
-                ids, scores = decided(rows, self.settings.change.threshold)
+            with run.account.time("write"):
+                ids, scores = decide_classes(rows, self.settings.change.threshold)
                 arrays: dict[str, NDArray[Any]] = {"ids": ids, "change": scores}
                 if self.settings.output.output_type == "scores":
                     arrays["scores"] = masked_scores(rows)
@@ -162,10 +162,10 @@ class Change:
         pair, spec, census = pair_of(run.source), self._spec(run), Census(run)
         of_layers = layer_spec(spec, pair, self.settings)
         opening = open_outputs(self.targets, spec, of_layers, self.settings)
-        with run.account.timed("assemble"), opening as outputs:
+        with run.account.time("assemble"), opening as outputs:
             for part in parts:
                 for piece in part:
-                    with run.account.timed("write"):
+                    with run.account.time("write"):
                         census.add(piece.window, piece.arrays["ids"])
                         place = piece.window.relative_to(run.source.area)
                         outputs.write(place, piece.arrays)
@@ -186,7 +186,7 @@ class Change:
             "gsd_m": pair.gsd_m,
             "threshold": self.settings.change.threshold,
             "polygons": outputs.layers.polygons if outputs.layers else None,
-            **changed(census),
+            **summarise_change(census),
             **figures,
             "shift": run.source.figures["shift"],
             "seconds": seconds,
@@ -315,7 +315,7 @@ def open_outputs(
         yield Outputs(opened, polygons, settings.output.output_type == "scores")
 
 
-def decided(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def decide_classes(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Decide class ids ``(H, W)`` by a threshold on the score of change; return both.
 
     What has changed is of the best class that is not the first.
@@ -327,7 +327,7 @@ def decided(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDArray[np
     return ids, scores
 
 
-def changed(census: Census) -> dict[str, Any]:
+def summarise_change(census: Census) -> dict[str, Any]:
     """Return area and share of all that has changed, and the classes of the mask."""
     summary = census.summary()
     _, *kinds = summary["classes"].values()

@@ -26,7 +26,7 @@ def check_bands_of_dates(pair: ScenePair, card: Card) -> None:
     check_bands(pair.after, card.bands, option="--bands-after")
 
 
-def registered(
+def register_dates(
     pair: ScenePair, *, coregister: bool, progress: Progress
 ) -> tuple[ScenePair, Shift | None]:
     """Measure how far the dates lie off one another, tell it, and undo it if asked to.
@@ -50,7 +50,7 @@ def registered(
     )
     if coregister:
         progress.note(f"{told}; it is moved back")
-        return pair.shifted(dx_px=shift.dx_px, dy_px=shift.dy_px), shift
+        return pair.shift(dx_px=shift.dx_px, dy_px=shift.dy_px), shift
     if shift.length_px > _WORTH_A_WARNING_PX:
         progress.warn(f"{told}; --coregister moves it back")
     else:
@@ -101,6 +101,6 @@ def pair_input(
         if stretch is not None:
             progress.note(f"{scene.name}: {stretch.describe()}")
     scale = model_scale(grid, card, options.gsd, progress)
-    pair = pair.stretched(*stretches)
+    pair = pair.stretch(*stretches)
     view = SceneView(area.of(pair), scale=scale, fill=(*card.mean, *card.mean))
     return SceneInput(pair, view, area.window, None)

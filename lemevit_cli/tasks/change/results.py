@@ -35,7 +35,7 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
-    measured,
+    measure_polygons,
     on_the_map,
     write_layer,
 )
@@ -43,8 +43,8 @@ from lemevit_cli.vector.outlines import (
     NOTHING,
     Regions,
     create_draft,
-    outlined,
-    simplified,
+    outline_regions,
+    simplify_polygons,
     sums_within,
 )
 from lemevit_cli.vector.qgis_style import write_style
@@ -150,7 +150,7 @@ def open_layers(
                 mask.close()
                 scores.close()
         with gdal_refusals(blame):
-            regions = outlined(mask_path)
+            regions = outline_regions(mask_path)
             mean_scores = _mean_scores(regions, scores_path)
         mask_path.unlink()
         scores_path.unlink()
@@ -199,13 +199,13 @@ def layer_of(
     tolerance, sides = spec.simplify, spec.sides
     if tolerance is None:
         tolerance, sides = _HALF_A_PIXEL, (1.0, 1.0)
-    drawn = simplified(regions, tolerance, sides=sides)
+    drawn = simplify_polygons(regions, tolerance, sides=sides)
     areas, perimeters, unit = shapely.area(drawn), shapely.length(drawn), "px"
     georeference = spec.raster.georeference
     mapped, crs_wkt = on_the_map(drawn, georeference), crs_of_map(georeference)
     if is_tied_to_earth(crs_wkt):
-        areas = measured(mapped, crs_wkt, polygon_areas_m2)
-        perimeters, unit = measured(mapped, crs_wkt, polygon_perimeters_m), "m"
+        areas = measure_polygons(mapped, crs_wkt, polygon_areas_m2)
+        perimeters, unit = measure_polygons(mapped, crs_wkt, polygon_perimeters_m), "m"
     # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
     kept = ~(areas < min_area)
     count = int(kept.sum())

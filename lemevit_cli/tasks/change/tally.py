@@ -17,7 +17,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import Confusion, figures_of
 from lemevit_cli.tasks.change.figures import BatchTally, change_figures
-from lemevit_cli.vector.outlines import create_draft, outlined
+from lemevit_cli.vector.outlines import create_draft, outline_regions
 
 _ENOUGH_IOU = 0.5  # from which on two polygons show the same change
 
@@ -98,7 +98,7 @@ class ObjectTally:
             finally:
                 for draft in drafts:
                     draft.close()
-            self.add(*(outlined(path).polygons for path in paths))
+            self.add(*(outline_regions(path).polygons for path in paths))
 
     def figures(self) -> dict[str, Any]:
         """Return ``precision``, ``recall``, ``f1`` in [0, 1], None of nothing; and the counts."""

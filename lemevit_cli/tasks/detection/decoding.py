@@ -88,10 +88,10 @@ def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
     confident = scores[places, class_ids]
     best = np.argsort(-confident, kind="stable")[: _CANDIDATES_A_ROW * decoding.max_per_window]
     rows = np.column_stack([candidates[places, :BOX], confident, class_ids])[best]
-    return suppressed(rows, decoding.nms_iou)[: decoding.max_per_window]
+    return suppress_boxes(rows, decoding.nms_iou)[: decoding.max_per_window]
 
 
-def suppressed(rows: Floats, nms_iou: float) -> Floats:
+def suppress_boxes(rows: Floats, nms_iou: float) -> Floats:
     """Return the rows of ``(N, 7)`` that no better one of their class overlaps, best first."""
     return rows[rotated_nms(rows[:, :BOX], rows[:, 5], rows[:, 6].astype(np.int64), nms_iou)]
 
@@ -126,7 +126,7 @@ class SymmetricDetector:
         """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
         rows = rows[rows[:, 6] >= 0]
         rows[:, :BOX] = canonical(rows[:, :BOX])
-        kept = suppressed(rows, self._decoding.nms_iou)[: self._decoding.max_per_window]
+        kept = suppress_boxes(rows, self._decoding.nms_iou)[: self._decoding.max_per_window]
         best = np.zeros((self._decoding.max_per_window, _ANSWER))
         best[:, 6] = _NOBODY
         best[: len(kept)] = kept

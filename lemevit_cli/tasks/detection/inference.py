@@ -14,7 +14,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.geometry.oriented_boxes import canonical, circumscribed, mapped
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of
 from lemevit_cli.inference.predictor import load_predictor, open_weights_for
@@ -134,7 +134,7 @@ class Detection:
         self.progress.finish()
         found = self.merge(run, seen)
         self.progress.start(f"{scene.name}: writing", total=1, unit="files")
-        with run.account.timed("write"):
+        with run.account.time("write"):
             write_boxes(target, found, self.settings.output)
         return {
             "path": target,
@@ -151,7 +151,7 @@ class Detection:
 
     def merge(self, run: BlockInference, seen: RawBoxes) -> BoxesOfScene:
         """Make one set of boxes of what all windows saw, best score first."""
-        with run.account.timed("merge"):
+        with run.account.time("merge"):
             kept = merge_boxes(seen, nms_iou=self.settings.detection.nms_iou)
         kept = kept[seen.scores[kept] >= self.settings.detection.score]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
@@ -196,7 +196,7 @@ def boxes_in_windows(
     """Return what a detector sees in windows of the model's grid, in pixels of that grid."""
     parts = []
     for batch, answers in run.batches(windows):
-        with run.account.timed("boxes"):
+        with run.account.time("boxes"):
             found = answers.double().numpy()
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
                 asked = (rows[:, 5] >= min_score) & np.isin(rows[:, 6], wanted)
@@ -217,7 +217,7 @@ def boxes_in_window(
     """
     whole = Window(col_off=0, row_off=0, width=window.width, height=window.height)
     rows = rows[centred_in(whole, rows)]
-    left, top, right, bottom = circumscribed(rows[:, :5]).T
+    left, top, right, bottom = axis_aligned_bounds(rows[:, :5]).T
     cut = (left < _CUT_MARGIN) & (window.col_off > 0)
     cut |= (top < _CUT_MARGIN) & (window.row_off > 0)
     cut |= (right > window.width - _CUT_MARGIN) & (window.right < grid.width)
@@ -240,7 +240,7 @@ def in_scene_pixels(seen: RawBoxes, view: SceneView) -> RawBoxes:
     if not view.is_resampled:
         return seen
     scale = Affine.scale(view.scene.width / view.width, view.scene.height / view.height)
-    return replace(seen, boxes=mapped(seen.boxes, scale))
+    return replace(seen, boxes=map_boxes(seen.boxes, scale))
 
 
 def census(found: BoxesOfScene) -> dict[str, Any]:

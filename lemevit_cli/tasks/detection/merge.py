@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.geometry.oriented_boxes import circumscribed
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import shared_areas
 from lemevit_cli.geometry.rotated_nms import rotated_nms, suppress
 
@@ -75,7 +75,7 @@ def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:
     boxes, scores = raw.boxes[order], raw.scores[order]
     class_ids, cut = raw.class_ids[order], raw.cut[order]
     stays = ~cut
-    stays[stays] = _settled(raw, order[~cut], nms_iou)
+    stays[stays] = _mark_settled(raw, order[~cut], nms_iou)
     for class_id in np.unique(class_ids[cut]):
         of_class = class_ids == class_id
         whole, parts = np.flatnonzero(of_class & stays), np.flatnonzero(of_class & cut)
@@ -86,7 +86,7 @@ def merge_boxes(raw: RawBoxes, *, nms_iou: float) -> NDArray[np.int64]:
         parts = parts[np.argsort(-sizes, kind="stable")]
         stays[parts[suppress(boxes[parts], _shares_covered, _COVERED)]] = True
     order = order[stays]
-    return order[_settled(raw, order, nms_iou)]
+    return order[_mark_settled(raw, order, nms_iou)]
 
 
 def _by_value(raw: RawBoxes) -> Indices:
@@ -95,7 +95,7 @@ def _by_value(raw: RawBoxes) -> Indices:
     return np.lexsort(keys)
 
 
-def _settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]:
+def _mark_settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]:
     """Mark which of some boxes, in falling score, stay."""
     kept = rotated_nms(raw.boxes[order], raw.scores[order], raw.class_ids[order], nms_iou)
     stays = np.zeros(len(order), dtype=bool)
@@ -114,8 +114,8 @@ def _gives_way(
     """
     share, falls = np.zeros(len(parts)), np.zeros(len(parts), dtype=bool)
     areas, whole_areas = parts[:, 2] * parts[:, 3], whole[:, 2] * whole[:, 3]
-    index = shapely.STRtree(shapely.box(*circumscribed(parts).T))
-    rectangles = shapely.box(*circumscribed(whole).T)
+    index = shapely.STRtree(shapely.box(*axis_aligned_bounds(parts).T))
+    rectangles = shapely.box(*axis_aligned_bounds(whole).T)
     for first in range(0, len(whole), _WHOLE_AT_ONCE):
         asking, found = index.query(rectangles[first : first + _WHOLE_AT_ONCE])
         asking += first

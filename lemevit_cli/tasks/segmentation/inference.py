@@ -100,7 +100,7 @@ class Segmentation:
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield rows of ``ids`` ``(H, W)``, and ``scores`` ``(classes, H, W)`` if asked for."""
         for rows in run.rows(block):
-            with run.account.timed("write"):
+            with run.account.time("write"):
                 arrays: dict[str, NDArray[Any]] = {"ids": class_ids(rows, NODATA_CLASS)}
                 if self.settings.output.output_type == "scores":
                     arrays["scores"] = masked_scores(rows)
@@ -111,10 +111,10 @@ class Segmentation:
         spec, census = raster_spec(run, self.settings), Census(run)
         written = "scores" if self.settings.output.output_type == "scores" else "ids"
         opening = open_sink(target, spec, self.settings.output, WRITERS)
-        with run.account.timed("assemble"), opening as sink:
+        with run.account.time("assemble"), opening as sink:
             for part in parts:
                 for piece in part:
-                    with run.account.timed("write"):
+                    with run.account.time("write"):
                         census.add(piece.window, piece.arrays["ids"])
                         place = piece.window.relative_to(run.source.area)
                         sink.write(place, piece.arrays[written])

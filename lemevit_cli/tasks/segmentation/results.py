@@ -25,11 +25,11 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
-    measured,
+    measure_polygons,
     on_the_map,
     write_layer,
 )
-from lemevit_cli.vector.outlines import NOTHING, Regions, create_draft, outlined
+from lemevit_cli.vector.outlines import NOTHING, Regions, create_draft, outline_regions
 
 _FIRST_ID = NOTHING + 1  # of the draft raster, where class ids are shifted by as much
 
@@ -80,7 +80,7 @@ def open_sink(
             with gdal_refusals(blame):
                 dataset.close()
         with gdal_refusals(blame):
-            regions = outlined(draft)
+            regions = outline_regions(draft)
         draft.unlink()
         names = [info.name for info in spec.classes]
         layer = _layer(regions, names, spec.georeference, min_area=options.min_area_m2)
@@ -120,7 +120,7 @@ def _layer(
     class_ids = regions.values - _FIRST_ID
     mapped, crs_wkt = on_the_map(regions.polygons, georeference), crs_of_map(georeference)
     if is_tied_to_earth(crs_wkt):
-        areas, area_field = measured(mapped, crs_wkt, polygon_areas_m2), "area_m2"
+        areas, area_field = measure_polygons(mapped, crs_wkt, polygon_areas_m2), "area_m2"
     # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
     kept = ~(areas < min_area)
     fields = {

@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.geometry.oriented_boxes import circumscribed, corners_of
+from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, corners_of
 from lemevit_cli.geometry.window import Window
 
 IGNORED = -2  # the class of an object that is neither one of the classes nor background
@@ -42,7 +42,7 @@ class Objects:
 
     @cached_property
     def _bounds(self) -> NDArray[np.float64]:
-        return circumscribed(self.boxes)
+        return axis_aligned_bounds(self.boxes)
 
     def near(self, bounds: Sequence[float]) -> NDArray[np.int64]:
         """Return the indices of objects that may touch ``x1, y1, x2, y2``."""

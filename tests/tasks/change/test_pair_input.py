@@ -16,7 +16,7 @@ from lemevit_cli.progress import Silent
 from lemevit_cli.raster.scene_pair import open_pair
 from lemevit_cli.settings import ReadingOptions, SceneOptions, Tiling
 from lemevit_cli.simulation.world import World, WorldSpec
-from lemevit_cli.tasks.change.pair_input import pair_input, registered
+from lemevit_cli.tasks.change.pair_input import pair_input, register_dates
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
@@ -140,14 +140,14 @@ def test_a_shift_is_told_and_undone_when_asked(write_scene):
     frame = Window(col_off=0, row_off=0, width=300, height=300)
     before = write_scene(world.draw(frame).pixels, "a.tif", transform=NORTH_UP)
     after = write_scene(
-        world.draw(frame.shifted(cols=-6, rows=4)).pixels, "b.tif", transform=NORTH_UP
+        world.draw(frame.shift(cols=-6, rows=4)).pixels, "b.tif", transform=NORTH_UP
     )
     told = Told()
     with open_pair(before, after) as pair:
-        same, shift = registered(pair, coregister=False, progress=told)
+        same, shift = register_dates(pair, coregister=False, progress=told)
         assert same is pair and (shift.dx_px, shift.dy_px) == pytest.approx((6, -4), abs=0.1)
-        moved, _ = registered(pair, coregister=True, progress=told)
-        _, left = registered(moved, coregister=False, progress=told)
+        moved, _ = register_dates(pair, coregister=True, progress=told)
+        _, left = register_dates(moved, coregister=False, progress=told)
     assert len(told.warnings) == 1 and "--coregister moves it back" in told.warnings[0]
     assert "b.tif lies +6.0" in told.warnings[0] and left.length_px < 0.15
     assert "it is moved back" in told.notes[0]

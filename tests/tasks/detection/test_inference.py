@@ -7,7 +7,7 @@ import shapely
 import torch
 from affine import Affine
 
-from lemevit_cli.geometry.oriented_boxes import box_of_polygon, canonical, corners_of, mapped
+from lemevit_cli.geometry.oriented_boxes import box_of_polygon, canonical, corners_of, map_boxes
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.inference.predictor import Predictor
@@ -62,7 +62,7 @@ class Seer:
         outline = shapely.box(0, 0, window.shape[2], window.shape[1])
         rows = []
         for box, score, class_id in zip(self.boxes, self.scores, self.class_ids, strict=True):
-            here = mapped(box[None], ~to_scene)
+            here = map_boxes(box[None], ~to_scene)
             polygon = shapely.polygons(corners_of(here))[0]
             visible = shapely.intersection(polygon, outline)
             if visible.area > 0.999 * polygon.area:
@@ -311,7 +311,7 @@ def test_a_scene_turned_by_its_transform_has_the_same_boxes_on_the_ground(
     upright, _ = written(write_ramp(200, 150), tmp_path / "a.gpkg", truth)
     turn = Affine.translation(100, 75) @ Affine.rotation(33) @ Affine.translation(-150, -140)
     path = write_ramp(300, 280, "turned.tif", transform=NORTH_UP @ turn)
-    turned, _ = written(path, tmp_path / "b.gpkg", mapped(truth, ~turn))
+    turned, _ = written(path, tmp_path / "b.gpkg", map_boxes(truth, ~turn))
     assert len(turned) == len(upright) == len(truth)
     places = shapely.STRtree(shapely.points(upright[["cx", "cy"]].to_numpy()))
     nearest = places.query_nearest(shapely.points(turned[["cx", "cy"]].to_numpy()))[1]
