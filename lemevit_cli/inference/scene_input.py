@@ -181,10 +181,10 @@ class MaskedScene:
         """Read as :meth:`Scene.read` does; valid inside the polygons only."""
         inside = self._mask.read(window)
         if not inside.any():
-            return self._void(window), inside
+            return self._nodata(window), inside
         pixels, valid = self._scene.read(window)
         return pixels, valid & inside
 
-    def _void(self, window: Window) -> NDArray[Any]:
+    def _nodata(self, window: Window) -> NDArray[Any]:
         shape = (self._scene.num_bands, window.height, window.width)
         return np.zeros(shape, dtype=self._scene.dtype)

@@ -174,7 +174,7 @@ def _place_of(target: str, options: OutputOptions) -> AbstractContextManager[Pat
 def _write_styles(
     targets: Sequence[str], paths: Sequence[Path], classes: tuple[ClassInfo, ...]
 ) -> None:
-    """One style for all layers of a name: QGIS takes it up for each of them."""
+    """Write one style for all layers of a name: QGIS takes it up for each of them."""
     styles = {
         Path(target).with_suffix(".qml"): path.with_suffix(".qml")
         for target, path in zip(targets, paths, strict=True)
