@@ -14,20 +14,22 @@ from lemevit_cli.tasks.segmentation.inference import Segmentation
 def run_over(write_scene, pixels, predictor):
     """A function that works on some scenes, by name, with what works on one of them."""
 
-    class Task(Segmentation):
-        def __init__(self, work):
-            super().__init__(predictor.card, InferenceSettings(), Silent())
-            vars(self)["assemble"] = work
-
     def run(names, work):
+        class Task(Segmentation):
+            def check_target(self, target): ...
+
+            def assemble(self, run, parts, target):
+                return work(run, target)
+
         paths = [write_scene(pixels, name) for name in names]
-        return infer_scenes(Task(work), paths, [f"{name}.out" for name in names], lambda: predictor)
+        task = Task(predictor.card, InferenceSettings(), Silent())
+        return infer_scenes(task, paths, [f"{name}.out" for name in names], lambda: predictor)
 
     return run
 
 
 def failing_on(name, error):
-    def work(run, parts, target):
+    def work(run, target):
         if run.source.scene.path.endswith(name):
             raise error
         return {"path": target}
@@ -61,7 +63,7 @@ def test_whatever_a_scene_fails_of_the_others_have_their_turn(run_over, error, m
 def test_an_interruption_ends_the_run_at_once(run_over, ending):
     seen = []
 
-    def work(run, parts, target):
+    def work(run, target):
         seen.append(target)
         raise ending
 
@@ -82,7 +84,7 @@ def test_a_scene_that_failed_leaves_its_memory_to_the_next(run_over):
 
     held = []
 
-    def work(run, parts, target):
+    def work(run, target):
         assert all(band() is None for band in held)
         band = Band()
         held.append(weakref.ref(band))
