@@ -87,6 +87,10 @@ def infer_scenes(
             task.check_target(target)
             with task.open(scene) as source:
                 report.results.append(infer_scene(task, source, predictor(), target))
+        if scene in report.failures:
+            # The error of a reading thread and its frames refer to each other, and to the scene's
+            # arrays: the next scene may need their memory.
+            gc.collect()
     return report
 
 
@@ -135,10 +139,6 @@ class Report:
             if is_single:
                 raise
             self.failures[scene] = describe_failure(error)
-        if scene in self.failures:
-            # The error of a reading thread and its frames refer to each other, and to the scene's
-            # arrays: the next scene may need their memory.
-            gc.collect()
 
 
 def describe_failure(error: Exception) -> Failure:
