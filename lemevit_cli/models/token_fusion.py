@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -334,8 +335,11 @@ class FusingBlocks(nn.Module):
         for index, block in enumerate(self.children()):
             is_chosen = index > 0 if options.blocks is None else index in options.blocks
             r = tokens_to_fuse(tokens.x.shape[1], options.r, self._prefix) if is_chosen else 0
-            run = ATTENTIONS[options.attention] if r else _run_plainly
-            tokens = run(block, tokens, r, options, self._prefix)
+            if r == 0:
+                tokens = _run_plainly(block, tokens)
+            else:
+                fuse_r = partial(fuse, r=r, options=options, prefix=self._prefix)
+                tokens = ATTENTIONS[options.attention](block, tokens, fuse_r)
         if tokens.origin is None or not self._puts_back:
             return tokens.x
         return tokens.x.gather(1, tokens.origin[:, :, None].expand(-1, -1, x.shape[2]))
@@ -351,7 +355,7 @@ class FusingBlocks(nn.Module):
             self.options = options
 
     def __iter__(self) -> Iterator[nn.Module]:
-        """Refuse timm, which walks through its blocks, or counts them, for exactly these."""
+        """Refuse: timm walks through its blocks, or counts them, only for what is named here."""
         raise WeightsError(
             "a network that fuses tokens gives no maps, takes no mask, and cannot recompute its "
             "activations; use the plain one"
@@ -361,52 +365,49 @@ class FusingBlocks(nn.Module):
         return len(list(iter(self)))
 
 
-def _run_plainly(block: Block, tokens: Tokens, *_: object) -> Tokens:
+def _run_plainly(block: Block, tokens: Tokens) -> Tokens:
     if tokens.size is None:
         return tokens._replace(x=block(tokens.x))
     return tokens._replace(x=block(tokens.x, attn_mask=_key_bias(tokens.size, tokens.x)))
 
 
-def _fuse_ahead(
-    block: Block, tokens: Tokens, r: int, options: FusionOptions, prefix: int
-) -> Tokens:
+# Tokens and attention ``(B, H, T, T)`` to fewer tokens and ``(B, H, S, S)``.
+_Fuse = Callable[[Tokens, Tensor], tuple[Tokens, Tensor]]
+
+
+def _fuse_after(block: Block, tokens: Tokens, fuse: _Fuse) -> Tokens:
+    """Fuse what the block gives, by its attention."""
+    attention = _attention_map(block, tokens)
+    tokens = tokens._replace(x=_finish(block, tokens.x, attention))
+    return fuse(tokens, attention)[0]
+
+
+def _fuse_ahead(block: Block, tokens: Tokens, fuse: _Fuse) -> Tokens:
     """Fuse by this block's attention, which then reads the values of the fused."""
-    attention = _attention_map(block.attn, block.norm1(tokens.x), tokens.size)
-    tokens, attention = fuse(tokens, attention, r, options, prefix)
+    tokens, attention = fuse(tokens, _attention_map(block, tokens))
     return tokens._replace(x=_finish(block, tokens.x, attention))
 
 
-def _fuse_precisely(
-    block: Block, tokens: Tokens, r: int, options: FusionOptions, prefix: int
-) -> Tokens:
+def _fuse_precisely(block: Block, tokens: Tokens, fuse: _Fuse) -> Tokens:
     """Fuse by this block's attention, which is then computed anew from the fused."""
-    attention = _attention_map(block.attn, block.norm1(tokens.x), tokens.size)
-    tokens, _ = fuse(tokens, attention, r, options, prefix)
-    return _run_plainly(block, tokens)
+    return _run_plainly(block, fuse(tokens, _attention_map(block, tokens))[0])
 
 
-def _fuse_after(
-    block: Block, tokens: Tokens, r: int, options: FusionOptions, prefix: int
-) -> Tokens:
-    """Fuse what the block gives, by its attention."""
-    attention = _attention_map(block.attn, block.norm1(tokens.x), tokens.size)
-    tokens = tokens._replace(x=_finish(block, tokens.x, attention))
-    return fuse(tokens, attention, r, options, prefix)[0]
-
-
-ATTENTIONS: dict[str, Callable[..., Tokens]] = {
+# The paper's numbers of one-step-ahead attention are 0, 1 and 2.
+ATTENTIONS: dict[str, Callable[[Block, Tokens, _Fuse], Tokens]] = {
     "after": _fuse_after,
     "ahead": _fuse_ahead,
     "precise": _fuse_precisely,
 }
 
 
-def _attention_map(attn: Attention, normed: Tensor, size: Tensor | None) -> Tensor:
-    """Attention ``(B, H, T, T)`` of normed tokens ``(B, T, C)``; only Q and K are projected."""
-    q, k = _project(attn, normed, slice(0, 2))
+def _attention_map(block: Block, tokens: Tokens) -> Tensor:
+    """Attention ``(B, H, T, T)`` of a block's tokens to each other; only Q and K are projected."""
+    attn = block.attn
+    q, k = _project(attn, block.norm1(tokens.x), slice(0, 2))
     logits = (attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(2, 3)
-    if size is not None:
-        logits = logits + _key_bias(size, logits)
+    if tokens.size is not None:
+        logits = logits + _key_bias(tokens.size, logits)
     return logits.softmax(dim=-1)
 
 
