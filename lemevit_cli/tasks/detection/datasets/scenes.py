@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
@@ -23,6 +23,7 @@ from lemevit_cli.training.datasets.holding_back import Division, Place, divide_s
 from lemevit_cli.training.datasets.labels import (
     NamedPolygons,
     check_labelled,
+    open_to_learn,
     read_named_polygons,
 )
 from lemevit_cli.training.datasets.objects import Objects
@@ -43,11 +44,12 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
         DataError: if scene or layer cannot be read, do not meet, or nothing can be held back.
     """
     _check(labelled)
-    try:
-        scene = open_scene(labelled.scene)
-        polygons = read_named_polygons(scene, labelled)
-    except SceneError as error:
-        raise DataError(str(error)) from error
+    with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
+        return _divide_objects(scene, labelled, division)
+
+
+def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -> Parts:
+    polygons = read_named_polygons(scene, labelled)
     objects = _objects(scene, polygons)
     grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))

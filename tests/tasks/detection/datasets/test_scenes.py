@@ -164,10 +164,11 @@ def test_a_worker_gets_scene_and_boxes(labelled):
         ({"split": "test"}, "split 'test'"),
     ],
 )
-def test_mistakes_are_told(labelled, changes, said):
+def test_mistakes_are_told(labelled, count_handles, changes, said):
     scene, _ = labelled(**changes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as raised:
         opened(scene)
+    assert count_handles(scene.scene) == 0, raised
 
 
 def test_a_raster_is_no_layer_of_boxes(labelled):
