@@ -59,7 +59,7 @@ _Read = tuple[NDArray[Any], NDArray[np.bool_], tuple[PackedMask, ...]]
 
 @dataclass
 class Account:
-    """What a run did: windows and seconds by phase."""
+    """Account of a run: windows and seconds by phase."""
 
     windows: int = 0
     windows_skipped: int = 0

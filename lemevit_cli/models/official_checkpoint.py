@@ -51,7 +51,7 @@ def our_key(official: str) -> str:
 
 
 def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of the authors' change head to those of :class:`BitHead` in ``bit.py``."""
+    """Rename the tensors of the authors' change head to those of ``BitHead`` in ``bit.py``."""
     state = {_rename_key(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
     for key in [key for key in state if key.endswith(".qkv.weight")]:
         # The layers that tokens read each other in have one matrix for all three.

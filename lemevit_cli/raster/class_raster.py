@@ -22,7 +22,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Legend:
-    """What a raster says of its classes, by id; both empty where it says nothing."""
+    """Names and colours of a raster's classes, by id; both empty where it has none."""
 
     names: Mapping[int, str]
     colors: Mapping[int, Color]

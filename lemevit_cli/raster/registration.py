@@ -36,7 +36,7 @@ _ENOUGH_WINDOWS = 3  # one of many may show a peak by chance
 
 @dataclass(frozen=True)
 class Shift:
-    """How ``after`` lies off ``before``.
+    """Shift of ``after`` against ``before``.
 
     What ``before`` shows at ``(col, row)``, ``after`` (on the grid of ``before``) shows at
     ``(col + dx_px, row + dy_px)``. ``pair.shift(dx_px=..., dy_px=...)`` undoes it.

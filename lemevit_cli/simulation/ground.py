@@ -37,7 +37,7 @@ def paint_ground(canvas: Canvas, district_at: DistrictAt, windings: dict[str, Wi
 
 
 class Plan:
-    """Which district owns each pixel, which is next, and metres to the border between them."""
+    """District of each pixel, the next one, and metres to the border between them."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.districts: list[District] = []

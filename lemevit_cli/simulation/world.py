@@ -29,7 +29,7 @@ CHANGE_NAMES = ("unchanged", "built", "torn down")
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
-    """Which world, how much of it, and when.
+    """Choice of a world, of its extent and its date.
 
     Args:
         seed: everything follows from it.

@@ -69,7 +69,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """What a frame has become: a square of ``size`` pixels.
+    """The square of ``size`` pixels that a frame became.
 
     Args:
         pixels: ``(bands, size, size)`` float32, in the values that a model sees.
@@ -181,7 +181,7 @@ def _grid(frame: Frame, size: int) -> Tensor:
 def model_values(
     pixels: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Give pixels ``(bands, H, W)`` as a :class:`SceneView` does to a model, nodata filled."""
+    """Fill nodata in pixels ``(bands, H, W)``, as for a model that predicts."""
     read = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     return fill_nodata(read, valid, fill).astype(np.float32)
 

@@ -18,11 +18,12 @@ from lemevit_cli.training.options import DataOptions, LabelledScene
 
 @dataclass(frozen=True)
 class Openers:
-    """How the data of a task are opened.
+    """Functions that open the data of a task.
 
     Args:
         folder: opens both splits of a folder, for windows of a size.
-        scene: opens a scene with its labels, as :func:`open_labelled_scene`.
+        scene: opens a scene with its labels, as
+            :func:`lemevit_cli.training.datasets.scenes.open_labelled_scene`.
         merge_classes: gives the classes of a model that learns from several sources.
     """
 

@@ -25,7 +25,7 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Example:
-    """A validation window with its truth and what a model found.
+    """A validation window with its truth and a model's answer.
 
     Args:
         source: name.

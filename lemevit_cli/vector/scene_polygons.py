@@ -27,7 +27,7 @@ _DECIMALS = 6  # of pixels that corners are rounded to
 
 
 class Grid(Protocol):
-    """What polygons are brought onto: a scene, or the grid of a picture of it."""
+    """A grid that polygons are brought onto: of a scene, or of a picture of it."""
 
     @property
     def name(self) -> str: ...

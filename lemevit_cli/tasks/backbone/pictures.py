@@ -40,7 +40,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class _Item:
-    """A folder or a scene of the user's data, with what was found in it.
+    """A folder or a scene of the user's data, with its content.
 
     Args:
         is_named: the user named its rasters one by one, so that none may be left out.

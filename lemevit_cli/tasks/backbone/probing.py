@@ -36,7 +36,7 @@ _MOST_NUMBERS = 300_000_000  # of all sampled features together: 1.2 GB
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """How a linear layer is fitted.
+    """Options of the fit of a linear layer.
 
     Args:
         windows: that it is fitted on, of each data set.
@@ -64,8 +64,8 @@ def probe(
     classes; the whole validation part is scored, its windows side by side.
 
     Returns:
-        ``backbone``, ``channels`` of its features and, by data set, ``figures`` as
-        :func:`lemevit_cli.tasks.evaluation.evaluate_pixels` gives them, with ``seconds``.
+        ``backbone``, ``channels`` of its features and, by data set, the ``figures`` of a
+        :class:`Confusion`, with ``windows``, ``pixels`` and ``seconds``.
 
     Raises:
         LemevitError: if the network, its weights or the data are not to be had, or data have no

@@ -50,7 +50,7 @@ _BATCH = 4  # views that a teacher sees at once
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationOptions:
-    """Who teaches, and what.
+    """Teacher, and what it teaches.
 
     Args:
         teacher: a network with its weights.

@@ -55,7 +55,7 @@ class BoxFile:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxReading:
-    """How a layer of boxes is read.
+    """Options of the reading of a layer of boxes.
 
     Args:
         fields: that may hold the class; the first that there is.

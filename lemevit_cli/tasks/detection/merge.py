@@ -29,7 +29,7 @@ _WHOLE_AT_ONCE = 128  # whole boxes whose cut neighbours are looked for at once:
 
 @dataclass(frozen=True)
 class RawBoxes:
-    """What the windows of a scene saw, in any order.
+    """Boxes as the windows of a scene saw them, in any order.
 
     Args:
         boxes: ``(N, 5)`` in pixels of the scene, see ``geometry/oriented_boxes.py``.

@@ -26,7 +26,7 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class BoxExample:
-    """A validation window with its truth and what a model found.
+    """A validation window with its truth and a model's boxes.
 
     Args:
         pixels: ``(bands, H, W)`` float32, in the card's values.

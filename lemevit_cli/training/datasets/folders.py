@@ -90,7 +90,7 @@ class PictureReader:
 
 @dataclass(frozen=True)
 class MaskCode:
-    """What the values of masks mean.
+    """Meaning of the values of masks.
 
     Args:
         classes: names, by id.
@@ -181,7 +181,7 @@ def open_splits(
 
 @dataclass(frozen=True)
 class Words:
-    """How messages call what is in a folder: all that has to be alike, sizes, and masks."""
+    """Words of messages for the content of a folder: all that has to be alike, sizes, and masks."""
 
     all: str = "all pictures of a folder"
     size: str = "a mask needs its picture's size"

@@ -47,7 +47,7 @@ ReadLabels = Callable[[Scene], Labelled]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How a folder keeps its labels.
+    """Layout of the labels of a folder.
 
     Args:
         classes: names that the layout itself states; None where only the labels have them.
