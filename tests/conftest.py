@@ -49,7 +49,7 @@ def write_scene(tmp_path):
 
 @pytest.fixture
 def pixels():
-    """Random bytes of three bands, 64 x 48, with a void corner of zeros."""
+    """Random bytes of three bands, 64 x 48, with a nodata corner of zeros."""
     values = np.random.default_rng(3).integers(1, 256, (3, 48, 64), dtype=np.uint8)
     values[:, :9, :13] = 0
     return values

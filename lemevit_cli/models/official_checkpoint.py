@@ -91,9 +91,9 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
                 "in_chans": state["stages.0.downsample.0.weight"].shape[1],
                 "num_meta_tokens": state["meta_tokens"].shape[0],
             }
-    found = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
+    blocks = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
     raise WeightsError(
-        f"this checkpoint has blocks (width x number) {found}; it is none of {', '.join(VARIANTS)}"
+        f"this checkpoint has blocks (width x number) {blocks}; it is none of {', '.join(VARIANTS)}"
     )
 
 

@@ -389,13 +389,13 @@ def _bad_step(what: str, run: Run, setup: Setup) -> LemevitError:
     named = "; ".join(origin(sample) for sample in samples[:_NAMED_WINDOWS])
     more = f"; and {windows - _NAMED_WINDOWS} more" if windows > _NAMED_WINDOWS else ""
     path = setup.folder / CHECKPOINT_NAME
-    kept = "no checkpoint was written yet"
+    checkpoint = "no checkpoint was written yet"
     if run.saved_step is not None:
-        kept = f"the last good checkpoint is {path} of step {run.saved_step}"
+        checkpoint = f"the last good checkpoint is {path} of step {run.saved_step}"
     exact = setup.accelerator.mixed_precision == "no"
     resume = "" if exact or run.saved_step is None else "resume with --precision fp32, or "
     return LemevitError(
-        f"{what} at step {run.step} on {windows} windows ({named}{more}); {kept}; "
+        f"{what} at step {run.step} on {windows} windows ({named}{more}); {checkpoint}; "
         f"{resume}check these windows, or start anew with a smaller --lr than {options.lr:g}"
     )
 
@@ -439,10 +439,10 @@ def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:
         if validate is None:
             _keep_best(run, -inf, None, setup)
         else:
-            found = validate(answer)
-            log.validation(run.step, score=found.score, figures=found.figures)
-            if found.score > run.best_score:
-                _keep_best(run, found.score, found.figures, setup)
+            validation = validate(answer)
+            log.validation(run.step, score=validation.score, figures=validation.figures)
+            if validation.score > run.best_score:
+                _keep_best(run, validation.score, validation.figures, setup)
     accelerator.wait_for_everyone()
 
 

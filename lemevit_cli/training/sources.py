@@ -138,11 +138,11 @@ def _scale(weights: Sequence[float], to: float) -> tuple[float, ...]:
 
 def _number_names(sources: Sequence[Source]) -> list[Source]:
     """Number sources of one name: figures are kept by name."""
-    seen = Counter[str]()
+    counts = Counter[str]()
     numbered = []
     for source in sources:
-        seen[source.name] += 1
-        number = seen[source.name]
+        counts[source.name] += 1
+        number = counts[source.name]
         numbered.append(
             source if number == 1 else replace(source, name=f"{source.name} ({number})")
         )

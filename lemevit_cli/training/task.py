@@ -86,7 +86,7 @@ class Training(Protocol):
         """
         ...
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         """Make what lets a model answer a batch: sum of the loss over its targets, their number.
 
         Raises:

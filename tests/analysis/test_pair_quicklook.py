@@ -63,7 +63,7 @@ def test_two_dates_stand_side_by_side(pair):
 
 
 @pytest.mark.parametrize("nodata", [None, -9999])
-def test_void_pixels_of_the_second_date_darken_nothing_around_them(pair, write_scene, nodata):
+def test_nodata_pixels_of_the_second_date_darken_nothing_around_them(pair, write_scene, nodata):
     after = np.random.default_rng(0).uniform(100, 200, (3, 480, 640)).astype(np.float32)
     hole = np.zeros((480, 640), bool)
     hole[100:110, 200:300] = True

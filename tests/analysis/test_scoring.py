@@ -26,7 +26,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def ids():
-    """Patches of three classes with a void corner, 90 x 70 pixels, and another guess at them."""
+    """Patches of three classes with a nodata corner, 90 x 70 pixels, and another guess at them."""
     random = np.random.default_rng(4)
     patches = random.integers(0, 3, (10, 10))
     truth = np.kron(patches, np.ones((7, 9), int)).astype(np.uint8)
@@ -253,9 +253,9 @@ def test_mistakes_are_told_before_any_counting(ids, write_classes, write_scene, 
         score(prediction, prediction, ScoreOptions(tolerance_m=9000))
     with pytest.raises(OutputError, match="folder"):
         score(prediction, prediction, ScoreOptions(picture=str(tmp_path / "no/where.png")))
-    void = write_classes(np.full_like(truth, 255), "void.tif")
+    nothing = write_classes(np.full_like(truth, 255), "nothing.tif")
     with pytest.raises(DataError, match="no pixel is valid in both"):
-        score(prediction, void)
+        score(prediction, nothing)
     ships = write_classes(truth, "ships.tif", names=("ship", "plane", "car"))
     with pytest.raises(DataError, match="no class is shared"):
         score(prediction, ships)

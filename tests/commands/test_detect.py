@@ -71,7 +71,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(write_scene):
-    """Path of a scene of six windows, 110 x 90, with a void corner."""
+    """Path of a scene of six windows, 110 x 90, with a nodata corner."""
     pixels = np.random.default_rng(0).integers(1, 256, (3, 90, 110), dtype=np.uint8)
     pixels[:, :40, :50] = 0
     return write_scene(pixels, nodata=0)
@@ -127,12 +127,12 @@ def test_blocks_and_batches_change_nothing(large, weights):
 
 
 def test_no_centre_lies_on_nodata(large, weights):
-    with_void = detected(large, "-w", weights)
+    with_nodata = detected(large, "-w", weights)
     import rasterio
 
     with rasterio.open(large) as scene:
-        assert len(with_void) > 5
-        cols, rows = ~scene.transform @ tuple(with_void[["cx", "cy"]].to_numpy().T)
+        assert len(with_nodata) > 5
+        cols, rows = ~scene.transform @ tuple(with_nodata[["cx", "cy"]].to_numpy().T)
         assert (scene.read(1)[rows.astype(int), cols.astype(int)] > 0).all()
 
 
@@ -231,7 +231,7 @@ def test_stdout_gets_one_feature_collection_in_degrees(large, weights):
 
 
 def first_pixels(path):
-    """Bounds around pixels of the void corner of a scene, in map units."""
+    """Bounds around pixels of the nodata corner of a scene, in map units."""
     import rasterio
 
     with rasterio.open(path) as scene:

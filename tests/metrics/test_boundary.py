@@ -12,7 +12,7 @@ FLAT = np.array([[1.0, 0.0], [0.0, 9.0]])
 
 
 def blobs(seed, shape=(24, 31), classes=3):
-    """Patches of classes with a few void pixels."""
+    """Patches of classes with a few nodata pixels."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, classes, (shape[0] // 5 + 1, shape[1] // 5 + 1))
     return np.kron(coarse, np.ones((5, 5), int))[: shape[0], : shape[1]].astype(np.uint8)

@@ -109,8 +109,8 @@ def test_examples_are_up_to_four_windows_of_the_last_call(opened):
     assert len(validation.examples) == 4
     for example in validation.examples:
         assert example.classes == ("background", "building")
-        assert example.pixels.shape[1:] == example.truth.shape == example.found.shape
-        np.testing.assert_array_equal(example.found, example.pixels[0] > 150)
+        assert example.pixels.shape[1:] == example.truth.shape == example.prediction.shape
+        np.testing.assert_array_equal(example.prediction, example.pixels[0] > 150)
 
 
 def test_windows_cover_the_areas_once(opened):

@@ -122,10 +122,10 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
     Raises:
         SceneError, DataError: as :func:`read_named_polygons`.
     """
-    found = read_named_polygons(scene, labelled)
+    named = read_named_polygons(scene, labelled)
     has_background = labelled.background != IGNORE
     first = [labelled.background] if has_background else []
-    classes = tuple(dict.fromkeys([*first, *found.classes]))
+    classes = tuple(dict.fromkeys([*first, *named.classes]))
     if len(classes) > MAX_CLASSES:
         raise DataError(
             f"{labelled.labels}: {labelled.label_field} has {len(classes)} different values; at "
@@ -133,12 +133,12 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
         )
     id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     return PolygonLabels(
-        found.polygons,
-        np.array([id_of.get(name, NODATA_CLASS) for name in found.names], dtype=np.uint8),
+        named.polygons,
+        np.array([id_of.get(name, NODATA_CLASS) for name in named.names], dtype=np.uint8),
         id_of[labelled.background] if has_background else NODATA_CLASS,
         classes,
-        found.num_features,
-        found.notes,
+        named.num_features,
+        named.notes,
     )
 
 
@@ -183,13 +183,13 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     else:
         names = class_texts(table[field])
     of_polygons = [names[row] for row in polygons.rows]
-    found = sort_names({name for name in of_polygons if name is not None})
-    if not found:
+    classes = sort_names({name for name in of_polygons if name is not None})
+    if not classes:
         raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
-    return NamedPolygons(polygons, of_polygons, tuple(found), num_features, notes)
+    return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:
@@ -324,11 +324,11 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
 
 def _list_ids(raster: Scene) -> list[int]:
     """List all ids of a raster, ascending."""
-    found = set[int]()
+    ids = set[int]()
     for row in range(0, raster.height, _CHUNK):
         for col in range(0, raster.width, _CHUNK):
             square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
             window = square.intersection(raster.window)
             if window is not None:
-                found.update(np.unique(ClassRaster(raster).read(window)).tolist())
-    return sorted(found - {NODATA_CLASS})
+                ids.update(np.unique(ClassRaster(raster).read(window)).tolist())
+    return sorted(ids - {NODATA_CLASS})

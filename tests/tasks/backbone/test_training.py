@@ -103,7 +103,7 @@ def test_a_student_that_sees_what_is_turned_has_to_say_what_is_turned(taught):
     assert float(loss(Repeater(unturned), batch)[0]) > 0.5
 
 
-def test_what_is_said_of_void_pixels_costs_nothing(taught):
+def test_what_is_said_of_nodata_pixels_costs_nothing(taught):
     task, answers, batch = taught
     batch["valid"][1] = 0
     loss = task.make_loss(None, TrainingOptions(crop=64))

@@ -86,13 +86,13 @@ def place_of(window):
 
 @pytest.fixture
 def write_ramp(write_scene):
-    """A function that writes a scene whose pixels tell their places; ``void`` cuts a hole."""
+    """A function that writes a scene whose pixels tell their places; ``hole`` is nodata."""
 
-    def write(width, height, name="scene.tif", void=None, **profile):
+    def write(width, height, name="scene.tif", hole=None, **profile):
         y, x = np.mgrid[:height, :width] + 0.5
         pixels = np.stack([x, y, np.ones_like(x)]).astype(np.float32)
-        if void is not None:
-            pixels[:, *void.slices] = -1
+        if hole is not None:
+            pixels[:, *hole.slices] = -1
         profile = {"transform": NORTH_UP, "nodata": -1} | profile
         return write_scene(pixels, name, **profile)
 
@@ -215,7 +215,7 @@ def test_centres_on_nodata_and_outside_of_bounds_or_mask_are_dropped(
 ):
     monkeypatch.chdir(tmp_path)
     hole = Window(col_off=40, row_off=30, width=50, height=41)
-    holed = found_in(write_ramp(200, 150, void=hole), Seer(truth))
+    holed = found_in(write_ramp(200, 150, hole=hole), Seer(truth))
     x, y = truth[:, 0], truth[:, 1]
     in_hole = (x >= 40) & (x < 90) & (y >= 30) & (y < 71)
     assert 0 < in_hole.sum() < len(truth)
@@ -337,8 +337,8 @@ def test_the_report_counts_and_measures_by_class(write_ramp, truth, tmp_path):
 
 
 def test_nothing_is_found_in_an_empty_scene(write_ramp, tmp_path):
-    void = Window(col_off=0, row_off=0, width=200, height=150)
-    table, report = written(write_ramp(200, 150, void=void), tmp_path / "out.shp", [[0] * 5])
+    hole = Window(col_off=0, row_off=0, width=200, height=150)
+    table, report = written(write_ramp(200, 150, hole=hole), tmp_path / "out.shp", [[0] * 5])
     assert len(table) == 0 and "length_m" in table.columns
     assert report["objects"] == 0 and report["windows"] == report["windows_skipped"]
 

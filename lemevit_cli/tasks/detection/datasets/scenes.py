@@ -93,23 +93,25 @@ def _check(labelled: LabelledScene) -> None:
         raise DataError(f"{labelled.labels}: is a raster; detection learns from boxes or polygons")
 
 
-def _objects(scene: Scene, found: NamedPolygons) -> Objects:
+def _objects(scene: Scene, named: NamedPolygons) -> Objects:
     """Fit boxes in pixels of the scene; one whose centre is nodata counts as not labelled."""
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
-        for polygon, name in zip(found.polygons.in_pixels(), found.names, strict=True)
+        for polygon, name in zip(named.polygons.in_pixels(), named.names, strict=True)
     ]
-    objects = objects_of(outlines, found.classes)
+    objects = objects_of(outlines, named.classes)
     if scene.mask_kind == "none":
         return objects
-    seen = _have_data(scene, objects.boxes[:, :2])
-    return Objects(objects.boxes[seen], objects.class_ids[seen], objects.difficult[seen])
+    has_data = _have_data(scene, objects.boxes[:, :2])
+    return Objects(
+        objects.boxes[has_data], objects.class_ids[has_data], objects.difficult[has_data]
+    )
 
 
 def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say of places ``(N, 2)`` whether their pixel is valid; True of one outside the scene."""
-    seen = np.ones(len(centres), dtype=bool)
+    has_data = np.ones(len(centres), dtype=bool)
     cells, of_place = np.unique(centres.astype(np.int64) // _CELL, axis=0, return_inverse=True)
     for number, (col, row) in enumerate(cells.tolist()):
         cell = Window(col_off=col * _CELL, row_off=row * _CELL, width=_CELL, height=_CELL)
@@ -122,8 +124,8 @@ def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
             np.floor(centres[inside]).astype(np.int64) - (window.col_off, window.row_off)
         ).T
         there = (cols >= 0) & (rows >= 0) & (cols < window.width) & (rows < window.height)
-        seen[inside[there]] = valid[rows[there], cols[there]]
-    return seen
+        has_data[inside[there]] = valid[rows[there], cols[there]]
+    return has_data
 
 
 def _count_blocks(
