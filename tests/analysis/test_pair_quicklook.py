@@ -24,7 +24,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pair(write_scene):
-    """Two dates of 640 x 480 pixels: dark with a bright left half, and the other way round."""
+    """Return two dates of 640 x 480 pixels: dark with a bright left half, and reversed."""
     before = np.full((3, 480, 640), 40, np.uint8)
     before[:, :, :320] = 200
     return (
@@ -35,7 +35,7 @@ def pair(write_scene):
 
 @pytest.fixture
 def changes():
-    """A layer with one changed square, 100 pixels wide, at column 400 and row 100."""
+    """Return a layer with one changed square, 100 pixels wide, at column 400 and row 100."""
     corners = [NORTH_UP @ c for c in ((400, 100), (500, 100), (500, 200), (400, 200))]
     table = geopandas.GeoDataFrame({"class": ["changed"]}, geometry=[shapely.Polygon(corners)])
     table.set_crs(32633).to_crs(4326).to_file("changes.gpkg")
@@ -43,7 +43,7 @@ def changes():
 
 
 def panels(before, after, **settings):
-    """The panels of a quicklook without titles and legend, and the record."""
+    """Return the panels of a quicklook without titles and legend, and the record."""
     options = {k: settings.pop(k) for k in ("size", "bounds", "alpha") if k in settings}
     options = QuicklookOptions(**options, overwrite=True)
     record = pair_quicklook(before, after, "q.png", options=options, **settings)

@@ -42,13 +42,13 @@ def random_boxes(count, seed=0, centre=(0.0, 0.0)):
 
 
 def angle_between(some, others):
-    """Between lines, in [0, pi/2]."""
+    """Return the angle between lines, in [0, pi/2]."""
     apart = np.abs(some - others) % np.pi
     return np.minimum(apart, np.pi - apart)
 
 
 def assert_same_boxes(found, expected, tolerance=1e-9):
-    """As rectangles: the angle of a square counts by quarters of a turn."""
+    """Compare as rectangles: the angle of a square counts by quarters of a turn."""
     np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=tolerance)
     assert (angle_between(found[:, 4], expected[:, 4]) * expected[:, 2] < tolerance).all()
 

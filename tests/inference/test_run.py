@@ -97,7 +97,7 @@ def test_output_is_the_same_for_any_block_size(scene, predictor, tmp_path, gsd):
 
 @pytest.fixture
 def wide(pixels):
-    """Pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
+    """Return pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
     return np.tile(pixels, 19)
 
 

@@ -21,7 +21,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def open_ids(write_scene):
-    """A function that opens a scene of one band of ones, 64 x 48 pixels."""
+    """Return a function that opens a scene of one band of ones, 64 x 48 pixels."""
     opened = []
 
     def open_one(name, transform=NORTH_UP, shape=(48, 64), **profile):

@@ -23,7 +23,7 @@ WIDE = TRANSFORM @ Affine.translation(-MARGIN, -MARGIN)
 
 @pytest.fixture(scope="module")
 def town():
-    """A town before, and after with a margin around it and no shift of its own."""
+    """Return a town before, and after with a margin around it and no shift of its own."""
     spec = {"seed": 3, "width": SIDE, "height": SIDE}
     before = World(WorldSpec(**spec))
     after = World(WorldSpec(**spec, date="after"))
@@ -39,7 +39,7 @@ def town():
 
 @pytest.fixture
 def pair_off_by(town, write_scene):
-    """A function that writes the town twice, the second date a known number of pixels off."""
+    """Return a function that writes the town twice, the second date some pixels off."""
     before, wide = town
 
     def open_it(dx_px, dy_px, *, crs=CRS, scale=1.0, nodata=None):

@@ -36,7 +36,7 @@ def window(col_off, row_off, width, height):
 
 
 def smooth(transform=NORTH_UP, width=160, height=120):
-    """Waves 12 to 20 m long, three bands of them, by place on the map."""
+    """Return waves 12 to 20 m long, three bands of them, by place on the map."""
     cols, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     x, y = transform @ (cols, rows)
     x, y = x - 458_000, y - 5_548_000
@@ -45,7 +45,7 @@ def smooth(transform=NORTH_UP, width=160, height=120):
 
 
 def on_other_grid(pixels, transform, crs, pixel_size):
-    """Pixels in another CRS, by rasterio, with the nodata 0 around them: (pixels, transform)."""
+    """Return pixels in another CRS, by rasterio, with nodata 0 around them, and transform."""
     height, width = pixels.shape[1:]
     bounds = array_bounds(height, width, transform)
     there, _, _ = calculate_default_transform("EPSG:32633", crs, width, height, *bounds)
@@ -192,7 +192,7 @@ def test_cubic_stays_within_the_numbers_of_the_dtype(write_scene):
 
 
 def with_nodata(pixels, hole, write_scene, way, **profile):
-    """The pixels with a hole of zeros, made nodata in one of the ways that files know."""
+    """Return the pixels with a hole of zeros, made nodata in one of the ways that files know."""
     pixels = np.where(hole, 0, pixels).astype(np.uint8)
     if way == "nodata":
         return write_scene(pixels, "b.tif", nodata=0, **profile)

@@ -45,7 +45,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
 def teacher(folder=None, width=4, **changes):
-    """A teacher whose answers are kept in a folder, if there is one."""
+    """Return a teacher whose answers are kept in a folder, if there is one."""
     cache = None if folder is None else keep(folder, **changes)
     basis = cache.basis() if cache else None
     if basis is None:

@@ -61,7 +61,7 @@ class Collector(Silent):
 
 @pytest.fixture
 def dates():
-    """A smooth textured ground, and the same with new things on it."""
+    """Return a smooth textured ground, and the same with new things on it."""
     rng = np.random.default_rng(2)
     before = np.zeros((3, HEIGHT, WIDTH))
     for side, strength in ((2, 15), (5, 25), (25, 30)):
@@ -102,7 +102,7 @@ def mask_of(path):
 
 
 def burned(table, path):
-    """The polygons drawn again on the grid of a raster."""
+    """Return the polygons drawn again on the grid of a raster."""
     with rasterio.open(path) as file:
         shapes = [(polygon, 1) for polygon in table.to_crs(file.crs).geometry]
         return rasterize(shapes, out_shape=file.shape, transform=file.transform, dtype="uint8")

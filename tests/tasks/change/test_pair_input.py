@@ -35,7 +35,7 @@ class Collector(Silent):
 
 
 def differs(pixels):
-    """Scores of three classes from the difference of the dates, and of their neighbours."""
+    """Return scores of three classes from the difference of the dates, and of their neighbours."""
     pixels = torch.as_tensor(np.asarray(pixels)).float()
     apart = torch.nn.functional.avg_pool2d((pixels[:, :3] - pixels[:, 3:]).abs(), 5, 1, 2)
     return (apart / 30).softmax(1)
@@ -48,7 +48,7 @@ def change_predictor(predictor):
 
 @pytest.fixture
 def pair_paths(write_scene, pixels):
-    """A pair on two grids: the second covers the right part of the first, at 0.7 of its pixel."""
+    """Return a pair on two grids: the second covers the right part of the first, 0.7 its pixel."""
     fine = np.random.default_rng(4).integers(1, 256, (3, 80, 70), dtype=np.uint8)
     grid = NORTH_UP @ Affine.translation(20, -4) @ Affine.scale(0.7)
     return (

@@ -60,7 +60,7 @@ def write_mask(tmp_path, spec):
 
 @pytest.fixture
 def write_layer(tmp_path, spec):
-    """A function that writes the polygons of a mask as ``change`` does, corner by corner."""
+    """Return a function that writes the polygons of a mask as ``change`` does, corner by corner."""
 
     def write(ids, name):
         layers = ChangeSpec(raster=spec, before="2018", after="2020", simplify=0)

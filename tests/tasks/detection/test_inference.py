@@ -74,7 +74,7 @@ class Seer:
 
 
 def place_of(window):
-    """From pixels of a window to those of the scene, by what its pixels tell of x and y."""
+    """Map pixels of a window to those of the scene, by what its pixels tell of x and y."""
     rows, cols = np.nonzero(window[2] == 1)
     inner = (rows > 1) & (rows < window.shape[1] - 2) & (cols > 1) & (cols < window.shape[2] - 2)
     rows, cols = rows[inner], cols[inner]
@@ -86,7 +86,7 @@ def place_of(window):
 
 @pytest.fixture
 def write_ramp(write_scene):
-    """A function that writes a scene whose pixels tell their places; ``hole`` is nodata."""
+    """Return a function that writes a scene whose pixels tell their places; ``hole`` is nodata."""
 
     def write(width, height, name="scene.tif", hole=None, **profile):
         y, x = np.mgrid[:height, :width] + 0.5
@@ -118,7 +118,7 @@ def found_in(path, runtime, **options):
 
 
 def found_and_counted(path, runtime, *, reading=None, card=None, **settings):
-    """The objects, and the windows that were read for them."""
+    """Return the objects, and the number of windows that were read for them."""
     settings = InferenceSettings(reading=ReadingOptions(**reading or {}), **settings)
     predictor = predictor_of(runtime, **card or {})
     with open_scene(path) as scene:
@@ -128,7 +128,7 @@ def found_and_counted(path, runtime, *, reading=None, card=None, **settings):
 
 
 def assert_same(found, expected, atol=1e-2):
-    """The same boxes, in any order."""
+    """Compare boxes in any order."""
     assert len(found) == len(expected)
     places = shapely.STRtree(shapely.points(expected[:, :2]))
     nearest = places.query_nearest(shapely.points(found[:, :2]))[1]
@@ -142,7 +142,7 @@ def assert_same(found, expected, atol=1e-2):
 
 @pytest.fixture
 def truth():
-    """Boxes all over a scene of 200 x 150, none touching another."""
+    """Return boxes all over a scene of 200 x 150, none touching another."""
     rng = np.random.default_rng(4)
     x, y = np.meshgrid(np.arange(14, 190, 24.0), np.arange(14, 140, 24.0))
     count = x.size

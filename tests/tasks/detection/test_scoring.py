@@ -48,7 +48,7 @@ class Collector:
 
 @pytest.fixture(scope="module")
 def boxes():
-    """True boxes of 500 x 400 pixels, some difficult, and boxes found near them and elsewhere."""
+    """Return true boxes of 500 x 400 pixels, some difficult, and detections near and elsewhere."""
     random = np.random.default_rng(0)
     true = np.column_stack(
         [

@@ -44,7 +44,7 @@ def scene_on(write_scene, pixels):
 
 
 def drawn_whole(ids, background):
-    """Shapes in pixels, drawn by rasterio on the whole scene."""
+    """Draw shapes in pixels, by rasterio on the whole scene."""
     return rasterize(zip(SHAPES, ids, strict=True), out_shape=(48, 64), fill=background)
 
 

@@ -32,7 +32,7 @@ def random_boxes(number, seed=0):
 
 @pytest.fixture
 def labelled(write_scene, write_polygons, on_map):
-    """A scene of 420 x 300 pixels with a nodata corner, and polygons of two classes; the truth."""
+    """Return a scene of 420 x 300 pixels with nodata, polygons of two classes, and the truth."""
 
     def make(number=60, *, dtype="uint8", bands=3, nodata=0, **changes):
         pixels = np.random.default_rng(1).integers(1, 250, (bands, *SIZE)).astype(dtype)

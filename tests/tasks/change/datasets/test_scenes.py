@@ -26,7 +26,7 @@ SIZE, SIZE_AFTER = (240, 400), (220, 243)
 
 @pytest.fixture
 def make(tmp_path, write_scene):
-    """A pair and 60 polygons in degrees, alternately built and torn down, as options."""
+    """Return a pair and 60 polygons in degrees, alternately built and torn down, as options."""
     random = np.random.default_rng(0)
 
     def build(*, fields=True, **changes):

@@ -37,7 +37,7 @@ def boxes_in_pixels(number, seed=0):
 
 @pytest.fixture
 def labelled(write_scene, tmp_path):
-    """A scene and the boxes on it, in pixels; the layer is in the given CRS."""
+    """Return a scene and the boxes on it, in pixels; the layer is in the given CRS."""
 
     def make(number=MANY, *, crs="EPSG:32633", nodata=False, kinds=None, **settings):
         pixels = np.random.default_rng(1).integers(1, 250, (3, HEIGHT, WIDTH), dtype=np.uint8)
