@@ -193,8 +193,8 @@ def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene
 
 
 def outline_of(cx, cy, w, h, angle_rad):
-    upright = shapely.box(-w / 2, -h / 2, w / 2, h / 2)
-    turned = shapely.affinity.rotate(upright, angle_rad, origin=(0, 0), use_radians=True)
+    axis_aligned = shapely.box(-w / 2, -h / 2, w / 2, h / 2)
+    turned = shapely.affinity.rotate(axis_aligned, angle_rad, origin=(0, 0), use_radians=True)
     return shapely.affinity.translate(turned, cx, cy)
 
 

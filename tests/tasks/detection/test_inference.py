@@ -308,20 +308,20 @@ def written(path, target, truth, **settings):
 def test_a_scene_turned_by_its_transform_has_the_same_boxes_on_the_ground(
     write_ramp, truth, tmp_path
 ):
-    upright, _ = written(write_ramp(200, 150), tmp_path / "a.gpkg", truth)
+    north_up, _ = written(write_ramp(200, 150), tmp_path / "a.gpkg", truth)
     turn = Affine.translation(100, 75) @ Affine.rotation(33) @ Affine.translation(-150, -140)
     path = write_ramp(300, 280, "turned.tif", transform=NORTH_UP @ turn)
     turned, _ = written(path, tmp_path / "b.gpkg", map_boxes(truth, ~turn))
-    assert len(turned) == len(upright) == len(truth)
-    places = shapely.STRtree(shapely.points(upright[["cx", "cy"]].to_numpy()))
+    assert len(turned) == len(north_up) == len(truth)
+    places = shapely.STRtree(shapely.points(north_up[["cx", "cy"]].to_numpy()))
     nearest = places.query_nearest(shapely.points(turned[["cx", "cy"]].to_numpy()))[1]
-    upright = upright.iloc[nearest].reset_index(drop=True)
+    north_up = north_up.iloc[nearest].reset_index(drop=True)
     for name in ("cx", "cy", "length_m", "width_m", "area_m2"):
-        np.testing.assert_allclose(turned[name], upright[name], atol=5e-3, err_msg=name)
-    turned_by = (turned.bearing - upright.bearing + 90) % 180 - 90
+        np.testing.assert_allclose(turned[name], north_up[name], atol=5e-3, err_msg=name)
+    turned_by = (turned.bearing - north_up.bearing + 90) % 180 - 90
     np.testing.assert_allclose(turned_by, 0, atol=0.05)
-    ground = turned.geometry.symmetric_difference(upright.geometry).area
-    assert (ground < 0.01 * upright.area_m2).all()
+    ground = turned.geometry.symmetric_difference(north_up.geometry).area
+    assert (ground < 0.01 * north_up.area_m2).all()
 
 
 def test_the_report_counts_and_measures_by_class(write_ramp, truth, tmp_path):
