@@ -88,7 +88,7 @@ def run(
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to.
+    """Outcome of a training.
 
     Args:
         name: of the backbone, with its size, steps and time.
@@ -129,7 +129,7 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
 
 
 def tell(name: str, score: float, scores: dict[str, float | None], *, is_first: bool) -> None:
-    """One row of the table: the score over all sets, then by data set."""
+    """Return one row of the table: the score over all sets, then by data set."""
     if is_first:
         print("| model | all | " + " | ".join(scores) + " |\n|---|" + "---|" * (len(scores) + 1))
     # A set whose validation part has nothing that the model learns has no score.

@@ -58,7 +58,7 @@ REGIONS = 100_000
 
 
 def write_newborn(path: Path) -> None:
-    """Weights over LeMeViT-Tiny without a step of training."""
+    """Write weights over LeMeViT-Tiny without a step of training."""
     torch.manual_seed(0)
     card = Card(
         task="change",
@@ -70,7 +70,7 @@ def write_newborn(path: Path) -> None:
 
 
 def write_to_another_grid(scene: Path, target: Path) -> None:
-    """The same ground in another CRS, at 0.7 of the pixel size, a twentieth cut off on the west."""
+    """Write the same ground in another CRS, 0.7 of its pixel, a twentieth cut off on the west."""
     with rasterio.open(scene) as source:
         west, south, east, north = transform_bounds(source.crs, 3857, *source.bounds)
         west += 0.05 * (east - west)
@@ -97,7 +97,7 @@ def settings_of(args: argparse.Namespace) -> InferenceSettings:
 
 
 def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
-    """Seconds of the whole pipeline, as `lemevit change` runs it after loading its weights."""
+    """Return seconds of all that `lemevit change` runs after loading its weights."""
     start = time.perf_counter()
     targets = tuple(str(args.before.with_name(name)) for name in ("changes.shp", "mask.tif"))
     task = Change(predictor.card, settings_of(args), Silent(), str(args.after), targets)
@@ -109,7 +109,7 @@ def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
 
 
 def run_model(args: argparse.Namespace, predictor: Predictor) -> float:
-    """Seconds of the runtime alone, on the batches that `change` gives it."""
+    """Return seconds of the runtime alone, on the batches that `change` gives it."""
     settings, seconds = settings_of(args), 0.0
     pair = open_pair(str(args.before), str(args.after))
     found = pair_input(pair, predictor.card, settings.reading, Silent())
@@ -148,7 +148,7 @@ def run_once(args: argparse.Namespace) -> None:
 
 
 def write_regions(path: Path, side: int) -> None:
-    """A mask of crosses and blots on a raster of cells, none touching another."""
+    """Write a mask of crosses and blots on a raster of cells, none touching another."""
     random = np.random.default_rng(0)
     cell = side // int(REGIONS**0.5)
     with create_draft(path, width=side, height=side) as draft:
@@ -180,7 +180,7 @@ def outline_once(args: argparse.Namespace) -> None:
 
 
 def measure(name: str, arguments: list[str]) -> tuple[float, float]:
-    """Seconds and MB of one run in a fresh process."""
+    """Return seconds and MB of one run in a fresh process."""
     command = [sys.executable, __file__, "--run", name, *arguments]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, megabytes = out.split()

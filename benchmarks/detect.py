@@ -50,7 +50,7 @@ NAMES = ["storage-tank", "small-vehicle", "ship", "plane"]
 
 
 def write_newborn(path: Path) -> None:
-    """Weights of the light form over LeMeViT-Tiny, without a step of training."""
+    """Write weights of the light form over LeMeViT-Tiny, without a step of training."""
     torch.manual_seed(0)
     card = Card(
         task="det",
@@ -72,7 +72,7 @@ def settings_of(args: argparse.Namespace) -> InferenceSettings:
 
 
 def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
-    """Seconds of the whole pipeline, as `lemevit detect` runs it after loading its weights."""
+    """Return seconds of all that `lemevit detect` runs after loading its weights."""
     settings = settings_of(args)
     start = time.perf_counter()
     task = Detection(predictor.card, settings, Silent())
@@ -84,7 +84,7 @@ def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
 
 
 def run_model(args: argparse.Namespace, predictor: Predictor) -> float:
-    """Seconds of the runtime alone, on the batches that `detect` gives it."""
+    """Return seconds of the runtime alone, on the batches that `detect` gives it."""
     settings, seconds = settings_of(args), 0.0
     with open_scene(str(args.scene)) as scene:
         source = scene_input(scene, predictor.card, settings.reading, Silent())
@@ -104,7 +104,7 @@ RUNS = {"ours": run_ours, "model": run_model}
 
 
 def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Seconds and MB of one run in a fresh process."""
+    """Return seconds and MB of one run in a fresh process."""
     command = [sys.executable, __file__, "--run", name, "--scene", str(args.scene)]
     command += ["--weights", args.weights, "--device", args.device, "--score", str(args.score)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def counts(folder: Path, split: str) -> tuple[int, int, int]:
-    """Pixels that were rightly found, that were found, and that have changed."""
+    """Count pixels that were rightly detected, that were detected, and that have changed."""
     source = open_pair_folder(folder, split)
     hit = found = true = 0
     for site in source.sites:
@@ -55,7 +55,7 @@ def counts(folder: Path, split: str) -> tuple[int, int, int]:
 
 
 def differences(pixels: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Length ``(H, W)`` of the difference of two dates ``(2 * bands, H, W)``, each normalised."""
+    """Return the length ``(H, W)`` of the difference of normalised dates ``(2 * bands, H, W)``."""
     of_valid = pixels[:, valid]
     mean, deviation = of_valid.mean(axis=1), of_valid.std(axis=1)
     normal = (pixels - mean[:, None, None]) / np.maximum(deviation, 1e-9)[:, None, None]
@@ -64,7 +64,7 @@ def differences(pixels: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArra
 
 
 def otsu(values: NDArray[np.float64]) -> float:
-    """The threshold that leaves the least variance within both sides (Otsu, IEEE TSMC 1979)."""
+    """Return the threshold of least variance within both sides (Otsu, IEEE TSMC 1979)."""
     heights, edges = np.histogram(values, bins=_BINS)
     middles = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(heights)[:-1]

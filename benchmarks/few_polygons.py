@@ -75,7 +75,7 @@ class Example:
 
     @property
     def drawn(self) -> NDArray[np.uint8]:
-        """Ids of the classes that have a polygon."""
+        """Return the ids of the classes that have a polygon."""
         return np.unique(self.truth[self.numbers > 0])
 
 
@@ -176,7 +176,7 @@ def example_of(
 
 
 def mean_iou(example: Example, found: NDArray[np.uint8]) -> float:
-    """Over the classes drawn, in their pixels outside the polygons."""
+    """Average the IoU of the classes drawn, in their pixels outside the polygons."""
     rest = np.isin(example.truth, example.drawn) & (example.numbers == 0)
     true, said = example.truth[rest], found[rest]
     both = [((true == i) & (said == i)).sum() for i in example.drawn]

@@ -27,7 +27,7 @@ app()
 
 
 def seconds(command: list[str]) -> float:
-    """Wall time of one run."""
+    """Return the wall time of one run."""
     start = time.perf_counter()
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start

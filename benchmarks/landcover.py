@@ -108,20 +108,20 @@ def colour_scores(data: Path) -> Figures:
 
 
 def pictures_of(source: Source) -> Any:
-    """Whole pictures with their ids."""
+    """Return whole pictures with their ids."""
     for site in source.sites:
         sample = source.read(site, site.extent)
         yield sample.pixels, sample.ids
 
 
 def colour_bins(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The number of each pixel's colour, ``(3, H, W)`` to ``(H, W)``."""
+    """Return the number of each pixel's colour, ``(3, H, W)`` to ``(H, W)``."""
     red, green, blue = pixels.astype(np.int64) * _BINS // 256
     return (red * _BINS + green) * _BINS + blue
 
 
 def tell(name: str, figures: Figures) -> None:
-    """One row of the table: mean IoU (building IoU) by data set."""
+    """Return one row of the table: mean IoU (building IoU) by data set."""
     cells = [f"{f['miou']:.3f} ({f['classes']['building']['iou']:.3f})" for f in figures.values()]
     if name == "colours":
         print("| model | " + " | ".join(figures) + " |\n|---|" + "---|" * len(figures))

@@ -38,7 +38,7 @@ OBJECTS_PER_PIXEL = 1.2e-4  # about 30 in a window
 
 
 def raw_boxes(count: int) -> RawBoxes:
-    """What the windows of a scene see, cut to ``count`` boxes."""
+    """Return boxes as the windows of a scene see them, cut to ``count``."""
     random = np.random.default_rng(0)
     objects = ships(random, count)
     side = int(np.sqrt(len(objects) / OBJECTS_PER_PIXEL))
@@ -67,7 +67,7 @@ def raw_boxes(count: int) -> RawBoxes:
 
 
 def ships(random: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Boxes of ships with places in [0, 1]: rows of parallel ones that touch, and single ones."""
+    """Return boxes of ships, places in [0, 1]: rows of parallel ones that touch, and others."""
     side = np.sqrt(count / OBJECTS_PER_PIXEL)
     at_sea = int(PART_AT_SEA * count)
     quays = (count - at_sea) // SHIPS_AT_A_QUAY
@@ -92,7 +92,7 @@ def merge(raw: RawBoxes) -> int:
 
 
 def suppress_plainly(raw: RawBoxes) -> int:
-    """All pairs by Shapely, a row of them at once; cut boxes are as good as any."""
+    """Suppress by all pairs in Shapely, a row of them at once; cut boxes are as good as any."""
     order = np.argsort(-raw.scores, kind="stable")
     polygons = shapely.polygons(corners_of(raw.boxes[order]))
     areas = shapely.area(polygons)
@@ -118,7 +118,7 @@ def run(name: str, path: Path, clock: Callable[[], float]) -> None:
 
 
 def measure(name: str, path: Path, clock: str) -> tuple[float, float, int]:
-    """Seconds, MB and boxes kept of a run in a fresh process."""
+    """Return seconds, MB and boxes kept of a run in a fresh process."""
     command = [sys.executable, __file__, "--run", name, "--raw", str(path), "--clock", clock]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, megabytes, kept = out.split()

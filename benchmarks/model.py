@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def ablate(args: argparse.Namespace) -> None:
-    """Time of the folded dense model without one of its steps, over the time with all."""
+    """Print the time of the folded dense model without one of its steps, over that with all."""
     model = timm.create_model(args.model, features_only=True).eval()
     whole = optimise_for_inference(model)
     without = {name: leave_out(model) for name, leave_out in STEPS.items()}
@@ -87,7 +87,7 @@ def ablate(args: argparse.Namespace) -> None:
 
 
 def without_moved_projections(model: nn.Module) -> nn.Module:
-    """All steps but the image's projections on the side of the meta tokens."""
+    """Leave out the image's projections on the side of the meta tokens."""
 
     class Unmoved(nn.Module):
         def __init__(self, attn: nn.Module) -> None:
@@ -109,7 +109,7 @@ def without_moved_projections(model: nn.Module) -> nn.Module:
 
 
 def unfused(model: nn.Module, images: Tensor) -> object:
-    """All steps but oneDNN's linear layers with GELU and residual."""
+    """Run all steps but oneDNN's linear layers with GELU and residual."""
     lemevit_inference._HAS_FUSED_LINEAR = False
     try:
         return model(images)
@@ -133,7 +133,7 @@ def medians(
     repeats: int,
     clock: Callable[[], float],
 ) -> list[float]:
-    """Median milliseconds of each, called in turn."""
+    """Return the median milliseconds of each, called in turn."""
     times: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
         for run, record in zip(runs, times, strict=True):

@@ -44,7 +44,7 @@ WINDOW, OVERLAP, BATCH, NUM_CLASSES = 512, 64, 2, 6
 
 
 class OneConvolution(nn.Module):
-    """3 x 3, from three bands to six classes, on normalised pixels."""
+    """A convolution of 3 x 3, from three bands to six classes, on normalised pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class OneConvolution(nn.Module):
 
 
 def write_scene(path: Path, side: int) -> None:
-    """A smooth landscape with sensor noise, drawn in strips."""
+    """Write a smooth landscape with sensor noise, drawn in strips."""
     random = np.random.default_rng(0)
     hills = torch.from_numpy(random.normal(128, 40, (1, 3, side // 128, side // 128)))
     profile = {
@@ -81,7 +81,7 @@ def write_scene(path: Path, side: int) -> None:
 
 
 def run_ours(path: Path) -> None:
-    """The whole pipeline, as `lemevit predict` runs it after loading its weights."""
+    """Run all that `lemevit predict` does after loading its weights."""
     card = Card(task="seg", backbone="-", classes=classes_from_names([f"c{i}" for i in range(6)]))
     runtime = TorchRuntime(OneConvolution(), lambda logits: logits.softmax(1), RuntimeOptions())
     predictor = Predictor("one convolution", "0", card, runtime, "cpu")
@@ -110,7 +110,7 @@ RUNS = {"ours": run_ours, "loop": run_loop}
 
 
 def measure(name: str, path: Path) -> tuple[float, float]:
-    """Seconds and MB of one run in a fresh process."""
+    """Return the seconds and MB of one run in a fresh process."""
     command = [sys.executable, __file__, "--run", name, "--scene", str(path)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     seconds, megabytes = out.split()

@@ -64,7 +64,7 @@ class Turns:
 def pure_steps(
     model: torch.nn.Module, loss: Loss, data: TrainingData, options: TrainingOptions
 ) -> Callable[[], None]:
-    """A function of one step; its batches are the loop's first ones."""
+    """Return a function of one step; its batches are the loop's first ones."""
     optimizer = create_optimizer_v2(
         model, opt=options.optimizer, lr=options.lr, weight_decay=options.weight_decay
     )

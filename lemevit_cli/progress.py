@@ -1,4 +1,4 @@
-"""How pipelines tell what they do; the commands draw it."""
+"""The progress of long work: whoever does it reports here, the commands draw it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Hears what happens; never decides anything."""
+    """Listener to the progress of a run; never decides anything."""
 
     def start(self, label: str, *, total: int, unit: str) -> None:
         """Begin a phase of ``total`` units."""
@@ -30,7 +30,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Hears nothing."""
+    """A listener that does nothing."""
 
     def start(self, label: str, *, total: int, unit: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a user can choose, as frozen records: commands fill them, pipelines read them."""
+"""The choices of a user, as frozen records: commands fill them, the tasks read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OutputType = Literal["classes", "scores"]
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
-    """How a scene is opened.
+    """Options of the opening of a scene.
 
     Args:
         bidx: bands in the order the model wants them, counted from 1; a band may repeat.
@@ -30,7 +30,7 @@ class SceneOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingOptions:
-    """How the pixels of a scene are brought to what the weights learned.
+    """Options that bring the pixels of a scene to those that the weights learned.
 
     Args:
         stretch: ``auto`` (percentiles 2 and 98 if the dtype differs from the card's),
@@ -48,7 +48,7 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How a scene is cut: windows for the model, blocks for the output.
+    """Sizes that a scene is cut to: windows for the model, blocks for the output.
 
     Args:
         window: side of the square window in model pixels; None takes the card's.
@@ -72,7 +72,7 @@ class Tiling:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """Where and how exactly the model runs.
+    """Device, precision and passes of the model.
 
     Args:
         tta: answer with the mean over the eight symmetries of every window.
@@ -86,7 +86,7 @@ class RuntimeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions:
-    """How a result is written.
+    """Options of the writing of a result.
 
     Args:
         format: GDAL driver name (``GTiff``, ``COG``, ``GeoJSON``, ...); None goes by suffix.
@@ -109,7 +109,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """Which boxes count.
+    """Choice of the boxes that count.
 
     Args:
         score: boxes with a lower score are dropped.
@@ -125,7 +125,7 @@ class DetectionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeOptions:
-    """What counts as change between two dates, and how it is drawn.
+    """Options of change between two dates: what counts, and how it is drawn.
 
     Args:
         threshold: pixels count whose score of change is above.

@@ -27,7 +27,7 @@ ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.
 
 @pytest.fixture
 def write_scene(tmp_path):
-    """A function that writes pixels ``(bands, H, W)`` to a GeoTIFF and gives its path."""
+    """Return a function that writes pixels ``(bands, H, W)`` to a GeoTIFF and gives its path."""
 
     def write(pixels, name="scene.tif", **profile):
         path = tmp_path / name
@@ -49,7 +49,7 @@ def write_scene(tmp_path):
 
 @pytest.fixture
 def pixels():
-    """Random bytes of three bands, 64 x 48, with a void corner of zeros."""
+    """Return random bytes of three bands, 64 x 48, with a nodata corner of zeros."""
     values = np.random.default_rng(3).integers(1, 256, (3, 48, 64), dtype=np.uint8)
     values[:, :9, :13] = 0
     return values
@@ -57,13 +57,13 @@ def pixels():
 
 @pytest.fixture
 def scene(write_scene, pixels):
-    """Path of a scene of these pixels, nodata 0."""
+    """Return the path of a scene of these pixels, nodata 0."""
     return write_scene(pixels, nodata=0)
 
 
 @pytest.fixture
 def count_handles():
-    """A function that tells how many handles this process holds on a file."""
+    """Return a function that counts the handles of this process on a file."""
     handles = Path("/proc/self/fd")
     if not handles.exists():
         pytest.skip("only Linux tells which files a process holds")
@@ -77,7 +77,7 @@ def count_handles():
 
 
 class Convolution(nn.Module):
-    """Three classes from a neighbourhood of 5 x 5: what it answers depends on the context."""
+    """A network of three classes from 5 x 5 pixels: its answer depends on the context."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ class Convolution(nn.Module):
 
 @pytest.fixture
 def predictor():
-    """A predictor of three classes over a single convolution; windows of 32, overlap 12."""
+    """Return a predictor of three classes over a single convolution; windows of 32, overlap 12."""
     card = Card(
         task="seg",
         backbone="-",
@@ -104,7 +104,7 @@ def predictor():
 
 @pytest.fixture
 def find_bright_boxes():
-    """A detector without weights: a batch of pixels to rows for each bright patch, best first.
+    """Return a detector without weights: of each picture a row for every bright patch, best first.
 
     It gives every box the same class, and smaller ones less score.
     """
@@ -127,7 +127,7 @@ def find_bright_boxes():
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory):
-    """Path of a weights file of task ``seg``: five classes, three bytes, never trained."""
+    """Return the path of weights of task ``seg``: five classes, three bytes, never trained."""
     torch.manual_seed(1)
     card = Card(
         task="seg",

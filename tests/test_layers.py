@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,39 @@ def test_inference_loads_nothing_that_trains(room, most):
     assert not [m for m in loaded if m.startswith("lemevit_cli.training") or "accelerate" in m]
     assert not [m for m in loaded if m.endswith((".training", ".evaluation", ".data"))]
     assert len(loaded) <= most
+
+
+# Files of this repository, and names, as docstrings and comments refer to them.
+NAMED_FILE = re.compile(r"\b\w+(?:/\w+)+\.(?:py|md)\b")
+NAMED_CODE = re.compile(r":(?:attr|class|data|func|meth|mod):`([\w.]+)`")
+
+
+def names_in(path):
+    """Yield what a module defines, imports, sets or takes as an argument."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def test_files_and_names_that_are_referred_to_exist():
+    names = {path: set(names_in(path)) for path in sorted(PACKAGE.rglob("*.py"))}
+    all_names = set().union(*names.values())
+    stale = []
+    for path, own in names.items():
+        text = path.read_text()
+        for file in NAMED_FILE.findall(text):
+            if not any((place / file).exists() for place in (path.parent, PACKAGE, PACKAGE.parent)):
+                stale.append(f"{path}: {file}")
+        for reference in NAMED_CODE.findall(text):
+            *owner, name = reference.split(".")
+            module = PACKAGE.parent.joinpath(*owner).with_suffix(".py")
+            known = names.get(module, all_names if owner else own)
+            if name not in known:
+                stale.append(f"{path}: {reference}")
+    assert not stale, "\n".join(stale)

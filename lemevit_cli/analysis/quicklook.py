@@ -44,7 +44,7 @@ _MARGIN = 0.03  # around a layer that is drawn alone
 
 @dataclass(frozen=True, kw_only=True)
 class QuicklookOptions:
-    """What a quicklook shows.
+    """Options of a quicklook: what it shows.
 
     Args:
         over: the scene under the result; None shows the result alone.

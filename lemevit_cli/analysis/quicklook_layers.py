@@ -283,16 +283,16 @@ def _classes_of(table: GeoDataFrame, path: str) -> tuple[tuple[ClassInfo, ...], 
         names = class_texts(table[_CLASS_FIELD])
     else:
         names = [layer_name(path)[1]] * len(table)
-    found = sort_names({name for name in names if name is not None})
+    classes = sort_names({name for name in names if name is not None})
     if _ID_FIELD in table.columns:
-        found = _by_id(names, table[_ID_FIELD].to_numpy()) or found
-    if len(found) > MAX_CLASSES:
+        classes = _by_id(names, table[_ID_FIELD].to_numpy()) or classes
+    if len(classes) > MAX_CLASSES:
         raise DataError(
-            f"{path}: {len(found)} different classes; at most {MAX_CLASSES} can be drawn"
+            f"{path}: {len(classes)} different classes; at most {MAX_CLASSES} can be drawn"
         )
-    id_of: dict[str | None, int] = {name: i for i, name in enumerate(found)}
+    id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     ids = np.array([id_of.get(name, NODATA_CLASS) for name in names], np.uint8)
-    return classes_from_names(found), ids
+    return classes_from_names(classes), ids
 
 
 def _by_id(names: list[str | None], ids: NDArray[Any]) -> list[str] | None:

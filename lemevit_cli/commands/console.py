@@ -16,7 +16,7 @@ _WIDEST = 400  # columns of a table
 
 
 class Console:
-    """Draws the progress of a pipeline on stderr.
+    """Draws the progress of a command on stderr.
 
     A bar where stderr is a terminal, else a plain line now and then, so that log files stay
     readable. Warnings and notes come once each, unless quiet. From start to finish a signal waits

@@ -2,7 +2,7 @@
 
 Python runs a signal's handler between any two of its own steps, those among them that GDAL calls
 back while it opens or writes a file; an exception from there is swallowed, or leaves GDAL with a
-lock that nobody opens again. So while a pipeline works through its windows (``hold`` to
+lock that nobody opens again. So while a command works through its windows (``hold`` to
 ``release``) the handler only takes note, and the loop raises at its next window (``check``). A
 second signal acts at once, as does any signal at any other time.
 """

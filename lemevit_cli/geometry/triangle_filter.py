@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class AxisFilter:
-    """What the target pixels from ``first`` on take from the source pixels ``start .. stop``.
+    """Weights of the source pixels ``start .. stop`` in the target pixels from ``first`` on.
 
     Args:
         first: target pixel of the first row.

@@ -88,7 +88,7 @@ class PolygonsMask:
 def polygons_mask(path: str, scene: Scene) -> PolygonsMask:
     """Read the polygons of a vector file and bring them to the scene's CRS.
 
-    How a layer is named and which CRS is meant: see ``scenes/layer.py``.
+    How a layer is named and which CRS is meant: see ``vector/scene_polygons.py``.
 
     Raises:
         SceneError: if the file cannot be read, has no polygons, cannot be reprojected, or none of

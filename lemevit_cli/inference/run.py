@@ -59,7 +59,7 @@ _Read = tuple[NDArray[Any], NDArray[np.bool_], tuple[PackedMask, ...]]
 
 @dataclass
 class Account:
-    """What a run did: windows and seconds by phase."""
+    """Account of a run: windows and seconds by phase."""
 
     windows: int = 0
     windows_skipped: int = 0
@@ -193,7 +193,7 @@ class BlockInference:
     def _read_ahead(self, windows: Iterable[Window]) -> Iterator[Batch]:
         """Read windows in threads, a few batches ahead of the model, and keep their order."""
         waiting = iter(windows)
-        found: list[tuple[Window, _Read]] = []
+        pending: list[tuple[Window, _Read]] = []
         queue: deque[tuple[Window, Future[Any]]] = deque()
         try:
             while True:
@@ -212,12 +212,12 @@ class BlockInference:
                     self.account.windows_skipped += 1
                     self._tell(1)
                     continue
-                found.append((window, read))
-                if len(found) == self.batch_size:
-                    yield self._batch(found)
-                    found = []
-            if found:
-                yield self._batch(found)
+                pending.append((window, read))
+                if len(pending) == self.batch_size:
+                    yield self._batch(pending)
+                    pending = []
+            if pending:
+                yield self._batch(pending)
         finally:
             for _, future in queue:
                 future.cancel()
@@ -229,8 +229,8 @@ class BlockInference:
         rate = self.account.windows * new_pixels / 1e6 / self.account.elapsed_s
         self.progress.advance(windows, **{"Mpx/s": rate})
 
-    def _batch(self, found: list[tuple[Window, _Read]]) -> Batch:
-        windows, read = zip(*found, strict=True)
+    def _batch(self, pending: list[tuple[Window, _Read]]) -> Batch:
+        windows, read = zip(*pending, strict=True)
         values, valid, scene_valid = zip(*read, strict=True)
         size = self.grid.size
         pixels = np.zeros((self.batch_size, len(values[0]), size, size), dtype=values[0].dtype)

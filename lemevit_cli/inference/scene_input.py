@@ -30,7 +30,7 @@ _FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a
 
 @dataclass(frozen=True)
 class SceneInput:
-    """A scene as the weights want it.
+    """A scene as the weights ask for it.
 
     Args:
         scene: as it was opened; a pair of dates with the values of each stretched.

@@ -50,7 +50,7 @@ class Truth:
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Boxes that were found, with their scores ``(N,)``; the rest as in :class:`Truth`."""
+    """Detected boxes with their scores ``(N,)``; the rest as in :class:`Truth`."""
 
     boxes: Floats
     scores: Floats
@@ -166,7 +166,7 @@ def eleven_points(recall: Floats, precision: Floats) -> float:
 
 @dataclass(frozen=True)
 class _Match:
-    """The found boxes of a class from the highest score downwards, and what each is about.
+    """Detected boxes of a class from the highest score downwards, and the truth of each.
 
     Args:
         boxes: their indices.

@@ -89,7 +89,7 @@ def pad_to_stride(x: Tensor, stride: int = STRIDE) -> Tensor:
 
 
 class PixelFront(nn.Module):
-    """What stands in front of a network: pictures grown to whole strides, then normalised.
+    """The front of a network: grows pictures to whole strides, then normalises them.
 
     Args:
         mean, std: one value a band, in the values of the pixels.
@@ -127,3 +127,10 @@ def level_norms(widths: Sequence[int]) -> nn.ModuleList:
     There is one for every level of an encoder in any task, so that norms of one task begin another.
     """
     return nn.ModuleList(nn.BatchNorm2d(width) if width else nn.Identity() for width in widths)
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Keep the statistics of a network's batch norms, until its mode is set anew."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            module.eval()

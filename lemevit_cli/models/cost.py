@@ -25,7 +25,7 @@ _LAYERS = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image.
+    """Cost of one image.
 
     Args:
         parameters: learnable numbers.

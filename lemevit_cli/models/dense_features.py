@@ -30,7 +30,7 @@ _HEADS = ("head", "fc", "classifier", "fc_norm", "norm_meta")  # no map depends 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Where a network and its weights come from.
+    """Origin of a network and its weights.
 
     Args:
         name: a timm name, a starter weight of ours, or a file of either kind.

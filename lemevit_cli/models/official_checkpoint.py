@@ -51,7 +51,7 @@ def our_key(official: str) -> str:
 
 
 def bit_head_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of the authors' change head to those of :class:`BitHead` in ``bit.py``."""
+    """Rename the tensors of the authors' change head to those of ``BitHead`` in ``bit.py``."""
     state = {_rename_key(key, _OFFICIAL_BIT_TO_OURS): tensor for key, tensor in official.items()}
     for key in [key for key in state if key.endswith(".qkv.weight")]:
         # The layers that tokens read each other in have one matrix for all three.
@@ -91,9 +91,9 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
                 "in_chans": state["stages.0.downsample.0.weight"].shape[1],
                 "num_meta_tokens": state["meta_tokens"].shape[0],
             }
-    found = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
+    blocks = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
     raise WeightsError(
-        f"this checkpoint has blocks (width x number) {found}; it is none of {', '.join(VARIANTS)}"
+        f"this checkpoint has blocks (width x number) {blocks}; it is none of {', '.join(VARIANTS)}"
     )
 
 

@@ -121,14 +121,14 @@ def local_statistics(picture: Tensor, sides: Sequence[int]) -> list[Tensor]:
         picture: ``(B, bands, H, W)``, normalised.
         sides: odd, in pixels.
     """
-    found = []
+    statistics = []
     for side in sides:
         mean, of_squares = (
             F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
             for x in (picture, picture**2)
         )
-        found += [mean, (of_squares - mean**2).clamp(min=_SMALLEST_DEVIATION**2).sqrt()]
-    return found
+        statistics += [mean, (of_squares - mean**2).clamp(min=_SMALLEST_DEVIATION**2).sqrt()]
+    return statistics
 
 
 def smooth_along_edges(scores: Tensor, picture: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ def date_of(scene: Scene) -> str | None:
 
 
 def _day_in(text: str) -> str | None:
-    found = _DATE.match(text.strip())
-    if found is None:
+    match = _DATE.match(text.strip())
+    if match is None:
         return None
     try:
-        return date(*map(int, found.groups())).isoformat()
+        return date(*map(int, match.groups())).isoformat()
     except ValueError:  # an unset clock leaves 0000:00:00
         return None

@@ -62,9 +62,9 @@ def choose_bands(dataset: Any, bidx: Sequence[int] | None, *, name: str) -> Band
 def _check_they_exist(chosen: Sequence[int], count: int, *, name: str) -> None:
     missing = [band for band in chosen if not 1 <= band <= count]
     if missing or not chosen:
-        asked = ",".join(str(band) for band in missing) or "none"
+        numbers = ",".join(str(band) for band in missing) or "none"
         bands = "1 band" if count == 1 else f"{count} bands, numbered from 1"
-        raise SceneError(f"{name}: asked for band {asked}, it has {bands}; choose others with -b")
+        raise SceneError(f"{name}: asked for band {numbers}, it has {bands}; choose others with -b")
 
 
 def _refuse_complex(dataset: Any, chosen: Sequence[int], *, name: str) -> None:

@@ -22,7 +22,7 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Legend:
-    """What a raster says of its classes, by id; both empty where it says nothing."""
+    """Names and colours of a raster's classes, by id; both empty where it has none."""
 
     names: Mapping[int, str]
     colors: Mapping[int, Color]
@@ -56,12 +56,12 @@ def read_legend(scene: Scene) -> Legend:
     beside the file; colours are the band's colour table. ``NODATA_CLASS`` has neither.
     """
     dataset, band = scene.dataset(), scene.bidx[0]
-    found = {
+    tagged_names = {
         int(match[1]): text
         for key, text in dataset.tags(band).items()
         if (match := re.fullmatch(r"CLASS_(\d+)", key))
     }
-    names = found or dict(enumerate(_category_names(dataset.files, band)))
+    names = tagged_names or dict(enumerate(_category_names(dataset.files, band)))
     try:
         table = dataset.colormap(band)
     except ValueError:  # the band has none

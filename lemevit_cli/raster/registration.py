@@ -36,7 +36,7 @@ _ENOUGH_WINDOWS = 3  # one of many may show a peak by chance
 
 @dataclass(frozen=True)
 class Shift:
-    """How ``after`` lies off ``before``.
+    """Shift of ``after`` against ``before``.
 
     What ``before`` shows at ``(col, row)``, ``after`` (on the grid of ``before``) shows at
     ``(col + dx_px, row + dy_px)``. ``pair.shift(dx_px=..., dy_px=...)`` undoes it.
@@ -101,8 +101,8 @@ def _shift_in(
 ) -> tuple[float, float] | None:
     before = _edges(pair.before, window)
     after = _edges(pair.after_on_grid, window.shift(cols=cols, rows=rows))
-    found = None if before is None or after is None else displacement(before, after)
-    return None if found is None else (found[0] + cols, found[1] + rows)
+    shift = None if before is None or after is None else displacement(before, after)
+    return None if shift is None else (shift[0] + cols, shift[1] + rows)
 
 
 def _spread_windows(area: Window) -> Iterator[Window]:
@@ -194,12 +194,12 @@ def _is_clear(near: NDArray, row: int, col: int) -> bool:
 
 def _find_agreement(measured: list[tuple[float, float] | None]) -> NDArray[np.float64] | None:
     """Return the shifts ``(N, 2)`` near the median of all; None where too few windows told one."""
-    told = np.array([shift for shift in measured if shift is not None]).reshape(-1, 2)
-    if not len(told):
+    shifts = np.array([shift for shift in measured if shift is not None]).reshape(-1, 2)
+    if not len(shifts):
         return None
-    near = np.hypot(*(told - np.median(told, axis=0)).T) < _AGREEMENT_PX
-    agreed = told[near]
-    enough = max(min(_ENOUGH_WINDOWS, len(measured)), _ENOUGH_SHARE * len(told))
+    near = np.hypot(*(shifts - np.median(shifts, axis=0)).T) < _AGREEMENT_PX
+    agreed = shifts[near]
+    enough = max(min(_ENOUGH_WINDOWS, len(measured)), _ENOUGH_SHARE * len(shifts))
     return agreed if len(agreed) >= enough else None
 
 

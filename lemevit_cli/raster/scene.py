@@ -63,7 +63,7 @@ def bound_block_cache(scene: Scene) -> None:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the bands of the file become pixels and a valid mask."""
+    """Plan of a reading: from the bands of the file to pixels and a valid mask."""
 
     bands: tuple[int, ...]  # each once, as GDAL reads them
     picks: tuple[int, ...]  # the scene's bands among them

@@ -40,7 +40,7 @@ WARNINGS_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Warp:
-    """How GDAL resamples a file onto another grid, as windows of it are read.
+    """Resampling of a file by GDAL onto another grid, as windows of it are read.
 
     Args:
         transform, crs_wkt, width, height: the other grid.

@@ -18,7 +18,7 @@ _PIXELS_AT_ONCE = 4_000_000
 
 
 class ReadableScene(Protocol):
-    """What a view needs of a scene: a :class:`Scene`, or one that has nodata in places."""
+    """Whatever reads like a :class:`lemevit_cli.raster.scene.Scene`, as far as a view asks."""
 
     @property
     def width(self) -> int: ...

@@ -69,7 +69,7 @@ class District:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where points lie: indices of the two nearest of nine cells, metres to their border.
+    """Places of points: indices of the two nearest of nine cells, metres to their border.
 
     The cell of index k is ``(k % 3 - 1, k // 3 - 1)`` away from the cell that holds the point.
     """

@@ -37,7 +37,7 @@ def paint_ground(canvas: Canvas, district_at: DistrictAt, windings: dict[str, Wi
 
 
 class Plan:
-    """Which district owns each pixel, which is next, and metres to the border between them."""
+    """District of each pixel, the next one, and metres to the border between them."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.districts: list[District] = []
@@ -270,10 +270,10 @@ def _tramlines(view: View, d: District, share: Floats) -> None:
 
 
 def _paint_river(canvas: Canvas, river: Winding) -> None:
-    found = _winding_view(canvas, river, margin=10)
-    if found is None:
+    winding = _winding_view(canvas, river, margin=10)
+    if winding is None:
         return
-    view, distance, _ = found
+    view, distance, _ = winding
     bank = distance + (view.field("broad") - np.float32(0.5)) * 6
     grass = canvas.town.materials["grass"].with_tone(0.85)
     dry = canvas.class_ids != WATER
@@ -283,10 +283,10 @@ def _paint_river(canvas: Canvas, river: Winding) -> None:
 
 
 def _paint_highway(canvas: Canvas, highway: Winding) -> None:
-    found = _winding_view(canvas, highway, margin=8)
-    if found is None:
+    winding = _winding_view(canvas, highway, margin=8)
+    if winding is None:
         return
-    view, distance, along = found
+    view, distance, along = winding
     verge = canvas.town.materials["grass"]
     view.paint(view.cover(distance - np.float32(highway.half_m + 4)), verge, VEGETATION)
     lanes = np.maximum(distance - np.float32(highway.half_m), np.float32(1.2) - distance)

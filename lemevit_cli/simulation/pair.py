@@ -51,7 +51,7 @@ def simulate_pair(
     """Draw both dates, their classes, the change, all objects, and tell what cannot be seen.
 
     Returns, raises:
-        As :func:`simulate_dataset`.
+        As :func:`lemevit_cli.simulation.scenes.simulate_dataset`.
     """
     check_drawable(size=size, scenes=1, gsd_m=gsd_m, crs=crs, seed=seed)
     root = Path(folder)

@@ -123,7 +123,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """Everything of a world that does not depend on the place.
+    """Parts of a world that do not depend on the place.
 
     ``materials`` are ground colours by name; a roof has colour k with ``roof_weights[k]``.
     """

@@ -29,7 +29,7 @@ CHANGE_NAMES = ("unchanged", "built", "torn down")
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
-    """Which world, how much of it, and when.
+    """Choice of a world, of its extent and its date.
 
     Args:
         seed: everything follows from it.
@@ -116,9 +116,9 @@ class World:
         canvas = self._paint(wide)
         inner = window.relative_to(wide)
         class_ids = canvas.class_ids[inner.slices].copy()
-        seen = inner.shift(cols=shift_cols, rows=shift_rows)
-        rows = slice(seen.row_off - 1, seen.bottom + 1)
-        cols = slice(seen.col_off - 1, seen.right + 1)
+        view = inner.shift(cols=shift_cols, rows=shift_rows)
+        rows = slice(view.row_off - 1, view.bottom + 1)
+        cols = slice(view.col_off - 1, view.right + 1)
         pixels = expose(
             render(canvas, self._light)[:, rows, cols],
             cols=np.arange(window.col_off, window.right),
@@ -132,15 +132,15 @@ class World:
         """List objects whose centre lies in the window (None: the scene), district by district."""
         spec = self.spec
         window = window or Window(col_off=0, row_off=0, width=spec.width, height=spec.height)
-        found = []
+        objects = []
         for key in self._districts_near(window):
             for thing in self._furnish(key)[0]:
                 if thing.kind in CLASS_OF and self._exists(thing):
                     box = _object(thing, spec.gsd_m)
                     if (window.col_off <= box.cx < window.right
                             and window.row_off <= box.cy < window.bottom):  # fmt: skip
-                        found.append(box)
-        return found
+                        objects.append(box)
+        return objects
 
     @property
     def georeference(self) -> Georeference:

@@ -16,7 +16,7 @@ _BLOCK = 1024  # pixels: bounds memory
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """How two results are compared.
+    """Options of the comparison of two results.
 
     Args:
         classes: names of the ids 0, 1, ... of rasters that do not name theirs.
@@ -39,7 +39,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How results of a task are compared with the truth.
+    """Comparison of a task's results with the truth.
 
     Args:
         compare: a prediction and a truth, by path; gives figures.

@@ -82,24 +82,26 @@ def train(
     folder = training_folder(target)
     _check_target(target, folder, options)
     training = load_training(task) if isinstance(task, str) else task
-    found = _open_data(training, data, options, progress, samples)
-    options = found.options
-    loss = training.make_loss(found, options)
+    task_data = _open_data(training, data, options, progress, samples)
+    options = task_data.options
+    loss = training.make_loss(task_data, options)
     torch.manual_seed(options.seed)
-    model = _build_model(training, found, options, progress)
+    model = _build_model(training, task_data, options, progress)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
     if is_first_process() and not options.resume:
         _remove_old_run(folder)
 
     def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
-        tensors = state if found.saved is None else found.saved(state)
-        save_weights(folder / _BEST_NAME, tensors, _sign(found.card, found.record, best, options))
+        tensors = state if task_data.saved is None else task_data.saved(state)
+        save_weights(
+            folder / _BEST_NAME, tensors, _sign(task_data.card, task_data.record, best, options)
+        )
 
     run = fit(
         model,
         loss,
-        found.training,
+        task_data.training,
         options,
         folder=folder,
         progress=progress,
@@ -110,8 +112,8 @@ def train(
         return {"path": output, "steps": run.step}
     _check_saved(folder / _BEST_NAME, run)
     best = open_weights(folder / _BEST_NAME)
-    scores = _score(best, found, options, progress)
-    found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
+    scores = _score(best, task_data, options, progress)
+    task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
     save_weights(target, best.state(), card, half=options.half)
     return {
@@ -194,44 +196,44 @@ def _open_data(
     if picture is not None:
         check_replaceable(picture, overwrite=overwrite)
     _check_options(training, options)
-    found = training.open_data(data, options)
-    for note in found.notes:
+    task_data = training.open_data(data, options)
+    for note in task_data.notes:
         progress.note(note)
-    if found.training.validate is None:
+    if task_data.training.validate is None:
         progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
-    if picture is not None and found.draw_samples is not None:
+    if picture is not None and task_data.draw_samples is not None:
         with replacing(picture, overwrite=overwrite) as temporary:
-            found.draw_samples(temporary)
-    return found
+            task_data.draw_samples(temporary)
+    return task_data
 
 
 def _build_model(
-    training: Training, found: TaskData, options: TrainingOptions, progress: Progress
+    training: Training, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> nn.Module:
-    model = training.network.build_model(found.card, pretrained=options.pretrained)
+    model = training.network.build_model(task_data.card, pretrained=options.pretrained)
     if options.resume:
         return model  # the checkpoint has all of it
     if options.init is not None:
-        taken = initialise(model, found.card, options.init)
+        taken = initialise(model, task_data.card, options.init)
         left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
         progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
-    if found.prepare is not None:
-        found.prepare(model)
+    if task_data.prepare is not None:
+        task_data.prepare(model)
     return model
 
 
 def _score(
-    weights: Weights, found: TaskData, options: TrainingOptions, progress: Progress
+    weights: Weights, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
     """Score the best weights by data set, on the whole of what was held back."""
-    if not found.validation:
+    if not task_data.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
     runtime = RuntimeOptions(device=options.device, threads=options.threads)
     predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
-        for source in found.validation
+        for source in task_data.validation
     }
 
 

@@ -69,7 +69,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """What a frame has become: a square of ``size`` pixels.
+    """The square of ``size`` pixels that a frame became.
 
     Args:
         pixels: ``(bands, size, size)`` float32, in the values that a model sees.
@@ -87,7 +87,7 @@ class Crop:
 def crop_frame(
     frame: Frame,
     sample: Sample,
-    seen: Window,
+    part: Window,
     extent: Window,
     *,
     size: int,
@@ -98,12 +98,12 @@ def crop_frame(
 
     Args:
         sample: what was read of it.
-        seen: the part of the frame's window that was read.
+        part: the part of the frame's window that was read.
         extent: of the site, that objects are seen in.
         fill: what nodata pixels hold before they are interpolated.
         turn: one of the eight symmetries, applied last.
     """
-    pixels, maps = _pad(sample, seen, frame.window, fill)
+    pixels, maps = _pad(sample, part, frame.window, fill)
     if frame.angle_rad == 0.0:
         pixels, maps = resize_pair(pixels, maps, size)
     else:
@@ -118,7 +118,7 @@ def crop_frame(
 
 
 def _pad(
-    sample: Sample, seen: Window, whole: Window, fill: Sequence[float]
+    sample: Sample, part: Window, whole: Window, fill: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Grow what was read to the window of its frame.
 
@@ -130,7 +130,7 @@ def _pad(
         are valid, which are turned and resized alike.
     """
     values = model_values(sample.pixels, sample.valid, fill)
-    place = seen.relative_to(whole)
+    place = part.relative_to(whole)
     rows = (place.row_off, whole.height - place.bottom)
     cols = (place.col_off, whole.width - place.right)
     ids = np.pad(sample.ids, (rows, cols), constant_values=NODATA_CLASS)
@@ -181,7 +181,7 @@ def _grid(frame: Frame, size: int) -> Tensor:
 def model_values(
     pixels: NDArray[Any], valid: NDArray[np.bool_], fill: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Give pixels ``(bands, H, W)`` as a :class:`SceneView` does to a model, nodata filled."""
+    """Fill nodata in pixels ``(bands, H, W)``, as for a model that predicts."""
     read = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
     return fill_nodata(read, valid, fill).astype(np.float32)
 

@@ -86,7 +86,7 @@ def gather_data(
         targets, vary: as of :class:`TrainingSamples`.
         make_judge: takes sources, card and ``limit``, the windows of each source.
         draw_samples: draws a picture of ``samples``, by ``card``.
-        draw_report: a :data:`DrawReport` that takes ``validation`` and ``card``, too.
+        draw_report: draws the pictures of a report; takes ``validation`` and ``card``, too.
     """
     dates = len(sources.training[0].sites[0].dates)
     samples = TrainingSamples(

@@ -64,7 +64,7 @@ SaveBest = Callable[[Mapping[str, Tensor], dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Validation:
-    """How good a model is: ``score`` chooses the best, ``figures`` (plain values) tell why."""
+    """Judgement of a model: ``score`` chooses the best, ``figures`` (plain values) tell why."""
 
     score: float
     figures: dict[str, Any]
@@ -72,7 +72,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What the loop needs of the data.
+    """Data as the loop sees them.
 
     Args:
         samples: sample ``i`` is a dict of tensors with ``pixels``; there is no last one. Worker
@@ -98,7 +98,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training runs with, and nothing that it changes."""
+    """All that a training runs with, and nothing that it changes."""
 
     loss: Loss
     data: TrainingData
@@ -150,7 +150,7 @@ def fit(
         with closing(_batches(run, setup)) as batches, stop_signals() as stop:
             while not run.is_done:
                 schedule.step_update(run.step)
-                _let_backbone_rest(run, options, first_steps)
+                _set_modes(run, options, first_steps)
                 value = _step(run, batches, setup)
                 run.step += 1
                 seconds = time.perf_counter() - began - run.elapsed_s
@@ -216,7 +216,7 @@ def _prepare(model: nn.Module, setup: Setup) -> Run:
     if backbone is None and (options.backbone_lr != 1.0 or options.head_first > 0.0):
         raise ValueError("the model has no `encoder` that could learn at a rate of its own")
     if backbone is not None and options.backbone_lr == 0.0:
-        backbone.requires_grad_(False)
+        set_backbone_trainable(backbone, False)
     # use_warmup: the average forgets the first, random weights quickly.
     average = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True)
     optimizer = make_optimizer(model, backbone, options)
@@ -301,7 +301,7 @@ def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
     )
 
 
-def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
+def _set_modes(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
     """Set mode and rates of the next step: a frozen backbone is in evaluation mode.
 
     While a time budget is measured, every other step computes the gradients of a frozen backbone
@@ -311,18 +311,24 @@ def _let_backbone_rest(run: Run, options: TrainingOptions, first_steps: FirstSte
     if run.backbone is None:
         return
     if options.backbone_lr == 0.0:
-        run.backbone.eval()
+        set_backbone_trainable(run.backbone, False)
         return
     if options.head_first == 0.0:
         return
     total = run.total_steps
-    rests = total is None or run.step < options.head_first * total
-    run.backbone.train(not rests)
-    run.backbone.requires_grad_(not rests or (total is None and not first_steps.next_is_short))
-    if rests:
+    is_frozen = total is None or run.step < options.head_first * total
+    set_backbone_trainable(run.backbone, not is_frozen)
+    if is_frozen:
+        run.backbone.requires_grad_(total is None and not first_steps.next_is_short)
         for group in run.optimizer.param_groups:
             if group["part"] == "backbone":
                 group["lr"] = 0.0
+
+
+def set_backbone_trainable(backbone: nn.Module, trainable: bool) -> None:
+    """Freeze a backbone, without gradients and in evaluation mode, or let it learn."""
+    backbone.train(trainable)
+    backbone.requires_grad_(trainable)
 
 
 def _step(run: Run, batches: Iterator[dict[str, Tensor]], setup: Setup) -> float:
@@ -383,13 +389,13 @@ def _bad_step(what: str, run: Run, setup: Setup) -> LemevitError:
     named = "; ".join(origin(sample) for sample in samples[:_NAMED_WINDOWS])
     more = f"; and {windows - _NAMED_WINDOWS} more" if windows > _NAMED_WINDOWS else ""
     path = setup.folder / CHECKPOINT_NAME
-    kept = "no checkpoint was written yet"
+    checkpoint = "no checkpoint was written yet"
     if run.saved_step is not None:
-        kept = f"the last good checkpoint is {path} of step {run.saved_step}"
+        checkpoint = f"the last good checkpoint is {path} of step {run.saved_step}"
     exact = setup.accelerator.mixed_precision == "no"
     resume = "" if exact or run.saved_step is None else "resume with --precision fp32, or "
     return LemevitError(
-        f"{what} at step {run.step} on {windows} windows ({named}{more}); {kept}; "
+        f"{what} at step {run.step} on {windows} windows ({named}{more}); {checkpoint}; "
         f"{resume}check these windows, or start anew with a smaller --lr than {options.lr:g}"
     )
 
@@ -433,10 +439,10 @@ def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:
         if validate is None:
             _keep_best(run, -inf, None, setup)
         else:
-            found = validate(answer)
-            log.validation(run.step, score=found.score, figures=found.figures)
-            if found.score > run.best_score:
-                _keep_best(run, found.score, found.figures, setup)
+            validation = validate(answer)
+            log.validation(run.step, score=validation.score, figures=validation.figures)
+            if validation.score > run.best_score:
+                _keep_best(run, validation.score, validation.figures, setup)
     accelerator.wait_for_everyone()
 
 

@@ -19,11 +19,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read the lines of a training's metrics, in order, without half a line of a killed run."""
     path = folder / METRICS_NAME
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = []
+    entries = []
     for line in text.splitlines():
         with suppress(ValueError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and "step" in line]
+            entries.append(json.loads(line))
+    return [line for line in entries if isinstance(line, dict) and "step" in line]
 
 
 class MetricsLog:
@@ -41,8 +41,8 @@ class MetricsLog:
         self._path = folder / METRICS_NAME
         self._warn = warn
         self._losses: list[float] = []
-        kept = [line for line in read_metrics(folder) if 0 < line["step"] <= first_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
+        entries = [line for line in read_metrics(folder) if 0 < line["step"] <= first_step]
+        text = "".join(json.dumps(line) + "\n" for line in entries)
         self._try(lambda: self._path.write_text(text, encoding="utf-8"))
         self._events = _tensorboard(folder, first_step)
 

@@ -10,7 +10,7 @@ from lemevit_cli.settings import Device, Precision
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationOptions:
-    """How training windows are varied; probabilities and strengths, all off by :meth:`none`.
+    """Variation of training windows: probabilities and strengths, all off by :meth:`none`.
 
     Args:
         symmetries: one of the eight symmetries of the square.
@@ -76,7 +76,7 @@ class LabelledScene:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What a user trains on.
+    """Data that a user trains on.
 
     Args:
         paths: folders, or TOML files that list scenes and folders.
@@ -97,7 +97,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How a model is made and trained.
+    """Options of a model and its training.
 
     Args:
         backbone, backbone_args: a timm name and what it is made with (``drop_path_rate``).

@@ -64,7 +64,7 @@ def draw_report(
         metrics,
         np.sum(alike, axis=0) if alike else None,
         [colored[name] for name in names],
-        [(*dates_as_rgb(e.pixels, card), e.truth, e.found) for e in examples],
+        [(*dates_as_rgb(e.pixels, card), e.truth, e.prediction) for e in examples],
         score=score,
         titles=(*dates, "truth", "result"),
     )

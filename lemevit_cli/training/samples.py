@@ -34,7 +34,7 @@ def vary_window(
 
 @dataclass(frozen=True)
 class PixelTargets:
-    """What a loss over pixels is given: ``ids`` ``(crop, crop)`` of the source, and ``groups``.
+    """Targets of a loss over pixels: ``ids`` ``(crop, crop)`` of the source, and ``groups``.
 
     Args:
         classes: of the model.
@@ -50,7 +50,7 @@ class PixelTargets:
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):
-    """Sample ``i``: augmented ``pixels`` ``(bands, crop, crop)`` float32, and targets.
+    """Samples of augmented ``pixels`` ``(bands, crop, crop)`` float32, with their targets.
 
     What changes geometry is done to pixels and labels in step. Nodata pixels hold ``fill``, as
     where a scene is predicted; no augmentation touches them.

@@ -18,11 +18,12 @@ from lemevit_cli.training.options import DataOptions, LabelledScene
 
 @dataclass(frozen=True)
 class Openers:
-    """How the data of a task are opened.
+    """Functions that open the data of a task.
 
     Args:
         folder: opens both splits of a folder, for windows of a size.
-        scene: opens a scene with its labels, as :func:`open_labelled_scene`.
+        scene: opens a scene with its labels, as
+            :func:`lemevit_cli.training.datasets.scenes.open_labelled_scene`.
         merge_classes: gives the classes of a model that learns from several sources.
     """
 
@@ -137,11 +138,11 @@ def _scale(weights: Sequence[float], to: float) -> tuple[float, ...]:
 
 def _number_names(sources: Sequence[Source]) -> list[Source]:
     """Number sources of one name: figures are kept by name."""
-    seen = Counter[str]()
+    counts = Counter[str]()
     numbered = []
     for source in sources:
-        seen[source.name] += 1
-        number = seen[source.name]
+        counts[source.name] += 1
+        number = counts[source.name]
         numbered.append(
             source if number == 1 else replace(source, name=f"{source.name} ({number})")
         )

@@ -24,7 +24,7 @@ _PIXELS_OF_WINDOW = 4096  # at most, spread evenly: hyperspectral windows fit in
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Of the values as stored, before any normalisation.
+    """Statistics of the values as stored, before any normalisation.
 
     Args:
         value_range: between which nearly all values lie, of all bands together.

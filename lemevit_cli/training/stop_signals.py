@@ -48,8 +48,8 @@ def stop_signals() -> Iterator[Stop]:
 def agreed_signal(stop: Stop, accelerator: Accelerator) -> signal.Signals | None:
     """Return the signal that any process has got: all of them save and leave together."""
     number = torch.tensor([stop.signal or 0], device=accelerator.device)
-    found = int(accelerator.gather(number).max())
-    return signal.Signals(found) if found else None
+    highest = int(accelerator.gather(number).max())
+    return signal.Signals(highest) if highest else None
 
 
 def leave(number: signal.Signals) -> NoReturn:

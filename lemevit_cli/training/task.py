@@ -18,7 +18,7 @@ DrawReport = Callable[[str | Path, Sequence[Mapping[str, Any]]], None]
 
 
 class NetworkToTrain(Protocol):
-    """Of a task's network, what training asks of it."""
+    """A task's network, as training sees it."""
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Build the network of a card."""
@@ -27,7 +27,7 @@ class NetworkToTrain(Protocol):
 
 @dataclass(frozen=True)
 class TaskData:
-    """What was found in the user's DATA, checked.
+    """Checked data of a user, with all that a training asks of them.
 
     Args:
         card: what the weights will say of themselves, metrics and record left out.
@@ -86,7 +86,7 @@ class Training(Protocol):
         """
         ...
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         """Make what lets a model answer a batch: sum of the loss over its targets, their number.
 
         Raises:

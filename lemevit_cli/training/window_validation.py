@@ -25,20 +25,20 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Example:
-    """A validation window with its truth and what a model found.
+    """A validation window with its truth and a model's answer.
 
     Args:
         source: name.
-        classes: of truth and found; ``NODATA_CLASS`` is none of them.
+        classes: of truth and prediction; ``NODATA_CLASS`` is none of them.
         pixels: ``(bands, H, W)`` float32, in the card's values; of pairs those of both dates.
-        truth, found: ids ``(H, W)``.
+        truth, prediction: ids ``(H, W)``.
     """
 
     source: str
     classes: tuple[str, ...]
     pixels: NDArray[np.float32]
     truth: NDArray[np.uint8]
-    found: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
 
 
 @dataclass
@@ -82,7 +82,7 @@ class WindowValidation:
             match = self._matches[source.name]
             example = self._judge(answer, source, match, site, window)
             confusion = self.confusions.setdefault(source.name, Confusion(match.classes))
-            confusion.add(example.truth, example.found)
+            confusion.add(example.truth, example.prediction)
             if number in self._shown:
                 examples.append(example)
         self.examples = tuple(examples)

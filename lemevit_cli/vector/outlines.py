@@ -179,8 +179,8 @@ def simplify_polygons(
     else:
         drawn = shapely.simplify(scaled, tolerance, preserve_topology=True)
         is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(scaled)
-        while (spoilt := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
-            drawn[spoilt], is_thinner[spoilt] = scaled[spoilt], False
+        while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
+            drawn[is_invalid], is_thinner[is_invalid] = scaled[is_invalid], False
     # Corners are only left out: those that stay are whole numbers.
     return shapely.transform(drawn, lambda xy: np.round(xy / sides))
 

@@ -27,7 +27,7 @@ _DECIMALS = 6  # of pixels that corners are rounded to
 
 
 class Grid(Protocol):
-    """What polygons are brought onto: a scene, or the grid of a picture of it."""
+    """A grid that polygons are brought onto: of a scene, or of a picture of it."""
 
     @property
     def name(self) -> str: ...
@@ -62,8 +62,8 @@ class ScenePolygons:
         """Find the polygons that may touch a window of the scene, in the layer's order."""
         outline = shapely.box(window.col_off, window.row_off, window.right, window.bottom)
         corners = shapely.get_coordinates(outline)
-        found = self.index.query(shapely.Polygon([self.transform @ xy for xy in corners.tolist()]))
-        return np.sort(found)
+        rows = self.index.query(shapely.Polygon([self.transform @ xy for xy in corners.tolist()]))
+        return np.sort(rows)
 
     def burn(
         self, window: Window, values: NDArray[np.uint8], *, background: int
@@ -122,8 +122,10 @@ def _clip(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArr
     near = polygons.copy()
     near[is_long] = shapely.clip_by_rect(polygons[is_long], -2, -2, width + 2, height + 2)
     parts, origin = shapely.get_parts(near, return_index=True)
-    kept = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(parts)
-    return parts[kept], origin[kept]
+    is_polygon = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
+        parts
+    )
+    return parts[is_polygon], origin[is_polygon]
 
 
 def is_vector(path: str) -> bool:
@@ -246,8 +248,10 @@ def _single_polygons(geometries: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
     for _ in range(2):  # a collection may hold multipolygons
         parts, origin = shapely.get_parts(parts, return_index=True)
         rows = rows[origin]
-    kept = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(parts)
-    return parts[kept], rows[kept]
+    is_polygon = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
+        parts
+    )
+    return parts[is_polygon], rows[is_polygon]
 
 
 def _with_short_edges(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:

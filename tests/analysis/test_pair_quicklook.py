@@ -24,7 +24,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pair(write_scene):
-    """Two dates of 640 x 480 pixels: dark with a bright left half, and the other way round."""
+    """Return two dates of 640 x 480 pixels: dark with a bright left half, and reversed."""
     before = np.full((3, 480, 640), 40, np.uint8)
     before[:, :, :320] = 200
     return (
@@ -35,7 +35,7 @@ def pair(write_scene):
 
 @pytest.fixture
 def changes():
-    """A layer with one changed square, 100 pixels wide, at column 400 and row 100."""
+    """Return a layer with one changed square, 100 pixels wide, at column 400 and row 100."""
     corners = [NORTH_UP @ c for c in ((400, 100), (500, 100), (500, 200), (400, 200))]
     table = geopandas.GeoDataFrame({"class": ["changed"]}, geometry=[shapely.Polygon(corners)])
     table.set_crs(32633).to_crs(4326).to_file("changes.gpkg")
@@ -43,7 +43,7 @@ def changes():
 
 
 def panels(before, after, **settings):
-    """The panels of a quicklook without titles and legend, and the record."""
+    """Return the panels of a quicklook without titles and legend, and the record."""
     options = {k: settings.pop(k) for k in ("size", "bounds", "alpha") if k in settings}
     options = QuicklookOptions(**options, overwrite=True)
     record = pair_quicklook(before, after, "q.png", options=options, **settings)
@@ -63,7 +63,7 @@ def test_two_dates_stand_side_by_side(pair):
 
 
 @pytest.mark.parametrize("nodata", [None, -9999])
-def test_void_pixels_of_the_second_date_darken_nothing_around_them(pair, write_scene, nodata):
+def test_nodata_pixels_of_the_second_date_darken_nothing_around_them(pair, write_scene, nodata):
     after = np.random.default_rng(0).uniform(100, 200, (3, 480, 640)).astype(np.float32)
     hole = np.zeros((480, 640), bool)
     hole[100:110, 200:300] = True

@@ -21,13 +21,13 @@ VOID = (235, 235, 235)
 
 @pytest.fixture
 def gray(write_scene):
-    """Path of a scene of one grey, 640 x 480 pixels, north-up."""
+    """Return the path of a scene of one grey, 640 x 480 pixels, north-up."""
     return write_scene(np.full((3, 480, 640), 90, np.uint8), "gray.tif", transform=NORTH_UP)
 
 
 @pytest.fixture
 def write_result(write_scene):
-    """A function that writes class ids with names, as predict does."""
+    """Return a function that writes class ids with names, as predict does."""
 
     def write(ids, name="result.tif", transform=NORTH_UP, **profile):
         path = write_scene(ids[None], name, transform=transform, nodata=255, **profile)
@@ -40,7 +40,7 @@ def write_result(write_scene):
 
 @pytest.fixture
 def ids():
-    """Nothing but a building in the middle and water at the right edge."""
+    """Return ids of a building in the middle and water at the right edge, and nothing else."""
     values = np.full((480, 640), 255, np.uint8)
     values[100:200, 200:400] = 1
     values[:, 620:] = 2
@@ -48,7 +48,7 @@ def ids():
 
 
 def shown(tmp_path, result, **options):
-    """The map of a quicklook without title and legend, and the record."""
+    """Return the map of a quicklook without title and legend, and the record."""
     record = quicklook(str(result), str(tmp_path / "q.png"), QuicklookOptions(**options))
     picture = np.asarray(Image.open(record["path"]).convert("RGB"))
     bottom = TITLE_HEIGHT + record["height"] * (picture.shape[1] // record["width"])

@@ -26,7 +26,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def ids():
-    """Patches of three classes with a void corner, 90 x 70 pixels, and another guess at them."""
+    """Return patches of three classes with a nodata corner, 90 x 70 pixels, and a guess at them."""
     random = np.random.default_rng(4)
     patches = random.integers(0, 3, (10, 10))
     truth = np.kron(patches, np.ones((7, 9), int)).astype(np.uint8)
@@ -39,7 +39,7 @@ def ids():
 
 @pytest.fixture
 def write_classes(tmp_path, make_window):
-    """A function that writes class ids with our own writer, names and colours in it."""
+    """Return a function that writes class ids with our own writer, names and colours in it."""
 
     def write(ids, name, *, names=NAMES, transform=NORTH_UP, crs_wkt=UTM):
         spec = RasterSpec(
@@ -64,7 +64,7 @@ def make_window():
 
 
 def smp_figures(truth, found):
-    """Figures of segmentation-models-pytorch over the pixels that are valid in both."""
+    """Return the figures of segmentation-models-pytorch over the pixels that are valid in both."""
     both = (truth != 255) & (found != 255)
     counts = smp.metrics.get_stats(
         torch.from_numpy(found[both].astype(int))[None],
@@ -126,7 +126,7 @@ def test_the_tolerance_is_in_metres_on_the_ground(write_classes):
 
 
 def nearest(truth, truth_grid, truth_crs, shape, grid, crs):
-    """The truth under the centres of another grid's pixels, by pyproj; 255 outside."""
+    """Return the truth under the centres of another grid's pixels, by pyproj; 255 outside."""
     rows, cols = np.mgrid[: shape[0], : shape[1]] + 0.5
     x, y = grid @ (cols.ravel(), rows.ravel())
     x, y = pyproj.Transformer.from_crs(crs, truth_crs, always_xy=True).transform(x, y)
@@ -253,9 +253,9 @@ def test_mistakes_are_told_before_any_counting(ids, write_classes, write_scene, 
         score(prediction, prediction, ScoreOptions(tolerance_m=9000))
     with pytest.raises(OutputError, match="folder"):
         score(prediction, prediction, ScoreOptions(picture=str(tmp_path / "no/where.png")))
-    void = write_classes(np.full_like(truth, 255), "void.tif")
+    nothing = write_classes(np.full_like(truth, 255), "nothing.tif")
     with pytest.raises(DataError, match="no pixel is valid in both"):
-        score(prediction, void)
+        score(prediction, nothing)
     ships = write_classes(truth, "ships.tif", names=("ship", "plane", "car"))
     with pytest.raises(DataError, match="no class is shared"):
         score(prediction, ships)

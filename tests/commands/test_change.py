@@ -20,7 +20,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Path of a weights file of task ``change`` that never was trained."""
+    """Return the path of a weights file of task ``change`` that never was trained."""
     torch.manual_seed(3)
     card = Card(
         task="change",
@@ -44,7 +44,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def dates(write_scene):
-    """Paths of two dates, 110 x 90 pixels, with something new in the second."""
+    """Return paths of two dates, 110 x 90 pixels, with something new in the second."""
     before = np.random.default_rng(0).integers(40, 120, (3, 90, 110), dtype=np.uint8)
     after = before.copy()
     after[:, 20:60, 30:80] += 120
@@ -59,7 +59,7 @@ def invoke(*arguments):
 
 
 def middle_of(dates, weights):
-    """A threshold that some of the scores of weights without a training are above."""
+    """Return a threshold that some of the scores of weights without a training are above."""
     run = invoke(*dates, "-w", weights, "-o", "scores.tif", "--output-type", "scores", "-q")
     assert run.exit_code == 0, run.stderr
     with rasterio.open("scores.tif") as file:

@@ -34,7 +34,7 @@ FIELDS = [
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Path of a weights file of task ``det`` that never was trained: boxes of score 0.25."""
+    """Return the path of weights of task ``det`` that were never trained: boxes of score 0.25."""
     torch.manual_seed(1)
     card = Card(
         task="det",
@@ -53,7 +53,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opinionated(weights, tmp_path_factory):
-    """Path of weights whose scores lie between 0 and 1."""
+    """Return the path of weights whose scores lie between 0 and 1."""
     state, card = load_weights(weights)
     generator = torch.Generator().manual_seed(2)
     for key, spread in (("classify", 1.0), ("regress", 0.1)):
@@ -72,7 +72,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(write_scene):
-    """Path of a scene of six windows, 110 x 90, with a void corner."""
+    """Return the path of a scene of six windows, 110 x 90, with a nodata corner."""
     pixels = np.random.default_rng(0).integers(1, 256, (3, 90, 110), dtype=np.uint8)
     pixels[:, :40, :50] = 0
     return write_scene(pixels, nodata=0)
@@ -128,12 +128,12 @@ def test_blocks_and_batches_change_nothing(large, weights):
 
 
 def test_no_centre_lies_on_nodata(large, weights):
-    with_void = detected(large, "-w", weights)
+    with_nodata = detected(large, "-w", weights)
     import rasterio
 
     with rasterio.open(large) as scene:
-        assert len(with_void) > 5
-        cols, rows = ~scene.transform @ tuple(with_void[["cx", "cy"]].to_numpy().T)
+        assert len(with_nodata) > 5
+        cols, rows = ~scene.transform @ tuple(with_nodata[["cx", "cy"]].to_numpy().T)
         assert (scene.read(1)[rows.astype(int), cols.astype(int)] > 0).all()
 
 
@@ -190,13 +190,13 @@ def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene
 
 
 def outline_of(cx, cy, w, h, angle_rad):
-    upright = shapely.box(-w / 2, -h / 2, w / 2, h / 2)
-    turned = shapely.affinity.rotate(upright, angle_rad, origin=(0, 0), use_radians=True)
+    axis_aligned = shapely.box(-w / 2, -h / 2, w / 2, h / 2)
+    turned = shapely.affinity.rotate(axis_aligned, angle_rad, origin=(0, 0), use_radians=True)
     return shapely.affinity.translate(turned, cx, cy)
 
 
 def turned_back(outline, flips, *, transposed):
-    """An outline seen in a window of 64 whose axes were exchanged, and then some reversed."""
+    """Turn an outline back that was seen in a window of 64 with exchanged or reversed axes."""
     cols = (-1, 64) if 2 in flips else (1, 0)
     rows = (-1, 64) if 1 in flips else (1, 0)
     flipped = shapely.transform(outline, lambda xy: xy * (cols[0], rows[0]) + (cols[1], rows[1]))
@@ -204,7 +204,7 @@ def turned_back(outline, flips, *, transposed):
 
 
 def suppressed(rows, *, iou):
-    """Of ``(score, class id, outline)`` those that no better one of their class overlaps."""
+    """Return ``(score, class id, outline)`` that no better one of their class overlaps."""
     kept = []
     for row in sorted(rows, key=lambda row: -row[0]):
         alike = [outline for _, class_id, outline in kept if class_id == row[1]]
@@ -228,7 +228,7 @@ def test_stdout_gets_one_feature_collection_in_degrees(large, weights):
 
 
 def first_pixels(path):
-    """Bounds around pixels of the void corner of a scene, in map units."""
+    """Return bounds around pixels of the nodata corner of a scene, in map units."""
     import rasterio
 
     with rasterio.open(path) as scene:

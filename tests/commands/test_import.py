@@ -13,7 +13,7 @@ KEYS = Path(__file__).parents[1] / "fixtures" / "state_dict_keys_lemevit_tiny.js
 
 
 def official_checkpoint(path):
-    """A file as the authors' training script writes it, with random tensors."""
+    """Return a file as the authors' training script writes it, with random tensors."""
     generator = torch.Generator().manual_seed(0)
     state = {
         f"module.{key}": torch.rand(shape, generator=generator).to(getattr(torch, dtype))

@@ -23,7 +23,7 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Twenty-four pictures of stripes, some wide and some narrow."""
+    """Return twenty-four pictures of stripes, some wide and some narrow."""
     folder = tmp_path_factory.mktemp("pictures") / "stripes"
     folder.mkdir()
     rows, cols = np.indices((96, 80))

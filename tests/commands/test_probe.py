@@ -16,7 +16,7 @@ def invoke(*arguments):
 
 @pytest.fixture
 def data(tmp_path, write_scene):
-    """Left half dark, right half bright; the training part and the validation part."""
+    """Return two parts, left half dark and right half bright: to train on, to validate on."""
     folder = tmp_path / "halves"
 
     def make(bands=3, dtype=np.uint8, scale=1):

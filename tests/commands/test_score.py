@@ -14,7 +14,7 @@ NAMES = ("land", "building", "water")
 
 @pytest.fixture
 def rasters(write_scene):
-    """A prediction that misses a strip of its truth, both with names, 64 x 48 pixels."""
+    """Return a prediction that misses a strip of its truth, both with names, 64 x 48 pixels."""
     truth = np.zeros((1, 48, 64), np.uint8)
     truth[:, 10:30, 10:40] = 1
     found = truth.copy()
@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line_and_exit_1(rasters, tmp_path):
 
 @pytest.fixture
 def texts(tmp_path):
-    """Boxes found and true, as DOTA texts: one of two ships is found, and something else."""
+    """Return boxes found and true, as DOTA texts: one of two ships is found, and something else."""
     found, truth = tmp_path / "found.txt", tmp_path / "truth.txt"
     ship, other = "10 10 50 10 50 20 10 20", "10 40 50 40 50 50 10 50"
     truth.write_text(f"imagesource:x\ngsd:0.5\n{ship} ship 0\n{other} ship 0\n{other} plane 1\n")

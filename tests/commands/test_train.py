@@ -19,7 +19,7 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A simulated data set of two small scenes."""
+    """Return a simulated data set of two small scenes."""
     folder = tmp_path_factory.mktemp("data") / "town"
     run = invoke("simulate", folder, "--task", "seg", "--size", 192, "--scenes", 2, "-q")
     assert run.exit_code == 0, run.stderr

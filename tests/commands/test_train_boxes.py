@@ -23,7 +23,7 @@ def invoke(*arguments):
 
 
 def write_set(root, labels):
-    """One training and one validation picture of 90 x 70 pixels with lines of labels."""
+    """Write one training and one validation picture of 90 x 70 pixels with lines of labels."""
     for split in ("train", "val"):
         for kind in ("images", "labelTxt"):
             (root / split / kind).mkdir(parents=True)

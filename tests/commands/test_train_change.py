@@ -19,7 +19,7 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """Simulated pairs in the layout that ``simulate --task change`` writes."""
+    """Return simulated pairs in the layout that ``simulate --task change`` writes."""
     folder = tmp_path_factory.mktemp("change") / "town"
     run = invoke("simulate", folder, "--task", "change", "--size", 320, "--scenes", 2, "-q")
     assert run.exit_code == 0, run.stderr
@@ -28,7 +28,7 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dates(tmp_path_factory):
-    """A simulated pair of scenes with a raster of what was built and torn down."""
+    """Return a simulated pair of scenes with a raster of what was built and torn down."""
     folder = tmp_path_factory.mktemp("dates")
     run = invoke("simulate", folder, "--size", 320, "-q")
     assert run.exit_code == 0, run.stderr

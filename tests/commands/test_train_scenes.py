@@ -23,7 +23,7 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """Two dates of a small simulated town, with the outlines of its objects."""
+    """Return two dates of a small simulated town, with the outlines of its objects."""
     folder = tmp_path_factory.mktemp("pair") / "town"
     invoke("simulate", folder, "--size", 384, "-q")
     return folder

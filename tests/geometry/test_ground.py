@@ -222,7 +222,7 @@ def test_many_polygons_are_measured_in_as_many_steps_as_few(measure):
 
 
 def counted_calls(work):
-    """The number of functions that Python calls for some work, and its result."""
+    """Return the number of functions that Python calls for some work, and its result."""
     calls = []
     before = sys.getprofile()
     sys.setprofile(lambda frame, event, argument: calls.append(event))

@@ -42,13 +42,13 @@ def random_boxes(count, seed=0, centre=(0.0, 0.0)):
 
 
 def angle_between(some, others):
-    """Between lines, in [0, pi/2]."""
+    """Return the angle between lines, in [0, pi/2]."""
     apart = np.abs(some - others) % np.pi
     return np.minimum(apart, np.pi - apart)
 
 
 def assert_same_boxes(found, expected, tolerance=1e-9):
-    """As rectangles: the angle of a square counts by quarters of a turn."""
+    """Compare as rectangles: the angle of a square counts by quarters of a turn."""
     np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=tolerance)
     assert (angle_between(found[:, 4], expected[:, 4]) * expected[:, 2] < tolerance).all()
 
@@ -176,10 +176,10 @@ def test_feet_become_metres():
 
 def test_a_scene_turned_by_its_transform_gives_the_same_sizes():
     box = np.array([[100.0, 50.0, 40.0, 10.0, 0.2]])
-    upright = Affine(0.5, 0, 4e5, 0, -0.5, 5.6e6)
-    turned = upright @ Affine.rotation(25) @ Affine.scale(1, -1)  # and south-up
-    one = ground_sizes(box, georeference(upright, UTM))
-    other = ground_sizes(map_boxes(box, ~turned @ upright), georeference(turned, UTM))
+    north_up = Affine(0.5, 0, 4e5, 0, -0.5, 5.6e6)
+    turned = north_up @ Affine.rotation(25) @ Affine.scale(1, -1)  # and south-up
+    one = ground_sizes(box, georeference(north_up, UTM))
+    other = ground_sizes(map_boxes(box, ~turned @ north_up), georeference(turned, UTM))
     for name in ("length_m", "width_m", "area_m2", "bearing"):
         np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-6)
 

@@ -30,7 +30,7 @@ def random_pairs(random, count):
 
 
 def near_pairs(random, count):
-    """Apart by less and less, down to the last digit."""
+    """Return pairs apart by less and less, down to the last digit."""
     boxes = random_boxes(random, count)
     apart = random.normal(0, 1, (count, 5)) * 10.0 ** random.uniform(-17, -1, (count, 1))
     others = boxes + apart
@@ -39,7 +39,7 @@ def near_pairs(random, count):
 
 
 def turned_pairs(random, count):
-    """The same rectangle by other numbers: sides exchanged, whole and quarter turns."""
+    """Return the same rectangle by other numbers: sides exchanged, whole and quarter turns."""
     boxes = random_boxes(random, count)
     boxes[: count // 2, 2] = boxes[: count // 2, 3]
     turns = random.integers(-4, 5, count)
@@ -51,7 +51,7 @@ def turned_pairs(random, count):
 
 
 def degenerate_pairs(random, count):
-    """Without width, without height, without both; touching; one inside the other; slivers."""
+    """Return pairs without width, height, or both; touching; one inside the other; slivers."""
     boxes, others = random_boxes(random, count), random_boxes(random, count)
     kinds = np.arange(count) % 6
     others[kinds == 0, 2] = 0.0
@@ -115,7 +115,7 @@ def test_overlaps_do_not_depend_on_who_is_first_where_they_lie_or_how_they_are_t
 
 
 def simple_quadrilaterals(random, count):
-    """Convex and dented ones, clockwise and not, whose edges do not cross."""
+    """Return convex and dented ones, clockwise and not, whose edges do not cross."""
     angles = np.sort(random.uniform(0, 2 * np.pi, (count, 4)), axis=1)
     radii = random.uniform(2, 20, (count, 4))
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=-1) * radii[..., None]

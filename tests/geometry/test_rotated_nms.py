@@ -32,7 +32,7 @@ def scattered(random, count):
 
 
 def clustered(random, count):
-    """Ten answers for each of some objects."""
+    """Return ten answers for each of some objects."""
     objects = scattered(random, count // 10)
     boxes = np.repeat(objects, 10, axis=0) + random.normal(0, 0.5, (count, 5)) * [1, 1, 1, 1, 0.05]
     boxes[:, 2:4] = np.abs(boxes[:, 2:4])
@@ -40,7 +40,7 @@ def clustered(random, count):
 
 
 def piled(random, count):
-    """All on one place."""
+    """Return boxes that all lie in one place."""
     return random.normal(0, 1, (count, 5)) * [3, 3, 4, 1, 0.3] + [50, 50, 30, 8, 0]
 
 

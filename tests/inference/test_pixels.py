@@ -13,7 +13,7 @@ from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOption
 
 @pytest.fixture
 def wide(pixels):
-    """Pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
+    """Return pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
     return np.tile(pixels, 19)
 
 
@@ -45,5 +45,5 @@ def test_chosen_blocks_fill_the_budget_and_whole_tiles(write_scene, wide, predic
 
 
 def part_of(area):
-    """A part of the wide scene that begins on no tile of it: 1,100 x 40."""
+    """Return a part of the wide scene that begins on no tile of it: 1,100 x 40."""
     return replace(area, col_off=5, row_off=3, width=1100, height=40)

@@ -97,7 +97,7 @@ def test_output_is_the_same_for_any_block_size(scene, predictor, tmp_path, gsd):
 
 @pytest.fixture
 def wide(pixels):
-    """Pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
+    """Return pixels of a scene that is wider than two tiles of its result: 1,216 x 48."""
     return np.tile(pixels, 19)
 
 
@@ -170,7 +170,7 @@ def test_windows_without_a_valid_pixel_never_reach_the_model(write_scene, predic
     np.testing.assert_array_equal(ids[0], np.where(values[0] == 0, 255, 1))
 
 
-def test_void_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_path):
+def test_nodata_pixels_reach_the_model_as_the_mean(write_scene, predictor, tmp_path):
     values = np.full((3, 32, 32), -9999, dtype=np.int16)
     values[:, 5:9, 5:9] = 40
     recorder = Recorder()

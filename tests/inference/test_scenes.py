@@ -12,7 +12,7 @@ from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 @pytest.fixture
 def run_over(write_scene, pixels, predictor):
-    """A function that works on some scenes, by name, with what works on one of them."""
+    """Return a function that works on some scenes, by name, with what works on one of them."""
 
     def run(names, work, report=None, load=lambda: predictor):
         class Task(Segmentation):

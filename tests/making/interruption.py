@@ -2,7 +2,7 @@
 
 
 class Interrupting:
-    """Hears a training, and ends it while a step is told that comes after a checkpoint."""
+    """Ends a training while it reports a step that comes after a checkpoint."""
 
     def __init__(self, after):
         self.left = after

@@ -19,7 +19,7 @@ def write_picture(folder, split, stem, pixels, ids):
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """A folder whose bright pixels are class 1, one corner of each mask ignored."""
+    """Make a folder whose bright pixels are class 1, one corner of each mask ignored."""
 
     def make(name="data", *, classes=("land", "building"), ignore_index=255, size=(48, 64), seed=0):
         folder = tmp_path / name
@@ -40,7 +40,7 @@ def make_folder(tmp_path):
 
 @pytest.fixture
 def write_polygons(tmp_path):
-    """A function that writes polygons with fields to a file and gives its path."""
+    """Return a function that writes polygons with fields to a file and gives its path."""
 
     def write(geometries, name="labels.gpkg", *, crs="EPSG:32633", layer=None, **fields):
         path = tmp_path / name
@@ -53,7 +53,7 @@ def write_polygons(tmp_path):
 
 @pytest.fixture
 def on_map():
-    """A function that brings polygons in pixels to the map of a transform."""
+    """Return a function that brings polygons in pixels to the map of a transform."""
 
     def move(polygons, transform):
         a, b, c, d, e, f, *_ = transform

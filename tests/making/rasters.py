@@ -40,5 +40,5 @@ def write_raster(tmp_path):
 
 @pytest.fixture
 def rgb():
-    """64 x 48 pixels (not square) of three bands, no two the same."""
+    """Return 64 x 48 pixels (not square) of three bands, no two the same."""
     return np.random.default_rng(0).integers(1, 250, (3, 48, 64), dtype=np.uint8)

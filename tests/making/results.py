@@ -30,7 +30,7 @@ def georeference():
 
 @pytest.fixture
 def make_spec(georeference):
-    """A spec of 64 x 48 pixels, rotated, EPSG:32633; arguments replace its fields."""
+    """Make a spec of 64 x 48 pixels, rotated, EPSG:32633; arguments replace its fields."""
 
     def make(**changes):
         fields = {"width": 64, "height": 48, "georeference": georeference, "classes": CLASSES}
@@ -41,7 +41,7 @@ def make_spec(georeference):
 
 @pytest.fixture
 def class_ids():
-    """Blobs of three classes, 64 x 48 pixels, with a nodata corner."""
+    """Return blobs of three classes, 64 x 48 pixels, with a nodata corner."""
     rng = np.random.default_rng(7)
     ids = np.kron(rng.integers(0, 3, (12, 16)), np.ones((4, 4))).astype(np.uint8)
     speckles = rng.random(ids.shape) < 0.05

@@ -6,7 +6,7 @@ from lemevit_cli.training.datasets.source import Sources
 
 
 def sources_of(*training, cells=None, weights=None, classes=None):
-    """All data of a training on these sources, drawn from evenly unless weights are given."""
+    """Return all data of a training on these sources, drawn from evenly but for weights."""
     names = tuple(dict.fromkeys(name for source in training for name in source.classes))
     return Sources(
         training=training,
@@ -19,7 +19,7 @@ def sources_of(*training, cells=None, weights=None, classes=None):
 
 
 def with_one_earlier_date(source):
-    """A source of two pairs, the second of which has the earlier date of the first."""
+    """Return a source of two pairs, the second of which has the earlier date of the first."""
     first, second = source.sites
     shared = replace(second, scene=first.scene)
     masks = source.read_ids.__self__

@@ -13,7 +13,7 @@ from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 
 def _write_data(folder, *, classes=("land", "building"), dtype=np.uint8, splits=("train", "val")):
-    """Pictures whose bright square is class 1; GeoTIFFs of 0.5 m unless they are 8-bit."""
+    """Write pictures whose bright square is class 1; GeoTIFFs of 0.5 m unless they are 8-bit."""
     random = np.random.default_rng(0)
     for split in splits:
         for kind in ("images", "masks"):
@@ -88,7 +88,7 @@ def options_of():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Path of the data, and the report of a training on it."""
+    """Return the path of the data, and the report of a training on it."""
     folder = tmp_path_factory.mktemp("trained")
     data = _write_data(folder / "squares")
     return data, train("seg", _data_of(data), str(folder / "w.safetensors"), _options_of())

@@ -18,7 +18,7 @@ NAMES = ("ship", "plane", "car")
 
 
 def random_set(seed, *, pictures=6, objects=40, answers=90):
-    """Truths of three classes, some difficult; answers near them and elsewhere, many twice."""
+    """Return truths of three classes, some difficult; answers near and elsewhere, many twice."""
     random = np.random.default_rng(seed)
     boxes = np.column_stack(
         [
@@ -48,7 +48,7 @@ def random_set(seed, *, pictures=6, objects=40, answers=90):
 
 
 def by_definition(found, truth, class_id, limit):
-    """Marks of the boxes of a class in falling score: ``tp``, ``fp`` or nothing, and the truths."""
+    """Mark the boxes of a class in falling score: ``tp``, ``fp`` or nothing; and the truths."""
     polygons, true_polygons = (
         shapely.polygons(b if b.ndim == 3 else corners_of(b)) for b in (found.boxes, truth.boxes)
     )
@@ -85,7 +85,7 @@ def points_of(marks, truths):
 
 
 def area_by_definition(points):
-    """Each step of recall by the best precision that is reached there or later."""
+    """Sum each step of recall times the best precision that is reached there or later."""
     total, last = 0.0, 0.0
     for recall in sorted({r for r, _ in points}):
         total += (recall - last) * max(p for r, p in points if r >= recall)

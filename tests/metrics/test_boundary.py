@@ -12,7 +12,7 @@ FLAT = np.array([[1.0, 0.0], [0.0, 9.0]])
 
 
 def blobs(seed, shape=(24, 31), classes=3):
-    """Patches of classes with a few void pixels."""
+    """Return patches of classes with a few nodata pixels."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, classes, (shape[0] // 5 + 1, shape[1] // 5 + 1))
     return np.kron(coarse, np.ones((5, 5), int))[: shape[0], : shape[1]].astype(np.uint8)
@@ -24,7 +24,7 @@ def length(metric, cols, rows):
 
 
 def brute_boundary(ids, valid, class_id):
-    """Positions of a class's boundary, pixel by pixel as the definition says."""
+    """Return positions of a class's boundary, pixel by pixel as the definition says."""
     height, width = ids.shape
     found = []
     for y, x in itertools.product(range(height), range(width)):

@@ -16,7 +16,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 @pytest.fixture(params=["A", "B"])
 def official(request):
-    """One of the two small networks that the authors' own class was run on: numbers and model.
+    """Return one of the two small networks that the authors' class was run on, with its numbers.
 
     B has several heads in the first block and odd sizes, which A cannot see.
     """

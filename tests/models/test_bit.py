@@ -81,7 +81,7 @@ def official():
 
 
 def run_and_record(model, inputs):
-    """The numbers that the fixture lists; those of a date as a batch, the earlier date first."""
+    """Return the numbers that the fixture lists; dates as a batch, the earlier one first."""
     seen = {}
 
     def record(name):
@@ -140,7 +140,7 @@ def test_parameters_and_multiply_adds_are_the_authors(backbone, parameters, repo
 
 
 def dead_in_the_authors_backbone(dims, size, meta_tokens=16):
-    """Meta MLPs 3 and 4, and what the last dual block of stage 2 does to the meta tokens."""
+    """Return meta MLPs 3 and 4, and what the last dual block of stage 2 does to the meta tokens."""
     mlps = sum(meta_tokens * (4 * dims[i - 1] ** 2 + 4 * dims[i - 1] * dims[i]) for i in (3, 4))
     projection_and_mlp = meta_tokens * (1 + 8) * dims[2] ** 2
     return mlps + projection_and_mlp, 2 * (size // 8) ** 2 * meta_tokens * dims[2]

@@ -47,7 +47,7 @@ def test_dense_backbone_does_the_authors_work_without_its_dead_part(variant, siz
 
 
 def dead_in_the_authors_backbone(dims, size):
-    """Meta MLPs 3 and 4, and what the last dual block of stage 2 does to the meta tokens."""
+    """Return meta MLPs 3 and 4, and what the last dual block of stage 2 does to the meta tokens."""
     mlps = sum(M * (4 * dims[i - 1] ** 2 + 4 * dims[i - 1] * dims[i]) for i in (3, 4))
     projection_and_mlp = M * (1 + 8) * dims[2] ** 2
     return mlps + projection_and_mlp, 2 * (size // 8) ** 2 * M * dims[2]
@@ -90,7 +90,7 @@ def test_model_of_one_size_refuses_another():
 
 
 def state_of(model):
-    """Modes, gradients and hooks of every part of a model, and the hooks on all modules."""
+    """Return modes, gradients and hooks of every part of a model, and the hooks on all modules."""
     hooks = [
         {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")}
         for module in model.modules()

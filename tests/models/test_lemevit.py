@@ -13,7 +13,7 @@ from lemevit_cli.models.lemevit import VARIANTS, LeMeViT
 
 @pytest.fixture
 def small_net():
-    """Two blocks in the image path's long stages, dims small enough for exhaustive checks."""
+    """Return a net of two blocks in the long stages, small enough for exhaustive checks."""
     torch.manual_seed(0)
     return LeMeViT((16, 16, 32, 48, 64), (1, 1, 2, 2, 1), 16, num_meta_tokens=4, num_classes=5)
 

@@ -32,12 +32,12 @@ def official_keys(variant):
 
 
 def official_like(variant):
-    """A checkpoint in the authors' layout, of this variant's shapes."""
+    """Return a checkpoint in the authors' layout, of this variant's shapes."""
     return {key: torch.zeros(shape) for key, shape in official_keys(variant).items()}
 
 
 def run_and_record(model, images):
-    """Every number that the fixtures list, under their names."""
+    """Return every number that the fixtures list, under their names."""
     seen = {}
 
     def record(name):

@@ -21,7 +21,7 @@ def random_boxes(number, seed):
 
 
 def shaken(boxes, seed):
-    """Boxes near others, of other sizes and angles: proposals."""
+    """Return boxes near others, of other sizes and angles: proposals."""
     noise = torch.randn(boxes.shape, generator=torch.Generator().manual_seed(seed)).double()
     sizes = boxes[:, 2:4] * (0.3 * noise[:, 2:4]).exp()
     centres = boxes[:, :2] + 5 * noise[:, :2]
@@ -29,7 +29,7 @@ def shaken(boxes, seed):
 
 
 def distances(boxes, others):
-    """From each corner to the nearest of the other box, and back, the largest of a box."""
+    """Return the largest distance of a box's corners from the nearest of the other, and back."""
     between = torch.cdist(corners_of(boxes), corners_of(others))
     return torch.cat([between.amin(dim=2), between.amin(dim=1)], dim=1).amax(dim=1)
 

@@ -11,7 +11,7 @@ ANGLES = [0.0, 0.3, pi / 4, pi / 2, 2.0, -1.1]
 
 
 def bin_centres(boxes):
-    """``(R, BINS * BINS, 2)``, by the definition of an oriented box."""
+    """Return ``(R, BINS * BINS, 2)``, by the definition of an oriented box."""
     steps = (torch.arange(BINS, dtype=boxes.dtype) + 0.5) / BINS - 0.5
     v, u = torch.meshgrid(steps, steps, indexing="ij")
     u, v = u.flatten() * boxes[:, 2:3], v.flatten() * boxes[:, 3:4]
@@ -21,7 +21,7 @@ def bin_centres(boxes):
 
 
 def planes(size, strides=STRIDES):
-    """Maps of ``2 x - y + 3``, in pixels, taken in the middles of the cells."""
+    """Return maps of ``2 x - y + 3``, in pixels, taken in the middles of the cells."""
     maps = []
     for stride in strides:
         middle = (torch.arange(size // stride, dtype=torch.float64) + 0.5) * stride

@@ -3,5 +3,5 @@ import pytest
 
 @pytest.fixture
 def write_scene(write_raster):
-    """Scenes of any kind: rasters with masks, colours and whatever rasterio writes."""
+    """Return a function that writes scenes of any kind: with masks, colours and all of rasterio."""
     return write_raster

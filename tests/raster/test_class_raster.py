@@ -53,7 +53,7 @@ def test_a_raster_may_say_nothing(write_scene, ids):
     assert legend.classes() == ()
 
 
-def test_ids_are_read_with_what_is_void(write_scene, ids):
+def test_ids_are_read_with_what_is_nodata(write_scene, ids):
     ids[0, :5] = 200
     with open_scene(write_scene(ids.astype(np.int16), nodata=200)) as scene:
         found = ClassRaster(scene).read(Window(col_off=3, row_off=2, width=20, height=30))

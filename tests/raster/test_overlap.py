@@ -21,7 +21,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def open_ids(write_scene):
-    """A function that opens a scene of one band of ones, 64 x 48 pixels."""
+    """Return a function that opens a scene of one band of ones, 64 x 48 pixels."""
     opened = []
 
     def open_one(name, transform=NORTH_UP, shape=(48, 64), **profile):
@@ -94,7 +94,7 @@ def test_an_outline_follows_curves(open_ids):
     assert len(points) > 100 and np.isfinite(points).all()
 
 
-def test_what_lies_outside_is_void(open_ids):
+def test_what_lies_outside_is_nodata(open_ids):
     scene = open_ids("a.tif")
     other = open_ids("b.tif", NORTH_UP @ Affine.translation(10, 20))
     with classes_on_grid_of(scene, other) as warped:
@@ -104,7 +104,7 @@ def test_what_lies_outside_is_void(open_ids):
     np.testing.assert_array_equal(ids, expected)
 
 
-def test_an_alpha_band_says_what_is_void(open_ids, write_scene):
+def test_an_alpha_band_says_what_is_nodata(open_ids, write_scene):
     values = np.ones((2, 48, 64), np.uint8)
     values[1] = 255
     values[1, :, :7] = 0

@@ -23,7 +23,7 @@ WIDE = TRANSFORM @ Affine.translation(-MARGIN, -MARGIN)
 
 @pytest.fixture(scope="module")
 def town():
-    """A town before, and after with a margin around it and no shift of its own."""
+    """Return a town before, and after with a margin around it and no shift of its own."""
     spec = {"seed": 3, "width": SIDE, "height": SIDE}
     before = World(WorldSpec(**spec))
     after = World(WorldSpec(**spec, date="after"))
@@ -39,10 +39,10 @@ def town():
 
 @pytest.fixture
 def pair_off_by(town, write_scene):
-    """A function that writes the town twice, the second date a known number of pixels off."""
+    """Return a function that writes the town twice, the second date some pixels off."""
     before, wide = town
 
-    def open_it(dx_px, dy_px, *, crs=CRS, scale=1.0, void=None):
+    def open_it(dx_px, dy_px, *, crs=CRS, scale=1.0, nodata=None):
         pixels, transform = wide, WIDE
         # Said to lie where it does not: the ground appears so many pixels further.
         said = WIDE @ Affine.translation(dx_px, dy_px)
@@ -62,9 +62,9 @@ def pair_off_by(town, write_scene):
                 wide, pixels, src_transform=said, src_crs=CRS, dst_transform=transform,
                 dst_crs=crs, resampling=Resampling.cubic,
             )  # fmt: skip
-        if void is not None:
+        if nodata is not None:
             pixels = pixels.copy()
-            pixels[:, *void] = 0
+            pixels[:, *nodata] = 0
         return open_pair(
             write_scene(before, "before.tif", crs=CRS, transform=TRANSFORM),
             write_scene(pixels, "after.tif", crs=crs, transform=transform, nodata=0),
@@ -97,8 +97,8 @@ def test_known_shifts_are_found_and_undone_to_a_quarter_pixel(pair_off_by, dx_px
     assert left.length_px < 0.15
 
 
-def test_void_parts_do_not_pull_the_shift(pair_off_by):
-    with pair_off_by(6, -9, void=(slice(0, 300), slice(0, 400))) as pair:
+def test_nodata_parts_do_not_pull_the_shift(pair_off_by):
+    with pair_off_by(6, -9, nodata=(slice(0, 300), slice(0, 400))) as pair:
         shift = estimate_shift(pair)
     assert shift.dx_px == pytest.approx(6, abs=0.25)
     assert shift.dy_px == pytest.approx(-9, abs=0.25)

@@ -132,7 +132,7 @@ def test_scale_and_offset_are_applied_and_nodata_is_tested_on_the_raw_number(wri
     np.testing.assert_array_equal(valid, [[False, True], [True, True]])
 
 
-def test_sparse_scene_of_nan_is_wholly_void(write_scene):
+def test_sparse_scene_of_nan_is_wholly_nodata(write_scene):
     pixels, valid = read_all(
         write_scene(np.full((1, 64, 48), np.nan, np.float32), nodata=np.nan, SPARSE_OK=True)
     )
@@ -142,7 +142,7 @@ def test_sparse_scene_of_nan_is_wholly_void(write_scene):
 # What is valid
 
 
-def test_pixel_is_void_only_where_every_band_is_nodata(write_scene, rgb):
+def test_pixel_is_nodata_only_where_every_band_is(write_scene, rgb):
     rgb[:, 0, 0] = 255
     rgb[1, 5, 5] = 255
     path = write_scene(rgb, nodata=255)
@@ -167,7 +167,7 @@ def test_bands_may_differ_in_nodata(write_scene, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_pixel_that_is_not_finite_in_any_band_is_void(write_scene, value):
+def test_pixel_that_is_not_finite_in_any_band_is_nodata(write_scene, value):
     pixels = np.ones((2, 3, 4), np.float32)
     pixels[1, 2, 3] = value
     _, valid = read_all(write_scene(pixels))
@@ -187,7 +187,7 @@ def test_stated_nodata_replaces_the_files(write_scene, rgb):
     assert not valid[:4].any() and valid[4:].all()
 
 
-def test_nodata_that_the_dtype_cannot_hold_voids_nothing(write_scene, rgb):
+def test_nodata_that_the_dtype_cannot_hold_masks_nothing(write_scene, rgb):
     _, valid = read_all(write_scene(rgb), nodata=-9999)
     assert valid.all()
 
@@ -225,7 +225,7 @@ def test_mask_inside_and_beside_the_file_is_honoured(write_scene, rgb, internal)
 
 
 @pytest.mark.filterwarnings("error")
-def test_nodata_and_mask_void_together(write_scene, rgb):
+def test_nodata_and_mask_apply_together(write_scene, rgb):
     mask = np.ones((48, 64), bool)
     mask[20:] = False
     rgb[:, :5] = 0

@@ -36,7 +36,7 @@ def window(col_off, row_off, width, height):
 
 
 def smooth(transform=NORTH_UP, width=160, height=120):
-    """Waves 12 to 20 m long, three bands of them, by place on the map."""
+    """Return waves 12 to 20 m long, three bands of them, by place on the map."""
     cols, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     x, y = transform @ (cols, rows)
     x, y = x - 458_000, y - 5_548_000
@@ -45,7 +45,7 @@ def smooth(transform=NORTH_UP, width=160, height=120):
 
 
 def on_other_grid(pixels, transform, crs, pixel_size):
-    """Pixels in another CRS, by rasterio, with the nodata 0 around them: (pixels, transform)."""
+    """Return pixels in another CRS, by rasterio, with nodata 0 around them, and transform."""
     height, width = pixels.shape[1:]
     bounds = array_bounds(height, width, transform)
     there, _, _ = calculate_default_transform("EPSG:32633", crs, width, height, *bounds)
@@ -102,7 +102,7 @@ def test_each_date_has_its_own_order_of_bands(write_scene, rgb):
     np.testing.assert_array_equal(pixels, rgb[[2, 1, 0, 0, 0, 1]])
 
 
-def test_void_in_either_date_is_void(write_scene, rgb):
+def test_nodata_in_either_date_is_nodata(write_scene, rgb):
     left, right = rgb.copy(), rgb.copy()
     left[:, :, :10] = 0
     right[:, :, -10:] = 0
@@ -188,11 +188,11 @@ def test_cubic_stays_within_the_numbers_of_the_dtype(write_scene):
     assert pixels[1, 64:].min() == 255
 
 
-# What is void
+# Nodata
 
 
-def void_ways(pixels, hole, write_scene, way, **profile):
-    """The pixels with a hole of zeros, made void in one of the ways that files know."""
+def with_nodata(pixels, hole, write_scene, way, **profile):
+    """Return the pixels with a hole of zeros, made nodata in one of the ways that files know."""
     pixels = np.where(hole, 0, pixels).astype(np.uint8)
     if way == "nodata":
         return write_scene(pixels, "b.tif", nodata=0, **profile)
@@ -207,12 +207,12 @@ def void_ways(pixels, hole, write_scene, way, **profile):
 
 @pytest.mark.parametrize("way", ["nodata", "alpha", "mask", "nan", "undeclared nan"])
 @pytest.mark.parametrize("scale", [0.7, 1.6])
-def test_no_dark_rim_grows_around_what_is_void(write_scene, way, scale):
+def test_no_dark_rim_grows_around_nodata(write_scene, way, scale):
     transform = NORTH_UP @ Affine.scale(scale)
     bright = np.full((3, int(120 / scale), int(160 / scale)), 200)
     hole = np.zeros(bright.shape[1:], bool)
     hole[20:40, 30:50] = True
-    after = void_ways(bright, hole, write_scene, way, transform=transform)
+    after = with_nodata(bright, hole, write_scene, way, transform=transform)
     pixels, valid = read_pair(write_scene(smooth(), "a.tif", transform=NORTH_UP), after)
     np.testing.assert_allclose(pixels[3:][:, valid], 200, atol=0.01)
     centre = (slice(int(21 * scale) + 3, int(39 * scale) - 3),) * 2
@@ -233,10 +233,10 @@ VOID_BESIDE = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("scale", [1.0, 0.7, 2.0])
-def test_a_number_that_is_not_finite_voids_as_a_declared_one_does(
+def test_a_number_that_is_not_finite_masks_as_a_declared_one_does(
     write_scene, beside, dtype, value, scale
 ):
-    """One band of a pixel alone is not finite, beside other ways to be void."""
+    """One band of a pixel alone is not finite, beside other ways to be nodata."""
     grid = NORTH_UP @ Affine.translation(0.3, 0.3) @ Affine.scale(scale)
     floats = smooth(grid).astype(dtype)
     hole, speck = np.zeros(floats.shape[1:], bool), np.zeros(floats.shape[1:], bool)
@@ -345,7 +345,7 @@ def test_doubles_beyond_single_precision_are_numbers(write_scene):
     assert valid[:, 1:].all() and pixels[3:, 50, 1:] == pytest.approx(1e300)
 
 
-def test_a_band_that_was_not_chosen_voids_nothing(write_scene):
+def test_a_band_that_was_not_chosen_masks_nothing(write_scene):
     floats = smooth().astype(np.float32)
     floats[2, 30:40] = np.nan
     before = write_scene(smooth()[:2], "a.tif", transform=NORTH_UP)
@@ -373,7 +373,7 @@ def test_a_value_between_two_that_equals_nodata_is_valid(write_scene):
     assert valid.all() and (pixels[3:] == 60).any()
 
 
-def test_nodata_that_the_dtype_cannot_hold_voids_nothing(write_scene, rgb):
+def test_nodata_that_the_dtype_cannot_hold_masks_nothing(write_scene, rgb):
     before = write_scene(rgb, "b.tif", transform=NORTH_UP)
     after = write_scene(rgb, "c.tif", transform=NORTH_UP @ Affine.translation(0.5, 0))
     options = SceneOptions(nodata=-9999)

@@ -41,7 +41,7 @@ def test_dtypes_beyond_uint8_come_as_float32(write_scene, rgb, dtype):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_void_pixels_hold_the_fill_and_never_their_number(write_scene, scale):
+def test_nodata_pixels_hold_the_fill_and_never_their_number(write_scene, scale):
     pixels = np.full((3, 48, 64), 50, np.int16)
     pixels[:, :20, :30] = -9999
     with open_scene(write_scene(pixels, nodata=-9999)) as scene:
@@ -78,14 +78,14 @@ def test_windows_agree_bit_for_bit_with_the_whole(write_scene, rgb, scale, monke
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 2.0])
-def test_partly_void_surroundings_weigh_valid_pixels_alone(write_scene, rgb, scale):
-    void = np.random.default_rng(2).random((48, 64)) < 0.3
-    rgb[:, void] = 0
+def test_partly_nodata_surroundings_weigh_valid_pixels_alone(write_scene, rgb, scale):
+    is_nodata = np.random.default_rng(2).random((48, 64)) < 0.3
+    rgb[:, is_nodata] = 0
     with open_scene(write_scene(rgb, nodata=0)) as scene:
         view = SceneView(scene, scale=scale, fill=FILL)
         pixels, valid = whole(view)
     shape = (view.height, view.width)
-    weight = resized_by_torch((~void)[None], shape)
+    weight = resized_by_torch((~is_nodata)[None], shape)
     expected = resized_by_torch(rgb, shape) / np.maximum(weight, 1e-9)
     np.testing.assert_allclose(pixels[:, valid], expected[:, valid], atol=2e-3)
 
@@ -119,8 +119,8 @@ def test_a_number_that_is_not_finite_weighs_as_little_as_a_declared_nodata(
     write_scene, rgb, scale, value
 ):
     declared, found = rgb.astype(np.float32), rgb.astype(np.float32)
-    void = np.random.default_rng(2).random((48, 64)) < 0.05
-    declared[:, void], found[1, void] = -9999, value
+    is_nodata = np.random.default_rng(2).random((48, 64)) < 0.05
+    declared[:, is_nodata], found[1, is_nodata] = -9999, value
     views = []
     for pixels, nodata in ((declared, -9999), (found, None)):
         with open_scene(write_scene(pixels, nodata=nodata)) as scene:

@@ -37,7 +37,7 @@ def polygon_of(box):
 
 
 def classes_inside(box, class_ids):
-    """Class ids of the pixels whose centre lies in the box; None where it leaves the scene."""
+    """Return class ids of the pixels whose centre lies in the box; None if it leaves the scene."""
     polygon = polygon_of(box)
     left, top, right, bottom = (int(v) for v in polygon.bounds)
     height, width = class_ids.shape

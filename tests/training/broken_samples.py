@@ -7,7 +7,7 @@ from lemevit_cli.errors import DataError
 
 
 class HalfBroken(Dataset):
-    """Sample 4 and all behind it cannot be read."""
+    """Samples of which number 4 and all behind it cannot be read."""
 
     def __getitem__(self, index):
         if index > 3:

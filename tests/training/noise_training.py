@@ -22,7 +22,7 @@ RANK = int(os.environ.get("RANK", "0"))
 
 
 def make_samples(count=64):
-    """Pixels with the sign of their mean as target, of which sample ``i`` has ``4 + i`` or so."""
+    """Make pixels with the sign of their mean as target, in sample ``i`` some ``4 + i``."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(count, 3, 8, 8, generator=generator)
     target = (pixels.mean(dim=1) > 0).long()
@@ -42,7 +42,7 @@ class Endless(Dataset):
 
 
 class Net(nn.Module):
-    """Dropout draws from the global generator, batch norm has buffers: both must be restored."""
+    """A network whose dropout and batch norm have states that must be restored."""
 
     def __init__(self, *, dropout=0.3, frozen_norm=False):
         super().__init__()
@@ -127,7 +127,7 @@ def run(folder, listener=None, *, loss=loss, net=None, data=None, **changes):
 
 
 def disturbed_loss(signals, nan_at):
-    """The loss; sends its own process signals, and may be no number at a call of rank 1.
+    """Return the loss; send the own process signals; at a call of rank 1 it may be no number.
 
     Args:
         signals: ``[call, rank, number]`` each.

@@ -12,7 +12,7 @@ from lemevit_cli.training.options import TrainingOptions
 
 
 def found(labelled, *, pixels=100_000, complete=False):
-    """One scene, so many of whose pixels have a label."""
+    """Return one scene with so many labelled pixels."""
     source = SimpleNamespace(is_complete=complete, num_pixels=pixels)
     counts = np.array([[labelled // 2, labelled - labelled // 2]])
     cells = Cells(np.zeros((1, 5), dtype=np.int64), counts)
@@ -49,7 +49,7 @@ def test_what_the_user_chose_stays():
 
 
 class Model(torch.nn.Module):
-    """The pixels themselves are the colours and the detail."""
+    """A model whose colours and detail are the pixels themselves."""
 
     def __init__(self):
         super().__init__()

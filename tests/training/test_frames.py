@@ -24,7 +24,7 @@ def burn(boxes, shape):
 
 
 def sample_of(window, *, with_objects):
-    """Bright boxes on dark ground, labelled as ids and, if asked for, as objects."""
+    """Return bright boxes on dark ground, labelled as ids and, if asked for, as objects."""
     ids = burn(BOXES, (HEIGHT, WIDTH))[window.slices]
     pixels = (40 + 160 * ids)[None].repeat(3, axis=0).astype(np.uint8)
     objects = Objects(BOXES, np.zeros(3, np.int64), np.zeros(3, bool))

@@ -30,7 +30,7 @@ Listener, run = noise.Listener, noise.run
 
 
 def start(*jobs, **environment):
-    """A process of its own that trains as the jobs say."""
+    """Start a process that trains as the jobs say."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **environment}
     command = [sys.executable, str(PROGRAM), json.dumps(jobs)]
     return subprocess.Popen(
@@ -68,7 +68,7 @@ def lines_of(folder):
 
 
 def at(step, number):
-    """A listener that sends its own process a signal after a step."""
+    """Return a listener that sends its own process a signal after a step."""
 
     def act(reached):
         if reached == step:
@@ -79,7 +79,7 @@ def at(step, number):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders, for runs that are compared."""
+    """Return two folders, for runs that are compared."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     return tmp_path / "whole", tmp_path / "parts"

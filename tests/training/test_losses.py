@@ -71,7 +71,7 @@ LOSSES = ["ce", "dice", "lovasz", "focal", "ce+dice"]
 
 
 def dice(scores, ids):
-    """1 - Dice of scores (B, C, H, W), mean over the classes, those without a pixel count 0."""
+    """Return 1 - Dice of scores (B, C, H, W), mean over classes; those without a pixel count 0."""
     seen = (ids != 255).numpy()
     losses = []
     for c in range(scores.shape[1]):
@@ -82,7 +82,7 @@ def dice(scores, ids):
 
 
 def lovasz(scores, ids):
-    """Area under the Jaccard loss of each class over its errors from 1 down to 0."""
+    """Return the area under the Jaccard loss of each class over its errors from 1 down to 0."""
     seen = (ids != 255).numpy()
     losses = []
     for c in ids[seen].unique():

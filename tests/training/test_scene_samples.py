@@ -25,7 +25,7 @@ CROP = 32
 
 @pytest.fixture
 def parts_of(write_scene, write_polygons, on_map):
-    """A scene of 400 x 300 pixels with a stripe of nodata and small polygons, divided."""
+    """Return a scene of 400 x 300 pixels with a stripe of nodata and small polygons, divided."""
 
     def make(number=80, *, background="background", val_fraction=0.25, dtype=np.uint8):
         random = np.random.default_rng(0)

@@ -69,7 +69,7 @@ def test_enough_is_measured_after_twelve_steps_or_a_twentieth_of_the_budget():
 
 
 def end_of(steps, *, done, elapsed_s, step_s, validation_s, validate_every, final_cost):
-    """When a run ends, by going through it."""
+    """Return the time at which a run ends, by going through it."""
     for step in range(done + 1, steps + 1):
         elapsed_s += step_s
         if step == steps or step % validate_every == 0:

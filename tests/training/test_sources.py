@@ -16,7 +16,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def scene_with_roofs(write_scene, write_polygons, on_map):
-    """A labelled scene of 128 x 128 pixels with 40 roofs."""
+    """Return a labelled scene of 128 x 128 pixels with 40 roofs."""
 
     def make(name, *, bands=3, dtype="uint8", **changes):
         pixels = np.random.default_rng(0).integers(0, 255, (bands, 128, 128)).astype(dtype)

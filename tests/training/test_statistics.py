@@ -16,7 +16,7 @@ NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 @pytest.fixture
 def draw_from(write_raster, write_polygons, on_map):
-    """Windows drawn from a scene of these pixels, the right half of which is a class."""
+    """Return windows drawn from a scene of these pixels, the right half of which is a class."""
 
     def make(pixels, **profile):
         height, width = pixels.shape[1:]

@@ -31,7 +31,7 @@ CARD = Card(
 
 @pytest.fixture
 def opened(write_scene, tmp_path):
-    """A scene that is bright where its buildings are, a nodata stripe, and the truth."""
+    """Return a scene that is bright where its buildings are, a nodata stripe, and the truth."""
     truth = rasterize([(box, 1) for box in BOXES], out_shape=SHAPE).astype(np.uint8)
     noise = np.random.default_rng(0).integers(1, 200, (3, *SHAPE))
     pixels = (noise + 50 * truth).astype(np.uint8)
@@ -54,7 +54,7 @@ def opened(write_scene, tmp_path):
 
 
 def bright(pixels):
-    """A model that calls bright pixels buildings."""
+    """Return a model that calls bright pixels buildings."""
     return torch.cat([150 - pixels[:, :1], pixels[:, :1] - 150], dim=1)
 
 
@@ -109,8 +109,8 @@ def test_examples_are_up_to_four_windows_of_the_last_call(opened):
     assert len(validation.examples) == 4
     for example in validation.examples:
         assert example.classes == ("background", "building")
-        assert example.pixels.shape[1:] == example.truth.shape == example.found.shape
-        np.testing.assert_array_equal(example.found, example.pixels[0] > 150)
+        assert example.pixels.shape[1:] == example.truth.shape == example.prediction.shape
+        np.testing.assert_array_equal(example.prediction, example.pixels[0] > 150)
 
 
 def test_windows_cover_the_areas_once(opened):

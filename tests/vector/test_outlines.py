@@ -16,7 +16,7 @@ from lemevit_cli.vector.outlines import (
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a draft of an array and gives its path."""
+    """Return a function that writes a draft of an array and gives its path."""
 
     def write(values, name="draft.tif"):
         path, (height, width) = tmp_path / name, values.shape
@@ -28,7 +28,7 @@ def write(tmp_path):
 
 
 def blobs(seed, shape=(60, 80), values=2):
-    """Speckled blobs of the values 0 to ``values - 1``, with holes and touching corners."""
+    """Return speckled blobs of the values 0 to ``values - 1``, with holes and touching corners."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, values, (shape[0] // 5, shape[1] // 5))
     ids = np.kron(coarse, np.ones((5, 5))).astype(np.uint8)

@@ -16,7 +16,7 @@ from lemevit_cli.settings import RuntimeOptions
 
 
 class Runtime(Protocol):
-    """What block inference needs of a model."""
+    """A model as block inference sees it."""
 
     def __call__(self, pixels: NDArray[Any]) -> Tensor:
         """Answer a batch.

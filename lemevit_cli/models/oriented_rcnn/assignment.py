@@ -15,7 +15,7 @@ _MOSTLY = 0.5  # share of an anchor or proposal within an ignored object
 
 @dataclass(frozen=True)
 class Assigner:
-    """Which anchors and proposals teach the two stages.
+    """Choice of the anchors and proposals that teach the two stages.
 
     Args:
         inside_only: anchors that reach over the picture's edge teach nothing.

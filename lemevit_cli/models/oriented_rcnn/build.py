@@ -33,7 +33,7 @@ _FORMER_NAMES = {"looks": "cascade_stages", "octaves": "pyramid_scales", "rules"
 
 @dataclass(frozen=True)
 class HeadForm:
-    """Sizes of what stands on the backbone.
+    """Sizes of all parts that stand on the backbone.
 
     Args:
         channels: of the pyramid's levels.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lemevit_cli.models.backbone import PixelFront
+from lemevit_cli.models.backbone import PixelFront, freeze_norms
 from lemevit_cli.models.oriented_rcnn.assignment import truths_of
 from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead
 from lemevit_cli.models.oriented_rcnn.rpn import STRIDES, RegionProposals, anchors_like
@@ -90,8 +90,9 @@ class OrientedRCNN(nn.Module):
         self, pixels: Tensor, boxes: Tensor, labels: Tensor, unknown: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the four terms of the loss by name, each a mean over the samples of the batch."""
+        # At each step, for whoever sets the encoder's mode by itself sets that of its norms too.
         if self.freeze_norms:
-            self._freeze_norms()
+            freeze_norms(self.encoder)
         truths = truths_of(boxes, labels, unknown, self.roi_head.num_classes)
         levels = self.levels(pixels)
         logits, deltas = self.rpn(levels)
@@ -125,12 +126,6 @@ class OrientedRCNN(nn.Module):
         norms = list(self.feature_norms)[-LEVELS:]
         normed = [norm(level) for norm, level in zip(norms, features, strict=True)]
         return list(self.pyramid(OrderedDict((str(i), f) for i, f in enumerate(normed))).values())
-
-    def _freeze_norms(self) -> None:
-        # At each step, for whoever sets the encoder's mode by itself sets that of its norms too.
-        for module in self.encoder.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-                module.eval()
 
 
 def halve_pictures(pixels: Tensor, times: int) -> Tensor:

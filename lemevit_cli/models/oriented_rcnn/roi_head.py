@@ -105,18 +105,18 @@ class RoiHead(nn.Module):
         """
         boxes, shape = proposals.flatten(0, 1), proposals.shape[:2]
         pictures = torch.arange(shape[0], device=boxes.device).repeat_interleave(shape[1])
-        seen = exists.flatten()
+        is_scored = exists.flatten()
         scores = boxes.new_zeros(len(boxes), self.num_classes)
         for stage in range(self.stages):
             if stage:
-                seen = ~(scores <= self.stage_score).all(dim=1)  # NaN is: it must be told of
-            rows = _rows_of(seen)
+                is_scored = ~(scores <= self.stage_score).all(dim=1)  # NaN is: it must be told of
+            rows = _rows_of(is_scored)
             logits, deltas = self.predict(maps, strides, boxes[rows], pictures[rows])
             with torch.autocast(boxes.device.type, enabled=False):
                 better = within_reach(decode_rotated(boxes[rows], deltas))
                 answer = logits.softmax(dim=1)[:, :-1]
             answer = torch.where(scores[rows].isnan(), scores[rows], answer)
-            answer = answer.masked_fill(~seen[rows, None], 0.0)
+            answer = answer.masked_fill(~is_scored[rows, None], 0.0)
             boxes = boxes.index_copy(0, rows, better)
             scores = torch.zeros_like(scores).index_copy(0, rows, answer)
         return boxes.unflatten(0, shape), scores.unflatten(0, shape)

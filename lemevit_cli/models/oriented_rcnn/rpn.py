@@ -83,7 +83,7 @@ class RegionProposals(nn.Module):
         all_logits, all_deltas = torch.cat(list(logits), dim=1), torch.cat(list(deltas), dim=1)
         score_loss = all_logits.sum() * 0.0
         offset_loss = all_deltas.sum() * 0.0
-        count = found = 0
+        count = positives = 0
         for number, truth in enumerate(truths):
             matches = _match_anchors(candidates, truth, self.assigner)
             positive, negative = sample(
@@ -98,10 +98,10 @@ class RegionProposals(nn.Module):
                 all_deltas[number][inside[positive]], target, beta=_BETA, reduction="sum"
             )
             count += len(positive) + len(negative)
-            found += len(positive)
+            positives += len(positive)
         return {
             "rpn_score": score_loss / max(count, 1),
-            "rpn_offset": self.assigner.mean_offset(offset_loss, positive=found, samples=count),
+            "rpn_offset": self.assigner.mean_offset(offset_loss, positive=positives, samples=count),
         }
 
     def _that_teach(self, anchors: Tensor, size: tuple[int, int]) -> Tensor:

@@ -40,7 +40,7 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class _Item:
-    """A folder or a scene of the user's data, with what was found in it.
+    """A folder or a scene of the user's data, with its content.
 
     Args:
         is_named: the user named its rasters one by one, so that none may be left out.
@@ -77,16 +77,16 @@ def open_pictures(data: DataOptions) -> Sources:
     opened: list[list[_Opened]] = []
     unreadable: dict[str, list[str]] = {}
     for item in items:
-        found, wrong = _open_all(item)
-        opened.append(found)
+        pictures, wrong = _open_all(item)
+        opened.append(pictures)
         if wrong:
             unreadable.setdefault(item.name, []).extend(wrong)
     notes = list(_notes(items, unreadable))
-    told = Counter(line for found in opened for each in found for line in each.warnings)
-    notes += [f"{number} pictures: {line}" for line, number in told.items()]
+    warnings = Counter(line for pictures in opened for each in pictures for line in each.warnings)
+    notes += [f"{number} pictures: {line}" for line, number in warnings.items()]
     if again:
         notes.append(f"{again} pictures are named more than once, and count once")
-    kinds = Counter(each.kind for found in opened for each in found)
+    kinds = Counter(each.kind for pictures in opened for each in pictures)
     if not kinds:
         raise DataError(
             "no picture to learn from: " + (notes[0] if notes else "name folders or scenes")
@@ -98,20 +98,20 @@ def open_pictures(data: DataOptions) -> Sources:
             f"{others} pictures are left out: they have not {usual[0]} bands of {usual[1]}, as most"
         )
     alike = [
-        (item, tuple(each.site for each in found if each.kind == usual))
-        for item, found in zip(items, opened, strict=True)
+        (item, tuple(each.site for each in pictures if each.kind == usual))
+        for item, pictures in zip(items, opened, strict=True)
     ]
-    return _divide([(item, found) for item, found in alike if found], usual, notes, data)
+    return _divide([(item, pictures) for item, pictures in alike if pictures], usual, notes, data)
 
 
 def _divide(
-    found: Sequence[tuple[_Item, tuple[Site, ...]]],
+    pictures: Sequence[tuple[_Item, tuple[Site, ...]]],
     bands_and_dtype: tuple[int, str],
     notes: Sequence[str],
     data: DataOptions,
 ) -> Sources:
     """Weigh the sets, and hold some of their pictures back."""
-    everything = [site for _, sites in found for site in sites]
+    everything = [site for _, sites in pictures for site in sites]
     held_back: set[int] = set()
     if len(everything) >= _FEWEST_TO_HOLD_BACK:
         count = max(round(_VALIDATION_PART * len(everything)), 1)
@@ -119,11 +119,11 @@ def _divide(
         held_back = {int(i) for i in random.choice(len(everything), count, replace=False)}
     reader, kind = PictureReader(), (everything[0].scene, *bands_and_dtype)
     training, weights, first = [], [], 0
-    for item, sites in found:
-        kept = tuple(site for i, site in enumerate(sites, first) if i not in held_back)
+    for item, sites in pictures:
+        to_learn = tuple(site for i, site in enumerate(sites, first) if i not in held_back)
         first += len(sites)
-        if kept:
-            training.append(source_of_pictures(item.name, "train", kept, kind, reader))
+        if to_learn:
+            training.append(source_of_pictures(item.name, "train", to_learn, kind, reader))
             weights.append(item.weight or sqrt(training[-1].num_pixels))
     held = tuple(everything[i] for i in sorted(held_back))
     return Sources(
@@ -153,18 +153,18 @@ def _items_of(path: str) -> Iterator[_Item]:
 
 def _drop_repeated(items: Sequence[_Item]) -> tuple[list[_Item], int]:
     """Drop what an earlier item has already, or nothing could be held back; count the dropped."""
-    seen: set[str] = set()
-    kept, again = [], 0
+    identities: set[str] = set()
+    unique, again = [], 0
     for item in items:
         fresh = []
         for path in item.paths:
             identity = _identity(path)
-            if identity not in seen:
+            if identity not in identities:
                 fresh.append(path)
-            seen.add(identity)
+            identities.add(identity)
         again += len(item.paths) - len(fresh)
-        kept.append(replace(item, paths=tuple(fresh)))
-    return kept, again
+        unique.append(replace(item, paths=tuple(fresh)))
+    return unique, again
 
 
 def _identity(path: str) -> str:
@@ -174,13 +174,13 @@ def _identity(path: str) -> str:
 
 def _scene_item(entry: LabelledScene) -> _Item:
     paths = (entry.scene,) if entry.after is None else (entry.scene, entry.after)
-    kept = () if entry.split in _VALIDATION_NAMES else paths
+    to_learn = () if entry.split in _VALIDATION_NAMES else paths
     return _Item(
         name=Path(entry.scene).stem,
-        paths=kept,
+        paths=to_learn,
         weight=entry.weight,
         gsd_m=None,
-        left_out=len(paths) - len(kept),
+        left_out=len(paths) - len(to_learn),
         is_named=True,
     )
 
@@ -190,34 +190,34 @@ def _folder_item(folder: Path) -> _Item:
         raise DataError(f"{folder}: no such folder")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
     parts = [{part.lower() for part in p.relative_to(folder).parts[:-1]} for p in files]
-    kept = [
+    pictures = [
         str(file)
         for file, names in zip(files, parts, strict=True)
         if not names & (_VALIDATION_NAMES | _LABELS) and not file.name.startswith(".")
     ]
     return _Item(
         name=folder.resolve().name,
-        paths=tuple(kept),
+        paths=tuple(pictures),
         weight=None,
         gsd_m=None,
-        left_out=len(files) - len(kept),
+        left_out=len(files) - len(pictures),
     )
 
 
 def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
     """Open the pictures of an item, and say why others could not be opened."""
-    found, wrong = [], []
+    pictures, wrong = [], []
     for path in item.paths:
         try:
             with open_scene(path) as scene:
                 site = Site.whole(path, scene.width, scene.height, scene.gsd_m or item.gsd_m)
                 kind = (scene.num_bands, scene.dtype)
-                found.append(_Opened(site, kind, scene.band_warnings))
+                pictures.append(_Opened(site, kind, scene.band_warnings))
         except SceneError as error:
             if item.is_named:
                 raise DataError(str(error)) from error
             wrong.append(str(error))
-    return found, wrong
+    return pictures, wrong
 
 
 def _notes(items: Sequence[_Item], wrong: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -36,7 +36,7 @@ _MOST_NUMBERS = 300_000_000  # of all sampled features together: 1.2 GB
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """How a linear layer is fitted.
+    """Options of the fit of a linear layer.
 
     Args:
         windows: that it is fitted on, of each data set.
@@ -64,8 +64,8 @@ def probe(
     classes; the whole validation part is scored, its windows side by side.
 
     Returns:
-        ``backbone``, ``channels`` of its features and, by data set, ``figures`` as
-        :func:`lemevit_cli.tasks.evaluation.evaluate_pixels` gives them, with ``seconds``.
+        ``backbone``, ``channels`` of its features and, by data set, the ``figures`` of a
+        :class:`Confusion`, with ``windows``, ``pixels`` and ``seconds``.
 
     Raises:
         LemevitError: if the network, its weights or the data are not to be had, or data have no
@@ -101,14 +101,14 @@ def _parts_of(
     Raises:
         DataError: if nothing is held back.
     """
-    found = open_sources(DataOptions(paths=(path,)), crop=options.side, openers=PIXELS)
-    for note in found.notes:
+    sources = open_sources(DataOptions(paths=(path,)), crop=options.side, openers=PIXELS)
+    for note in sources.notes:
         progress.note(note)
-    names = {source.name for source in found.training}
-    others = tuple(source for source in found.validation if source.name not in names)
+    names = {source.name for source in sources.training}
+    others = tuple(source for source in sources.validation if source.name not in names)
     parts = [
-        (training, tuple(v for v in found.validation if v.name == training.name) or others)
-        for training in found.training
+        (training, tuple(v for v in sources.validation if v.name == training.name) or others)
+        for training in sources.training
     ]
     without = [training.name for training, validation in parts if not validation]
     if without:
@@ -266,7 +266,7 @@ def _sample(
     random = np.random.default_rng(options.seed + 1)
     most = _MOST_NUMBERS // (options.windows * network.channels)
     count = max(min(_PIXELS_A_WINDOW, most), 16)
-    columns, found = [], []
+    columns, labels = [], []
     for site, window in _places(source, options):
         pixels, ids = scale.read(source, site, window)
         rows, cols = np.nonzero(ids != NODATA_CLASS)
@@ -277,8 +277,8 @@ def _sample(
             y = (2 * rows + 1) / window.height - 1
             points = torch.from_numpy(np.stack([x, y], axis=1).astype(np.float32))
             columns.append(features_at(network(pixels), points.to(network.device)))
-            found.append(torch.from_numpy(ids[rows, cols].astype(np.int64)))
+            labels.append(torch.from_numpy(ids[rows, cols].astype(np.int64)))
         progress.advance()
-    if not found:
+    if not labels:
         raise DataError(f"{source.name}: no pixel of the windows drawn has a label")
-    return torch.cat(columns), torch.cat(found).to(network.device)
+    return torch.cat(columns), torch.cat(labels).to(network.device)

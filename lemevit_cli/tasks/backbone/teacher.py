@@ -64,13 +64,13 @@ def find_basis(tokens: NDArray[np.float32], *, width: int) -> Basis:
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     order = np.argsort(values)[::-1][:width]
     order = order[values[order] > _LEAST_SHARE * values.max()]
-    kept = values[order]
+    variances = values[order]
     return Basis(
         mean=mean,
         std=std,
         components=vectors[:, order].T.astype(np.float32),
-        scale=np.sqrt(kept).astype(np.float32),
-        explained=float(kept.sum() / max(values.sum(), 1e-12)),
+        scale=np.sqrt(variances).astype(np.float32),
+        explained=float(variances.sum() / max(values.sum(), 1e-12)),
     )
 
 
@@ -80,7 +80,7 @@ class Teacher:
     Args:
         basis: how the features are reduced.
         device, dtype: of its arithmetic.
-        kept: where answers are kept; None computes them again and again.
+        cache: where answers are kept; None computes them again and again.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class Teacher:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        kept: KeptAnswers | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         self._features = features.to(device)
         self._device, self._dtype = device, dtype
-        self._kept = kept
+        self._cache = cache
         self.basis = basis
         self._mean, self._std, self._components = (
             torch.from_numpy(values).to(device)
@@ -106,20 +106,20 @@ class Teacher:
         """Answer views as they were read: ``(B, width, side / 8, side / 8)``, float32."""
         views = batch["view"].tolist()
         answers: dict[int, Tensor] = {}
-        if self._kept is not None:
+        if self._cache is not None:
             answers = {
-                i: torch.from_numpy(self._kept.read(view)).to(self._device).float()
+                i: torch.from_numpy(self._cache.read(view)).to(self._device).float()
                 for i, view in enumerate(views)
-                if self._kept.has(view)
+                if self._cache.has(view)
             }
         missing = [i for i in range(len(views)) if i not in answers]
         if missing:
-            found = self.ask(batch, missing).half()
-            for i, answer in zip(missing, found, strict=True):
+            fresh = self.ask(batch, missing).half()
+            for i, answer in zip(missing, fresh, strict=True):
                 # Through 16 bits either way: a resume that finds it kept sees the same numbers.
                 answers[i] = answer.float()
-                if self._kept is not None:
-                    self._kept.keep(views[i], answer.cpu().numpy())
+                if self._cache is not None:
+                    self._cache.keep(views[i], answer.cpu().numpy())
         return torch.stack([answers[i] for i in range(len(views))])
 
     def ask(self, batch: Mapping[str, Tensor], chosen: Sequence[int] | None = None) -> Tensor:
@@ -186,13 +186,13 @@ def tokens_of_views(
             own = of_view[:, valid.to(device)]
             step = max(own.shape[1] // _TOKENS_A_VIEW, 1)
             tokens.append(own[:, step // 2 :: step].T.cpu().numpy())
-    found = np.concatenate(tokens).astype(np.float32)
-    if len(found) < 2:
+    every_token = np.concatenate(tokens).astype(np.float32)
+    if len(every_token) < 2:
         raise DataError("no pixel of the first views is valid; there is nothing to learn from")
-    return found
+    return every_token
 
 
-class KeptAnswers:
+class AnswerCache:
     """A teacher's answers on disk, memory-mapped, in half precision; each is written once.
 
     Args:
@@ -219,7 +219,7 @@ class KeptAnswers:
                 "--cache, or remove it"
             )
 
-    def open(self, basis: Basis, *, count: int, grid: int) -> KeptAnswers:
+    def open(self, basis: Basis, *, count: int, grid: int) -> AnswerCache:
         """Map the answers of ``count`` views, ``(len(basis.scale), grid, grid)`` each.
 
         Raises:

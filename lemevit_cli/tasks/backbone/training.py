@@ -27,7 +27,7 @@ from lemevit_cli.pictures.training_picture import write_feature_report
 from lemevit_cli.tasks.backbone.losses import known_tokens, token_loss, token_weights
 from lemevit_cli.tasks.backbone.pictures import open_pictures
 from lemevit_cli.tasks.backbone.teacher import (
-    KeptAnswers,
+    AnswerCache,
     Teacher,
     find_basis,
     load_basis,
@@ -50,7 +50,7 @@ _BATCH = 4  # views that a teacher sees at once
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationOptions:
-    """Who teaches, and what.
+    """Teacher, and what it teaches.
 
     Args:
         teacher: a network with its weights.
@@ -117,19 +117,19 @@ class Distillation:
             )
         zoom = self._options.zoom
         features.try_out(options.crop, (1.0, 2.0) if zoom is None else (zoom,))
-        found = open_pictures(data)
-        draw = ViewDraw(found.training, found.weights, options)
-        card = make_card("backbone", found, draw, options)
+        sources = open_pictures(data)
+        draw = ViewDraw(sources.training, sources.weights, options)
+        card = make_card("backbone", sources, draw, options)
         count = self._number_of_views(options)
         views = self._views(draw, card, options, count=count)
-        identity = self._identity(features, found, card, options) | {"views": count}
+        identity = self._identity(features, sources, card, options) | {"views": count}
         self._teacher = self._open_teacher(features, views, options, identity)
-        validate = self._validation(found, card, options)
+        validate = self._validation(sources, card, options)
         training = TrainingData(
             views,
             validate,
             origin=views.origin,
-            labelled_pixels=sum(source.num_pixels for source in found.training),
+            labelled_pixels=sum(source.num_pixels for source in sources.training),
             final_cost=0.0,
             identity=identity | {"levels": [[s, w] for s, w in self._options.levels.items()]},
         )
@@ -142,10 +142,10 @@ class Distillation:
         return TaskData(
             card,
             training,
-            self._record(features, found, count),
+            self._record(features, sources, count),
             options,
             report,
-            notes=self._notes(found, count),
+            notes=self._notes(sources, count),
             saved=backbone_alone,
         )
 
@@ -162,20 +162,22 @@ class Distillation:
         )
 
     def _validation(
-        self, found: Sources, card: Card, options: TrainingOptions
+        self, sources: Sources, card: Card, options: TrainingOptions
     ) -> FeatureValidation | None:
-        if not found.validation:
+        if not sources.validation:
             return None
-        draw = ViewDraw(found.validation, (1.0,), options)
+        draw = ViewDraw(sources.validation, (1.0,), options)
         return FeatureValidation(
             self._require_teacher(),
             self._views(draw, card, options, count=None),
-            count=options.validation_windows or _count_sites(found.validation),
+            count=options.validation_windows or _count_sites(sources.validation),
             levels=self._options.levels,
             value_range=card.value_range,
         )
 
-    def _record(self, features: DenseFeatures, found: Sources, count: int | None) -> dict[str, Any]:
+    def _record(
+        self, features: DenseFeatures, sources: Sources, count: int | None
+    ) -> dict[str, Any]:
         """Record what the card says of teacher and data."""
         basis = self._require_teacher().basis
         return {
@@ -187,7 +189,7 @@ class Distillation:
                 "explained": round(basis.explained, 3),
             },
             "views": count,
-            "data": _record_of(found),
+            "data": _record_of(sources),
         }
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
@@ -197,7 +199,7 @@ class Distillation:
             card, strides=list(self._options.levels), width=width, pretrained=pretrained
         )
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         teacher, levels = self._require_teacher(), self._options.levels
         weights = token_weights(options.crop, levels)
 
@@ -238,10 +240,10 @@ class Distillation:
         return count
 
     def _identity(
-        self, features: DenseFeatures, found: Sources, card: Card, options: TrainingOptions
+        self, features: DenseFeatures, sources: Sources, card: Card, options: TrainingOptions
     ) -> dict[str, Any]:
         """Return what decides what the teacher says of view number so and so."""
-        pictures = [_identity_of(site) for source in found.training for site in source.sites]
+        pictures = [_identity_of(site) for source in sources.training for site in source.sites]
         return {
             "teacher": features.label,
             "teacher_digest": features.digest,
@@ -255,7 +257,7 @@ class Distillation:
             "values": [list(card.value_range), list(card.mean)],
             "data": [
                 [source.name, len(source.sites), round(weight, 3)]
-                for source, weight in zip(found.training, found.weights, strict=True)
+                for source, weight in zip(sources.training, sources.weights, strict=True)
             ],
             "pictures": sha256(repr(pictures).encode()).hexdigest()[:16],
         }
@@ -276,11 +278,11 @@ class Distillation:
         if not options.resume and is_first_process():
             self._basis_file.unlink(missing_ok=True)
             shutil.rmtree(self._folder, ignore_errors=True)
-        kept = None
+        cache = None
         if views.count is not None:
             folder = self._folder if self._options.cache is None else Path(self._options.cache)
-            kept = KeptAnswers(folder, made_for=identity, waits=not is_first_process())
-        basis = kept.basis() if kept is not None else None
+            cache = AnswerCache(folder, made_for=identity, waits=not is_first_process())
+        basis = cache.basis() if cache is not None else None
         if basis is None and options.resume and self._basis_file.is_file():
             basis = load_basis(self._basis_file)
         if basis is None:
@@ -289,18 +291,18 @@ class Distillation:
         if is_first_process():
             self._basis_file.parent.mkdir(exist_ok=True)
             save_basis(self._basis_file, basis)
-        if kept is not None and views.count is not None:
-            kept.open(basis, count=views.count, grid=options.crop // TARGET_STRIDE)
-        return Teacher(features, basis, device=device, dtype=dtype, kept=kept)
+        if cache is not None and views.count is not None:
+            cache.open(basis, count=views.count, grid=options.crop // TARGET_STRIDE)
+        return Teacher(features, basis, device=device, dtype=dtype, cache=cache)
 
-    def _notes(self, found: Sources, count: int | None) -> tuple[str, ...]:
-        sites = [site for source in found.training for site in source.sites]
+    def _notes(self, sources: Sources, count: int | None) -> tuple[str, ...]:
+        sites = [site for source in sources.training for site in source.sites]
         basis = self._require_teacher().basis
-        notes = list(found.notes)
-        bands = found.training[0].bands
+        notes = list(sources.notes)
+        bands = sources.training[0].bands
         if bands != 3:
-            seen = "the first three" if bands > 3 else "the first one, in grey,"
-            notes.append(f"the teacher sees {seen} of {bands} bands, the student all")
+            chosen = "the first three" if bands > 3 else "the first one, in grey,"
+            notes.append(f"the teacher sees {chosen} of {bands} bands, the student all")
         unknown = sum(site.gsd_m is None for site in sites)
         if self._options.zoom is None and unknown:
             notes.append(
@@ -309,7 +311,7 @@ class Distillation:
             )
         windows = f"{count} windows, each" if count else "new windows without an end,"
         notes.append(
-            f"{len(sites)} pictures to learn from, {_count_sites(found.validation)} held back; "
+            f"{len(sites)} pictures to learn from, {_count_sites(sources.validation)} held back; "
             f"{windows} "
             f"taught by {len(basis.scale)} components that hold {basis.explained:.0%} of what the "
             "teacher says"
@@ -360,13 +362,13 @@ def _turn_each(maps: Tensor, turns: Tensor) -> Tensor:
     return torch.stack([symmetry(m, t) for m, t in zip(maps, turns.tolist(), strict=True)])
 
 
-def _record_of(found: Sources) -> list[dict[str, object]]:
-    total = sum(found.weights)
+def _record_of(sources: Sources) -> list[dict[str, object]]:
+    total = sum(sources.weights)
     return [
         {
             "name": source.name,
             "pictures": len(source.sites),
             "weight": round(weight / total, 4),
         }
-        for source, weight in zip(found.training, found.weights, strict=True)
+        for source, weight in zip(sources.training, sources.weights, strict=True)
     ]

@@ -77,7 +77,7 @@ def aim_anywhere(site: Site, options: TrainingOptions, generator: Generator) -> 
 
 
 class Views(Dataset[dict[str, Tensor]]):
-    """Sample ``i``: a view for the teacher, and the same one varied for the student.
+    """Pairs of views: one for the teacher, and the same one varied for the student.
 
     A dict of ``view`` (its number), ``symmetry`` (by which the student's is turned), ``zoom`` (of
     the teacher), ``shown`` uint8 ``(3, crop, crop)`` and ``valid`` uint8 ``(crop, crop)`` as read,
@@ -87,7 +87,7 @@ class Views(Dataset[dict[str, Tensor]]):
     Args:
         count: of views; None draws new ones without an end.
         zoom: of the teacher; None doubles what has pixels of half a metre and more.
-        value_range, fill: as of :class:`TrainingSamples`.
+        value_range, fill: as of :class:`lemevit_cli.training.samples.TrainingSamples`.
     """
 
     def __init__(

@@ -277,7 +277,7 @@ def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Everything that one run writes.
+    """Paths of all that one run writes.
 
     Args:
         rasters: of class ids, or of scores if ``as_scores``.

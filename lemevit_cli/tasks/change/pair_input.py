@@ -40,21 +40,21 @@ def register_dates(
     """
     shift = estimate_shift(pair)
     if shift is None:
-        told = f"{pair.name}: too little matches to measure a shift between them"
-        (progress.warn if coregister else progress.note)(told)
+        message = f"{pair.name}: too little matches to measure a shift between them"
+        (progress.warn if coregister else progress.note)(message)
         return pair, None
     metres = "" if shift.length_m is None else f" ({shift.length_m:.2f} m)"
-    told = (
+    message = (
         f"{pair.after.name} lies {shift.dx_px:+.2f}, {shift.dy_px:+.2f} pixels{metres} off "
         f"{pair.before.name}, to {shift.spread_px:.2f} pixels in {shift.windows} windows"
     )
     if coregister:
-        progress.note(f"{told}; it is moved back")
+        progress.note(f"{message}; it is moved back")
         return pair.shift(dx_px=shift.dx_px, dy_px=shift.dy_px), shift
     if shift.length_px > _WORTH_A_WARNING_PX:
-        progress.warn(f"{told}; --coregister moves it back")
+        progress.warn(f"{message}; --coregister moves it back")
     else:
-        progress.note(told)
+        progress.note(message)
     return pair, shift
 
 

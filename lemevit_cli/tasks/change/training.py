@@ -61,8 +61,8 @@ class ChangeDetection:
             vary=vary_pair,
         )
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        return loss_of_pixels(found, options)
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
+        return loss_of_pixels(data, options)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a head or a backbone that there is not."""

@@ -99,12 +99,12 @@ def note_long_objects(sources: Sequence[Source], crop: int) -> list[str]:
     """Note, in a line, the classes of which much is seen in parts only, or shrunk."""
     lengths: dict[str, list[float]] = {}
     for source in sources:
-        for name, found in lengths_of(source).items():
-            lengths.setdefault(name, []).extend(found)
+        for name, sides in lengths_of(source).items():
+            lengths.setdefault(name, []).extend(sides)
     long = [
         name
-        for name, found in lengths.items()
-        if sum(length > crop for length in found) > _MANY_LONG * len(found)
+        for name, sides in lengths.items()
+        if sum(length > crop for length in sides) > _MANY_LONG * len(sides)
     ]
     if not long:
         return []

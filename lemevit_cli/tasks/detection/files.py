@@ -55,7 +55,7 @@ class BoxFile:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxReading:
-    """How a layer of boxes is read.
+    """Options of the reading of a layer of boxes.
 
     Args:
         fields: that may hold the class; the first that there is.
@@ -106,8 +106,8 @@ def is_box_file(path: str) -> bool:
 
 def texts_in(folder: str) -> dict[str, Path]:
     """List the DOTA texts of a folder by the picture of each: its stem without ``_boxes``."""
-    found = sorted(p for p in Path(folder).iterdir() if is_box_text(p.name))
-    return {path.stem.removesuffix("_boxes"): path for path in found}
+    texts = sorted(p for p in Path(folder).iterdir() if is_box_text(p.name))
+    return {path.stem.removesuffix("_boxes"): path for path in texts}
 
 
 def _read_text(path: str) -> BoxFile:
@@ -240,8 +240,8 @@ def _numbers(
         except ValueError:
             number = np.nan if text or missing is None else missing
         if not np.isfinite(number):
-            told = f"is {text!r}, which is no number" if text else "is empty"
-            raise DataError(f"{path}: {name} of feature {feature} {told}")
+            reason = f"is {text!r}, which is no number" if text else "is empty"
+            raise DataError(f"{path}: {name} of feature {feature} {reason}")
         numbers.append(number)
     return np.array(numbers, dtype=np.float64)
 

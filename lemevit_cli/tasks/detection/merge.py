@@ -29,7 +29,7 @@ _WHOLE_AT_ONCE = 128  # whole boxes whose cut neighbours are looked for at once:
 
 @dataclass(frozen=True)
 class RawBoxes:
-    """What the windows of a scene saw, in any order.
+    """Boxes as the windows of a scene saw them, in any order.
 
     Args:
         boxes: ``(N, 5)`` in pixels of the scene, see ``geometry/oriented_boxes.py``.
@@ -97,9 +97,9 @@ def _by_value(raw: RawBoxes) -> Indices:
 
 def _mark_settled(raw: RawBoxes, order: Indices, nms_iou: float) -> NDArray[np.bool_]:
     """Mark which of some boxes, in falling score, stay."""
-    kept = rotated_nms(raw.boxes[order], raw.scores[order], raw.class_ids[order], nms_iou)
+    winners = rotated_nms(raw.boxes[order], raw.scores[order], raw.class_ids[order], nms_iou)
     stays = np.zeros(len(order), dtype=bool)
-    stays[kept] = True
+    stays[winners] = True
     return stays
 
 

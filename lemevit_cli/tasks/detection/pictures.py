@@ -67,7 +67,7 @@ def _shown_example(
     counted = truth.counted
     labels = np.full(len(truth), IGNORED)
     labels[counted] = np.array(ids, dtype=np.int64)[truth.class_ids[counted]]
-    confident = example.found[example.found[:, 5] >= DetectionOptions.score]
+    confident = example.prediction[example.prediction[:, 5] >= DetectionOptions.score]
     return (
         as_rgb(example.pixels, card.value_range),
         BoxesShown(truth.boxes, labels),

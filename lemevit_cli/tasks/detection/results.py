@@ -100,7 +100,7 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
         check_layer_options(layer_of(_NO_BOXES), _precise(options, writer), writer)
 
 
-def write_boxes(target: str, found: BoxesOfScene, options: OutputOptions) -> None:
+def write_boxes(target: str, detections: BoxesOfScene, options: OutputOptions) -> None:
     """Write boxes, no box among them too, in the format of the target; ``-`` is stdout.
 
     Raises:
@@ -111,36 +111,36 @@ def write_boxes(target: str, found: BoxesOfScene, options: OutputOptions) -> Non
     write = _WRITE_OF.get(writer.driver, _write_layer)
     if target == STDOUT:
         with spooled_to_stdout(writer.suffix) as path:
-            write(path, found, options, writer)
+            write(path, detections, options, writer)
         return
     companions = companions_of(Path(target), writer)
     with replacing(target, overwrite=options.overwrite, companions=companions) as path:
-        write(path, found, options, writer)
+        write(path, detections, options, writer)
         if options.style:
-            write_style(path.with_suffix(".qml"), found.classes, label="class and score")
+            write_style(path.with_suffix(".qml"), detections.classes, label="class and score")
 
 
-def sizes_of(found: BoxesOfScene) -> GroundSizes:
+def sizes_of(detections: BoxesOfScene) -> GroundSizes:
     """Measure sizes and bearings on the ground; on screen of a scene not tied to the earth."""
-    corners, crs_wkt = corners_of(found.boxes), crs_of_map(found.georeference)
+    corners, crs_wkt = corners_of(detections.boxes), crs_of_map(detections.georeference)
     if not is_tied_to_earth(crs_wkt):
         return sizes_of_corners(corners * (1, -1), None)
-    on_map = points_on_the_map(corners.reshape(-1, 2), found.georeference)
+    on_map = points_on_the_map(corners.reshape(-1, 2), detections.georeference)
     return sizes_of_corners(on_map.reshape(-1, 4, 2), crs_wkt)
 
 
-def layer_of(found: BoxesOfScene) -> PolygonLayer:
+def layer_of(detections: BoxesOfScene) -> PolygonLayer:
     """Return boxes as polygons with fields, on the scene's map."""
-    sizes, place = sizes_of(found), found.georeference
+    sizes, place = sizes_of(detections), detections.georeference
     if sizes.unit == "px":
         place = Georeference(transform=None, crs_wkt=None)
-    cx, cy = points_on_the_map(found.boxes[:, :2], place).T
+    cx, cy = points_on_the_map(detections.boxes[:, :2], place).T
     return PolygonLayer(
-        polygons=on_the_map(shapely.polygons(corners_of(found.boxes)), place),
+        polygons=on_the_map(shapely.polygons(corners_of(detections.boxes)), place),
         fields={
-            "class": found.names,
-            "class_id": found.class_ids.astype(np.int32),
-            "score": found.scores.astype(np.float64),
+            "class": detections.names,
+            "class_id": detections.class_ids.astype(np.int32),
+            "score": detections.scores.astype(np.float64),
             f"length_{sizes.unit}": sizes.length_m,
             f"width_{sizes.unit}": sizes.width_m,
             "area_m2" if sizes.unit == "m" else "area_px": sizes.area_m2,
@@ -152,8 +152,10 @@ def layer_of(found: BoxesOfScene) -> PolygonLayer:
     )
 
 
-def _write_layer(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
-    layer = layer_of(found)
+def _write_layer(
+    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
+) -> None:
+    layer = layer_of(detections)
     if writer.driver == "GeoJSON" and layer.crs_wkt is not None:
         # GDAL turns the polygons into longitudes and latitudes, but no fields.
         to_lonlat = pyproj.Transformer.from_crs(layer.crs_wkt, _LONLAT, always_xy=True)
@@ -167,27 +169,33 @@ def _precise(options: OutputOptions, writer: Writer) -> OutputOptions:
     """Add as many decimals of a degree as boxes deserve, unless the user states them."""
     if writer.driver != "GeoJSON":
         return options
-    told = {"COORDINATE_PRECISION": _LONLAT_DECIMALS, **options.creation_options}
-    return replace(options, creation_options=told)
+    creation_options = {"COORDINATE_PRECISION": _LONLAT_DECIMALS, **options.creation_options}
+    return replace(options, creation_options=creation_options)
 
 
-def _write_parquet(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
-    layer = layer_of(found)
+def _write_parquet(
+    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
+) -> None:
+    layer = layer_of(detections)
     table = geopandas.GeoDataFrame(layer.fields, geometry=layer.polygons, crs=layer.crs_wkt)
     with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
         table.to_parquet(path, index=False)
 
 
-def _write_dota(path: Path, found: BoxesOfScene, options: OutputOptions, writer: Writer) -> None:
+def _write_dota(
+    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
+) -> None:
     """Write ``x1 y1 x2 y2 x3 y3 x4 y4 class score`` a line, in pixels of the scene.
 
     As the labels of DOTA, with a score in the place of their mark for difficult objects; spaces in
     names of classes become hyphens, as in DOTA's own.
     """
-    corners = corners_of(found.boxes).reshape(-1, 8)
+    corners = corners_of(detections.boxes).reshape(-1, 8)
     lines = [
         " ".join([*(f"{value:.3f}" for value in row), "-".join(name.split()), f"{score:.6f}"])
-        for row, name, score in zip(corners.tolist(), found.names, found.scores, strict=True)
+        for row, name, score in zip(
+            corners.tolist(), detections.names, detections.scores, strict=True
+        )
     ]
     with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -67,7 +67,7 @@ class OrientedDetection:
             notes=(*sources.notes, *note_long_objects(sources.training, options.crop)),
         )
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             pixels = batch["pixels"]
             mean = model(pixels, batch["boxes"], batch["labels"], batch["unknown"])

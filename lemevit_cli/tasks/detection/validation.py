@@ -26,19 +26,19 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class BoxExample:
-    """A validation window with its truth and what a model found.
+    """A validation window with its truth and a model's boxes.
 
     Args:
         pixels: ``(bands, H, W)`` float32, in the card's values.
         truth: in pixels of the window.
         truth_classes: names that its ids stand for.
-        found: ``(N, 7)``: box, score, class id of the model.
+        prediction: ``(N, 7)``: box, score, class id of the model.
     """
 
     pixels: NDArray[np.float32]
     truth: Objects
     truth_classes: tuple[str, ...]
-    found: NDArray[np.float64]
+    prediction: NDArray[np.float64]
 
 
 @dataclass
@@ -85,7 +85,7 @@ class BoxValidation:
         by_source = {source.name: BoxTally(names) for source, _, _ in self._tasks}
         for number, (source, site, window) in enumerate(self._tasks):
             example = self._judge(answer, source, site, window)
-            boxes, scores, ids = np.split(example.found, [5, 6], axis=1)
+            boxes, scores, ids = np.split(example.prediction, [5, 6], axis=1)
             for tally in (self.tally, by_source[source.name]):
                 tally.add(
                     boxes,

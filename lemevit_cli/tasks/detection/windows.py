@@ -93,7 +93,7 @@ def _is_well_inside(dx: float, dy: float, angle: float, slack: float) -> bool:
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """What a detector's loss is given, all of constant shape.
+    """Targets of a detector's loss, all of constant shape.
 
     ``boxes`` ``(MOST_OBJECTS, 5)`` float32 in pixels of the window; ``labels`` ``(MOST_OBJECTS,)``:
     ids of the model's classes, ``IGNORED`` for what is neither a class nor background (difficult,

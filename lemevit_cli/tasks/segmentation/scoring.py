@@ -43,7 +43,7 @@ class Classes(Protocol):
 
 @dataclass(frozen=True)
 class Truth:
-    """What a prediction is compared with.
+    """Truth that a prediction is compared with.
 
     Args:
         ids: on the prediction's grid.

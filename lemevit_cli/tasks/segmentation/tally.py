@@ -82,7 +82,7 @@ class MapTally:
         return np.flatnonzero(counts.sum(axis=1) + counts[:, :-1].sum(axis=0)).tolist()
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures that :func:`score_classes` names, but for the tolerance."""
+        """Return all figures of a score of classes but the tolerance."""
         figures = self._confusion.figures()
         boundary_f1 = self._boundaries.f1()
         names, counts = self._confusion.classes, self._confusion.counts

@@ -46,8 +46,8 @@ class Segmentation:
         gathered = gather_pixels(sources, draw, card, options, notes=notes)
         return replace(gathered, prepare=partial(_prepare, samples=gathered.training.samples))
 
-    def make_loss(self, found: TaskData, options: TrainingOptions) -> Loss:
-        return loss_of_pixels(found, options)
+    def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
+        return loss_of_pixels(data, options)
 
     def check(self, options: TrainingOptions) -> None:
         """Refuse a loss, a decoder or a backbone that there is not."""

@@ -81,8 +81,8 @@ class PictureReader:
 
     def _keep(self, path: str | Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
-        kept = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
-        self._kept[path] = pixels, kept
+        mask = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
+        self._kept[path] = pixels, mask
         self._bytes += pixels.nbytes
         while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
@@ -90,7 +90,7 @@ class PictureReader:
 
 @dataclass(frozen=True)
 class MaskCode:
-    """What the values of masks mean.
+    """Meaning of the values of masks.
 
     Args:
         classes: names, by id.
@@ -181,7 +181,7 @@ def open_splits(
 
 @dataclass(frozen=True)
 class Words:
-    """How messages call what is in a folder: all that has to be alike, sizes, and masks."""
+    """Words of messages for the content of a folder: all that has to be alike, sizes, and masks."""
 
     all: str = "all pictures of a folder"
     size: str = "a mask needs its picture's size"
@@ -358,20 +358,20 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
 
 
 def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
-    found = set[int]()
+    ids = set[int]()
     for path in masks:
         with open_picture(path) as scene:
-            found.update(np.unique(scene.read(scene.window)[0]).tolist())
-    if found <= {0, 255} and 255 in found:
+            ids.update(np.unique(scene.read(scene.window)[0]).tolist())
+    if ids <= {0, 255} and 255 in ids:
         raise DataError(
             f"the masks of {folder} hold only 0 and 255, which may mean two classes or none; "
             f"write ids 0 and 1 and a {CLASSES_FILE} such as "
             '{"classes": ["background", "building"], "ignore_index": null}'
         )
-    highest = max(found - {NODATA_CLASS})
-    if len(found) < 2 or highest >= MAX_CLASSES or min(found) < 0:
+    highest = max(ids - {NODATA_CLASS})
+    if len(ids) < 2 or highest >= MAX_CLASSES or min(ids) < 0:
         raise DataError(
-            f"the masks of {folder} hold the ids {list_some(found)}; "
+            f"the masks of {folder} hold the ids {list_some(ids)}; "
             f"ids must be 0 to {MAX_CLASSES - 1}, at least two of them"
         )
     return tuple(f"class_{i}" for i in range(highest + 1))

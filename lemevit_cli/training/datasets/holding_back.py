@@ -25,7 +25,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """How an undivided scene is divided for training and validation.
+    """Options of the division of a scene into training and validation.
 
     Args:
         crop: side of the training windows, from which the blocks' sides follow.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
 from lemevit_cli.raster.overlap import classes_on_grid_of, part_over, same_grid
 from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import (
@@ -27,6 +29,8 @@ from lemevit_cli.vector.scene_polygons import (
 
 IGNORE = "ignore"
 _CHUNK = 2048  # pixels: side of the windows in which ids are looked for
+
+AnyScene = TypeVar("AnyScene", Scene, ScenePair)
 
 
 def check_labelled(labelled: LabelledScene, *, dates: int) -> None:
@@ -48,6 +52,24 @@ def check_labelled(labelled: LabelledScene, *, dates: int) -> None:
         raise DataError(f"{labelled.scene}: split {labelled.split!r}; it is train, val, or not set")
     if STDIN in (labelled.scene, labelled.after):
         raise DataError("stdin: a scene to train on is read again and again; give a file")
+
+
+@contextmanager
+def open_to_learn(opening: Callable[[], AnyScene]) -> Iterator[AnyScene]:
+    """Open a scene that outlives the block, unless the block fails: then it is closed.
+
+    Raises:
+        DataError: for every ``SceneError``, of the opening or of the block.
+    """
+    try:
+        scene = opening()
+        try:
+            yield scene
+        except BaseException:
+            scene.close()
+            raise
+    except SceneError as error:
+        raise DataError(str(error)) from error
 
 
 def open_labels(scene: Scene, labelled: LabelledScene) -> Labels:
@@ -100,10 +122,10 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
     Raises:
         SceneError, DataError: as :func:`read_named_polygons`.
     """
-    found = read_named_polygons(scene, labelled)
+    named = read_named_polygons(scene, labelled)
     has_background = labelled.background != IGNORE
     first = [labelled.background] if has_background else []
-    classes = tuple(dict.fromkeys([*first, *found.classes]))
+    classes = tuple(dict.fromkeys([*first, *named.classes]))
     if len(classes) > MAX_CLASSES:
         raise DataError(
             f"{labelled.labels}: {labelled.label_field} has {len(classes)} different values; at "
@@ -111,12 +133,12 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
         )
     id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     return PolygonLabels(
-        found.polygons,
-        np.array([id_of.get(name, NODATA_CLASS) for name in found.names], dtype=np.uint8),
+        named.polygons,
+        np.array([id_of.get(name, NODATA_CLASS) for name in named.names], dtype=np.uint8),
         id_of[labelled.background] if has_background else NODATA_CLASS,
         classes,
-        found.num_features,
-        found.notes,
+        named.num_features,
+        named.notes,
     )
 
 
@@ -161,13 +183,13 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     else:
         names = class_texts(table[field])
     of_polygons = [names[row] for row in polygons.rows]
-    found = sort_names({name for name in of_polygons if name is not None})
-    if not found:
+    classes = sort_names({name for name in of_polygons if name is not None})
+    if not classes:
         raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
-    return NamedPolygons(polygons, of_polygons, tuple(found), num_features, notes)
+    return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:
@@ -247,16 +269,25 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     is not complete. Without CRS and transform it has to have the scene's size.
 
     Raises:
-        SceneError: if it cannot be opened, holds no class ids, or misses the scene.
-        DataError: if it holds a single id without a name, or options for polygons are given.
+        DataError: if it cannot be opened, holds no class ids or a single one without a name,
+            misses the scene, or options for polygons are given.
     """
     path = labelled.labels
     _refuse_options_of_polygons(labelled)
-    raster = open_scene(path)
-    check_class_raster(raster)
-    is_on_grid = same_grid(scene, raster)
-    part = scene.window if is_on_grid else part_over(scene, raster)
-    names = read_legend(raster).names
+    with open_to_learn(lambda: open_scene(path)) as raster:
+        check_class_raster(raster)
+        is_on_grid = same_grid(scene, raster)
+        part = scene.window if is_on_grid else part_over(scene, raster)
+        names = _names_of(raster, path)
+        ids = tuple(sorted(names))
+        classes = tuple(names[i] for i in ids)
+        is_complete = labelled.background != IGNORE
+        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+
+
+def _names_of(raster: Scene, path: str) -> dict[int, str]:
+    """Return the names of a raster's classes by id."""
+    names = dict(read_legend(raster).names)
     if not names:
         names = {i: f"class_{i}" for i in _list_ids(raster)}
         if len(names) < 2:
@@ -267,10 +298,7 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
             )
     if len(set(names.values())) < len(names):
         raise DataError(f"{path}: two of its ids have the same name; rename one")
-    ids = tuple(sorted(names))
-    classes = tuple(names[i] for i in ids)
-    is_complete = labelled.background != IGNORE
-    return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+    return names
 
 
 # Class ids on a scene's grid, read window by window. Can be pickled.
@@ -296,11 +324,11 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
 
 def _list_ids(raster: Scene) -> list[int]:
     """List all ids of a raster, ascending."""
-    found = set[int]()
+    ids = set[int]()
     for row in range(0, raster.height, _CHUNK):
         for col in range(0, raster.width, _CHUNK):
             square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
             window = square.intersection(raster.window)
             if window is not None:
-                found.update(np.unique(ClassRaster(raster).read(window)).tolist())
-    return sorted(found - {NODATA_CLASS})
+                ids.update(np.unique(ClassRaster(raster).read(window)).tolist())
+    return sorted(ids - {NODATA_CLASS})

@@ -1,4 +1,4 @@
-"""What becomes of the names of classes when labels are read."""
+"""Names of classes, changed as labels are read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """What becomes of the names of classes when labels are read.
+    """Changes to the names of classes as labels are read.
 
     Args:
         rename: other names for some of them; several may become one.

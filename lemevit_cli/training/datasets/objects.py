@@ -19,7 +19,7 @@ KEPT_PART = 0.7  # of an object's area, inside the window: with less it is diffi
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """What is labelled on a raster, or on a part of it.
+    """Labelled objects of a raster, or of a part of it.
 
     Args:
         boxes: ``(N, 5)`` as ``(cx, cy, w, h, angle_rad)``, pixels of the raster, canonical.

@@ -14,14 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
 from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
-from lemevit_cli.training.datasets.labels import Labels, check_labelled, open_labels
+from lemevit_cli.training.datasets.labels import (
+    Labels,
+    check_labelled,
+    open_labels,
+    open_to_learn,
+)
 from lemevit_cli.training.datasets.source import Cells, Parts, Site, Source, count_cells
 from lemevit_cli.training.options import LabelledScene
 
@@ -38,14 +43,11 @@ def open_labelled_scene(labelled: LabelledScene, division: Division) -> Parts:
         DataError: if scene or labels cannot be read, do not meet, or nothing can be held back.
     """
     check_labelled(labelled, dates=1)
-    try:
-        scene = open_scene(labelled.scene)
+    with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
         labels = open_labels(scene, labelled)
-    except SceneError as error:
-        raise DataError(str(error)) from error
-    ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
-    notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
-    return divide_ground(ground, labelled, division, notes)
+        ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
+        notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
+        return divide_ground(ground, labelled, division, notes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,7 @@ def pixel_sizes(sites: Sequence[Site]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Cells:
-    """How often each class occurs in the cells of a source.
+    """Counts of each class in the cells of a source.
 
     Args:
         places: ``(N, 5)`` as ``site, col_off, row_off, width, height``, pixels of the raster.
@@ -167,7 +167,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a folder or a scene gives: a training source, a validation source, or both.
+    """Sources of a folder or a scene: one to train on, one to validate on, or both.
 
     Args:
         notes: what a user should know, a line each.
@@ -180,7 +180,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found in the user's data.
+    """All sources of the user's data.
 
     Args:
         training: what windows are drawn from.

@@ -6,7 +6,7 @@ from torch import nn
 from lemevit_cli.errors import DataError, OutputError
 from lemevit_cli.models.dense_features import DenseFeatures
 from lemevit_cli.tasks.backbone.teacher import (
-    KeptAnswers,
+    AnswerCache,
     Teacher,
     find_basis,
     tokens_of_views,
@@ -45,19 +45,19 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
 
 
 def teacher(folder=None, width=4, **changes):
-    """A teacher whose answers are kept in a folder, if there is one."""
-    kept = None if folder is None else keep(folder, **changes)
-    basis = kept.basis() if kept else None
+    """Return a teacher whose answers are kept in a folder, if there is one."""
+    cache = None if folder is None else keep(folder, **changes)
+    basis = cache.basis() if cache else None
     if basis is None:
         seen = [batch(0, 1, 2, 3), batch(4, 5, 6, 7)]
         basis = find_basis(tokens_of_views(features(), seen, **CPU), width=width)
-    if kept:
-        kept.open(basis, count=8, grid=4)
-    return Teacher(features(), basis, kept=kept, **CPU)
+    if cache:
+        cache.open(basis, count=8, grid=4)
+    return Teacher(features(), basis, cache=cache, **CPU)
 
 
 def keep(folder, seed=0):
-    return KeptAnswers(folder, made_for={"seed": seed})
+    return AnswerCache(folder, made_for={"seed": seed})
 
 
 def test_components_are_those_of_a_singular_value_decomposition():
@@ -142,7 +142,7 @@ def test_a_channel_that_never_differs_stays_small():
     assert np.abs(basis.components @ later).max() < 10
 
 
-def test_void_pixels_have_no_say_in_the_components():
+def test_nodata_pixels_have_no_say_in_the_components():
     half = batch(0, 1)
     half["valid"][:, :, 16:] = 0
     changed = {k: v.clone() for k, v in half.items()}

@@ -54,7 +54,7 @@ def test_what_is_saved_is_timms_backbone(backbone):
 
 
 class Repeater(nn.Module):
-    """Says what it was given to say."""
+    """A teacher that repeats what it was given to say."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -66,7 +66,7 @@ class Repeater(nn.Module):
 
 @pytest.fixture
 def taught(monkeypatch):
-    """A distillation whose teacher answers numbers of its own, with a batch of turned views."""
+    """Return a distillation whose teacher answers its own numbers, and a batch of turned views."""
     task = Distillation(DistillationOptions(teacher=FeatureSource("nobody")), Path("nowhere"))
     answers = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     scale = torch.tensor([2.0, 1.0, 1.0, 0.5])
@@ -103,7 +103,7 @@ def test_a_student_that_sees_what_is_turned_has_to_say_what_is_turned(taught):
     assert float(loss(Repeater(unturned), batch)[0]) > 0.5
 
 
-def test_what_is_said_of_void_pixels_costs_nothing(taught):
+def test_what_is_said_of_nodata_pixels_costs_nothing(taught):
     task, answers, batch = taught
     batch["valid"][1] = 0
     loss = task.make_loss(None, TrainingOptions(crop=64))

@@ -24,7 +24,7 @@ FILL = (10.0, 20.0, 30.0) * 2
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Two pairs of 72 x 56 pixels; each date's red, divided by 80, is its own mask."""
+    """Return two pairs of 72 x 56 pixels; each date's red, divided by 80, is its own mask."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for stem in ("a", "b"):

@@ -48,7 +48,7 @@ class Difference:
         return torch.cat([1 - score, score], dim=1)
 
 
-class Heard(Silent):
+class Collector(Silent):
     def __init__(self):
         self.warnings, self.notes = [], []
 
@@ -61,7 +61,7 @@ class Heard(Silent):
 
 @pytest.fixture
 def dates():
-    """A smooth textured ground, and the same with new things on it."""
+    """Return a smooth textured ground, and the same with new things on it."""
     rng = np.random.default_rng(2)
     before = np.zeros((3, HEIGHT, WIDTH))
     for side, strength in ((2, 15), (5, 25), (25, 30)):
@@ -102,7 +102,7 @@ def mask_of(path):
 
 
 def burned(table, path):
-    """The polygons drawn again on the grid of a raster."""
+    """Return the polygons drawn again on the grid of a raster."""
     with rasterio.open(path) as file:
         shapes = [(polygon, 1) for polygon in table.to_crs(file.crs).geometry]
         return rasterize(shapes, out_shape=file.shape, transform=file.transform, dtype="uint8")
@@ -241,16 +241,16 @@ def test_a_date_on_another_grid_gives_the_polygons_of_one_grid(pair, tmp_path):
 
 def test_a_shift_is_told_warned_of_and_undone(pair, write_scene, dates, tmp_path):
     moved = write_scene(dates[1], "moved.tif", transform=UPRIGHT @ Affine.translation(3, -2))
-    heard = Heard()
-    record = run(pair[0], moved, tmp_path / "m.tif", progress=heard)
+    collector = Collector()
+    record = run(pair[0], moved, tmp_path / "m.tif", progress=collector)
     assert record["shift"]["dx_px"] == pytest.approx(3, abs=0.25)
     assert record["shift"]["dy_px"] == pytest.approx(-2, abs=0.25)
-    assert any("--coregister" in warning for warning in heard.warnings)
-    heard = Heard()
+    assert any("--coregister" in warning for warning in collector.warnings)
+    collector = Collector()
     run(*pair, tmp_path / "still.tif")
     options = ChangeOptions(coregister=True)
-    undone = run(pair[0], moved, tmp_path / "u.tif", change=options, progress=heard)
-    assert undone["shift"]["undone"] and not heard.warnings
+    undone = run(pair[0], moved, tmp_path / "u.tif", change=options, progress=collector)
+    assert undone["shift"]["undone"] and not collector.warnings
     still, back = mask_of(tmp_path / "still.tif"), mask_of(tmp_path / "u.tif")
     assert iou(still == 1, back == 1) > 0.95
 
@@ -282,7 +282,7 @@ def test_a_part_within_bounds_is_that_of_the_whole(pair, tmp_path):
     assert iou(burned(table, tmp_path / "part.tif") == 1, part == 1) > 0.95
 
 
-def test_pixels_that_are_void_in_either_date_are_void(write_scene, dates, tmp_path):
+def test_pixels_that_are_nodata_in_either_date_are_nodata(write_scene, dates, tmp_path):
     before, after = (date.copy() for date in dates)
     before[:, :40, :50], after[:, 100:, 150:] = 0, 0
     paths = [
@@ -291,9 +291,9 @@ def test_pixels_that_are_void_in_either_date_are_void(write_scene, dates, tmp_pa
     ]
     run(*paths, tmp_path / "m.tif", tmp_path / "c.gpkg", change=ChangeOptions(simplify_m=0))
     mask = mask_of(tmp_path / "m.tif")
-    void = np.zeros(mask.shape, bool)
-    void[:40, :50] = void[100:, 150:] = True
-    np.testing.assert_array_equal(mask == 255, void)
+    is_nodata = np.zeros(mask.shape, bool)
+    is_nodata[:40, :50] = is_nodata[100:, 150:] = True
+    np.testing.assert_array_equal(mask == 255, is_nodata)
     table = pyogrio.read_dataframe(tmp_path / "c.gpkg")
     np.testing.assert_array_equal(burned(table, tmp_path / "m.tif"), mask == 1)
 
@@ -319,12 +319,12 @@ def test_scenes_without_a_crs_give_pixels(write_scene, dates, tmp_path):
         write_scene(date, name, transform=UPRIGHT, crs=None)
         for date, name in zip(dates, ("b.tif", "a.tif"), strict=True)
     ]
-    heard = Heard()
-    record = run(*paths, tmp_path / "c.gpkg", progress=heard)
+    collector = Collector()
+    record = run(*paths, tmp_path / "c.gpkg", progress=collector)
     table = pyogrio.read_dataframe(tmp_path / "c.gpkg")
     assert {"area_px", "perim_px"} <= set(table.columns) and table.crs is None
     assert record["changed_area_m2"] is None
-    assert any("pixel by pixel" in warning for warning in heard.warnings)
+    assert any("pixel by pixel" in warning for warning in collector.warnings)
     stated = SceneOptions(src_crs="EPSG:32633")
     run(*paths, tmp_path / "d.gpkg", scene=stated)
     assert pyogrio.read_dataframe(tmp_path / "d.gpkg").crs.to_epsg() == 32633
@@ -365,7 +365,7 @@ def test_what_cannot_be_compared_is_told_and_leaves_nothing(pair, write_scene, d
 
 
 def test_a_mask_and_bounds_are_checked_before_the_shift_is_measured(pair, tmp_path):
-    class Told(Silent):
+    class Collector(Silent):
         def note(self, message):
             raise AssertionError(f"{message}: too early")
 
@@ -376,7 +376,7 @@ def test_a_mask_and_bounds_are_checked_before_the_shift_is_measured(pair, tmp_pa
         (ReadingOptions(bounds=(0.0, 0.0, 1.0, 1.0)), "bounds"),
     ):
         with pytest.raises(SceneError, match=said):
-            run(*pair, tmp_path / "m.tif", reading=reading, progress=Told())
+            run(*pair, tmp_path / "m.tif", reading=reading, progress=Collector())
 
 
 def test_outputs_that_do_not_go_together_are_refused(tmp_path):

@@ -21,8 +21,8 @@ from lemevit_cli.tasks.change.pair_input import pair_input, register_dates
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 
-class Told(Silent):
-    """Keeps what it is told."""
+class Collector(Silent):
+    """Keeps notes and warnings."""
 
     def __init__(self):
         self.notes, self.warnings = [], []
@@ -35,7 +35,7 @@ class Told(Silent):
 
 
 def differs(pixels):
-    """Scores of three classes from the difference of the dates, and of their neighbours."""
+    """Return scores of three classes from the difference of the dates, and of their neighbours."""
     pixels = torch.as_tensor(np.asarray(pixels)).float()
     apart = torch.nn.functional.avg_pool2d((pixels[:, :3] - pixels[:, 3:]).abs(), 5, 1, 2)
     return (apart / 30).softmax(1)
@@ -48,7 +48,7 @@ def change_predictor(predictor):
 
 @pytest.fixture
 def pair_paths(write_scene, pixels):
-    """A pair on two grids: the second covers the right part of the first, at 0.7 of its pixel."""
+    """Return a pair on two grids: the second covers the right part of the first, 0.7 its pixel."""
     fine = np.random.default_rng(4).integers(1, 256, (3, 80, 70), dtype=np.uint8)
     grid = NORTH_UP @ Affine.translation(20, -4) @ Affine.scale(0.7)
     return (
@@ -113,14 +113,14 @@ def test_each_date_is_stretched_over_the_overlap(write_scene, predictor):
         write_scene(before, "a.tif", transform=NORTH_UP),
         write_scene(after, "b.tif", transform=moved),
     )
-    told = Told()
+    collector = Collector()
     with open_pair(*paths) as pair:
-        ready = pair_input(pair, predictor.card, ReadingOptions(), told)
+        ready = pair_input(pair, predictor.card, ReadingOptions(), collector)
         seen, valid = ready.view.read(Window(col_off=32, row_off=0, width=32, height=48))
     none, stretch = ready.scene.stretches
     assert none is None and ready.stretch is None
     assert stretch.low == pytest.approx(np.percentile(after[:, :, :32], 2, axis=(1, 2)))
-    assert any("b.tif: values" in note for note in told.notes)
+    assert any("b.tif: values" in note for note in collector.notes)
     assert valid.all() and seen.shape == (6, 48, 32)
     np.testing.assert_array_equal(seen[:3], before[:, :, 32:])
     np.testing.assert_allclose(seen[3:], stretch.apply(after[:, :, :32]))
@@ -142,12 +142,12 @@ def test_a_shift_is_told_and_undone_when_asked(write_scene):
     after = write_scene(
         world.draw(frame.shift(cols=-6, rows=4)).pixels, "b.tif", transform=NORTH_UP
     )
-    told = Told()
+    collector = Collector()
     with open_pair(before, after) as pair:
-        same, shift = register_dates(pair, coregister=False, progress=told)
+        same, shift = register_dates(pair, coregister=False, progress=collector)
         assert same is pair and (shift.dx_px, shift.dy_px) == pytest.approx((6, -4), abs=0.1)
-        moved, _ = register_dates(pair, coregister=True, progress=told)
-        _, left = register_dates(moved, coregister=False, progress=told)
-    assert len(told.warnings) == 1 and "--coregister moves it back" in told.warnings[0]
-    assert "b.tif lies +6.0" in told.warnings[0] and left.length_px < 0.15
-    assert "it is moved back" in told.notes[0]
+        moved, _ = register_dates(pair, coregister=True, progress=collector)
+        _, left = register_dates(moved, coregister=False, progress=collector)
+    assert len(collector.warnings) == 1 and "--coregister moves it back" in collector.warnings[0]
+    assert "b.tif lies +6.0" in collector.warnings[0] and left.length_px < 0.15
+    assert "it is moved back" in collector.notes[0]

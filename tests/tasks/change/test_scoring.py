@@ -60,7 +60,7 @@ def write_mask(tmp_path, spec):
 
 @pytest.fixture
 def write_layer(tmp_path, spec):
-    """A function that writes the polygons of a mask as ``change`` does, corner by corner."""
+    """Return a function that writes the polygons of a mask as ``change`` does, corner by corner."""
 
     def write(ids, name):
         layers = ChangeSpec(raster=spec, before="2018", after="2020", simplify=0)
@@ -142,7 +142,7 @@ def test_a_truth_on_another_grid_is_brought_to_the_predictions(write_mask, write
         assert_figures(score(prediction, str(path)), pooled(TRUTH == 1, FOUND == 1))
 
 
-def test_void_pixels_are_neither_right_nor_wrong(write_mask):
+def test_nodata_pixels_are_neither_right_nor_wrong(write_mask):
     found, truth = FOUND.copy(), TRUTH.copy()
     found[:, :20], truth[:30] = 255, 255
     figures = score(write_mask(found, "f.tif"), write_mask(truth, "t.tif"))

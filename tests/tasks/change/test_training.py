@@ -22,7 +22,7 @@ OPTIONS = TrainingOptions(
 
 @pytest.fixture
 def make_set(tmp_path):
-    """A folder of pairs: roofs of red 200 appear; masks hold the values of ``ids``."""
+    """Make a folder of pairs: roofs of red 200 appear; masks hold the values of ``ids``."""
 
     def make(name="pairs", *, ids=(0, 255), bands=3, classes=None):
         random = np.random.default_rng(0)

@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 120, 90
 
 
 def write_pair(root, split, stem, seed):
-    """Two dates of noise; a bright roof stays, another appears, which the mask shows."""
+    """Write two dates of noise; a bright roof stays, another appears, which the mask shows."""
     random = np.random.default_rng(seed)
     stays, appears = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     stays[10:40, 15:50] = 1

@@ -18,7 +18,7 @@ from lemevit_cli.tasks.detection.merge import SURE
 
 @pytest.fixture(scope="module")
 def candidates():
-    """Candidates of two pictures, of a network that nobody trained and that is sure at random."""
+    """Return candidates of two pictures, of an untrained network that is sure at random."""
     torch.manual_seed(0)
     head_args = {"channels": 16, "hidden": 32, "proposals": 150}
     classes = classes_from_names(("ship", "plane", "tank"))

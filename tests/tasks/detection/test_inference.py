@@ -74,7 +74,7 @@ class Seer:
 
 
 def place_of(window):
-    """From pixels of a window to those of the scene, by what its pixels tell of x and y."""
+    """Map pixels of a window to those of the scene, by what its pixels tell of x and y."""
     rows, cols = np.nonzero(window[2] == 1)
     inner = (rows > 1) & (rows < window.shape[1] - 2) & (cols > 1) & (cols < window.shape[2] - 2)
     rows, cols = rows[inner], cols[inner]
@@ -86,13 +86,13 @@ def place_of(window):
 
 @pytest.fixture
 def write_ramp(write_scene):
-    """A function that writes a scene whose pixels tell their places; ``void`` cuts a hole."""
+    """Return a function that writes a scene whose pixels tell their places; ``hole`` is nodata."""
 
-    def write(width, height, name="scene.tif", void=None, **profile):
+    def write(width, height, name="scene.tif", hole=None, **profile):
         y, x = np.mgrid[:height, :width] + 0.5
         pixels = np.stack([x, y, np.ones_like(x)]).astype(np.float32)
-        if void is not None:
-            pixels[:, *void.slices] = -1
+        if hole is not None:
+            pixels[:, *hole.slices] = -1
         profile = {"transform": NORTH_UP, "nodata": -1} | profile
         return write_scene(pixels, name, **profile)
 
@@ -118,7 +118,7 @@ def found_in(path, runtime, **options):
 
 
 def found_and_counted(path, runtime, *, reading=None, card=None, **settings):
-    """The objects, and the windows that were read for them."""
+    """Return the objects, and the number of windows that were read for them."""
     settings = InferenceSettings(reading=ReadingOptions(**reading or {}), **settings)
     predictor = predictor_of(runtime, **card or {})
     with open_scene(path) as scene:
@@ -128,7 +128,7 @@ def found_and_counted(path, runtime, *, reading=None, card=None, **settings):
 
 
 def assert_same(found, expected, atol=1e-2):
-    """The same boxes, in any order."""
+    """Compare boxes in any order."""
     assert len(found) == len(expected)
     places = shapely.STRtree(shapely.points(expected[:, :2]))
     nearest = places.query_nearest(shapely.points(found[:, :2]))[1]
@@ -142,7 +142,7 @@ def assert_same(found, expected, atol=1e-2):
 
 @pytest.fixture
 def truth():
-    """Boxes all over a scene of 200 x 150, none touching another."""
+    """Return boxes all over a scene of 200 x 150, none touching another."""
     rng = np.random.default_rng(4)
     x, y = np.meshgrid(np.arange(14, 190, 24.0), np.arange(14, 140, 24.0))
     count = x.size
@@ -215,7 +215,7 @@ def test_centres_on_nodata_and_outside_of_bounds_or_mask_are_dropped(
 ):
     monkeypatch.chdir(tmp_path)
     hole = Window(col_off=40, row_off=30, width=50, height=41)
-    holed = found_in(write_ramp(200, 150, void=hole), Seer(truth))
+    holed = found_in(write_ramp(200, 150, hole=hole), Seer(truth))
     x, y = truth[:, 0], truth[:, 1]
     in_hole = (x >= 40) & (x < 90) & (y >= 30) & (y < 71)
     assert 0 < in_hole.sum() < len(truth)
@@ -308,20 +308,20 @@ def written(path, target, truth, **settings):
 def test_a_scene_turned_by_its_transform_has_the_same_boxes_on_the_ground(
     write_ramp, truth, tmp_path
 ):
-    upright, _ = written(write_ramp(200, 150), tmp_path / "a.gpkg", truth)
+    north_up, _ = written(write_ramp(200, 150), tmp_path / "a.gpkg", truth)
     turn = Affine.translation(100, 75) @ Affine.rotation(33) @ Affine.translation(-150, -140)
     path = write_ramp(300, 280, "turned.tif", transform=NORTH_UP @ turn)
     turned, _ = written(path, tmp_path / "b.gpkg", map_boxes(truth, ~turn))
-    assert len(turned) == len(upright) == len(truth)
-    places = shapely.STRtree(shapely.points(upright[["cx", "cy"]].to_numpy()))
+    assert len(turned) == len(north_up) == len(truth)
+    places = shapely.STRtree(shapely.points(north_up[["cx", "cy"]].to_numpy()))
     nearest = places.query_nearest(shapely.points(turned[["cx", "cy"]].to_numpy()))[1]
-    upright = upright.iloc[nearest].reset_index(drop=True)
+    north_up = north_up.iloc[nearest].reset_index(drop=True)
     for name in ("cx", "cy", "length_m", "width_m", "area_m2"):
-        np.testing.assert_allclose(turned[name], upright[name], atol=5e-3, err_msg=name)
-    turned_by = (turned.bearing - upright.bearing + 90) % 180 - 90
+        np.testing.assert_allclose(turned[name], north_up[name], atol=5e-3, err_msg=name)
+    turned_by = (turned.bearing - north_up.bearing + 90) % 180 - 90
     np.testing.assert_allclose(turned_by, 0, atol=0.05)
-    ground = turned.geometry.symmetric_difference(upright.geometry).area
-    assert (ground < 0.01 * upright.area_m2).all()
+    ground = turned.geometry.symmetric_difference(north_up.geometry).area
+    assert (ground < 0.01 * north_up.area_m2).all()
 
 
 def test_the_report_counts_and_measures_by_class(write_ramp, truth, tmp_path):
@@ -337,8 +337,8 @@ def test_the_report_counts_and_measures_by_class(write_ramp, truth, tmp_path):
 
 
 def test_nothing_is_found_in_an_empty_scene(write_ramp, tmp_path):
-    void = Window(col_off=0, row_off=0, width=200, height=150)
-    table, report = written(write_ramp(200, 150, void=void), tmp_path / "out.shp", [[0] * 5])
+    hole = Window(col_off=0, row_off=0, width=200, height=150)
+    table, report = written(write_ramp(200, 150, hole=hole), tmp_path / "out.shp", [[0] * 5])
     assert len(table) == 0 and "length_m" in table.columns
     assert report["objects"] == 0 and report["windows"] == report["windows_skipped"]
 

@@ -14,7 +14,7 @@ SIDE, SIZE, OVERLAP = 256, 96, 40
 
 
 def raw_of(rows):
-    """Rows of ``(cx, cy, w, h, angle, score, class id, cut)``."""
+    """Return rows of ``(cx, cy, w, h, angle, score, class id, cut)``."""
     table = np.array(rows, dtype=float).reshape(-1, 8)
     ids, cut = table[:, 6].astype(int), table[:, 7].astype(bool)
     return RawBoxes(table[:, :5], table[:, 5], ids, cut, np.ones(len(table), bool))
@@ -25,7 +25,7 @@ def merged(raw, nms_iou=0.1):
 
 
 def seen_through_windows(objects, random, *, jitter=0.3, least=16.0):
-    """What a good detector answers: the box of each object's visible part, in every window."""
+    """Answer as a good detector: the box of each object's visible part, in every window."""
     grid = WindowGrid(width=SIDE, height=SIDE, size=SIZE, overlap=OVERLAP)
     rows = []
     for window in grid.windows_over(Window(col_off=0, row_off=0, width=SIDE, height=SIDE)):

@@ -62,7 +62,7 @@ def written(path, found, **options):
 
 
 def corners_in(frame):
-    """The first four corners of polygons, ``(N, 4, 2)``."""
+    """Return the first four corners of polygons, ``(N, 4, 2)``."""
     return np.array([polygon.exterior.coords[:4] for polygon in frame.geometry])
 
 
@@ -71,7 +71,7 @@ def in_pixels(corners, transform):
 
 
 def assert_same_corners(found, expected, atol):
-    """From the first corner on, one way round or the other."""
+    """Compare from the first corner on, one way round or the other."""
     other_way = expected[:, [0, 3, 2, 1]]
     apart = np.minimum(*(np.abs(found - c).max((1, 2)) for c in (expected, other_way)))
     assert apart.max() < atol

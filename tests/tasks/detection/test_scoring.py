@@ -28,8 +28,8 @@ UTM = pyproj.CRS(32633).to_wkt()
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 
-class Heard:
-    """Remembers what is told."""
+class Collector:
+    """Keeps notes and warnings."""
 
     def __init__(self):
         self.lines = []
@@ -48,7 +48,7 @@ class Heard:
 
 @pytest.fixture(scope="module")
 def boxes():
-    """True boxes of 500 x 400 pixels, some difficult, and boxes found near them and elsewhere."""
+    """Return true boxes of 500 x 400 pixels, some difficult, and detections near and elsewhere."""
     random = np.random.default_rng(0)
     true = np.column_stack(
         [
@@ -216,14 +216,14 @@ def test_folders_of_texts_are_matched_by_name(tmp_path):
     (found / "P4_boxes.txt").write_text("")
     (true / "P4.txt").write_text("")
     (found / "P9_boxes.txt").write_text(f"{square} ship 0.7\n")
-    heard = Heard()
-    figures = score(str(found), str(true), progress=heard)
+    collector = Collector()
+    figures = score(str(found), str(true), progress=collector)
     assert figures["pictures"] == 4
     assert (figures["precision"], figures["recall"]) == (0.5, 0.5)
     assert figures["ap50"] == pytest.approx(0.5)
-    assert any("P9" in line for line in heard.lines)
-    assert any("no box, for P3" in line for line in heard.lines)
-    assert not any("no scores" in line for line in heard.lines)
+    assert any("P9" in line for line in collector.lines)
+    assert any("no box, for P3" in line for line in collector.lines)
+    assert not any("no scores" in line for line in collector.lines)
 
 
 def test_precision_and_recall_go_by_the_score(write_found, boxes, tmp_path):
@@ -255,11 +255,11 @@ def test_a_layer_without_classes_is_of_the_class_that_is_told(write_found, boxes
     ships = ships[ships["class"] == "ship"].drop(columns="class")
     ships.to_file(truth)
     labels = LabelledScene(scene="", labels="", class_name="ship")
-    heard = Heard()
-    figures = score(write_found("p.gpkg"), str(truth), ScoreOptions(labels=labels), heard)
+    collector = Collector()
+    figures = score(write_found("p.gpkg"), str(truth), ScoreOptions(labels=labels), collector)
     assert figures["ap50"] == figures["classes"]["ship"]["ap50"] > 0.3
     assert figures["classes"]["storage tank"]["ap50"] is None
-    assert any("has no storage tank" in line for line in heard.lines)
+    assert any("has no storage tank" in line for line in collector.lines)
 
 
 def test_polygons_of_more_corners_count_by_their_rectangles(write_found, boxes, expected, tmp_path):
@@ -267,18 +267,18 @@ def test_polygons_of_more_corners_count_by_their_rectangles(write_found, boxes, 
     table = true_table(boxes)
     table.geometry = shapely.segmentize(table.geometry.to_numpy(), 3.0)
     table.to_file(truth)
-    heard = Heard()
-    assert_same_figures(score(write_found("p.gpkg"), str(truth), progress=heard), expected)
-    assert any("30 polygons without four corners" in line for line in heard.lines)
+    collector = Collector()
+    assert_same_figures(score(write_found("p.gpkg"), str(truth), progress=collector), expected)
+    assert any("30 polygons without four corners" in line for line in collector.lines)
 
 
 def test_boxes_without_scores_are_taken_as_they_come(boxes, tmp_path):
     truth = tmp_path / "t.gpkg"
     true_table(boxes).to_file(truth)
-    heard = Heard()
-    figures = score(str(truth), str(truth), progress=heard)
+    collector = Collector()
+    figures = score(str(truth), str(truth), progress=collector)
     assert figures["ap50"] == figures["ap75"] == figures["recall"] == 1.0
-    assert any("has no scores" in line for line in heard.lines)
+    assert any("has no scores" in line for line in collector.lines)
 
 
 @pytest.mark.parametrize("suffix", [".shp", ".gpkg", ".geojson", ".fgb", ".csv"])
@@ -306,9 +306,11 @@ def test_a_layer_without_crs_is_taken_to_be_in_the_others_where_they_meet(
     truth = tmp_path / "t.gpkg"
     true_table(boxes, NORTH_UP).to_file(truth)
     found = write_found("p.gpkg", georeference=Georeference(transform=NORTH_UP, crs_wkt=UTM))
-    heard = Heard()
-    assert_same_figures(score(found, str(truth), progress=heard), expected)
-    assert any("t.gpkg names no CRS and is taken to be in that of" in line for line in heard.lines)
+    collector = Collector()
+    assert_same_figures(score(found, str(truth), progress=collector), expected)
+    assert any(
+        "t.gpkg names no CRS and is taken to be in that of" in line for line in collector.lines
+    )
 
 
 def test_pixels_and_a_map_are_not_compared(write_found, boxes, tmp_path):
@@ -324,9 +326,9 @@ def test_boxes_in_different_places_are_told(write_found, boxes, tmp_path):
     truth = tmp_path / "t.gpkg"
     true_table(boxes, Affine.translation(9000, 0) @ NORTH_UP, UTM).to_file(truth)
     found = write_found("p.gpkg", georeference=Georeference(transform=NORTH_UP, crs_wkt=UTM))
-    heard = Heard()
-    assert score(found, str(truth), progress=heard)["ap50"] == 0.0
-    assert any("lie in different places" in line for line in heard.lines)
+    collector = Collector()
+    assert score(found, str(truth), progress=collector)["ap50"] == 0.0
+    assert any("lie in different places" in line for line in collector.lines)
 
 
 def test_any_field_of_a_text_that_is_wrong_is_told_with_its_line(write_found, tmp_path):

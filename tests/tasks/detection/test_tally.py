@@ -61,9 +61,9 @@ def test_errors_are_medians_over_long_objects_that_are_right():
 
 
 def test_a_bearing_knows_no_front_and_no_back():
-    upright = (50.0, 40.0, 40.0, 10.0, np.pi / 2 - 0.01)
+    vertical = (50.0, 40.0, 40.0, 10.0, np.pi / 2 - 0.01)
     found = (50.0, 40.0, 40.0, 10.0, -np.pi / 2 + 0.01)
-    figures = tally_of(objects(upright), [found]).figures()
+    figures = tally_of(objects(vertical), [found]).figures()
     assert figures["bearing_error_deg"] == pytest.approx(np.degrees(0.02))
 
 

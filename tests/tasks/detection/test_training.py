@@ -25,7 +25,7 @@ OPTIONS = TrainingOptions(backbone="resnet10t", crop=64, batch_size=2, workers=0
 
 
 def write_set(root, name="boats", boats=("ship", "ship"), pictures=2, seed=0):
-    """Dark pictures with two bright boxes each, as large as can be told apart, in DOTA's layout."""
+    """Write dark pictures with two bright boxes each, as large as can be, in DOTA's layout."""
     random = np.random.default_rng(seed)
     for split in ("train", "val"):
         for number in range(pictures):
@@ -96,7 +96,7 @@ def test_the_loss_is_the_sum_over_windows_and_their_number(task, tmp_path):
 
 @pytest.fixture
 def see_bright_boxes(find_bright_boxes):
-    """The same as a network of two classes answers it: candidates, all of them of the first."""
+    """Answer as a network of two classes does: candidates, all of them of the first."""
 
     def see(pixels):
         rows = find_bright_boxes(pixels)

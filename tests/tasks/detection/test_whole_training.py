@@ -38,7 +38,7 @@ def boats(seed):
 
 @pytest.fixture(scope="module")
 def harbour(tmp_path_factory):
-    """Dark scenes with two bright boats each: two to train on, one to validate on."""
+    """Return a folder of dark scenes with two bright boats: two to train on, one to validate on."""
     root = tmp_path_factory.mktemp("boxes") / "harbour"
     for seed, (split, name) in enumerate((("train", "a"), ("train", "b"), ("val", "c"))):
         corners = corners_of(boats(seed))
@@ -162,7 +162,7 @@ def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, fin
 
 
 def write_names(tmp_path, harbour, name):
-    """A copy of the harbour whose boats are called something else."""
+    """Write a copy of the harbour whose boats are called something else."""
     folder = shutil.copytree(harbour, tmp_path / name)
     for path in folder.glob("*/labelTxt/*.txt"):
         path.write_text(path.read_text().replace("boat", name))

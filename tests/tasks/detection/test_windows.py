@@ -40,14 +40,14 @@ class Memory:
 
 
 def boxes_apart(step=44, size=(26, 12)):
-    """Boxes of all directions that do not touch each other."""
+    """Return boxes of all directions that do not touch each other."""
     places = [(x, y) for y in range(24, HEIGHT - 20, step) for x in range(24, WIDTH - 20, step)]
     angles = np.linspace(-1.5, 1.5, len(places))
     return np.array([(x, y, *size, a) for (x, y), a in zip(places, angles, strict=True)])
 
 
 def painted(boxes):
-    """A picture with bright boxes on dark ground."""
+    """Return a picture with bright boxes on dark ground."""
     outlines = [(shapely.Polygon(c), 1) for c in corners_of(boxes)]
     inside = rasterize(outlines, out_shape=(HEIGHT, WIDTH)).astype(bool)
     return np.where(inside, BRIGHT, DARK).astype(np.uint8)[None].repeat(3, axis=0)

@@ -22,7 +22,7 @@ ENDINGS = ["gpkg", "fgb", "geojson", "shp"]
 
 
 def burned(frame, transform, shape):
-    """Class ids of polygons drawn on the grid again, 255 elsewhere."""
+    """Return class ids of polygons drawn on the grid again, 255 elsewhere."""
     pairs = list(zip(frame.geometry, frame.class_id, strict=True))
     return rasterize(pairs, out_shape=shape, fill=255, transform=transform, dtype="uint8")
 

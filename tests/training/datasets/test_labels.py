@@ -44,7 +44,7 @@ def scene_on(write_scene, pixels):
 
 
 def drawn_whole(ids, background):
-    """Shapes in pixels, drawn by rasterio on the whole scene."""
+    """Draw shapes in pixels, by rasterio on the whole scene."""
     return rasterize(zip(SHAPES, ids, strict=True), out_shape=(48, 64), fill=background)
 
 
@@ -260,7 +260,7 @@ def test_names_of_a_raster_are_kept_and_other_ids_refused(scene_on, write_scene)
         labels.read(scene.window)
 
 
-def test_rasters_that_are_no_labels_are_refused(scene_on, write_scene, pixels):
+def test_rasters_that_are_no_labels_are_refused(scene_on, write_scene, pixels, count_handles):
     scene = scene_on(NORTH_UP)
     cases = [
         (pixels, {}, "has 3 bands"),
@@ -278,6 +278,7 @@ def test_rasters_that_are_no_labels_are_refused(scene_on, write_scene, pixels):
         with pytest.raises(LemevitError, match=message) as raised:
             open_labels(scene, LabelledScene(scene=scene.path, labels=path, **changes))
         assert "\n" not in str(raised.value)
+        assert count_handles(path) == 0
 
 
 def test_a_raster_elsewhere_is_told(scene_on, write_scene):

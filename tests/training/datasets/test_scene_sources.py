@@ -32,7 +32,7 @@ def random_boxes(number, seed=0):
 
 @pytest.fixture
 def labelled(write_scene, write_polygons, on_map):
-    """A scene of 420 x 300 pixels with a nodata corner, and polygons of two classes; the truth."""
+    """Return a scene of 420 x 300 pixels with nodata, polygons of two classes, and the truth."""
 
     def make(number=60, *, dtype="uint8", bands=3, nodata=0, **changes):
         pixels = np.random.default_rng(1).integers(1, 250, (bands, *SIZE)).astype(dtype)
@@ -170,7 +170,7 @@ def test_an_ignored_background_is_never_read(labelled, monkeypatch):
         ({"labels": "nowhere.gpkg"}, "nowhere.gpkg: cannot be read as polygons"),
     ],
 )
-def test_mistakes_are_data_errors_of_one_line(labelled, changes, message):
+def test_mistakes_are_data_errors_of_one_line(labelled, count_handles, changes, message):
     scene, _, _ = labelled()
     wrong = LabelledScene(
         **{"scene": scene.scene, "labels": scene.labels, "label_field": "kind", **changes}
@@ -178,6 +178,7 @@ def test_mistakes_are_data_errors_of_one_line(labelled, changes, message):
     with pytest.raises(DataError, match=message) as raised:
         opened(wrong)
     assert "\n" not in str(raised.value)
+    assert count_handles(scene.scene) == 0
 
 
 def test_labels_on_nodata_pixels_alone_are_refused(labelled, write_polygons, on_map):
@@ -187,9 +188,10 @@ def test_labels_on_nodata_pixels_alone_are_refused(labelled, write_polygons, on_
         opened(LabelledScene(scene=scene.scene, labels=path, background="ignore"))
 
 
-def test_labels_in_one_block_cannot_be_divided(labelled, write_polygons, on_map):
+def test_labels_in_one_block_cannot_be_divided(labelled, write_polygons, on_map, count_handles):
     scene, _, _ = labelled()
     path = write_polygons(on_map([shapely.box(200, 200, 204, 204)], ROTATED), "one.gpkg")
     one = LabelledScene(scene=scene.scene, labels=path, background="ignore")
-    with pytest.raises(DataError, match=r"20% of its labels cannot be held back"):
+    with pytest.raises(DataError, match=r"20% of its labels cannot be held back") as raised:
         opened(one, val_fraction=0.2)
+    assert count_handles(scene.scene) == 0, raised

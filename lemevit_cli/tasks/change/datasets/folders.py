@@ -118,23 +118,23 @@ def _read_code(folder: Path, split: str, reader: PictureReader) -> MaskCode:
     names, ignored = read_class_list(listed) if listed.is_file() else (ONE_KIND, None)
     splits = [s for s in _SPLITS if s == split or (folder / s).is_dir()]
     masks = [mask for s in splits for mask in _files(folder, s)[2].values()]
-    found = _values_of(masks, reader)
+    values = _values_of(masks, reader)
     if ignored is not None:
-        found.pop(ignored, None)
+        values.pop(ignored, None)
     is_lossy = any(mask.suffix.lower() in _LOSSY for mask in masks)
-    if is_lossy and len(names) == len(ONE_KIND) and any(v > _WHITE // 2 for v in found):
+    if is_lossy and len(names) == len(ONE_KIND) and any(v > _WHITE // 2 for v in values):
         ids = [0] * (_VALUES // 2) + [1] * (_VALUES // 2)
     else:
-        ids = _ids_of_values(folder, names, found)
+        ids = _ids_of_values(folder, names, values)
     if ignored is not None and 0 <= ignored < _VALUES:
         ids[ignored] = NODATA_CLASS
-    if not any(ids[value] for value in found if ids[value] != NODATA_CLASS):
+    if not any(ids[value] for value in values if ids[value] != NODATA_CLASS):
         raise DataError(f"{folder}: no pixel of its masks is changed; nothing is there to learn")
     return MaskCode(change_names(names), tuple(ids))
 
 
-def _ids_of_values(folder: Path, names: Sequence[str], found: dict[int, Path]) -> list[int]:
-    values = set(found)
+def _ids_of_values(folder: Path, names: Sequence[str], first_with: dict[int, Path]) -> list[int]:
+    values = set(first_with)
     ids = [NODATA_CLASS] * _VALUES
     ids[: len(names)] = range(len(names))
     if len(names) == len(ONE_KIND) and values <= {0, _WHITE}:
@@ -146,19 +146,19 @@ def _ids_of_values(folder: Path, names: Sequence[str], found: dict[int, Path]) -
     known = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
     if len(names) > len(ONE_KIND):
         raise DataError(
-            f"{found[wrong]} holds the value {wrong}; {folder / CLASSES_FILE} knows {known}, "
+            f"{first_with[wrong]} holds the value {wrong}; {folder / CLASSES_FILE} knows {known}, "
             "and what its ignore_index says"
         )
     raise DataError(
-        f"{found[wrong]} holds the value {wrong}, and the masks of {folder} {list_some(values)}: a "
-        f'mask has 0 and 1, or 0 and 255; a {CLASSES_FILE} names others by {{"classes": '
-        '["unchanged", "built", "torn down"], "ignore_index": 255}'
+        f"{first_with[wrong]} holds the value {wrong}, and the masks of {folder} "
+        f"{list_some(values)}: a mask has 0 and 1, or 0 and 255; a {CLASSES_FILE} names others by "
+        '{"classes": ["unchanged", "built", "torn down"], "ignore_index": 255}'
     )
 
 
 def _values_of(masks: Sequence[Path], reader: PictureReader) -> dict[int, Path]:
     """Collect the values that masks hold, and the first mask with each."""
-    found: dict[int, Path] = {}
+    first_with: dict[int, Path] = {}
     for path in masks:
         with open_picture(path) as scene:
             window = scene.window
@@ -168,5 +168,5 @@ def _values_of(masks: Sequence[Path], reader: PictureReader) -> dict[int, Path]:
         else:
             values = np.unique(stored[0][known])
         for value in values.tolist():
-            found.setdefault(value, path)
-    return found
+            first_with.setdefault(value, path)
+    return first_with

@@ -1,6 +1,6 @@
 """Two georeferenced scenes of one place, with what has changed between them: polygons, or ids.
 
-The later date is read on the grid of the earlier one (``scenes/scene_pair.py``), so both may come
+The later date is read on the grid of the earlier one (``raster/scene_pair.py``), so both may come
 from anybody. Polygons are burnt on that grid window by window; what none covers is unchanged.
 """
 
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
 from lemevit_cli.training.datasets.holding_back import Division
-from lemevit_cli.training.datasets.labels import IGNORE, check_labelled, open_labels
+from lemevit_cli.training.datasets.labels import (
+    IGNORE,
+    check_labelled,
+    open_labels,
+    open_to_learn,
+)
 from lemevit_cli.training.datasets.scenes import Ground, divide_ground
 from lemevit_cli.training.datasets.source import Parts, check_alike
 from lemevit_cli.training.options import LabelledScene
@@ -33,24 +38,21 @@ def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
         raise DataError(
             f"{labelled.labels}: with the background {IGNORE} no ground is known to be unchanged"
         )
-    try:
-        pair = open_pair(labelled.scene, str(labelled.after))
+    with open_to_learn(lambda: open_pair(labelled.scene, str(labelled.after))) as pair:
         check_alike(
             [(date.name, date.num_bands, date.dtype) for date in (pair.before, pair.after)],
             "two dates to learn from",
         )
         labels = open_labels(pair.before, _as_change(labelled))
-    except SceneError as error:
-        raise DataError(str(error)) from error
-    ground = Ground(
-        pair,
-        pair.before.num_bands,
-        replace(labels, classes=change_names(labels.classes)),
-        may_have_nodata=_may_have_nodata(pair),
-    )
-    warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
-    notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
-    return divide_ground(ground, labelled, division, notes)
+        ground = Ground(
+            pair,
+            pair.before.num_bands,
+            replace(labels, classes=change_names(labels.classes)),
+            may_have_nodata=_may_have_nodata(pair),
+        )
+        warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
+        notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
+        return divide_ground(ground, labelled, division, notes)
 
 
 def _may_have_nodata(pair: ScenePair) -> bool:

@@ -17,7 +17,7 @@ from lemevit_cli.tasks.detection.datasets.labels import Outline
 
 @dataclass(frozen=True, eq=False)
 class CocoFile:
-    """What a file says.
+    """Content of a file.
 
     Args:
         classes: names of the categories that objects have, by their ids.

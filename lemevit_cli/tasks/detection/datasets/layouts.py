@@ -47,7 +47,7 @@ ReadLabels = Callable[[Scene], Labelled]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How a folder keeps its labels.
+    """Layout of the labels of a folder.
 
     Args:
         classes: names that the layout itself states; None where only the labels have them.
@@ -75,7 +75,9 @@ def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
     coco = {split: file for split in SPLITS if (file := _coco_file(folder, split)) is not None}
     if coco:
         return _coco_layout(folder, coco)
-    text = {split: found for split in SPLITS if (found := _text_folders(folder, split)) is not None}
+    text = {
+        split: folders for split in SPLITS if (folders := _text_folders(folder, split)) is not None
+    }
     if not text:
         empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
         raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
@@ -112,7 +114,8 @@ def _text_layout(
     numbered = _read_numbered_classes(folder)
     classes = numbered or stated
     is_yolo = next(
-        (found for path in every if (found := has_class_numbers(path)) is not None), False
+        (is_numbered for path in every if (is_numbered := has_class_numbers(path)) is not None),
+        False,
     )
     if is_yolo and classes is None:
         raise DataError(
@@ -203,16 +206,16 @@ def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, 
         file.path.parent,
         *(folder / pattern.format(split=name) for name in names for pattern in _COCO_PICTURES),
     ]
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for name in file.outlines:
         path = next((p / name for p in places if (p / name).is_file()), None)
         if path is not None:
-            found[name] = path
-    missing = [name for name in file.outlines if name not in found]
-    if not found:
+            pictures[name] = path
+    missing = [name for name in file.outlines if name not in pictures]
+    if not pictures:
         first = f", such as {missing[0]}" if missing else ""
         raise DataError(f"{file.path}: none of its pictures{first} is below {folder}")
-    return found, _note_of(missing, f"pictures of {file.path.name} that are not there")
+    return pictures, _note_of(missing, f"pictures of {file.path.name} that are not there")
 
 
 def read_stated_classes(folder: Path) -> tuple[str, ...] | None:

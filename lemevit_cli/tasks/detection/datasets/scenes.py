@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
@@ -23,6 +23,7 @@ from lemevit_cli.training.datasets.holding_back import Division, Place, divide_s
 from lemevit_cli.training.datasets.labels import (
     NamedPolygons,
     check_labelled,
+    open_to_learn,
     read_named_polygons,
 )
 from lemevit_cli.training.datasets.objects import Objects
@@ -43,11 +44,12 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
         DataError: if scene or layer cannot be read, do not meet, or nothing can be held back.
     """
     _check(labelled)
-    try:
-        scene = open_scene(labelled.scene)
-        polygons = read_named_polygons(scene, labelled)
-    except SceneError as error:
-        raise DataError(str(error)) from error
+    with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
+        return _divide_objects(scene, labelled, division)
+
+
+def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -> Parts:
+    polygons = read_named_polygons(scene, labelled)
     objects = _objects(scene, polygons)
     grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
@@ -91,23 +93,25 @@ def _check(labelled: LabelledScene) -> None:
         raise DataError(f"{labelled.labels}: is a raster; detection learns from boxes or polygons")
 
 
-def _objects(scene: Scene, found: NamedPolygons) -> Objects:
+def _objects(scene: Scene, named: NamedPolygons) -> Objects:
     """Fit boxes in pixels of the scene; one whose centre is nodata counts as not labelled."""
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
-        for polygon, name in zip(found.polygons.in_pixels(), found.names, strict=True)
+        for polygon, name in zip(named.polygons.in_pixels(), named.names, strict=True)
     ]
-    objects = objects_of(outlines, found.classes)
+    objects = objects_of(outlines, named.classes)
     if scene.mask_kind == "none":
         return objects
-    seen = _have_data(scene, objects.boxes[:, :2])
-    return Objects(objects.boxes[seen], objects.class_ids[seen], objects.difficult[seen])
+    has_data = _have_data(scene, objects.boxes[:, :2])
+    return Objects(
+        objects.boxes[has_data], objects.class_ids[has_data], objects.difficult[has_data]
+    )
 
 
 def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say of places ``(N, 2)`` whether their pixel is valid; True of one outside the scene."""
-    seen = np.ones(len(centres), dtype=bool)
+    has_data = np.ones(len(centres), dtype=bool)
     cells, of_place = np.unique(centres.astype(np.int64) // _CELL, axis=0, return_inverse=True)
     for number, (col, row) in enumerate(cells.tolist()):
         cell = Window(col_off=col * _CELL, row_off=row * _CELL, width=_CELL, height=_CELL)
@@ -120,8 +124,8 @@ def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
             np.floor(centres[inside]).astype(np.int64) - (window.col_off, window.row_off)
         ).T
         there = (cols >= 0) & (rows >= 0) & (cols < window.width) & (rows < window.height)
-        seen[inside[there]] = valid[rows[there], cols[there]]
-    return seen
+        has_data[inside[there]] = valid[rows[there], cols[there]]
+    return has_data
 
 
 def _count_blocks(

@@ -20,7 +20,7 @@ SIZE = (40, 56)
 
 @pytest.fixture
 def make_pairs(tmp_path):
-    """A folder of pairs; masks hold ``values`` at random."""
+    """Make a folder of pairs; masks hold ``values`` at random."""
 
     def make(names=("A", "B", "label"), *, values=(0, 255), suffix=".png", classes=None):
         random = np.random.default_rng(0)

@@ -26,7 +26,7 @@ SIZE, SIZE_AFTER = (240, 400), (220, 243)
 
 @pytest.fixture
 def make(tmp_path, write_scene):
-    """A pair and 60 polygons in degrees, alternately built and torn down, as options."""
+    """Return a pair and 60 polygons in degrees, alternately built and torn down, as options."""
     random = np.random.default_rng(0)
 
     def build(*, fields=True, **changes):
@@ -112,7 +112,7 @@ def test_a_raster_may_say_what_changed(make, write_scene):
     np.testing.assert_array_equal(source.read_ids(source.sites[0], window), truth[window.slices])
 
 
-def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path):
+def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path, count_handles):
     labelled, _ = make()
     single = LabelledScene(scene=labelled.scene, labels=labelled.labels)
     grey = write_scene(np.ones((1, *SIZE), np.uint8), "grey.tif", transform=BEFORE)
@@ -134,5 +134,6 @@ def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path):
         with pytest.raises(DataError, match=message) as raised:
             opened(LabelledScene(**given | changes))
         assert "\n" not in str(raised.value)
+        assert count_handles(given["scene"]) == count_handles(labelled.after) == 0
     with pytest.raises(DataError, match=r"before\.tif: is one date; .* --before and --after"):
         opened(single)

@@ -42,7 +42,7 @@ def text(path, *lines):
 
 @pytest.fixture
 def dota(tmp_path):
-    """Two training pictures, one of them empty, and one to validate on."""
+    """Return two training pictures, one of them empty, and one to validate on."""
     root = tmp_path / "harbour"
     for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
         picture(root / split / "images" / f"{name}.png")
@@ -54,7 +54,7 @@ def dota(tmp_path):
 
 
 def outlines(source, picture=0):
-    """Corners and class names of the objects of a picture."""
+    """Return corners and class names of the objects of a picture."""
     objects = source.objects[source.sites[picture].scene]
     names = [None if i == IGNORED else source.classes[i] for i in objects.class_ids]
     return list(zip(corners_of(objects.boxes), names, objects.difficult.tolist(), strict=True))

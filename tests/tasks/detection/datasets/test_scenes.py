@@ -37,7 +37,7 @@ def boxes_in_pixels(number, seed=0):
 
 @pytest.fixture
 def labelled(write_scene, tmp_path):
-    """A scene and the boxes on it, in pixels; the layer is in the given CRS."""
+    """Return a scene and the boxes on it, in pixels; the layer is in the given CRS."""
 
     def make(number=MANY, *, crs="EPSG:32633", nodata=False, kinds=None, **settings):
         pixels = np.random.default_rng(1).integers(1, 250, (3, HEIGHT, WIDTH), dtype=np.uint8)
@@ -164,10 +164,11 @@ def test_a_worker_gets_scene_and_boxes(labelled):
         ({"split": "test"}, "split 'test'"),
     ],
 )
-def test_mistakes_are_told(labelled, changes, said):
+def test_mistakes_are_told(labelled, count_handles, changes, said):
     scene, _ = labelled(**changes)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=said) as raised:
         opened(scene)
+    assert count_handles(scene.scene) == 0, raised
 
 
 def test_a_raster_is_no_layer_of_boxes(labelled):
