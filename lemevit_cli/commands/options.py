@@ -286,16 +286,16 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
 
 
 def parse_numbers(
-    text: str | None, option: str, *, kind: str = "numbers"
+    text: str | None, option: str, *, kind: str = "numbers", first: int = 1
 ) -> tuple[int, ...] | None:
-    """Read ``3,2,1`` as numbers from 1 on; wrong usage if it is anything else."""
+    """Read ``3,2,1`` as numbers from ``first`` on; wrong usage if it is anything else."""
     if text is None:
         return None
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < first:
         raise typer.BadParameter(
             f"{text!r} is not a list of {kind} such as 3,2,1", param_hint=option
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+
+from torch import nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
@@ -46,6 +47,21 @@ def open_weights_for(task: str, name_or_file: str | None) -> Weights:
     return weights
 
 
+def load_model(weights: Weights, network: Network) -> nn.Module:
+    """Build the network of a card and load its tensors.
+
+    Raises:
+        WeightsError: if tensors and card do not fit each other.
+    """
+    model = network.build_model(weights.card)
+    try:
+        model.load_state_dict(weights.state())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    return model
+
+
 def load_predictor(
     weights: Weights,
     network: Network,
@@ -61,12 +77,7 @@ def load_predictor(
         WeightsError: if tensors and card do not fit each other.
         DeviceError: if the machine lacks the device.
     """
-    model: Any = network.build_model(weights.card)
-    try:
-        model.load_state_dict(weights.state())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    model = load_model(weights, network)
     decode = partial(network.decode, options=detection)
     plain = TorchRuntime(network.for_inference(model), decode, options)
     runtime = network.over_symmetries(plain, detection) if options.tta else plain
