@@ -241,6 +241,15 @@ Init = Annotated[
     str | None, _model("--init WEIGHTS", "Start from weights of ours: what fits is taken over.")
 ]
 DropPath = Annotated[float, _model("--drop-path", "Stochastic depth.", min=0.0, max=0.9)]
+MergeTokens = Annotated[
+    float,
+    _model(
+        "--merge-tokens SHARE",
+        "Of the tokens of LeMeViT's third stage, those merged away by a mask that it learns.",
+        min=0.0,
+        max=0.9,
+    ),
+]
 Steps = Annotated[int, _schedule("--steps", "Updates.", min=1)]
 Epochs = Annotated[
     float | None,

@@ -28,7 +28,7 @@ Deviations, none of which changes a feature map or a logit:
 
 A stage of self-attention may run its attention and MLPs on fewer tokens (``reduce_tokens``). The
 grid stays whole: tokens are merged behind each positional convolution, what the block adds to them
-is spread back, and meta tokens have no part in it.
+is spread back, and meta tokens have no part in it. ``merge_tokens`` has stage 3 learn which.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from lemevit_cli.errors import WeightsError
+
 STAGE_KINDS = "CDDSS"
 MLP_RATIO = 4
 # Stages 1 and 2 divide by ln(N): at or below this side the map of stage 2 is one pixel.
 LARGEST_SIDE_TOO_SMALL = 8
+MERGED_STAGE = 3  # of most of the operations
 
 
 # --- Fewer tokens in a stage ------------------------------------------------------------------
@@ -305,6 +308,7 @@ class LeMeViT(nn.Module):
         num_classes: 0 for no head: the answer is then the pooled feature.
         global_pool: as in timm; '' leaves the map unpooled.
         drop_path_rate: of the last block; rises linearly from 0 over all blocks.
+        merge_tokens: share of stage 3's tokens that a learned mask merges away; not of the paper.
     """
 
     stages: Any  # nn.ModuleList of Stage
@@ -319,6 +323,7 @@ class LeMeViT(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_path_rate: float = 0.0,
+        merge_tokens: float = 0.0,
     ) -> None:
         super().__init__()
         if embed_dims[0] != embed_dims[1]:
@@ -346,6 +351,10 @@ class LeMeViT(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.norm_meta: nn.Module = nn.LayerNorm(self.num_features, eps=1e-5)
         self.reset_classifier(num_classes, global_pool)
+        if merge_tokens:
+            from lemevit_cli.models.token_merging import CellMerging  # few ask for it
+
+            self.reduce_tokens({MERGED_STAGE: CellMerging(embed_dims[MERGED_STAGE], merge_tokens)})
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -440,13 +449,19 @@ class LeMeViT(nn.Module):
         """Let stages (3, 4: those of self-attention) run on fewer tokens; None on all of them.
 
         A reduction that is a module becomes a part of its stage, and its parameters of the state.
+        It was learned with all others and stays: None does not take it away.
 
         Raises:
             ValueError: if a stage has no self-attention, or was not built.
+            WeightsError: if a stage has learned a reduction and is to have another.
         """
         for i, reduction in reductions.items():
             if not (i < len(self.stages) and self.stages[i].attends_to_itself):
                 raise ValueError(f"stage {i} has no self-attention whose tokens could be reduced")
+            if isinstance(self.stages[i].reduction, nn.Module):
+                if reduction is None:
+                    continue
+                raise WeightsError("these weights merge tokens by a mask; they fuse none beside")
             self.stages[i].reduction = reduction
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
