@@ -352,7 +352,7 @@ class LeMeViT(nn.Module):
         self.norm_meta: nn.Module = nn.LayerNorm(self.num_features, eps=1e-5)
         self.reset_classifier(num_classes, global_pool)
         if merge_tokens:
-            from lemevit_cli.models.token_merging import CellMerging  # few ask for it
+            from lemevit_cli.models.token_merging import CellMerging  # noqa: PLC0415  few ask
 
             self.reduce_tokens({MERGED_STAGE: CellMerging(embed_dims[MERGED_STAGE], merge_tokens)})
         self.apply(_init_weights)
