@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("data", nargs="?")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--init", help="weights that all begin with")
+    parser.add_argument(
+        "--lr", type=float, default=1e-3, help="a quarter of what is usual from scratch"
+    )
     parser.add_argument("--backbone", default="lemevit_tiny")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75])
     parser.add_argument("--sizes", type=int, nargs="*", default=[512, 1024])
@@ -76,6 +79,7 @@ def tell_scores(options: argparse.Namespace) -> None:
             init=options.init,
             batch_size=4,
             precision="bf16",
+            lr=options.lr,
             steps=options.steps,
             # The average of few steps, as of many: a part of them.
             ema_decay=0.98,

@@ -60,6 +60,14 @@ LTM = {
     "vit_small_patch16_224": (22.1, 4.3, 3.7, "81.2 to 81.8"),
     "swin_tiny_patch4_window7_224": (29.0, 4.5, 3.8, "81.3 to 81.8"),
 }
+# LWGANet (AAAI 2026, arXiv 2501.10040): M, G, top-1 of NWPU-RESISC45, images a second (RTX 3090),
+# Table 1; with Oriented R-CNN on DOTA-v1.0 and with CLAFA on CDD, Tables 2 and 5.
+LWGANET = {
+    "L0": (1.72, 0.186, "95.49", 13234),
+    "L1": (5.90, 0.709, "95.70", 6418),
+    "L2": (13.0, 1.87, "96.17", 3308),
+}
+LWGANET_L2_ELSEWHERE = "DOTA 29.2 M, 159.1 G, mAP 79.02; CDD 16.1 M, 22.1 G, F1 93.77"
 RIVALS = (
     "swin_tiny_patch4_window7_224",
     "pvt_v2_b1",
@@ -115,6 +123,7 @@ def tell_costs(options: argparse.Namespace) -> None:
             )
     tell_deit()
     tell_ltm()
+    tell_lwganet()
 
 
 def classifier(num_classes: int) -> Callable[[str], tuple[nn.Module, int]]:
@@ -207,6 +216,17 @@ def tell_ltm() -> None:
             "not built" if merged is None else f"{merged.macs / 1e9:.2f}",
             score,
         )
+
+
+def tell_lwganet() -> None:
+    """Quote the nearest rival, which timm does not hold."""
+    print("\n### LWGANet (AAAI 2026, arXiv 2501.10040): the nearest rival, as published\n")
+    head("variant", "M", "G", "NWPU top-1", "images/s, RTX 3090")
+    for name, figures in LWGANET.items():
+        row(name, *figures)
+    print(f"\nL2 with heads: {LWGANET_L2_ELSEWHERE}.")
+    found = timm.list_models("*lwga*")
+    print(f"In timm {timm.__version__}: {', '.join(found) or 'no'}.")
 
 
 def costs_of(change: Callable[[Any], nn.Module], name: str) -> Cost:
@@ -302,7 +322,7 @@ def tell_speed(options: argparse.Namespace) -> None:
         head(f"{size} x {size}", "M", "images/s", "lemevit_small : it")
         for name, needed in seconds.items():
             millions = f"{parameters_of(models[name]) / 1e6:.1f}"
-            row(name, millions, f"{1 / needed:.2f}", f"{needed / small:.2f}")
+            row(name, millions, f"{1 / needed:.3g}", f"{needed / small:.2f}")
         for rival in ("swin_tiny_patch4_window7_224", "pvt_v2_b2"):
             ratio = seconds[rival] / small
             verdict = "shown" if ratio >= 1.7 else "contradicted"
