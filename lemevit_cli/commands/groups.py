@@ -169,6 +169,7 @@ class Recipe:
     pretrained: options.Pretrained = False
     init: options.Init = None
     drop_path: options.DropPath = 0.0
+    merge_tokens: options.MergeTokens = 0.0
     half: options.Half = False
     time_budget: options.TimeBudget = None
     batch_size: options.TrainedBatchSize = 8
@@ -183,12 +184,15 @@ class Recipe:
     def training_fields(self, checkpoint_every: str) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
         own = dict(vars(self))
-        drop_path = own.pop("drop_path")
+        of_backbone = {
+            "drop_path_rate": own.pop("drop_path"),
+            "merge_tokens": own.pop("merge_tokens"),
+        }
         return {
             "gsd_m": own.pop("gsd"),
             "time_budget_s": options.parse_time(own.pop("time_budget")),
             **own,
             **options.parse_checkpoints(checkpoint_every),
-            "backbone_args": {"drop_path_rate": drop_path} if drop_path else {},
+            "backbone_args": {name: value for name, value in of_backbone.items() if value},
             "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
         }

@@ -241,6 +241,15 @@ Init = Annotated[
     str | None, _model("--init WEIGHTS", "Start from weights of ours: what fits is taken over.")
 ]
 DropPath = Annotated[float, _model("--drop-path", "Stochastic depth.", min=0.0, max=0.9)]
+MergeTokens = Annotated[
+    float,
+    _model(
+        "--merge-tokens SHARE",
+        "Of the tokens of LeMeViT's third stage, those merged away by a mask that it learns.",
+        min=0.0,
+        max=0.9,
+    ),
+]
 Steps = Annotated[int, _schedule("--steps", "Updates.", min=1)]
 Epochs = Annotated[
     float | None,
@@ -286,16 +295,16 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
 
 
 def parse_numbers(
-    text: str | None, option: str, *, kind: str = "numbers"
+    text: str | None, option: str, *, kind: str = "numbers", first: int = 1
 ) -> tuple[int, ...] | None:
-    """Read ``3,2,1`` as numbers from 1 on; wrong usage if it is anything else."""
+    """Read ``3,2,1`` as numbers from ``first`` on; wrong usage if it is anything else."""
     if text is None:
         return None
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < first:
         raise typer.BadParameter(
             f"{text!r} is not a list of {kind} such as 3,2,1", param_hint=option
         )

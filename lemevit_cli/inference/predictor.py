@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from torch import nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
@@ -45,6 +46,21 @@ def open_weights_for(task: str, name_or_file: str | None) -> Weights:
     return weights
 
 
+def load_model(weights: Weights, network: Network) -> nn.Module:
+    """Build the network of a card and load its tensors.
+
+    Raises:
+        WeightsError: if tensors and card do not fit each other.
+    """
+    model = network.build_model(weights.card)
+    try:
+        model.load_state_dict(weights.state())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    return model
+
+
 def load_predictor(
     weights: Weights,
     network: Network,
@@ -56,12 +72,7 @@ def load_predictor(
         WeightsError: if tensors and card do not fit each other.
         DeviceError: if the machine lacks the device.
     """
-    model: Any = network.build_model(weights.card)
-    try:
-        model.load_state_dict(weights.state())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    model = load_model(weights, network)
     plain = TorchRuntime(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
     return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))

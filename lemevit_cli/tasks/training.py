@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError
+from lemevit_cli.models.backbone import check_merging
 from lemevit_cli.models.weights import (
     Card,
     Weights,
@@ -161,6 +162,7 @@ def _of_first_process(progress: Progress | None) -> Progress:
 def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
+    check_merging(options.backbone, options.backbone_args)
     training.check(options)
     if options.init is not None and not options.resume:
         read_card(find_weights(options.init))
