@@ -15,18 +15,27 @@ if TYPE_CHECKING:
     from lemevit_cli.inference.scenes import Report
 
 
-def check_folder(scenes: Sequence[str], output: str | None) -> None:
-    """Refuse to put several results anywhere but into a folder, as wrong usage."""
+def check_folder(scenes: Sequence[str], output: str | None, joint: tuple[str, ...] = ()) -> None:
+    """Refuse to put several results anywhere but into a folder, as wrong usage.
+
+    Args:
+        joint: suffixes of files that hold the results of several scenes.
+    """
     from lemevit_cli.inference.scenes import is_folder
 
     if len(scenes) > 1 and output is not None and not is_folder(output):
+        if output.lower().endswith(joint):
+            return
         raise typer.BadParameter(
             f"{len(scenes)} scenes need a folder, such as results/", param_hint="-o"
         )
 
 
 def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
-    """Print paths or JSON on stdout; JSON on stderr, if the data itself went to stdout."""
+    """Print paths or JSON on stdout; JSON on stderr, if the data itself went to stdout.
+
+    A result that is no file has a ``line`` in place of its path.
+    """
     if as_json and len(report.results) + len(report.failures) > 1:
         failures = {scene: failure.message for scene, failure in report.failures.items()}
         print_json({"results": report.results, "failures": failures})
@@ -34,7 +43,7 @@ def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
         print_json(report.results[0], to_stderr=to_stdout)
     elif not to_stdout:
         for result in report.results:
-            typer.echo(result["path"])
+            typer.echo(result.get("line", result["path"]))
 
 
 def tell_failures(report: Report) -> None:

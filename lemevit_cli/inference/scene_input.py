@@ -51,6 +51,19 @@ class SceneInput:
         """Return what messages call the scene."""
         return self.scene.name
 
+    @property
+    def area_on_view(self) -> Window:
+        """Return the pixels of the model's grid that share a place with the area of the scene."""
+        view, area = self.view, self.area
+        cols, rows = view.width / view.scene.width, view.height / view.scene.height
+        left, top = math.floor(area.col_off * cols), math.floor(area.row_off * rows)
+        return Window(
+            col_off=left,
+            row_off=top,
+            width=min(math.ceil(area.right * cols), view.width) - left,
+            height=min(math.ceil(area.bottom * rows), view.height) - top,
+        )
+
 
 @dataclass(frozen=True)
 class Area:

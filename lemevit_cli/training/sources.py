@@ -21,12 +21,12 @@ class Openers:
     """How the data of a task are opened.
 
     Args:
-        folder: opens both splits of a folder, for windows of a size.
+        folder: opens both splits of a folder.
         scene: opens a scene with its labels, as :func:`open_labelled_scene`.
         merge_classes: gives the classes of a model that learns from several sources.
     """
 
-    folder: Callable[[LabelledFolder, PictureReader, int], Parts]
+    folder: Callable[[LabelledFolder, PictureReader, Division], Parts]
     scene: Callable[[LabelledScene, Division], Parts]
     merge_classes: Callable[[Sequence[Source]], tuple[str, ...]]
 
@@ -95,7 +95,7 @@ def _open_item(
     parts, cells, weights = [], [], []
     for entry in entries:
         if isinstance(entry, LabelledFolder):
-            part = openers.folder(entry, reader, division.crop)
+            part = openers.folder(entry, reader, division)
         else:
             part = openers.scene(entry, division)
         parts.append(part)

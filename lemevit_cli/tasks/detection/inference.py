@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -111,14 +110,14 @@ class Detection:
 
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of the model's grid; no more than their boxes is kept."""
-        area = area_on_view(run.source)
+        area = run.source.area_on_view
         blocks = tuple(blocks_of(area, self.settings.tiling.block_size))
         return Plan(blocks, run.grid.count_over(area))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield the fields of :class:`RawBoxes`, in pixels of the scene."""
         wanted = ids_of(self.settings.output.classes, self.card)
-        windows = run.grid.windows_from(block, area=area_on_view(run.source))
+        windows = run.grid.windows_from(block, area=run.source.area_on_view)
         min_score = min(self.settings.detection.score, SURE)
         seen = boxes_in_windows(run, windows, wanted, min_score=min_score)
         yield Piece(block, vars(in_scene_pixels(seen, run.view)))
@@ -175,19 +174,6 @@ def detect_in_area(run: BlockInference, area: Window, settings: InferenceSetting
 def ids_of(names: Sequence[str] | None, card: Card) -> list[int]:
     """Return the classes of these names, all of the card's for None."""
     return [i for i, name in enumerate(card.class_names) if names is None or name in names]
-
-
-def area_on_view(source: SceneInput) -> Window:
-    """Return the pixels of the model's grid that share a place with the area of the scene."""
-    view, area = source.view, source.area
-    cols, rows = view.width / view.scene.width, view.height / view.scene.height
-    left, top = math.floor(area.col_off * cols), math.floor(area.row_off * rows)
-    return Window(
-        col_off=left,
-        row_off=top,
-        width=min(math.ceil(area.right * cols), view.width) - left,
-        height=min(math.ceil(area.bottom * rows), view.height) - top,
-    )
 
 
 def boxes_in_windows(
