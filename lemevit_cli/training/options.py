@@ -53,7 +53,7 @@ class TimmAugmentation:
         scale, ratio: of the part of a picture that is seen: its area, and width over height.
         interpolation: by which that becomes a window.
         hflip, vflip: probabilities.
-        auto_augment: a policy, such as ``rand-m9-mstd0.5-inc1``; empty for none.
+        randaugment: its policy in timm's words; empty for none.
         erasing: probability that a rectangle is noise.
         mixup, cutmix: of two windows, the alphas of the mixture; 0 for none of its kind.
         mix_prob, mix_switch: probability of any mixture, and of cutmix where both are asked for.
@@ -64,7 +64,7 @@ class TimmAugmentation:
     interpolation: str = "bicubic"
     hflip: float = 0.5
     vflip: float = 0.0
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    randaugment: str = "rand-m9-mstd0.5-inc1"
     erasing: float = 0.25
     mixup: float = 0.8
     cutmix: float = 1.0

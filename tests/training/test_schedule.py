@@ -3,6 +3,7 @@ from math import ceil
 import pytest
 import torch
 
+from lemevit_cli.training.options import TrainingOptions
 from lemevit_cli.training.schedule import (
     FirstSteps,
     cosine_schedule,
@@ -15,7 +16,8 @@ def rates(steps, warmup, *, scale=1.0):
     parameter = torch.nn.Parameter(torch.zeros(1))
     group = {"params": [parameter], "lr_scale": scale}
     optimizer = torch.optim.SGD([group], lr=2.0)
-    schedule = cosine_schedule(optimizer, lr=2.0, steps=steps, warmup=warmup)
+    options = TrainingOptions(lr=2.0, warmup=warmup)
+    schedule = cosine_schedule(optimizer, options, steps=steps)
     found = []
     for step in range(steps + 1):
         schedule.step_update(step)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data import create_transform
+from timm.data import create_transform, rand_augment_transform, str_to_pil_interp
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms import Compose
 
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.class_groups import BACKGROUND
@@ -95,6 +96,38 @@ class ClassTargets:
         return {"label": torch.tensor(found)}
 
 
+def timm_transform(size: int, how: TimmAugmentation, card: Card) -> Compose:
+    """Put together what timm does to a picture: from PIL's to a normalised square of ``size``."""
+    cut, _, normalise = create_transform(
+        size,
+        is_training=True,
+        scale=how.scale,
+        ratio=how.ratio,
+        interpolation=how.interpolation,
+        hflip=how.hflip,
+        vflip=how.vflip,
+        color_jitter=None,
+        re_prob=how.erasing,
+        re_mode="pixel",
+        mean=tuple(value / 255 for value in card.mean),
+        std=tuple(value / 255 for value in card.std),
+        separate=True,
+    )
+    if not how.randaugment:
+        return Compose([cut, normalise])
+    vary = rand_augment_transform(
+        how.randaugment,
+        {
+            "translate_const": int(0.45 * size),
+            "img_mean": tuple(round(value) for value in card.mean),
+            "interpolation": str_to_pil_interp(how.interpolation),
+            # At 10, which timm allows, posterisation leaves no bit of a colour: Pillow refuses.
+            "magnitude_max": 9.99,
+        },
+    )
+    return Compose([cut, vary, normalise])
+
+
 class TimmSamples(Dataset[dict[str, Tensor]]):
     """Sample ``i``: a picture as timm varies it for training, and its class.
 
@@ -108,21 +141,7 @@ class TimmSamples(Dataset[dict[str, Tensor]]):
     ) -> None:
         self._draw, self._card, self._targets = draw, card, targets
         self._mean, self._std = (torch.tensor(v).view(-1, 1, 1) for v in (card.mean, card.std))
-        self._transform = create_transform(
-            size,
-            is_training=True,
-            scale=how.scale,
-            ratio=how.ratio,
-            interpolation=how.interpolation,
-            hflip=how.hflip,
-            vflip=how.vflip,
-            color_jitter=None,
-            auto_augment=how.auto_augment or None,
-            re_prob=how.erasing,
-            re_mode="pixel",
-            mean=tuple(value / 255 for value in card.mean),
-            std=tuple(value / 255 for value in card.std),
-        )
+        self._transform = timm_transform(size, how, card)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         drawn = self._draw(index)
