@@ -57,6 +57,12 @@ class CellGrid:
             height=min(self.size, self.height),
         )
 
+    def count_windows(self, cells: Window) -> int:
+        """Count the different windows of some cells: at an edge several may share one."""
+        cols = {self._offset(col, self.width) for col in range(cells.col_off, cells.right)}
+        rows = {self._offset(row, self.height) for row in range(cells.row_off, cells.bottom)}
+        return len(cols) * len(rows)
+
     def _offset(self, cell: int, length: int) -> int:
         offset = cell * self.stride - (self.size - self.stride) // 2
         return max(0, min(offset, length - self.size))

@@ -154,9 +154,10 @@ class Windows:
 
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of cells."""
-        cells = cells_of(run).cells_over(run.source.area_on_view)
-        blocks = tuple(blocks_of(cells, self.settings.tiling.block_size or _BLOCK))
-        return Plan(blocks, cells.width * cells.height)
+        cells = cells_of(run)
+        wanted = cells.cells_over(run.source.area_on_view)
+        blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or _BLOCK))
+        return Plan(blocks, sum(map(cells.count_windows, blocks)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield ``scores`` ``(classes, H, W)`` of the cells, NaN where no pixel is valid."""
