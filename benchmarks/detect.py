@@ -44,6 +44,7 @@ from lemevit_cli.settings import (
 from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.detection.inference import Detection
+from lemevit_cli.tasks.detection.network import network_for
 
 NAMES = ["storage-tank", "small-vehicle", "ship", "plane"]
 
@@ -114,9 +115,8 @@ def measure(name: str, args: argparse.Namespace) -> tuple[float, float]:
 def run_once(args: argparse.Namespace) -> None:
     options = RuntimeOptions(device=args.device)
     weights = open_weights(args.weights)
-    predictor = load_predictor(
-        weights, load_network("det"), options, DetectionOptions(score=args.score)
-    )
+    network = network_for(DetectionOptions(score=args.score))
+    predictor = load_predictor(weights, network, options)
     bands, side = predictor.card.bands, predictor.card.window
     predictor.runtime(np.zeros((1, bands, side, side), np.uint8))  # what is built at the first call
     before = peak_memory_mb()

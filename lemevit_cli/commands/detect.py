@@ -9,7 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
-from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
+from lemevit_cli.commands.reporting import check_folder, telling_report
 from lemevit_cli.settings import DetectionOptions, OutputOptions
 
 
@@ -55,18 +55,17 @@ def detect(
     from lemevit_cli.tasks.detection import inference as detection
 
     check_folder(scenes, output)
-    report = detection.detect(
-        scenes,
-        output,
-        weights=weights,
-        settings=settings,
-        progress=reporting.console,
-    )
-    tell_results(report, as_json=reporting.json, to_stdout=output == "-")
-    if verbose:
-        for result in report.results:
-            _summary(result)
-    tell_failures(report)
+    with telling_report(
+        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+    ) as report:
+        detection.detect(
+            scenes,
+            output,
+            weights=weights,
+            settings=settings,
+            progress=reporting.console,
+            report=report,
+        )
 
 
 def _summary(result: dict[str, Any]) -> None:

@@ -171,7 +171,7 @@ BlockSize = Annotated[
     int | None,
     _windows(
         "--block-size",
-        "Side of the output's blocks in pixels; bounds memory on very wide scenes.",
+        "Side of the output's blocks in pixels, rounded up to whole tiles of a raster (512).",
         min=1,
     ),
 ]

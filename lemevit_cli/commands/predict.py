@@ -9,7 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
-from lemevit_cli.commands.reporting import check_folder, tell_failures, tell_results
+from lemevit_cli.commands.reporting import check_folder, telling_report
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks import TASKS
 
@@ -55,22 +55,23 @@ def predict(
     from lemevit_cli.tasks import load_inference
 
     check_folder(scenes, output, TASKS[task].joint)
-    report = load_inference(task.value)(
-        scenes,
-        output,
-        weights=weights,
-        settings=settings,
-        progress=reporting.console,
-    )
-    tell_results(report, as_json=reporting.json, to_stdout=output == "-")
-    if verbose:
-        for result in report.results:
-            if "classes" in result:
-                _summary(result)
-    tell_failures(report)
+    run = load_inference(task.value)
+    with telling_report(
+        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+    ) as report:
+        run(
+            scenes,
+            output,
+            weights=weights,
+            settings=settings,
+            progress=reporting.console,
+            report=report,
+        )
 
 
 def _summary(result: dict[str, Any]) -> None:
+    if "classes" not in result:  # no map
+        return
     seconds = result["seconds"]
     print_table(
         f"{result['scene']}: {result['width']} x {result['height']} pixels, "

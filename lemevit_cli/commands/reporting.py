@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +13,7 @@ from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.groups import Reporting
 
 if TYPE_CHECKING:
-    from lemevit_cli.inference.scenes import Report
+    from lemevit_cli.inference.scenes import Failure, Report
 
 
 def check_folder(scenes: Sequence[str], output: str | None, joint: tuple[str, ...] = ()) -> None:
@@ -31,32 +32,54 @@ def check_folder(scenes: Sequence[str], output: str | None, joint: tuple[str, ..
         )
 
 
-def tell_results(report: Report, *, as_json: bool, to_stdout: bool) -> None:
-    """Print paths or JSON on stdout; JSON on stderr, if the data itself went to stdout.
+@contextmanager
+def telling_report(
+    reporting: Reporting,
+    summary: Callable[[dict[str, Any]], None] | None,
+    *,
+    several: bool,
+    to_stdout: bool,
+) -> Iterator[Report]:
+    """Yield a report that tells of each scene as soon as it is done; exit 1 if one failed.
 
-    A result that is no file has a ``line`` in place of its path.
+    Prints paths on stdout (of a result that is no file its ``line``), or at the end JSON; that goes
+    to stderr if the data went to stdout. A failure is a line; above that of a bug stands its
+    traceback, with ``--debug`` those of all.
+
+    Args:
+        summary: prints more of a result; None for nothing.
+        several: scenes were asked for: their JSON is a list.
+        to_stdout: a result goes there itself.
     """
-    if as_json and len(report.results) + len(report.failures) > 1:
-        failures = {scene: failure.message for scene, failure in report.failures.items()}
-        print_json({"results": report.results, "failures": failures})
-    elif as_json:
-        print_json(report.results[0], to_stderr=to_stdout)
-    elif not to_stdout:
-        for result in report.results:
-            typer.echo(result.get("line", result["path"]))
+    from lemevit_cli.inference.scenes import Failure, Report
 
+    def tell(scene: str, outcome: dict[str, Any] | Failure) -> None:
+        if isinstance(outcome, Failure):
+            _tell_failure(scene, outcome)
+            return
+        if not (reporting.json or to_stdout):
+            typer.echo(outcome.get("line", outcome["path"]))
+        if summary is not None:
+            summary(outcome)
 
-def tell_failures(report: Report) -> None:
-    """Print a line for every scene that failed, and exit 1 if there is any.
-
-    Above the line of a bug stands its traceback, with ``--debug`` those of all.
-    """
-    for scene, failure in report.failures.items():
-        if failure.is_bug or options.is_debugging():
-            typer.echo(failure.traceback, err=True, nl=False)
-        typer.echo(f"lemevit: failed: {scene}: {failure.message}", err=True)
+    report = Report(tell=tell)
+    try:
+        yield report
+    finally:
+        if reporting.json and several and (report.results or report.failures):
+            failures = {scene: failure.message for scene, failure in report.failures.items()}
+            print_json({"results": report.results, "failures": failures})
+        elif reporting.json and not several and report.results:
+            print_json(report.results[0], to_stderr=to_stdout)
     if report.failures:
         raise typer.Exit(1)
+
+
+def _tell_failure(scene: str, failure: Failure) -> None:
+    if failure.is_bug or options.is_debugging():
+        typer.echo(failure.traceback, err=True, nl=False)
+    message = failure.message.removeprefix(f"{scene}: ")
+    typer.echo(f"lemevit: failed: {scene}: {message}", err=True)
 
 
 def tell_training(

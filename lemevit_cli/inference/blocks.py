@@ -24,7 +24,7 @@ class Piece:
     arrays: Mapping[str, NDArray[Any]]
 
 
-# What a block gives. Pieces come one after the other: rows of a block need never all be in memory.
+# What a block gives, as a stream of what can be sent or kept: its rows need never all be in memory.
 Part = Iterable[Piece]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lemevit_cli.inference.runtimes.torch import Runtime, SymmetricRuntime
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.weights import Card
-from lemevit_cli.settings import DetectionOptions
 
 
 class Network(Protocol):
@@ -31,16 +30,20 @@ class Network(Protocol):
         """Give a network with the same answers, sooner; the model given may be changed."""
         ...
 
-    def decode(self, outputs: Tensor, options: DetectionOptions | None) -> Tensor:
-        """Bring outputs to scores in [0, 1] that may be blended, or to the boxes asked for.
+    def decode(self, outputs: Tensor) -> Tensor:
+        """Bring outputs to scores in [0, 1] that may be blended, or to boxes.
 
         Pure: nothing of the model takes part, so that any runtime may have made the outputs.
         """
         ...
 
-    def over_symmetries(self, runtime: Runtime, options: DetectionOptions | None) -> Runtime:
+    def over_symmetries(self, runtime: Runtime) -> Runtime:
         """Let a runtime answer with what all symmetries of a window show."""
         ...
+
+
+def _softmax_over_classes(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, dim=1)
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,14 @@ class CardNetwork:
 
     Args:
         build: makes the model of a card, with timm's own weights of the backbone if asked to.
-        decoder: as :meth:`Network.decode`.
-        symmetric: as :meth:`Network.over_symmetries`.
+        decode: as :meth:`Network.decode`; logits ``(B, classes, H, W)`` to scores that sum to one.
+        over_symmetries: as :meth:`Network.over_symmetries`; the mean of scores.
     """
 
     task: str
     build: Callable[[Card, bool], nn.Module]
-    decoder: Callable[[Tensor, DetectionOptions | None], Tensor]
-    symmetric: Callable[[Runtime, DetectionOptions | None], Runtime]
+    decode: Callable[[Tensor], Tensor] = _softmax_over_classes
+    over_symmetries: Callable[[Runtime], Runtime] = SymmetricRuntime
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Build the network of a card."""
@@ -65,21 +68,3 @@ class CardNetwork:
     def for_inference(self, model: nn.Module) -> nn.Module:
         """Fold what can be folded."""
         return optimise_for_inference(model)
-
-    def decode(self, outputs: Tensor, options: DetectionOptions | None = None) -> Tensor:
-        """Bring outputs to scores or boxes."""
-        return self.decoder(outputs, options)
-
-    def over_symmetries(self, runtime: Runtime, options: DetectionOptions | None = None) -> Runtime:
-        """Let a runtime answer with what all symmetries of a window show."""
-        return self.symmetric(runtime, options)
-
-
-def softmax_over_classes(logits: Tensor, options: DetectionOptions | None = None) -> Tensor:
-    """Bring logits ``(B, classes, H, W)`` to scores that sum to one in every pixel."""
-    return torch.softmax(logits, dim=1)
-
-
-def mean_over_symmetries(runtime: Runtime, options: DetectionOptions | None = None) -> Runtime:
-    """Let a runtime answer with the mean of its scores over the symmetries."""
-    return SymmetricRuntime(runtime)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
 from lemevit_cli.models.weights import Card, Weights, open_weights
-from lemevit_cli.settings import DetectionOptions, RuntimeOptions
+from lemevit_cli.settings import RuntimeOptions
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,8 @@ def load_predictor(
     weights: Weights,
     network: Network,
     options: RuntimeOptions,
-    detection: DetectionOptions | None = None,
 ) -> Predictor:
     """Load weights onto a device.
-
-    Args:
-        detection: which boxes of a window a detector answers; None leaves that to the network.
 
     Raises:
         WeightsError: if tensors and card do not fit each other.
@@ -67,7 +62,6 @@ def load_predictor(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
-    decode = partial(network.decode, options=detection)
-    plain = TorchRuntime(network.for_inference(model), decode, options)
-    runtime = network.over_symmetries(plain, detection) if options.tta else plain
+    plain = TorchRuntime(network.for_inference(model), network.decode, options)
+    runtime = network.over_symmetries(plain) if options.tta else plain
     return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))

@@ -184,7 +184,7 @@ class BlockInference:
                 yield Rows(window, scores, scene_valid.take(window))
 
     def _filters(self, block: Window) -> tuple[AxisFilter, AxisFilter]:
-        """From the model's grid to the rows and the columns of a block."""
+        """Return the filters from the model's grid to the rows and the columns of a block."""
         view, scene = self.view, self.view.scene
         rows = triangle_filter(block.row_off, block.bottom, source=view.height, target=scene.height)
         cols = triangle_filter(block.col_off, block.right, source=view.width, target=scene.width)

@@ -51,17 +51,21 @@ class SceneInput:
         """Return what messages call the scene."""
         return self.scene.name
 
-    @property
-    def area_on_view(self) -> Window:
-        """Return the pixels of the model's grid that share a place with the area of the scene."""
+    def on_view(self, block: Window) -> Window:
+        """Return the pixels of the model's grid that belong to a block of the scene's area.
+
+        Each belongs to one block; the area has all that share a place with it.
+        """
         view, area = self.view, self.area
         cols, rows = view.width / view.scene.width, view.height / view.scene.height
-        left, top = math.floor(area.col_off * cols), math.floor(area.row_off * rows)
+        left, top = math.floor(block.col_off * cols), math.floor(block.row_off * rows)
+        round_right = math.ceil if block.right == area.right else math.floor
+        round_bottom = math.ceil if block.bottom == area.bottom else math.floor
         return Window(
             col_off=left,
             row_off=top,
-            width=min(math.ceil(area.right * cols), view.width) - left,
-            height=min(math.ceil(area.bottom * rows), view.height) - top,
+            width=min(round_right(block.right * cols), view.width) - left,
+            height=min(round_bottom(block.bottom * rows), view.height) - top,
         )
 
 
@@ -194,10 +198,10 @@ class MaskedScene:
         """Read as :meth:`Scene.read` does; valid inside the polygons only."""
         inside = self._mask.read(window)
         if not inside.any():
-            return self._void(window), inside
+            return self._nodata(window), inside
         pixels, valid = self._scene.read(window)
         return pixels, valid & inside
 
-    def _void(self, window: Window) -> NDArray[Any]:
+    def _nodata(self, window: Window) -> NDArray[Any]:
         shape = (self._scene.num_bands, window.height, window.width)
         return np.zeros(shape, dtype=self._scene.dtype)

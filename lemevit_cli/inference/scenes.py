@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.predictor import Predictor
@@ -73,20 +73,32 @@ class SceneTask(Protocol):
 
 
 def infer_scenes(
-    task: SceneTask, scenes: Sequence[str], targets: Sequence[str], load: Callable[[], Predictor]
+    task: SceneTask,
+    scenes: Sequence[str],
+    targets: Sequence[str],
+    load: Callable[[], Predictor],
+    report: Report | None = None,
 ) -> Report:
     """Work on every scene; weights are loaded once, when the first one is ready.
 
+    Args:
+        report: filled as results come; a new one unless given.
+
     Raises:
         Exception: from a single scene; of several, each failure is kept in the report.
-        BrokenPipeError: if nobody reads what the program says; other scenes would fare no better.
+        BrokenPipeError: if nobody reads what the program says.
+        WeightsError: if tensors and card do not fit each other.
     """
-    report, predictor = Report(), cache(load)
+    report, predictor = report or Report(), cache(load)
     for scene, target in zip(scenes, targets, strict=True):
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             with task.open(scene) as source:
-                report.results.append(infer_scene(task, source, predictor(), target))
+                report.add(scene, infer_scene(task, source, predictor(), target))
+        if scene in report.failures:
+            # The error of a reading thread and its frames refer to each other, and to the scene's
+            # arrays: the next scene may need their memory.
+            gc.collect()
     return report
 
 
@@ -119,26 +131,35 @@ class Failure:
 
 @dataclass
 class Report:
-    """What came of several scenes: one record each, and what failed, by scene."""
+    """Results of several scenes, one record each, and failures by scene.
+
+    Args:
+        tell: hears of each scene and what came of it, as soon as it is known.
+    """
 
     results: list[Record] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
+    tell: Callable[[str, Record | Failure], None] = lambda scene, outcome: None
+
+    def add(self, scene: str, outcome: Record | Failure) -> None:
+        """Keep what came of a scene."""
+        if isinstance(outcome, Failure):
+            self.failures[scene] = outcome
+        else:
+            self.results.append(outcome)
+        self.tell(scene, outcome)
 
     @contextmanager
     def turn_of(self, scene: str, *, is_single: bool) -> Iterator[None]:
         """Keep what a scene fails of, so that the others have their turn; a single one raises."""
         try:
             yield
-        except BrokenPipeError:
-            raise
+        except (BrokenPipeError, WeightsError):
+            raise  # no other scene would fare better
         except Exception as error:
             if is_single:
                 raise
-            self.failures[scene] = describe_failure(error)
-        if scene in self.failures:
-            # The error of a reading thread and its frames refer to each other, and to the scene's
-            # arrays: the next scene may need their memory.
-            gc.collect()
+            self.add(scene, describe_failure(error))
 
 
 def describe_failure(error: Exception) -> Failure:

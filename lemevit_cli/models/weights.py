@@ -30,6 +30,7 @@ from lemevit_cli.legend import ClassInfo
 
 FORMAT_VERSION = 1
 _CARD_KEY = "lemevit_card"
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors allows
 _STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
 
 
@@ -161,12 +162,7 @@ def open_weights(name_or_file: str | os.PathLike[str]) -> Weights:
         WeightsError: if it is missing, no safetensors, or has no card.
     """
     path = find_weights(name_or_file)
-    try:
-        content = path.read_bytes() if path.is_file() else None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    if content is None:
-        raise WeightsError(f"{path}: no such weights file; starter weights: {_starter_names()}")
+    content = _read_bytes(path)
     card = _card_in(content, path)
     return Weights(str(name_or_file), card, hashlib.sha256(content).hexdigest()[:16], content)
 
@@ -177,7 +173,7 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     Raises:
         WeightsError: if the file is missing, no safetensors, or has no card.
     """
-    return open_weights(path).card
+    return _card_in(_read_bytes(Path(path), header_only=True), path)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
@@ -190,8 +186,22 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]
     return weights.state(), weights.card
 
 
-def _card_in(content: bytes, path: Path) -> Card:
-    """Parse the card in the header of a safetensors file: eight bytes of length, then JSON."""
+def _read_bytes(path: Path, *, header_only: bool = False) -> bytes:
+    """Read a safetensors file, or its header: eight bytes with the length of the JSON behind."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; starter weights: {_starter_names()}")
+    try:
+        if not header_only:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            length = file.read(8)
+            return length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
+    """Parse the card in the header of a safetensors file."""
     end = 8 + int.from_bytes(content[:8], "little")
     try:
         text = json.loads(content[8:end]).get("__metadata__", {}).get(_CARD_KEY)
@@ -207,7 +217,7 @@ def _card_in(content: bytes, path: Path) -> Card:
         raise WeightsError(f"{path}: its card cannot be read ({error})") from error
 
 
-def _no_safetensors(name: str | Path, error: Exception) -> WeightsError:
+def _no_safetensors(name: str | os.PathLike[str], error: Exception) -> WeightsError:
     return WeightsError(
         f"{name}: not a safetensors file ({error}); "
         "a checkpoint of the authors is converted by `lemevit import`"

@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +101,26 @@ def tile_width(spec: RasterSpec, options: OutputOptions) -> int:
     profile = plain_tiles(spec.width, spec.height) | options.creation_options
     is_tiled = str(profile.get("TILED", "NO")).upper() in ("YES", "TRUE", "ON", "1")
     return int(profile.get("BLOCKXSIZE", TILE_SIZE)) if is_tiled else spec.width
+
+
+@contextmanager
+def tile_rows(dataset: DatasetWriter, blame: str) -> Iterator[TileRows]:
+    """Hand windows to a dataset in rows as tall as its tiles, and close it.
+
+    Raises:
+        OutputError: if GDAL refuses the last rows, or to close it; ``blame`` says of what.
+    """
+    rows = TileRows(dataset)
+    try:
+        yield rows
+        with gdal_refusals(blame):
+            rows.flush()
+    except BaseException:
+        with suppress(*GDAL_ERRORS):  # what went wrong before is what counts
+            dataset.close()
+        raise
+    with gdal_refusals(blame):
+        dataset.close()
 
 
 class TileRows:

@@ -30,6 +30,7 @@ from lemevit_cli.raster.gdal import (
     overview_cache_bytes,
     plain_tiles,
     quiet_without_georeference,
+    tile_rows,
 )
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
@@ -85,14 +86,8 @@ def open_sink(
         draft = path if writer.driver == "GTiff" else path.with_name(path.name + ".draft.tif")
         with gdal_refusals(blame):
             dataset = _create(draft, spec, options, writer.driver)
-        rows = TileRows(dataset)
-        try:
+        with tile_rows(dataset, blame) as rows:
             yield _RasterSink(rows, spec, blame)
-            with gdal_refusals(blame):
-                rows.flush()
-        finally:
-            with gdal_refusals(blame):
-                dataset.close()
         with gdal_refusals(blame):
             _build_overviews(draft, spec)
             if writer.driver == "COG":

@@ -1,11 +1,11 @@
 """The tasks by name: a package each, whose parts load when they are asked for.
 
-A package has ``network.py`` (``NETWORK``: what inference asks), ``inference.py`` (``INFERENCE``:
-what its command runs), ``training.py`` (``TRAINING``: what training asks), ``evaluation.py``
-(``EVALUATION``: how weights are scored on labelled data). It may have ``simulation.py``
-(``SIMULATION``: how a data set of simulated towns is laid out), ``scoring.py`` (``SCORING``: how
-its results are compared as files), ``tables.py`` (``TABLES``: how figures of its own kind are
-printed) and ``recipes.py`` (``RECIPES``: trainings by name).
+A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py`` (``TRAINING``: what
+training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It
+may have ``inference.py`` with ``INFERENCE`` (what ``predict`` runs, of a task without a command of
+its own), ``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out),
+``scoring.py`` (``SCORING``: how its results are compared as files), ``tables.py`` (``TABLES``: how
+figures of its own kind are printed) and ``recipes.py`` (``RECIPES``: trainings by name).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def load_network(task: str) -> Network:
 
 
 def load_inference(task: str) -> Callable[..., Report]:
-    """Import what runs weights of a task over scenes; see :func:`_part`."""
+    """Import what ``predict`` runs for a task; see :func:`_part`."""
     run: Callable[..., Report] = _part(task, "inference")
     return run
 
@@ -124,8 +124,10 @@ def _part(task: str, name: str) -> Any:
     """Import a part of a task.
 
     Raises:
-        LemevitError: if there is none of that name.
+        LemevitError: if there is no such task, or it has no such part.
     """
     if task not in TASKS:
         raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
+    if task not in tasks_with(name):
+        raise LemevitError(f"task {task} has no {name}; those of {', '.join(tasks_with(name))} do")
     return getattr(import_module(f"{TASKS[task].package}.{name}"), name.upper())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.predictor import Predictor, load_predictor
 from lemevit_cli.inference.run import BlockInference, inference_over
 from lemevit_cli.inference.scene_input import SceneInput, scene_input
@@ -21,7 +22,7 @@ from lemevit_cli.metrics.confusion import ClassMatch
 from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.settings import DetectionOptions, ReadingOptions, RuntimeOptions, Tiling
+from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import TASKS, load_evaluation, load_network
 from lemevit_cli.training.datasets.source import Site, Source, count_pictures, merge_areas
 
@@ -54,13 +55,13 @@ class Evaluation:
         open_data: a source by path, split and card.
         tally: made of the card and a source, once.
         open_scene: what the weights read of a site.
-        boxes: which boxes of a window a detector has to answer for it.
+        network: asked for all that is judged; None takes the task's own.
     """
 
     open_data: Callable[[str, str, Card], Any]
     tally: Callable[[Card, Any, Progress], AreaTally]
     open_scene: Callable[[Site, Card], AbstractContextManager[SceneInput]] = open_scene_of
-    boxes: DetectionOptions | None = None
+    network: Network | None = None
 
 
 def evaluate(
@@ -94,7 +95,8 @@ def evaluate(
 def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
-    return load_predictor(weights, load_network(task), runtime, load_evaluation(task).boxes)
+    network = load_evaluation(task).network or load_network(task)
+    return load_predictor(weights, network, runtime)
 
 
 def evaluate_source(

@@ -58,7 +58,7 @@ class FigureTable:
     headline: str
     columns: Mapping[str, str]
     above: tuple[Row, ...] = ()
-    below: tuple[Row, ...]
+    below: tuple[Row, ...] = ()
     remark: Callable[[Mapping[str, Any]], str] = lambda figures: ""
 
     def titles(self) -> list[str]:
@@ -76,3 +76,6 @@ class FigureTable:
     def _cells(self, row: Row, figures: Mapping[str, Any]) -> list[str]:
         texts = {column: row.text(figures, key) for column, key in row.figures.items()}
         return [row.title, *(texts.get(column, "") for column in self.columns)]
+
+
+PLAIN = FigureTable(headline="", columns=PIXEL_COLUMNS)  # of a task that has no table of its own

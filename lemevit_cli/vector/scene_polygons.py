@@ -20,7 +20,7 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.source import WARNINGS_LOCK
+from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
 
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
@@ -127,7 +127,12 @@ def _clip(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArr
 
 
 def is_vector(path: str) -> bool:
-    """Say whether a file holds a vector layer; one that is missing counts as a vector."""
+    """Say whether a file holds a vector layer; one that is missing counts as a vector.
+
+    Stdin does not: a raster alone is taken from there.
+    """
+    if path == STDIN:
+        return False
     file, _, layer = path.partition("|layername=")
     try:
         return len(pyogrio.list_layers(file)) > 0

@@ -56,7 +56,7 @@ def test_several_pictures_are_lines_or_a_table(weights, pictures):
     )
     run = predict(weights, *pictures, "-o", "classes.csv")
     assert run.exit_code == 1 and "classes.csv exists" in run.stderr
-    record = json.loads(predict(weights, *pictures, "-o", "b.csv", "--json").stdout)
+    (record,) = json.loads(predict(weights, *pictures, "-o", "b.csv", "--json").stdout)["results"]
     assert [p["class"] for p in record["pictures"]] == ["red", "blue"]
 
 

@@ -25,6 +25,7 @@ from lemevit_cli.models.weights import Card, load_weights, open_weights, save_we
 from lemevit_cli.settings import DetectionOptions, RuntimeOptions
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.detection.decoding import Decoding
+from lemevit_cli.tasks.detection.network import network_for
 
 FIELDS = [
     "class", "class_id", "score", "length_m", "width_m", "area_m2", "bearing", "cx", "cy",
@@ -168,12 +169,8 @@ def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene
     path = write_scene(pixels, transform=Affine(1, 0, 500_000, 0, -1, 5_400_000))
     found = detected(path, "-w", weights, "-o", "tta.gpkg", "--tta")
 
-    plain = load_predictor(
-        open_weights(weights),
-        load_network("det"),
-        RuntimeOptions(device="cpu"),
-        DetectionOptions(score=0.1),
-    )
+    network = network_for(DetectionOptions(score=0.1))
+    plain = load_predictor(open_weights(weights), network, RuntimeOptions(device="cpu"))
     every = []
     for transposed, flips in product((False, True), ((), (1,), (2,), (1, 2))):
         seen = np.flip(pixels.transpose(0, 2, 1) if transposed else pixels, flips)

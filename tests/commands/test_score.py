@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,5 +118,8 @@ def test_change_is_told_as_pixels_and_as_polygons(write_scene):
     figures = json.loads(run.stdout)
     assert figures["precision"] == 150 / 200 and figures["recall"] == 150 / 250
     assert figures["objects"]["precision"] == 1 and figures["objects"]["recall"] == 0.5
+    raster = Path(paths[1]).read_bytes()
+    piped = CliRunner().invoke(app, ["score", "-", paths[0], "--json"], input=raster)
+    assert json.loads(piped.stdout)["precision"] == 150 / 250
     table = CliRunner().invoke(app, ["score", *paths])
     assert "polygons" in table.stdout and "0.750" in table.stdout

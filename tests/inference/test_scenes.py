@@ -3,8 +3,8 @@ import weakref
 import pytest
 import torch
 
-from lemevit_cli.errors import SceneError
-from lemevit_cli.inference.scenes import describe_failure, infer_scenes
+from lemevit_cli.errors import SceneError, WeightsError
+from lemevit_cli.inference.scenes import Report, describe_failure, infer_scenes
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings
 from lemevit_cli.tasks.segmentation.inference import Segmentation
@@ -14,20 +14,22 @@ from lemevit_cli.tasks.segmentation.inference import Segmentation
 def run_over(write_scene, pixels, predictor):
     """A function that works on some scenes, by name, with what works on one of them."""
 
-    class Task(Segmentation):
-        def __init__(self, work):
-            super().__init__(predictor.card, InferenceSettings(), Silent())
-            vars(self)["assemble"] = work
+    def run(names, work, report=None, load=lambda: predictor):
+        class Task(Segmentation):
+            def check_target(self, target): ...
 
-    def run(names, work):
+            def assemble(self, run, parts, target):
+                return work(run, target)
+
         paths = [write_scene(pixels, name) for name in names]
-        return infer_scenes(Task(work), paths, [f"{name}.out" for name in names], lambda: predictor)
+        task = Task(predictor.card, InferenceSettings(), Silent())
+        return infer_scenes(task, paths, [f"{name}.out" for name in names], load, report)
 
     return run
 
 
 def failing_on(name, error):
-    def work(run, parts, target):
+    def work(run, target):
         if run.source.scene.path.endswith(name):
             raise error
         return {"path": target}
@@ -57,11 +59,38 @@ def test_whatever_a_scene_fails_of_the_others_have_their_turn(run_over, error, m
     assert failure.traceback.startswith("Traceback") and "in work" in failure.traceback
 
 
+def test_each_outcome_is_told_before_the_next_scene_is_begun(run_over):
+    told = []
+
+    def work(run, target):
+        told.append(f"begun {target}")
+        if target == "b.tif.out":
+            raise SceneError("broken")
+        return {"path": target}
+
+    run_over(NAMES, work, Report(tell=lambda scene, outcome: told.append(outcome)))
+    first, a, second, failure, third, c = told
+    assert [first, second, third] == [f"begun {name}.out" for name in NAMES]
+    assert (a["path"], failure.message, c["path"]) == ("a.tif.out", "broken", "c.tif.out")
+
+
+def test_weights_that_do_not_load_end_the_run_at_the_first_scene(run_over, predictor):
+    loads = []
+
+    def load():
+        loads.append(1)
+        raise WeightsError("they do not fit")
+
+    with pytest.raises(WeightsError):
+        run_over(NAMES, lambda run, target: {}, load=load)
+    assert len(loads) == 1
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, BrokenPipeError])
 def test_an_interruption_ends_the_run_at_once(run_over, ending):
     seen = []
 
-    def work(run, parts, target):
+    def work(run, target):
         seen.append(target)
         raise ending
 
@@ -82,7 +111,7 @@ def test_a_scene_that_failed_leaves_its_memory_to_the_next(run_over):
 
     held = []
 
-    def work(run, parts, target):
+    def work(run, target):
         assert all(band() is None for band in held)
         band = Band()
         held.append(weakref.ref(band))

@@ -126,7 +126,8 @@ class Change:
             source = pair_input(pair, self.card, self.settings.reading, self.progress, area=area)
             opened.callback(source.scene.close)
             told = None if shift is None else {**asdict(shift), "undone": coregister}
-            figures = {"shift": told, "register_s": time.perf_counter() - started}
+            register_s = time.perf_counter() - started
+            figures = {"shift": told, "register_s": register_s, "started": started}
             yield replace(source, figures=figures)
 
     def plan(self, run: BlockInference) -> Plan:
@@ -172,9 +173,9 @@ class Change:
         if not census.valid_pixels:
             self.progress.warn(f"{pair.name}: no pixel is valid in both, the result is empty")
         figures = run.account.figures()
-        register_s = run.source.figures["register_s"]
-        seconds = {"register": round(register_s, 3), **figures.pop("seconds")}
-        seconds["total"] = round(seconds["total"] + register_s, 3)
+        opened = run.source.figures
+        seconds = {"register": round(opened["register_s"], 3), **figures.pop("seconds")}
+        seconds["total"] = round(time.perf_counter() - opened["started"], 3)
         return {
             "paths": list(self.targets),
             "before": {"path": pair.before.name, "date": date_of(pair.before)},
@@ -188,7 +189,7 @@ class Change:
             "polygons": outputs.layers.polygons if outputs.layers else None,
             **summarise_change(census),
             **figures,
-            "shift": run.source.figures["shift"],
+            "shift": opened["shift"],
             "seconds": seconds,
         }
 
@@ -365,6 +366,3 @@ def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -
 def label_of(scene: Scene) -> str:
     """Return the day a scene was taken, else its name."""
     return date_of(scene) or scene.stem
-
-
-INFERENCE = change

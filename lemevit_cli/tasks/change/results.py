@@ -26,7 +26,7 @@ from lemevit_cli.geometry.ground import (
 )
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
-from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals
+from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals, tile_rows
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.raster.targets import RASTERS, STDOUT, check_disk, find_writer
 from lemevit_cli.settings import OutputOptions
@@ -138,17 +138,9 @@ def open_layers(
         with gdal_refusals(blame):
             mask = create_draft(mask_path, width=width, height=height)
             scores = create_draft(scores_path, width=width, height=height, dtype="uint16")
-        mask_rows, scores_rows = TileRows(mask), TileRows(scores)
-        sink = ChangeSink(mask_rows, scores_rows, spec.raster, blame)
-        try:
+        with tile_rows(scores, blame) as scores_rows, tile_rows(mask, blame) as mask_rows:
+            sink = ChangeSink(mask_rows, scores_rows, spec.raster, blame)
             yield sink
-            with gdal_refusals(blame):
-                mask_rows.flush()
-                scores_rows.flush()
-        finally:
-            with gdal_refusals(blame):
-                mask.close()
-                scores.close()
         with gdal_refusals(blame):
             regions = outline_regions(mask_path)
             mean_scores = _mean_scores(regions, scores_path)
@@ -174,7 +166,7 @@ def _place_of(target: str, options: OutputOptions) -> AbstractContextManager[Pat
 def _write_styles(
     targets: Sequence[str], paths: Sequence[Path], classes: tuple[ClassInfo, ...]
 ) -> None:
-    """One style for all layers of a name: QGIS takes it up for each of them."""
+    """Write one style for all layers of a name: QGIS takes it up for each of them."""
     styles = {
         Path(target).with_suffix(".qml"): path.with_suffix(".qml")
         for target, path in zip(targets, paths, strict=True)

@@ -63,13 +63,16 @@ def open_pictures(entry: LabelledFolder, reader: PictureReader, division: Divisi
     """
     if entry.naming != Naming():
         raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not for pictures")
-    listed = list_pictures(entry.path, division)
+    listed, is_divided = list_pictures(entry.path, division)
     training, validation = (
         _source(entry.path, split, listed[split], reader, division.crop) for split in _SPLITS
     )
     if training is None:
         raise DataError(f"{entry.path}: no picture to train on; {_LAYOUTS}")
-    return Parts(training, validation, _notes(training, validation))
+    notes = _notes(training, validation)
+    if is_divided and division.val_fraction is not None:
+        notes = (f"{entry.path}: divides itself into train and val, without --val-fraction", *notes)
+    return Parts(training, validation, notes)
 
 
 def open_split(path: str, split: str, card: Card) -> Source:
@@ -79,16 +82,16 @@ def open_split(path: str, split: str, card: Card) -> Source:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
     division = Division(crop=card.window, **card.training.get("division", {}))
-    listed = list_pictures(path, division)[split]
-    source = _source(path, split, listed, PictureReader(), division.crop)
+    listed, _ = list_pictures(path, division)
+    source = _source(path, split, listed[split], PictureReader(), division.crop)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
     match_classes(card.class_names, source.classes)  # for its check
     return source
 
 
-def list_pictures(path: str, division: Division) -> dict[str, Listed]:
-    """List the pictures of both splits with their classes.
+def list_pictures(path: str, division: Division) -> tuple[dict[str, Listed], bool]:
+    """List the pictures of both splits with their classes; say whether the data divide themselves.
 
     Raises:
         DataError: if the folder or the table cannot be understood.
@@ -99,8 +102,8 @@ def list_pictures(path: str, division: Division) -> dict[str, Listed]:
     if not folder.is_dir():
         raise DataError(f"{path}: no such folder or table; {_LAYOUTS}")
     if all((folder / split).is_dir() for split in _SPLITS):
-        return {split: _listed_in_folders(folder / split) for split in _SPLITS}
-    return divide(_listed_in_folders(folder), division)
+        return {split: _listed_in_folders(folder / split) for split in _SPLITS}, True
+    return divide(_listed_in_folders(folder), division), False
 
 
 def _listed_in_folders(folder: Path) -> Listed:
@@ -113,7 +116,7 @@ def _listed_in_folders(folder: Path) -> Listed:
     return listed
 
 
-def _listed_in_table(path: Path, division: Division) -> dict[str, Listed]:
+def _listed_in_table(path: Path, division: Division) -> tuple[dict[str, Listed], bool]:
     rows: dict[str, Listed] = {split: [] for split in ("", *_SPLITS)}
     seen: dict[Path, int] = {}
     try:
@@ -134,7 +137,7 @@ def _listed_in_table(path: Path, division: Division) -> dict[str, Listed]:
     if rows[""] and (rows["train"] or rows["val"]):
         missing, _ = rows[""][0]
         raise DataError(f"{path}: line {seen[missing]} has no split, though others have one")
-    return divide(rows[""], division) if rows[""] else rows
+    return (divide(rows[""], division), False) if rows[""] else (rows, True)
 
 
 def _read_row(folder: Path, row: Mapping[str, Any], where: str) -> tuple[Path, str, str]:

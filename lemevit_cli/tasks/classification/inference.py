@@ -62,6 +62,7 @@ def classify(
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
+    report: Report | None = None,
 ) -> Report:
     """Classify the windows of one scene, or of several with weights loaded once; or pictures.
 
@@ -72,6 +73,7 @@ def classify(
         scenes: paths, or ``-`` for a raster on stdin.
         target: a file, ``-`` for stdout, a folder ending in a slash, a CSV for all pictures, or
             None for ``<scene>_cls.tif`` in the current folder, of pictures for lines alone.
+        report: filled as results come; a new one unless given. A CSV is one result.
 
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
@@ -81,14 +83,16 @@ def classify(
     load = partial(load_predictor, opened, NETWORK, settings.runtime)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
         pictures = Pictures(opened.card, settings, progress)
-        if target is not None:
-            check_replaceable(target, overwrite=settings.output.overwrite)
-        report = infer_scenes(pictures, scenes, scenes, load)
-        return report if target is None else _as_table(report, target, settings.output)
+        if target is None:
+            return infer_scenes(pictures, scenes, scenes, load, report)
+        check_replaceable(target, overwrite=settings.output.overwrite)
+        found = infer_scenes(pictures, scenes, scenes, load)
+        return _tabulate(found, target, settings.output, report or Report())
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
     targets = [target_of(scene, target, ending) for scene in scenes]
     check_targets(scenes, targets)
-    return infer_scenes(Windows(opened.card, settings, progress), scenes, targets, load)
+    windows = Windows(opened.card, settings, progress)
+    return infer_scenes(windows, scenes, targets, load, report)
 
 
 def is_table(target: str | None) -> bool:
@@ -113,11 +117,14 @@ def _is_placeless(path: str, settings: InferenceSettings) -> bool:
         return True  # told when it has its turn
 
 
-def _as_table(report: Report, target: str, options: OutputOptions) -> Report:
-    if not report.results:
-        return report
-    write_table(target, report.results, overwrite=options.overwrite)
-    return Report([{"path": target, "pictures": report.results}], report.failures)
+def _tabulate(found: Report, target: str, options: OutputOptions, report: Report) -> Report:
+    """Write what was found of pictures as one table, and report that."""
+    if found.results:
+        write_table(target, found.results, overwrite=options.overwrite)
+        report.add(target, {"path": target, "pictures": found.results})
+    for picture, failure in found.failures.items():
+        report.add(picture, failure)
+    return report
 
 
 def cells_of(run: BlockInference) -> CellGrid:
@@ -155,7 +162,7 @@ class Windows:
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of cells."""
         cells = cells_of(run)
-        wanted = cells.cells_over(run.source.area_on_view)
+        wanted = cells.cells_over(run.source.on_view(run.source.area))
         blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or _BLOCK))
         return Plan(blocks, sum(map(cells.count_windows, blocks)))
 
@@ -179,7 +186,10 @@ class Windows:
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
         """Write the cells as they come."""
         options = self.settings.output
-        spec, area = self._spec(run, target), cells_of(run).cells_over(run.source.area_on_view)
+        spec, area = (
+            self._spec(run, target),
+            cells_of(run).cells_over(run.source.on_view(run.source.area)),
+        )
         census = Census(run, spec.georeference)
         with run.account.time("assemble"), open_sink(target, spec, options, WRITERS) as sink:
             for part in parts:
@@ -206,7 +216,7 @@ class Windows:
     def _spec(self, run: BlockInference, target: str) -> RasterSpec:
         """Return the result's grid; polygons are told the scores, to keep the best of them."""
         cells, view, scene = cells_of(run), run.view, run.source.scene
-        area = cells.cells_over(run.source.area_on_view)
+        area = cells.cells_over(run.source.on_view(run.source.area))
         coarse = scene.georeference.coarsen(
             cols=cells.stride * view.scene.width / view.width,
             rows=cells.stride * view.scene.height / view.height,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lemevit_cli.inference.network import CardNetwork, mean_over_symmetries
+from lemevit_cli.inference.network import CardNetwork
 from lemevit_cli.models.classifier import build_classifier
-from lemevit_cli.settings import DetectionOptions
 
 
-def scores_of_windows(logits: Tensor, options: DetectionOptions | None = None) -> Tensor:
+def scores_of_windows(logits: Tensor) -> Tensor:
     """Bring logits ``(B, classes)`` to scores that sum to one: maps of a single pixel."""
     return torch.softmax(logits, dim=1)[:, :, None, None]
 
 
-NETWORK = CardNetwork("cls", build_classifier, scores_of_windows, mean_over_symmetries)
+NETWORK = CardNetwork("cls", build_classifier, decode=scores_of_windows)

@@ -15,6 +15,7 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.inference import detect_in_area
+from lemevit_cli.tasks.detection.network import network_for
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
 from lemevit_cli.training.datasets.objects import Objects
@@ -84,4 +85,4 @@ def objects_of_area(objects: Objects, area: Window) -> Objects:
     )
 
 
-EVALUATION = Evaluation(open_boxes, DetectionTally, boxes=JUDGED)
+EVALUATION = Evaluation(open_boxes, DetectionTally, network=network_for(JUDGED))

@@ -35,7 +35,7 @@ from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, concatenate_boxes, merge_boxes
-from lemevit_cli.tasks.detection.network import NETWORK
+from lemevit_cli.tasks.detection.network import NETWORK, network_for
 from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
 
 _TASK = NETWORK.task
@@ -50,6 +50,7 @@ def detect(
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
+    report: Report | None = None,
 ) -> Report:
     """Detect in one scene, or in several with weights loaded once.
 
@@ -57,6 +58,7 @@ def detect(
         scenes: paths, or ``-`` for a raster on stdin.
         target: a file, ``-`` for stdout, a folder ending in a slash, or None for
             ``<scene>_boxes.shp`` in the current folder.
+        report: filled as results come; a new one unless given.
 
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
@@ -67,8 +69,8 @@ def detect(
     check_settings(opened.card, settings)
     check_detection(settings.detection)
     check_targets(scenes, targets)
-    load = partial(load_predictor, opened, NETWORK, settings.runtime, settings.detection)
-    return infer_scenes(Detection(opened.card, settings, progress), scenes, targets, load)
+    load = partial(load_predictor, opened, network_for(settings.detection), settings.runtime)
+    return infer_scenes(Detection(opened.card, settings, progress), scenes, targets, load, report)
 
 
 def check_detection(options: DetectionOptions) -> None:
@@ -109,15 +111,15 @@ class Detection:
         return open_input(scene, self.card, self.settings, self.progress)
 
     def plan(self, run: BlockInference) -> Plan:
-        """Choose blocks of the model's grid; no more than their boxes is kept."""
-        area = run.source.area_on_view
-        blocks = tuple(blocks_of(area, self.settings.tiling.block_size))
-        return Plan(blocks, run.grid.count_over(area))
+        """Choose blocks of the asked size; of each no more than its boxes is kept."""
+        blocks = tuple(blocks_of(run.source.area, self.settings.tiling.block_size))
+        return Plan(blocks, run.grid.count_over(run.source.on_view(run.source.area)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield the fields of :class:`RawBoxes`, in pixels of the scene."""
         wanted = ids_of(self.settings.output.classes, self.card)
-        windows = run.grid.windows_from(block, area=run.source.area_on_view)
+        area, part = (run.source.on_view(each) for each in (run.source.area, block))
+        windows = run.grid.windows_from(part, area=area)
         min_score = min(self.settings.detection.score, SURE)
         seen = boxes_in_windows(run, windows, wanted, min_score=min_score)
         yield Piece(block, vars(in_scene_pixels(seen, run.view)))
@@ -246,6 +248,3 @@ def census(found: BoxesOfScene) -> dict[str, Any]:
 def _median(values: NDArray[np.float64]) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
-
-
-INFERENCE = detect

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lemevit_cli.inference.network import CardNetwork
 from lemevit_cli.models.oriented_rcnn import build_detector
+from lemevit_cli.settings import DetectionOptions
 from lemevit_cli.tasks.detection.decoding import decode, symmetric_detector
 
-NETWORK = CardNetwork("det", build_detector, decode, symmetric_detector)
+
+def network_for(options: DetectionOptions | None = None) -> CardNetwork:
+    """Return the network whose answers hold the boxes asked for; None leaves that to itself."""
+    return CardNetwork(
+        "det",
+        build_detector,
+        partial(decode, options=options),
+        partial(symmetric_detector, options=options),
+    )
+
+
+NETWORK = network_for()

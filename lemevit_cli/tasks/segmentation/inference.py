@@ -52,6 +52,7 @@ def predict(
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
+    report: Report | None = None,
 ) -> Report:
     """Predict one scene, or several with weights loaded once.
 
@@ -59,6 +60,7 @@ def predict(
         scenes: paths, or ``-`` for a raster on stdin.
         target: a file, ``-`` for stdout, a folder ending in a slash, or None for
             ``<scene>_seg.tif`` in the current folder.
+        report: filled as results come; a new one unless given.
 
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
@@ -69,7 +71,8 @@ def predict(
     check_settings(opened.card, settings)
     check_targets(scenes, targets)
     load = partial(load_predictor, opened, NETWORK, settings.runtime)
-    return infer_scenes(Segmentation(opened.card, settings, progress), scenes, targets, load)
+    task = Segmentation(opened.card, settings, progress)
+    return infer_scenes(task, scenes, targets, load, report)
 
 
 @dataclass(frozen=True)

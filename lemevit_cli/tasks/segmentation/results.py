@@ -17,7 +17,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, polygon_areas_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals
+from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals, tile_rows
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
@@ -71,14 +71,8 @@ def open_sink(
         draft = path.with_name(path.name + ".draft.tif")
         with gdal_refusals(blame):
             dataset = create_draft(draft, width=spec.width, height=spec.height)
-        rows = TileRows(dataset)
-        try:
+        with tile_rows(dataset, blame) as rows:
             yield _ClassSink(rows, spec, options, blame)
-            with gdal_refusals(blame):
-                rows.flush()
-        finally:
-            with gdal_refusals(blame):
-                dataset.close()
         with gdal_refusals(blame):
             regions = outline_regions(draft)
         draft.unlink()

@@ -35,6 +35,8 @@ def test_folders_of_both_splits_are_read(tmp_path, write_pictures):
     assert (len(training.sites), len(validation.sites)) == (15, 6)
     assert all(name in path for path, name in labelled(training).items())
     assert sources.num_labels == 15 * 32**2  # a picture counts as a window
+    (note,) = open_all(tmp_path / "data", val_fraction=0.5).notes
+    assert note.endswith("data: divides itself into train and val, without --val-fraction")
 
 
 def test_a_tree_of_classes_is_divided_class_by_class(tmp_path, write_pictures):
