@@ -89,7 +89,7 @@ def attention(
     """
     target = target_of(scene, target, "_attention.tif")
     settings = replace(settings, output=replace(settings.output, output_type="scores"))
-    opened = open_weights(weights or TASKS[_TASK_OF_STARTER].starter)
+    opened = open_weights(weights or str(TASKS[_TASK_OF_STARTER].starter))
     check_settings(opened.card, settings)
     check_targets([scene], [target])
     check_png(options.png, scene, target, settings)

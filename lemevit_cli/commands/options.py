@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli import __version__
-from lemevit_cli.tasks import TASKS
+from lemevit_cli.tasks import TASKS, tasks_with
 
 _debug = False
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
@@ -46,7 +46,7 @@ def in_panel(panel: str | None) -> Callable[..., Any]:
 
 
 class TaskName(StrEnum):
-    """Tasks that give every pixel a class."""
+    """Tasks that give every pixel, or every window, a class."""
 
     vars().update({task: task for task, room in TASKS.items() if room.command == "predict"})
 
@@ -55,6 +55,12 @@ class TrainedTaskName(StrEnum):
     """Tasks that weights can be trained for."""
 
     vars().update({task: task for task in TASKS})
+
+
+class SimulatedTaskName(StrEnum):
+    """Tasks that simulated towns are laid out for."""
+
+    vars().update({task: task for task in tasks_with("simulation")})
 
 
 class OutputTypeName(StrEnum):
@@ -87,11 +93,15 @@ Version = Annotated[
     bool, option("--version", "Print the version.", callback=_print_version, is_eager=True)
 ]
 Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
-Task = Annotated[TaskName, option("--task", "What to find.")]
+Task = Annotated[
+    TaskName, option("--task", "What to find: seg, a class a pixel; cls, a class a window.")
+]
 TrainedTask = Annotated[
     TrainedTaskName,
     option(
-        "--task", "What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates."
+        "--task",
+        "What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates; cls, a "
+        "class a window.",
     ),
 ]
 Output = Annotated[

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -334,18 +335,29 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
 
 
 def rename_keys(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Exchange the prefix of names for the one under which most tensors fit a target."""
+    """Exchange the prefix of names for the one under which most tensors fit a target.
+
+    Where timm flattens a network to give its maps it writes ``stages_0`` for ``stages.0``; both are
+    the same here, and the target's spelling is taken.
+    """
+    given = {_spell_out(key): tensor for key, tensor in state.items()}
+    wanted = {_spell_out(key): key for key in target}
 
     def exchange_prefix(old: str, new: str) -> dict[str, Tensor]:
-        return {new + k.removeprefix(old): v for k, v in state.items() if k.startswith(old)}
+        names = {new + k.removeprefix(old): v for k, v in given.items() if k.startswith(old)}
+        return {wanted.get(name, name): tensor for name, tensor in names.items()}
 
     def fits(pair: tuple[str, str]) -> int:
         names = exchange_prefix(*pair)
         return sum(k in target and target[k].shape == v.shape for k, v in names.items())
 
-    pairs = [(old, new) for old in _prefixes(state) for new in _prefixes(target)]
+    pairs = [(old, new) for old in _prefixes(given) for new in _prefixes(wanted)]
     best = max(pairs, key=fits)  # of equals the first: names as they are
-    return state if fits(best) == fits(("", "")) else exchange_prefix(*best)
+    return exchange_prefix(*(("", "") if fits(best) == fits(("", "")) else best))
+
+
+def _spell_out(key: str) -> str:
+    return re.sub(r"_(\d+)(?=\.)", r".\1", key)
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:
