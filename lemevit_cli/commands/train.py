@@ -175,6 +175,7 @@ def train(
     labelling: Labelling,
     recipe: Recipe,
     running: Running,
+    fuse_tokens: options.FuseTokens = "0",
     reporting: Reporting,
 ) -> None:
     """Train weights on labelled pictures or scenes; the best by validation is kept.
@@ -209,6 +210,7 @@ def train(
         head_first=head_first,
         balance=balance,
         overwrite=overwrite,
+        fuse_tokens=options.parse_share(fuse_tokens),
         chosen=options.names_given(context),
         **fields,
         **running.training_fields(),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
+from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.weights import Card, Weights, open_weights
-from lemevit_cli.settings import DetectionOptions, RuntimeOptions
+from lemevit_cli.settings import DetectionOptions, FusedShare, RuntimeOptions
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Predictor:
     Args:
         name: as the user gave it, for reports and tags.
         digest: first 16 hexadecimal digits of the file's SHA-256.
+        fuse_tokens: what is fused, as tags tell it.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Predictor:
     card: Card
     runtime: Runtime
     device: str
+    fuse_tokens: str = "0"
 
 
 def open_weights_for(task: str, name_or_file: str | None) -> Weights:
@@ -58,16 +62,24 @@ def load_predictor(
         detection: which boxes of a window a detector answers; None leaves that to the network.
 
     Raises:
-        WeightsError: if tensors and card do not fit each other.
+        WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
         DeviceError: if the machine lacks the device.
     """
-    model: Any = network.build_model(weights.card)
+    card, share = weights.card, options.fuse_tokens
+    check_fusion(card.backbone, share)
+    model: Any = network.build_model(card)
     try:
         model.load_state_dict(weights.state())
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    fused = _fuse(model, share, card.fuse_threshold) if share else "0"
     decode = partial(network.decode, options=detection)
     plain = TorchRuntime(network.for_inference(model), decode, options)
     runtime = network.over_symmetries(plain, detection) if options.tta else plain
-    return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))
+    return Predictor(weights.name, weights.digest, card, runtime, str(plain.device), fused)
+
+
+def _fuse(model: Any, share: FusedShare, threshold: float | None) -> str:
+    fusion = import_module("lemevit_cli.models.lemevit_fusion")  # most runs fuse nothing
+    return str(fusion.fuse_tokens(model, share, threshold))

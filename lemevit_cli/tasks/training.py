@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import OutputError
+from lemevit_cli.models.backbone import check_fusion
+from lemevit_cli.models.device import choose_device
+from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import (
     Card,
     Weights,
@@ -28,6 +31,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
+from lemevit_cli.training.fusion import calibrate_threshold
 from lemevit_cli.training.loop import fit
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
@@ -109,7 +113,7 @@ def train(
     if not run.is_main:
         return {"path": output, "steps": run.step}
     _check_saved(folder / _BEST_NAME, run)
-    best = open_weights(folder / _BEST_NAME)
+    best = _calibrate(open_weights(folder / _BEST_NAME), training, found, options)
     scores = _score(best, found, options, progress)
     found.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
@@ -159,6 +163,7 @@ def _of_first_process(progress: Progress | None) -> Progress:
 def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
+    check_fusion(options.backbone, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:
         read_card(find_weights(options.init))
@@ -209,6 +214,7 @@ def _build_model(
     training: Training, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> nn.Module:
     model = training.network.build_model(found.card, pretrained=options.pretrained)
+    fuse_tokens(model, options.fuse_tokens)
     if options.resume:
         return model  # the checkpoint has all of it
     if options.init is not None:
@@ -220,6 +226,20 @@ def _build_model(
     return model
 
 
+def _calibrate(
+    weights: Weights, training: Training, found: TaskData, options: TrainingOptions
+) -> Weights:
+    """Measure, for weights that fuse what is alike, how alike it must be; the card keeps it."""
+    validate = found.training.validate
+    if options.fuse_tokens != "auto" or validate is None:
+        return weights
+    model = training.network.build_model(weights.card)
+    model.load_state_dict(weights.state())
+    model.to(choose_device(options.device))
+    threshold = calibrate_threshold(model, validate)
+    return replace(weights, card=replace(weights.card, fuse_threshold=threshold))
+
+
 def _score(
     weights: Weights, found: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
@@ -227,7 +247,9 @@ def _score(
     if not found.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
-    runtime = RuntimeOptions(device=options.device, threads=options.threads)
+    runtime = RuntimeOptions(
+        device=options.device, threads=options.threads, fuse_tokens=options.fuse_tokens
+    )
     predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
