@@ -1,25 +1,23 @@
 """Similar tokens of LeMeViT's last stages made one, without training: fuse, attend, unfuse.
 
-Papers: Bolya and Hoffman, "Token Merging for Fast Stable Diffusion", CVPRW 2023, arXiv 2303.17604
-(code dbolya/tomesd @27a14a3, MIT; its numbers are in tests/fixtures/tomesd_fuse); Rave et al.,
-"MPM: Mutual Pair Merging for Efficient Vision Transformers", CVPR 2026, arXiv 2604.05718 (no code
-was published; made from its text). This file is written from descriptions of what they compute.
+Paper: Bolya and Hoffman, "Token Merging for Fast Stable Diffusion", CVPRW 2023, arXiv 2303.17604;
+code dbolya/tomesd @27a14a3, MIT. This file is made from a description of what that code does, and
+reproduces its numbers (tests/models/test_lemevit_fusion.py).
 
-Tokens of a map are matched once a stage, on what enters it:
+As there, the first token of each cell of the map is a target; every other token finds the most
+similar target, and the most similar of these go into their targets.
 
-- *cells* (ToMe-SD): one token of each cell of 2 x 2 is a target; every other token finds the most
-  similar target of the map, and the most similar of these go into their targets.
-- *pairs* (MPM): tokens that are most similar to each other become one, however similar they are.
-
-As neither paper does: a merged token of size s counts as s tokens in attention (Bolya et al.,
-"Token Merging", ICLR 2023, arXiv 2210.09461), so that fusing equal tokens changes no value at all;
-and what is spread back is the stage's update of a token, so that each keeps what it had of its own.
+Deviations:
+- Tokens are matched once a stage, on what enters it, not in every block.
+- A token of size s counts as s tokens in attention (Bolya et al., "Token Merging", ICLR 2023, arXiv
+  2210.09461), so that fusing equal tokens changes nothing but rounding.
+- The MLP runs on fused tokens too, and a block's update is what is spread back.
+- Targets are the first tokens of their cells: nothing is drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +32,7 @@ DEFAULT_THRESHOLD = 0.8
 _FUSED_STAGES = (3,)
 _SMALLEST_CELL = 2
 _EPS = 1e-6  # of a token's length, far below any that a network gives but zero
+_COSINE_STEPS = 4096  # from 0 to 1, far above the rounding of sums
 _MATCHED_AT_ONCE = 2**24  # similarities in memory
 
 
@@ -79,9 +78,6 @@ class Matches:
     most: int
 
 
-Matching = Callable[[Tensor, int, int], Matches]
-
-
 @dataclass(frozen=True)
 class FuseShare:
     """Fuses a fixed share of the tokens, the most similar ones.
@@ -97,13 +93,14 @@ class FuseShare:
         """Plan for a map of tokens; None where it is too small to give any up."""
         cell = max(_SMALLEST_CELL, math.ceil((1 - self.share) ** -0.5 - 1e-9))
         matches = match_cells(tokens, height, width, cell)
-        fused = min(round(self.share * tokens.shape[1]), matches.most)
+        num_tokens = int(height) * int(width)  # a constant of a graph, where it is recorded
+        fused = min(round(self.share * num_tokens), matches.most)
         if fused == 0:
             return None
         # Equal ones in the order of their places: sorting is stable.
         order = matches.similarity.argsort(dim=1, descending=True, stable=True)
-        goes = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :fused], True)
-        return _group(matches.target, goes, tokens.shape[1] - fused)
+        goes = torch.zeros_like(order).scatter(1, order[:, :fused], 1).bool()
+        return group_tokens(matches.target, goes, num_tokens - fused)
 
 
 @dataclass(frozen=True)
@@ -112,32 +109,17 @@ class FuseAlike:
 
     Args:
         threshold: cosine from which a token goes into its target.
+        cell: side of the cells, of which each keeps a token: flat water is left with a sixteenth.
     """
 
     threshold: float = DEFAULT_THRESHOLD
-    cell: int = _SMALLEST_CELL
+    cell: int = 4
 
     @torch.no_grad()
     def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:
         """Plan for a map of tokens; an image's share is its own, whatever else is in the batch."""
         matches = match_cells(tokens, height, width, self.cell)
-        return _group(matches.target, matches.similarity >= self.threshold)
-
-
-@dataclass(frozen=True)
-class FusePairs:
-    """Fuses mutual nearest neighbours into pairs, as MPM does: at most half of the tokens."""
-
-    @torch.no_grad()
-    def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:
-        """Plan for a map of tokens, however similar those of a pair are."""
-        if tokens.shape[1] == 1:
-            return None
-        unit = unit_length(tokens)
-        _, nearest = most_similar(unit, unit, but_itself=True)
-        place = torch.arange(tokens.shape[1], device=tokens.device)
-        is_mutual = nearest.gather(1, nearest) == place
-        return _group(nearest, is_mutual & (nearest < place))
+        return group_tokens(matches.target, matches.similarity >= self.threshold)
 
 
 def match_cells(tokens: Tensor, height: int, width: int, cell: int) -> Matches:
@@ -146,7 +128,7 @@ def match_cells(tokens: Tensor, height: int, width: int, cell: int) -> Matches:
     whole = places[: height // cell * cell, : width // cell * cell]
     targets = whole[::cell, ::cell].flatten()
     stays = torch.zeros(height * width, dtype=torch.bool, device=tokens.device)
-    stays = stays.index_fill(0, targets, True)
+    stays[targets] = True
     most = tokens.shape[1] - len(targets) if len(targets) else 0
     target = places.flatten().expand(tokens.shape[:2])
     if most == 0:
@@ -161,27 +143,26 @@ def unit_length(tokens: Tensor) -> Tensor:
     return F.normalize(tokens.float(), dim=-1, eps=_EPS)
 
 
-def most_similar(
-    unit: Tensor, candidates: Tensor, *, but_itself: bool = False
-) -> tuple[Tensor, Tensor]:
+def most_similar(unit: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Return the highest cosine of each token ``(B, N)`` with a candidate, and the first such one.
+
+    Cosines are rounded, so that ties stay ties in whatever batch the products are computed: on a
+    plain of nodata many are equal but for the last digits.
 
     Args:
         unit, candidates: ``(B, N, C)`` and ``(B, K, C)``, of length one.
-        but_itself: the candidates are the tokens, and none is its own neighbour.
     """
     step = max(1, _MATCHED_AT_ONCE // (len(unit) * candidates.shape[1]))
     found = []
     with torch.autocast(unit.device.type, enabled=False):  # sixteen bits cannot tell 0.99 from 1
         for top in range(0, unit.shape[1], step):
             cosine = unit[:, top : top + step] @ candidates.mT
-            if but_itself:
-                cosine.diagonal(top, dim1=1, dim2=2).fill_(-math.inf)
-            found.append(cosine.max(dim=-1))
-    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+            found.append(cosine.mul_(_COSINE_STEPS).round_().max(dim=-1))
+    values, indices = zip(*found, strict=True)
+    return torch.cat(values, dim=1) / _COSINE_STEPS, torch.cat(indices, dim=1)
 
 
-def _group(target: Tensor, goes: Tensor, groups: int | None = None) -> Groups:
+def group_tokens(target: Tensor, goes: Tensor, groups: int | None = None) -> Groups:
     """Let tokens go into their targets, which stay; groups are in the order of those that stay.
 
     Args:
