@@ -105,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=["scores", "seconds", "water"])
     parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
@@ -115,17 +116,14 @@ def main() -> None:
 
 
 def tell_scores(args: argparse.Namespace) -> None:
-    """Print a score for each of the weights, by what is fused."""
-    sources = {weights: source_of(args, weights) for weights in SETS}
-    for weights, source in sources.items():
-        print(f"{weights}: {source.name}, {len(source.sites)} pictures or pairs")
-    print("| fused | " + " | ".join(f"{w}, {SETS[w][1]}" for w in SETS) + " |\n|---|---|---|---|")
-    for name, reduction in REDUCTIONS.items():
-        figures = [
-            evaluate_source(predictor_with(weights, reduction), source)[SETS[weights][1]]
-            for weights, source in sources.items()
-        ]
-        print(f"| {name} | " + " | ".join(f"{100 * f:.2f}" for f in figures) + " |", flush=True)
+    """Print a table for each of the weights: its score by what is fused."""
+    for weights in args.weights:
+        source, figure = source_of(args, weights), SETS[weights][1]
+        print(f"{weights}, the first {len(source.sites)} of {source.name}:\n")
+        print(f"| fused | {figure} |\n|---|---|", flush=True)
+        for name, reduction in REDUCTIONS.items():
+            figures = evaluate_source(predictor_with(weights, reduction), source)
+            print(f"| {name} | {100 * figures[figure]:.2f} |", flush=True)
 
 
 def source_of(args: argparse.Namespace, weights: str) -> Any:
