@@ -73,9 +73,10 @@ class Running:
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
 
-    def runtime(self, *, tta: bool = False) -> RuntimeOptions:
+    def runtime(self, *, tta: bool = False, fuse_tokens: str = "0") -> RuntimeOptions:
         """Give the settings of a runtime."""
-        return RuntimeOptions(**self.training_fields(), tta=tta)
+        share = options.parse_share(fuse_tokens)
+        return RuntimeOptions(**self.training_fields(), tta=tta, fuse_tokens=share)
 
     def training_fields(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
@@ -100,6 +101,7 @@ class Scenes:
     device: options.Device = "auto"
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
+    fuse_tokens: options.FuseTokens = "0"
 
     def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
         """Give all settings of a run over scenes.
@@ -121,7 +123,7 @@ class Scenes:
                 batch_size=self.batch_size,
                 block_size=self.block_size,
             ),
-            runtime=running.runtime(tta=tta),
+            runtime=running.runtime(tta=tta, fuse_tokens=self.fuse_tokens),
             **further,
         )
 

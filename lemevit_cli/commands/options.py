@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli import __version__
+from lemevit_cli.settings import FusedShare
 from lemevit_cli.tasks import TASKS, tasks_with
 
 _debug = False
@@ -190,6 +192,14 @@ TtaBoxes = Annotated[
         "--tta", "Look at the eight symmetries of each window: finds more, in eight times the time."
     ),
 ]
+FuseTokens = Annotated[
+    str,
+    _running(
+        "--fuse-tokens SHARE",
+        "Of LeMeViT's tokens, those that similar ones take over: 0.5 is faster and nearly as good; "
+        "auto goes by each window, 0 fuses none.",
+    ),
+]
 Format = Annotated[
     str | None, _output("--format", "GDAL driver, if not by suffix: COG, GeoJSON, ...")
 ]
@@ -335,6 +345,21 @@ def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
         options[name.strip().upper()] = value.strip()
     return options
+
+
+def parse_share(text: str) -> FusedShare:
+    """Read ``0.5`` or ``auto``; wrong usage if it is neither, or no share below 1."""
+    if text == "auto":
+        return "auto"
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not auto, or a share from 0 to below 1", param_hint="--fuse-tokens"
+        )
+    return share
 
 
 def parse_time(text: str | None, option: str = "--time-budget") -> float | None:

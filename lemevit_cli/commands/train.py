@@ -190,6 +190,7 @@ def train(
     labelling: Labelling,
     recipe: Recipe,
     running: Running,
+    fuse_tokens: options.FuseTokens = "0",
     reporting: Reporting,
 ) -> None:
     """Train weights on labelled pictures or scenes; the best by validation is kept.
@@ -225,6 +226,7 @@ def train(
         balance=balance,
         overwrite=overwrite,
         recipe=recipe_name,
+        fuse_tokens=options.parse_share(fuse_tokens),
         chosen=options.names_given(context),
         **fields,
         **running.training_fields(),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit import VARIANTS  # and registers lemevit_* with timm
+from lemevit_cli.settings import FusedShare
 
 STRIDE = 32  # of the coarsest features
 
@@ -50,6 +51,21 @@ def check_merging(backbone: str, backbone_args: Mapping[str, Any]) -> None:
     if backbone_args.get("merge_tokens") and backbone not in VARIANTS:
         raise WeightsError(
             f"--merge-tokens: the backbone is {backbone}; {', '.join(VARIANTS)} learn to merge"
+        )
+
+
+def check_fusion(backbone: str, share: FusedShare) -> None:
+    """Refuse to fuse what is no share of tokens, or in a backbone that has none to fuse.
+
+    Raises:
+        WeightsError: with the value, or the backbone.
+    """
+    if share != "auto" and not 0 <= share < 1:
+        raise WeightsError(f"--fuse-tokens {share:g}: use auto, or a share from 0 to below 1")
+    if share != 0 and backbone not in VARIANTS:
+        raise WeightsError(
+            f"--fuse-tokens {share}: the backbone is {backbone}; tokens are fused in "
+            f"{', '.join(VARIANTS)} alone"
         )
 
 

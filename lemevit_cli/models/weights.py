@@ -49,6 +49,8 @@ class Card:
         mean, std: per band, in the same values; applied inside the model.
         gsd_m: smallest and largest ground sample distance it learned, None if unknown.
         window, overlap: in pixels, the tiling that suits it.
+        fuse_threshold: cosine from which tokens are alike to ``--fuse-tokens auto``; None where it
+            was never calibrated. A card without it says nothing of it.
         training: data with licences, steps, recipe: for people.
         metrics: each with the command that measured it.
     """
@@ -67,6 +69,7 @@ class Card:
     gsd_m: tuple[float, float] | None = None
     window: int = 512
     overlap: int = 64
+    fuse_threshold: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
     format_version: int = FORMAT_VERSION
@@ -76,7 +79,10 @@ class Card:
         return tuple(c.name for c in self.classes)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        if self.fuse_threshold is None:
+            del fields["fuse_threshold"]  # so that earlier versions read the card
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Card:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
-from lemevit_cli.models.backbone import check_merging
+from lemevit_cli.models.backbone import check_fusion, check_merging
+from lemevit_cli.models.device import choose_device
+from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import (
     Card,
     Weights,
@@ -29,6 +31,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
+from lemevit_cli.training.fusion import calibrate_threshold
 from lemevit_cli.training.loop import fit, steps_of_plan
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
@@ -113,7 +116,7 @@ def train(
     if not run.is_main:
         return {"path": output, "steps": run.step}
     _check_saved(folder / _BEST_NAME, run)
-    best = open_weights(folder / _BEST_NAME)
+    best = _calibrate(open_weights(folder / _BEST_NAME), training, task_data, options)
     scores = _score(best, task_data, options, progress)
     task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
@@ -218,6 +221,7 @@ def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
     check_merging(options.backbone, options.backbone_args)
+    check_fusion(options.backbone, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:
         read_card(find_weights(options.init))
@@ -268,6 +272,7 @@ def _build_model(
     training: Training, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> nn.Module:
     model = training.network.build_model(task_data.card, pretrained=options.pretrained)
+    fuse_tokens(model, options.fuse_tokens)
     if options.resume:
         return model  # the checkpoint has all of it
     if options.init is not None:
@@ -279,6 +284,20 @@ def _build_model(
     return model
 
 
+def _calibrate(
+    weights: Weights, training: Training, task_data: TaskData, options: TrainingOptions
+) -> Weights:
+    """Measure, for weights that fuse what is alike, how alike it must be; the card keeps it."""
+    validate = task_data.training.validate
+    if options.fuse_tokens != "auto" or validate is None:
+        return weights
+    model = training.network.build_model(weights.card)
+    model.load_state_dict(weights.state())
+    model.to(choose_device(options.device))
+    threshold = calibrate_threshold(model, validate)
+    return replace(weights, card=replace(weights.card, fuse_threshold=threshold))
+
+
 def _score(
     weights: Weights, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
@@ -286,7 +305,9 @@ def _score(
     if not task_data.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
-    runtime = RuntimeOptions(device=options.device, threads=options.threads)
+    runtime = RuntimeOptions(
+        device=options.device, threads=options.threads, fuse_tokens=options.fuse_tokens
+    )
     predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)

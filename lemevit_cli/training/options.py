@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lemevit_cli.settings import Device, Precision
+from lemevit_cli.settings import Device, FusedShare, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +158,8 @@ class TrainingOptions:
         label_smoothing: of a task with a class a window: what the other classes share.
         timm: varies whole pictures in place of ``augmentation``; None: it does not.
         recipe: name of a training of the task (``RECIPES``), which sets what was not chosen.
+        fuse_tokens: share of LeMeViT's tokens that are fused; ``auto`` those that are alike, from
+            a threshold that is calibrated at the end and kept in the card.
         half: store the weights in 16 bits, except what 16 bits cannot hold.
         resume: go on from the checkpoint of an interrupted run.
         chosen: names of the fields above that the user set; a recipe that suits the data leaves
@@ -204,6 +206,7 @@ class TrainingOptions:
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    fuse_tokens: FusedShare = 0.0
     half: bool = False
     resume: bool = False
     overwrite: bool = False
