@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from lemevit_cli.commands import (
+    attention,
     change,
     demo,
     detect,
@@ -94,6 +95,7 @@ app.command("probe")(probe.probe)
 app.command("eval")(evaluate.evaluate)
 app.command("score")(score.score)
 app.command("quicklook")(quicklook.quicklook)
+app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("import")(import_weights.import_weights)
 app.command("simulate")(simulate.simulate)

@@ -8,6 +8,7 @@ from typing import Literal
 Device = str  # "auto", "cpu", "cuda", "cuda:N", "mps"
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OutputType = Literal["classes", "scores"]
+FusedShare = float | Literal["auto"]  # of the tokens of LeMeViT's long stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +77,15 @@ class RuntimeOptions:
 
     Args:
         tta: answer with the mean over the eight symmetries of every window.
+        fuse_tokens: share of LeMeViT's tokens that similar ones take over, 0 <= share < 1; ``auto``
+            fuses in every window what is alike there.
     """
 
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
     tta: bool = False
+    fuse_tokens: FusedShare = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,13 @@ from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_network
 
-pytest_plugins = ("making.rasters", "making.labelled", "making.trained", "making.results")
+pytest_plugins = (
+    "making.rasters",
+    "making.labelled",
+    "making.trained",
+    "making.results",
+    "making.classes",
+)
 # About 0.5 m, rotated by 20 degrees, near Prague.
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 

@@ -103,7 +103,8 @@ def test_torch_load_is_called_in_one_place_and_unpickles_weights_only():
 
 
 @pytest.mark.parametrize(
-    ("room", "most"), [("segmentation", 60), ("detection", 70), ("change", 70)]
+    ("room", "most"),
+    [("segmentation", 60), ("detection", 70), ("change", 70), ("classification", 60)],
 )
 def test_inference_loads_nothing_that_trains(room, most):
     program = CLOSURE.format(room=room)

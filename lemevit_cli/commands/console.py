@@ -121,6 +121,28 @@ def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> Non
     _print(table, to_stderr=to_stderr)
 
 
+def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Flatten a nested record to rows: ``training.steps`` and its value."""
+    rows: list[tuple[str, str]] = []
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        separator = "\n" if value and isinstance(value[0], dict) else ", "
+        return separator.join(_text(inner) for inner in value) or "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
 def _print(content: Any, *, to_stderr: bool) -> None:
     from rich.console import Console as RichConsole
 

@@ -32,6 +32,7 @@ def evaluate(
     *,
     running: Running,
     tta: options.Tta = False,
+    fuse_tokens: options.FuseTokens = "0",
     reporting: Reporting,
 ) -> None:
     """Score weights on labelled pictures or pairs: figures pooled over all pixels, or all boxes.
@@ -46,7 +47,7 @@ def evaluate(
         weights,
         data,
         split=split.value,
-        runtime=running.runtime(tta=tta),
+        runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
         batch_size=batch_size,
         progress=reporting.console,
     )

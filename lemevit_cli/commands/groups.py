@@ -73,9 +73,10 @@ class Running:
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
 
-    def runtime(self, *, tta: bool = False) -> RuntimeOptions:
+    def runtime(self, *, tta: bool = False, fuse_tokens: str = "0") -> RuntimeOptions:
         """Give the settings of a runtime."""
-        return RuntimeOptions(**self.training_fields(), tta=tta)
+        share = options.parse_share(fuse_tokens)
+        return RuntimeOptions(**self.training_fields(), tta=tta, fuse_tokens=share)
 
     def training_fields(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
@@ -100,6 +101,7 @@ class Scenes:
     device: options.Device = "auto"
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
+    fuse_tokens: options.FuseTokens = "0"
 
     def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
         """Give all settings of a run over scenes.
@@ -121,7 +123,7 @@ class Scenes:
                 batch_size=self.batch_size,
                 block_size=self.block_size,
             ),
-            runtime=running.runtime(tta=tta),
+            runtime=running.runtime(tta=tta, fuse_tokens=self.fuse_tokens),
             **further,
         )
 
@@ -169,6 +171,7 @@ class Recipe:
     pretrained: options.Pretrained = False
     init: options.Init = None
     drop_path: options.DropPath = 0.0
+    merge_tokens: options.MergeTokens = 0.0
     half: options.Half = False
     time_budget: options.TimeBudget = None
     batch_size: options.TrainedBatchSize = 8
@@ -183,12 +186,15 @@ class Recipe:
     def training_fields(self, checkpoint_every: str) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
         own = dict(vars(self))
-        drop_path = own.pop("drop_path")
+        of_backbone = {
+            "drop_path_rate": own.pop("drop_path"),
+            "merge_tokens": own.pop("merge_tokens"),
+        }
         return {
             "gsd_m": own.pop("gsd"),
             "time_budget_s": options.parse_time(own.pop("time_budget")),
             **own,
             **options.parse_checkpoints(checkpoint_every),
-            "backbone_args": {"drop_path_rate": drop_path} if drop_path else {},
+            "backbone_args": {name: value for name, value in of_backbone.items() if value},
             "lr": options.usual_rate(self.optimizer) if self.lr is None else self.lr,
         }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_record
+from lemevit_cli.commands.console import flatten, print_json, print_record
 
 
 def info(
@@ -28,26 +28,4 @@ def info(
     if json:
         print_json(record)
     else:
-        print_record(_lines(record))
-
-
-def _lines(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Flatten a nested record to rows: ``training.steps`` and its value."""
-    rows: list[tuple[str, str]] = []
-    for name, value in record.items():
-        if isinstance(value, dict) and value:
-            rows += _lines(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, _text(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items()) or "-"
-    if isinstance(value, list | tuple):
-        separator = "\n" if value and isinstance(value[0], dict) else ", "
-        return separator.join(_text(inner) for inner in value) or "-"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return "-" if value is None else str(value)
+        print_record(flatten(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli import __version__
-from lemevit_cli.tasks import TASKS
+from lemevit_cli.settings import FusedShare
+from lemevit_cli.tasks import TASKS, tasks_with
 
 _debug = False
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
@@ -46,7 +48,7 @@ def in_panel(panel: str | None) -> Callable[..., Any]:
 
 
 class TaskName(StrEnum):
-    """Tasks that give every pixel a class."""
+    """Tasks that give every pixel, or every window, a class."""
 
     vars().update({task: task for task, room in TASKS.items() if room.command == "predict"})
 
@@ -55,6 +57,12 @@ class TrainedTaskName(StrEnum):
     """Tasks that weights can be trained for."""
 
     vars().update({task: task for task in TASKS})
+
+
+class SimulatedTaskName(StrEnum):
+    """Tasks that simulated towns are laid out for."""
+
+    vars().update({task: task for task in tasks_with("simulation")})
 
 
 class OutputTypeName(StrEnum):
@@ -87,11 +95,15 @@ Version = Annotated[
     bool, option("--version", "Print the version.", callback=_print_version, is_eager=True)
 ]
 Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
-Task = Annotated[TaskName, option("--task", "What to find.")]
+Task = Annotated[
+    TaskName, option("--task", "What to find: seg, a class a pixel; cls, a class a window.")
+]
 TrainedTask = Annotated[
     TrainedTaskName,
     option(
-        "--task", "What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates."
+        "--task",
+        "What to learn: seg, a class a pixel; det, oriented boxes; change, of two dates; cls, a "
+        "class a window.",
     ),
 ]
 Output = Annotated[
@@ -180,6 +192,14 @@ TtaBoxes = Annotated[
         "--tta", "Look at the eight symmetries of each window: finds more, in eight times the time."
     ),
 ]
+FuseTokens = Annotated[
+    str,
+    _running(
+        "--fuse-tokens SHARE",
+        "Of LeMeViT's tokens, those that similar ones take over: 0.5 is faster and nearly as good; "
+        "auto goes by each window, 0 fuses none.",
+    ),
+]
 Format = Annotated[
     str | None, _output("--format", "GDAL driver, if not by suffix: COG, GeoJSON, ...")
 ]
@@ -241,6 +261,15 @@ Init = Annotated[
     str | None, _model("--init WEIGHTS", "Start from weights of ours: what fits is taken over.")
 ]
 DropPath = Annotated[float, _model("--drop-path", "Stochastic depth.", min=0.0, max=0.9)]
+MergeTokens = Annotated[
+    float,
+    _model(
+        "--merge-tokens SHARE",
+        "Of the tokens of LeMeViT's third stage, those merged away by a mask that it learns.",
+        min=0.0,
+        max=0.9,
+    ),
+]
 Steps = Annotated[int, _schedule("--steps", "Updates.", min=1)]
 Epochs = Annotated[
     float | None,
@@ -286,16 +315,16 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
 
 
 def parse_numbers(
-    text: str | None, option: str, *, kind: str = "numbers"
+    text: str | None, option: str, *, kind: str = "numbers", first: int = 1
 ) -> tuple[int, ...] | None:
-    """Read ``3,2,1`` as numbers from 1 on; wrong usage if it is anything else."""
+    """Read ``3,2,1`` as numbers from ``first`` on; wrong usage if it is anything else."""
     if text is None:
         return None
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < first:
         raise typer.BadParameter(
             f"{text!r} is not a list of {kind} such as 3,2,1", param_hint=option
         )
@@ -316,6 +345,21 @@ def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
         options[name.strip().upper()] = value.strip()
     return options
+
+
+def parse_share(text: str) -> FusedShare:
+    """Read ``0.5`` or ``auto``; wrong usage if it is neither, or no share below 1."""
+    if text == "auto":
+        return "auto"
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise typer.BadParameter(
+            f"{text!r} is not auto, or a share from 0 to below 1", param_hint="--fuse-tokens"
+        )
+    return share
 
 
 def parse_time(text: str | None, option: str = "--time-budget") -> float | None:

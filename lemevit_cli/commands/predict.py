@@ -11,6 +11,7 @@ from lemevit_cli.commands.console import print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
 from lemevit_cli.commands.reporting import check_folder, telling_report
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks import TASKS
 
 
 @spread_groups
@@ -34,10 +35,11 @@ def predict(
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
-    """Classify every pixel of a scene, on the scene's own grid.
+    """Classify every pixel of a scene, on the scene's own grid, or with cls every window.
 
     Prints the path of the result. The suffix of the output chooses the format: .tif for a
-    raster of classes, .shp .gpkg .geojson .fgb for polygons.
+    raster of classes, .shp .gpkg .geojson .fgb for polygons. With cls, pictures without a
+    georeference and without -o print a line each (path, class, score), -o classes.csv a table.
     """
     settings = reading.settings(
         tta=tta,
@@ -52,7 +54,7 @@ def predict(
     )
     from lemevit_cli.tasks import load_inference
 
-    check_folder(scenes, output)
+    check_folder(scenes, output, TASKS[task].joint)
     run = load_inference(task.value)
     with telling_report(
         reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
@@ -68,6 +70,8 @@ def predict(
 
 
 def _summary(result: dict[str, Any]) -> None:
+    if "classes" not in result:  # no map
+        return
     seconds = result["seconds"]
     print_table(
         f"{result['scene']}: {result['width']} x {result['height']} pixels, "

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from lemevit_cli.inference.scenes import Failure, Report
 
 
-def check_folder(scenes: Sequence[str], output: str | None) -> None:
-    """Refuse to put several results anywhere but into a folder, as wrong usage."""
+def check_folder(scenes: Sequence[str], output: str | None, joint: tuple[str, ...] = ()) -> None:
+    """Refuse to put several results anywhere but into a folder, as wrong usage.
+
+    Args:
+        joint: suffixes of files that hold the results of several scenes.
+    """
     from lemevit_cli.inference.scenes import is_folder
 
     if len(scenes) > 1 and output is not None and not is_folder(output):
+        if output.lower().endswith(joint):
+            return
         raise typer.BadParameter(
             f"{len(scenes)} scenes need a folder, such as results/", param_hint="-o"
         )
@@ -36,8 +42,9 @@ def telling_report(
 ) -> Iterator[Report]:
     """Yield a report that tells of each scene as soon as it is done; exit 1 if one failed.
 
-    Prints paths on stdout, or at the end JSON; that goes to stderr if the data went to stdout. A
-    failure is a line; above that of a bug stands its traceback, with ``--debug`` those of all.
+    Prints paths on stdout (of a result that is no file its ``line``), or at the end JSON; that goes
+    to stderr if the data went to stdout. A failure is a line; above that of a bug stands its
+    traceback, with ``--debug`` those of all.
 
     Args:
         summary: prints more of a result; None for nothing.
@@ -51,7 +58,7 @@ def telling_report(
             _tell_failure(scene, outcome)
             return
         if not (reporting.json or to_stdout):
-            typer.echo(outcome["path"])
+            typer.echo(outcome.get("line", outcome["path"]))
         if summary is not None:
             summary(outcome)
 

@@ -15,7 +15,7 @@ from lemevit_cli.commands.console import Console, print_json
 def simulate(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Where the scenes go.")],
     task: Annotated[
-        options.TrainedTaskName | None,
+        options.SimulatedTaskName | None,
         typer.Option("--task", help="Layout to train from; without it, two dates and all truth."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=64, help="Side of a scene, pixels.")] = 1024,

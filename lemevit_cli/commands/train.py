@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_record
+from lemevit_cli.commands.console import flatten, print_json, print_record
 from lemevit_cli.commands.groups import (
     Labelling,
     Recipe,
@@ -95,8 +95,8 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="Folders with {train,val}/{images,masks}, for det in the layouts of DOTA, "
-            "YOLO-OBB or COCO, for change {train,val}/{A,B,label}; or .toml lists of folders and "
-            "scenes.",
+            "YOLO-OBB or COCO, for change {train,val}/{A,B,label}, for cls {train,val}/CLASS, "
+            "CLASS alone or a .csv of paths and classes; or .toml lists of folders and scenes.",
         ),
     ] = None,
     output: Annotated[
@@ -109,7 +109,8 @@ def train(
         float | None,
         _scenes(
             "--val-fraction",
-            "Part of a scene's labels held back, by blocks; default 0.2 where they suffice.",
+            "Part of a scene's labels held back, by blocks, or of the pictures of an undivided "
+            "folder of classes; default 0.2 where they suffice.",
             min=0.0,
             max=0.9,
         ),
@@ -119,6 +120,20 @@ def train(
         _windows(
             "--show-samples PNG",
             "Draw augmented windows with their labels first; without -o nothing is trained.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        _schedule(
+            "--dry-run", "Check the data and print the recipe as it would run; train nothing."
+        ),
+    ] = False,
+    recipe_name: Annotated[
+        str | None,
+        _schedule(
+            "--recipe NAME",
+            "For cls: paper, or paper-scenes (MillionAID's): its rates, lengths and "
+            "augmentation, in all that no other option sets.",
         ),
     ] = None,
     balance: Annotated[
@@ -175,6 +190,7 @@ def train(
     labelling: Labelling,
     recipe: Recipe,
     running: Running,
+    fuse_tokens: options.FuseTokens = "0",
     reporting: Reporting,
 ) -> None:
     """Train weights on labelled pictures or scenes; the best by validation is kept.
@@ -194,10 +210,10 @@ def train(
         val_fraction=val_fraction,
         seed=recipe.seed,
     )
-    _refuse_options_of_scenes(options.names_given(context), sources)
+    _refuse_options_of_scenes(options.names_given(context), sources, task)
     if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
-    if output is None and show_samples is None:
+    if output is None and show_samples is None and not dry_run:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
     settings = TrainingOptions(
         decoder=decoder,
@@ -209,11 +225,17 @@ def train(
         head_first=head_first,
         balance=balance,
         overwrite=overwrite,
+        recipe=recipe_name,
+        fuse_tokens=options.parse_share(fuse_tokens),
         chosen=options.names_given(context),
         **fields,
         **running.training_fields(),
     )
     console = reporting.console
+    if dry_run:
+        plan = training.describe_training(task.value, sources, settings, console)
+        print_json(plan) if reporting.json else print_record(flatten(plan))
+        return
     if output is None:
         training.show_samples(task.value, sources, settings, str(show_samples), console)
         typer.echo(show_samples)
@@ -227,10 +249,12 @@ def train(
     tell_training(record, reporting, _summary)
 
 
-def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions) -> None:
+def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions, task: str) -> None:
     """Refuse options that only scenes heed, if there is none, rather than ignore them."""
     may_list_scenes = any(path.lower().endswith(".toml") for path in data.paths)
     for name, (option, in_lists) in _OF_SCENES.items():
+        if name == "val_fraction" and TASKS[task].divides_folders:
+            continue
         if name in given and not data.scenes and not (may_list_scenes and in_lists):
             raise typer.BadParameter(
                 "is for scenes with labels, and none is named; folders have their own classes "

@@ -46,3 +46,16 @@ class Georeference:
         gcps = tuple((g[0] - window.row_off, g[1] - window.col_off, *g[2:]) for g in self.gcps)
         transform = None if self.transform is None else self.transform @ shift
         return replace(self, transform=transform, gcps=gcps, rpcs={})
+
+    def coarsen(self, *, cols: float, rows: float) -> Georeference:
+        """Move the georeference to larger pixels that begin at the same corner.
+
+        RPCs are dropped, as in :meth:`crop`.
+
+        Args:
+            cols, rows: old pixels that a new one is wide and high.
+        """
+        scale = Affine.scale(cols, rows)
+        gcps = tuple((g[0] / rows, g[1] / cols, *g[2:]) for g in self.gcps)
+        transform = None if self.transform is None else self.transform @ scale
+        return replace(self, transform=transform, gcps=gcps, rpcs={})

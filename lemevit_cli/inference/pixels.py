@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
+from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Plan, aligned_blocks
@@ -58,6 +59,8 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
         "model_grid": f"{run.view.width} x {run.view.height}",
         "symmetries": "8" if settings.runtime.tta else "1",
     }
+    if settings.runtime.fuse_tokens:
+        tags["fuse_tokens"] = run.predictor.fuse_tokens
     return RasterSpec(
         width=source.area.width,
         height=source.area.height,
@@ -69,10 +72,14 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
 
 
 class Census:
-    """Counts the pixels of each class, and their area on the ground."""
+    """Counts the pixels of each class, and their area on the ground.
 
-    def __init__(self, run: BlockInference) -> None:
-        self._georeference = run.source.scene.georeference
+    Args:
+        georeference: of the pixels, where they are not the scene's.
+    """
+
+    def __init__(self, run: BlockInference, georeference: Georeference | None = None) -> None:
+        self._georeference = georeference or run.source.scene.georeference
         self._classes: tuple[ClassInfo, ...] = run.predictor.card.classes
         self._pixels = np.zeros(256, dtype=np.int64)
         self._area_m2 = np.zeros(256)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+
+from torch import nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
+from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.weights import Card, Weights, open_weights
-from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.settings import FusedShare, RuntimeOptions
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Predictor:
     Args:
         name: as the user gave it, for reports and tags.
         digest: first 16 hexadecimal digits of the file's SHA-256.
+        fuse_tokens: what is fused, as tags tell it.
     """
 
     name: str
@@ -26,6 +30,7 @@ class Predictor:
     card: Card
     runtime: Runtime
     device: str
+    fuse_tokens: str = "0"
 
 
 def open_weights_for(task: str, name_or_file: str | None) -> Weights:
@@ -45,23 +50,37 @@ def open_weights_for(task: str, name_or_file: str | None) -> Weights:
     return weights
 
 
-def load_predictor(
-    weights: Weights,
-    network: Network,
-    options: RuntimeOptions,
-) -> Predictor:
-    """Load weights onto a device.
+def load_model(weights: Weights, network: Network) -> nn.Module:
+    """Build the network of a card and load its tensors.
 
     Raises:
         WeightsError: if tensors and card do not fit each other.
-        DeviceError: if the machine lacks the device.
     """
-    model: Any = network.build_model(weights.card)
+    model = network.build_model(weights.card)
     try:
         model.load_state_dict(weights.state())
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
+    return model
+
+
+def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) -> Predictor:
+    """Load weights onto a device.
+
+    Raises:
+        WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
+        DeviceError: if the machine lacks the device.
+    """
+    card, share = weights.card, options.fuse_tokens
+    check_fusion(card.backbone, share)
+    model = load_model(weights, network)
+    fused = _fuse(model, share, card.fuse_threshold) if share else "0"
     plain = TorchRuntime(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
-    return Predictor(weights.name, weights.digest, weights.card, runtime, str(plain.device))
+    return Predictor(weights.name, weights.digest, card, runtime, str(plain.device), fused)
+
+
+def _fuse(model: nn.Module, share: FusedShare, threshold: float | None) -> str:
+    fusion = import_module("lemevit_cli.models.lemevit_fusion")  # most runs fuse nothing
+    return str(fusion.fuse_tokens(model, share, threshold))

@@ -51,6 +51,23 @@ class SceneInput:
         """Return what messages call the scene."""
         return self.scene.name
 
+    def on_view(self, block: Window) -> Window:
+        """Return the pixels of the model's grid that belong to a block of the scene's area.
+
+        Each belongs to one block; the area has all that share a place with it.
+        """
+        view, area = self.view, self.area
+        cols, rows = view.width / view.scene.width, view.height / view.scene.height
+        left, top = math.floor(block.col_off * cols), math.floor(block.row_off * rows)
+        round_right = math.ceil if block.right == area.right else math.floor
+        round_bottom = math.ceil if block.bottom == area.bottom else math.floor
+        return Window(
+            col_off=left,
+            row_off=top,
+            width=min(round_right(block.right * cols), view.width) - left,
+            height=min(round_bottom(block.bottom * rows), view.height) - top,
+        )
+
 
 @dataclass(frozen=True)
 class Area:

@@ -19,6 +19,7 @@ from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.run import BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
+from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.device import choose_device, choose_dtype
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -204,6 +205,7 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_stretch(settings.reading.stretch)
     check_gsd(settings.reading.gsd)
     tiling_of(card, settings.tiling)
+    check_fusion(card.backbone, settings.runtime.fuse_tokens)
     choose_dtype(settings.runtime.precision, choose_device(settings.runtime.device))
 
 

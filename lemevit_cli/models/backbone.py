@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.lemevit import VARIANTS  # and registers lemevit_* with timm
+from lemevit_cli.settings import FusedShare
 
 STRIDE = 32  # of the coarsest features
 
@@ -38,6 +39,33 @@ def check_backbone(backbone: str, *, pretrained: bool = False) -> None:
         raise WeightsError(
             f"timm {timm.__version__} has no weights of backbone {backbone!r}; "
             "leave out --pretrained, or begin from weights of ours with --init"
+        )
+
+
+def check_merging(backbone: str, backbone_args: Mapping[str, Any]) -> None:
+    """Refuse to merge tokens in a backbone that cannot learn to.
+
+    Raises:
+        WeightsError: naming it.
+    """
+    if backbone_args.get("merge_tokens") and backbone not in VARIANTS:
+        raise WeightsError(
+            f"--merge-tokens: the backbone is {backbone}; {', '.join(VARIANTS)} learn to merge"
+        )
+
+
+def check_fusion(backbone: str, share: FusedShare) -> None:
+    """Refuse to fuse what is no share of tokens, or in a backbone that has none to fuse.
+
+    Raises:
+        WeightsError: with the value, or the backbone.
+    """
+    if share != "auto" and not 0 <= share < 1:
+        raise WeightsError(f"--fuse-tokens {share:g}: use auto, or a share from 0 to below 1")
+    if share != 0 and backbone not in VARIANTS:
+        raise WeightsError(
+            f"--fuse-tokens {share}: the backbone is {backbone}; tokens are fused in "
+            f"{', '.join(VARIANTS)} alone"
         )
 
 

@@ -25,13 +25,17 @@ Deviations, none of which changes a feature map or a logit:
 - ``forward_features`` adds the meta tokens' mean to every pixel of the map before pooling, instead
   of to the pooled map, so that one tensor goes to ``forward_head`` as in other timm models.
 - Maps are kept in channels_last memory: tokens are then a view of the map, not a copy.
+
+A stage of self-attention may run its attention and MLPs on fewer tokens (``reduce_tokens``). The
+grid stays whole: tokens are merged behind each positional convolution, what the block adds to them
+is spread back, and meta tokens have no part in it. ``merge_tokens`` has stage 3 learn which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +46,43 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from lemevit_cli.errors import WeightsError
+
 STAGE_KINDS = "CDDSS"
 MLP_RATIO = 4
 # Stages 1 and 2 divide by ln(N): at or below this side the map of stage 2 is one pixel.
 LARGEST_SIDE_TOO_SMALL = 8
+MERGED_STAGE = 3  # of most of the operations
+
+
+# --- Fewer tokens in a stage ------------------------------------------------------------------
+
+
+class TokenPlan(Protocol):
+    """Which tokens of a stage go together, decided once for all of its blocks."""
+
+    def merge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge tokens ``(B, N, C)`` to ``(B, K, C)``; also return logarithms of sizes ``(B, K)``.
+
+        Sizes sum to N, and bias the keys: a token of size s counts as s equal ones. One of size
+        zero (minus infinity) is not seen.
+        """
+        ...
+
+    def spread(self, merged: Tensor) -> Tensor:
+        """Give every token ``(B, N, C)`` what its merged one has: of equal tokens, their value."""
+        ...
+
+
+class TokenReduction(Protocol):
+    """Decides how the tokens of a stage are merged. May be a module with parameters, or none."""
+
+    def plan(self, tokens: Tensor, height: int, width: int) -> TokenPlan | None:
+        """Plan for tokens ``(B, N, C)`` of a stage's map, by rows; None leaves them as they are.
+
+        The plan of an image does not depend on the others of its batch.
+        """
+        ...
 
 
 # --- Attention: each returns what is added to the image tokens and to the meta tokens ---------
@@ -99,13 +136,18 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, t: Tensor, c: Tensor | None, update_meta: bool
+        self, t: Tensor, c: Tensor | None, update_meta: bool, log_sizes: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        return self._attend_within(t), None if c is None else self._attend_within(c)
+        return self._attend_within(t, log_sizes), None if c is None else self._attend_within(c)
 
-    def _attend_within(self, tokens: Tensor) -> Tensor:
+    def _attend_within(self, tokens: Tensor, log_sizes: Tensor | None = None) -> Tensor:
         q, k, v = split_heads(self.qkv(tokens), 3, self.num_heads)
-        return self.proj(_attend(q, k, v))
+        return self.proj(_attend(q, k, v, bias=key_bias(log_sizes, like=q)))
+
+
+def key_bias(log_sizes: Tensor | None, *, like: Tensor) -> Tensor | None:
+    """Bring logarithms of sizes ``(B, K)`` to what scores of ``(B, heads, N, K)`` are added to."""
+    return None if log_sizes is None else log_sizes[:, None, None].to(like.dtype)
 
 
 def split_heads(tokens: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
@@ -113,9 +155,12 @@ def split_heads(tokens: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...
     return tokens.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, bias: Tensor | None = None
+) -> Tensor:
     """Attend over ``(B, heads, N, d)``, merged to ``(B, N, C)``; 1/sqrt(d) if no scale."""
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
+    heads = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return heads.transpose(1, 2).flatten(2)
 
 
 def log_ratio(num_meta: int, num_pixels: int, *, like: Tensor) -> Tensor:
@@ -157,12 +202,22 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, c: Tensor | None, update_meta: bool
+        self, x: Tensor, c: Tensor | None, update_meta: bool, plan: TokenPlan | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Update both streams; ``c`` is returned as it came if nothing later reads it."""
+        """Update both streams; ``c`` is returned as it came if nothing later reads it.
+
+        Args:
+            plan: of self-attention alone.
+        """
         H, W = x.shape[-2:]
         t = (x + self.cpe(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
         normed_c = None if c is None else self.norm1(c)
+        if plan is not None:
+            merged, log_sizes = plan.merge(t)  # (B, K, C), (B, K)
+            update, c_update = self.attn(self.norm1(merged), normed_c, update_meta, log_sizes)
+            c = c if c is None else self._add(c, c_update)
+            t = t + plan.spread(self._add(merged, update) - merged)
+            return t.unflatten(1, (H, W)).permute(0, 3, 1, 2), c
         t_update, c_update = self.attn(self.norm1(t), normed_c, update_meta)
         if c is not None and c_update is not None:
             c = self._add(c, c_update)
@@ -187,6 +242,8 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.image_reads_meta = kind == "D"
+        self.reduction: TokenReduction | None = None
+        self.attends_to_itself = kind == "S"
         self.grad_checkpointing = False
         self.downsample = downsample
         self.meta_mlp: nn.Module = _meta_mlp(*meta_dims)
@@ -196,12 +253,15 @@ class Stage(nn.Module):
         """Update both streams; without ``keep_meta`` meta tokens only as far as maps need it."""
         x = self.downsample(x)
         c = self.meta_mlp(c) if keep_meta or self.image_reads_meta else None
+        plan = None
+        if self.reduction is not None:
+            plan = self.reduction.plan(x.permute(0, 2, 3, 1).flatten(1, 2), *x.shape[-2:])
         for i, block in enumerate(self.blocks, start=1):
             update_meta = keep_meta or (self.image_reads_meta and i < len(self.blocks))
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x, c = recompute(block, x, c, update_meta, use_reentrant=False)
+                x, c = recompute(block, x, c, update_meta, plan, use_reentrant=False)
             else:
-                x, c = block(x, c, update_meta)
+                x, c = block(x, c, update_meta, plan)
         return x, c
 
 
@@ -248,6 +308,7 @@ class LeMeViT(nn.Module):
         num_classes: 0 for no head: the answer is then the pooled feature.
         global_pool: as in timm; '' leaves the map unpooled.
         drop_path_rate: of the last block; rises linearly from 0 over all blocks.
+        merge_tokens: share of stage 3's tokens that a learned mask merges away; not of the paper.
     """
 
     stages: Any  # nn.ModuleList of Stage
@@ -262,6 +323,7 @@ class LeMeViT(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_path_rate: float = 0.0,
+        merge_tokens: float = 0.0,
     ) -> None:
         super().__init__()
         if embed_dims[0] != embed_dims[1]:
@@ -289,6 +351,10 @@ class LeMeViT(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.norm_meta: nn.Module = nn.LayerNorm(self.num_features, eps=1e-5)
         self.reset_classifier(num_classes, global_pool)
+        if merge_tokens:
+            from lemevit_cli.models.token_merging import CellMerging  # noqa: PLC0415  few ask
+
+            self.reduce_tokens({MERGED_STAGE: CellMerging(embed_dims[MERGED_STAGE], merge_tokens)})
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -378,6 +444,25 @@ class LeMeViT(nn.Module):
             for stage in self.stages[last_reader + 1 :]:
                 stage.meta_mlp = nn.Identity()
         return take
+
+    def reduce_tokens(self, reductions: Mapping[int, TokenReduction | None]) -> None:
+        """Let stages (3, 4: those of self-attention) run on fewer tokens; None on all of them.
+
+        A reduction that is a module becomes a part of its stage, and its parameters of the state.
+        It was learned with all others and stays: None does not take it away.
+
+        Raises:
+            ValueError: if a stage has no self-attention, or was not built.
+            WeightsError: if a stage has learned a reduction and is to have another.
+        """
+        for i, reduction in reductions.items():
+            if not (i < len(self.stages) and self.stages[i].attends_to_itself):
+                raise ValueError(f"stage {i} has no self-attention whose tokens could be reduced")
+            if isinstance(self.stages[i].reduction, nn.Module):
+                if reduction is None:
+                    continue
+                raise WeightsError("these weights merge tokens by a mask; they fuse none beside")
+            self.stages[i].reduction = reduction
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         for stage in self.stages:

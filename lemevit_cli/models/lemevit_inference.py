@@ -33,6 +33,8 @@ from lemevit_cli.models.lemevit import (
     LeMeViT,
     Mlp,
     SelfAttention,
+    TokenPlan,
+    key_bias,
     log_ratio,
     split_heads,
 )
@@ -70,10 +72,17 @@ class FoldedBlock(nn.Module):
         self.attn = _FOLDED[type(block.attn)](block.attn)
 
     def forward(
-        self, x: Tensor, c: Tensor | None, update_meta: bool
+        self, x: Tensor, c: Tensor | None, update_meta: bool, plan: TokenPlan | None = None
     ) -> tuple[Tensor, Tensor | None]:
         H, W = x.shape[-2:]
         t = (x + self.cpe(x)).permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
+        if plan is not None:
+            merged, log_sizes = plan.merge(t)
+            new, _ = self.attn(merged, None, self.norm1, update_meta, log_sizes)
+            t = t + plan.spread(self._feed_forward(new) - merged)
+            if c is not None:
+                c = self._feed_forward(self.attn(c, None, self.norm1, update_meta)[0])
+            return t.unflatten(1, (H, W)).permute(0, 3, 1, 2), c
         if c is not None and isinstance(self.attn, FoldedSelfAttention):
             both = self._feed_forward(self.attn.of_both(t, c, self.norm1))
             new_x, c = both.split((t.shape[1], c.shape[1]), dim=1)
@@ -171,10 +180,16 @@ class FoldedSelfAttention(nn.Module):
         self.num_heads, self.qkv, self.proj = attn.num_heads, attn.qkv, attn.proj
 
     def forward(
-        self, t: Tensor, c: None, norm: nn.Module, update_meta: bool
+        self,
+        t: Tensor,
+        c: None,
+        norm: nn.Module,
+        update_meta: bool,
+        log_sizes: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         q, k, v = split_heads(_linear(self.qkv, norm(t)), 3, self.num_heads)
-        return self._merge(F.scaled_dot_product_attention(q, k, v), t), None
+        bias = key_bias(log_sizes, like=q)
+        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), t), None
 
     def of_both(self, t: Tensor, c: Tensor, norm: nn.Module) -> Tensor:
         """Attend in both streams as one of ``(B, N + M, C)``, because they share their weights."""

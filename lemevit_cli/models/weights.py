@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,8 @@ class Card:
         mean, std: per band, in the same values; applied inside the model.
         gsd_m: smallest and largest ground sample distance it learned, None if unknown.
         window, overlap: in pixels, the tiling that suits it.
+        fuse_threshold: cosine from which tokens are alike to ``--fuse-tokens auto``; None where it
+            was never calibrated. A card without it says nothing of it.
         training: data with licences, steps, recipe: for people.
         metrics: each with the command that measured it.
     """
@@ -66,6 +69,7 @@ class Card:
     gsd_m: tuple[float, float] | None = None
     window: int = 512
     overlap: int = 64
+    fuse_threshold: float | None = None
     training: dict[str, Any] = field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
     format_version: int = FORMAT_VERSION
@@ -75,7 +79,10 @@ class Card:
         return tuple(c.name for c in self.classes)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        if self.fuse_threshold is None:
+            del fields["fuse_threshold"]  # so that earlier versions read the card
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Card:
@@ -334,18 +341,29 @@ def initialise(model: nn.Module, card: Card, name_or_file: str) -> Initialised:
 
 
 def rename_keys(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Exchange the prefix of names for the one under which most tensors fit a target."""
+    """Exchange the prefix of names for the one under which most tensors fit a target.
+
+    Where timm flattens a network to give its maps it writes ``stages_0`` for ``stages.0``; both are
+    the same here, and the target's spelling is taken.
+    """
+    given = {_spell_out(key): tensor for key, tensor in state.items()}
+    wanted = {_spell_out(key): key for key in target}
 
     def exchange_prefix(old: str, new: str) -> dict[str, Tensor]:
-        return {new + k.removeprefix(old): v for k, v in state.items() if k.startswith(old)}
+        names = {new + k.removeprefix(old): v for k, v in given.items() if k.startswith(old)}
+        return {wanted.get(name, name): tensor for name, tensor in names.items()}
 
     def fits(pair: tuple[str, str]) -> int:
         names = exchange_prefix(*pair)
         return sum(k in target and target[k].shape == v.shape for k, v in names.items())
 
-    pairs = [(old, new) for old in _prefixes(state) for new in _prefixes(target)]
+    pairs = [(old, new) for old in _prefixes(given) for new in _prefixes(wanted)]
     best = max(pairs, key=fits)  # of equals the first: names as they are
-    return state if fits(best) == fits(("", "")) else exchange_prefix(*best)
+    return exchange_prefix(*(("", "") if fits(best) == fits(("", "")) else best))
+
+
+def _spell_out(key: str) -> str:
+    return re.sub(r"_(\d+)(?=\.)", r".\1", key)
 
 
 def _prefixes(keys: Iterable[str]) -> list[str]:

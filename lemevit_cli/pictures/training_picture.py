@@ -77,6 +77,22 @@ def write_sheet(
     figure.savefig(path, format="png")
 
 
+def write_titled_sheet(
+    path: str | Path, pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]
+) -> None:
+    """Draw pictures ``(H, W, 3)``, each with its title in it, and save a PNG."""
+
+    def show(axes: Axes, picture: tuple[NDArray[np.uint8], str]) -> None:
+        pixels, title = picture
+        axes.imshow(pixels)
+        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+        inside = axes.transAxes
+        axes.text(0.02, 0.98, title, fontsize=8, va="top", transform=inside, bbox=box)
+
+    groups = [(picture,) for picture in zip(pictures, titles, strict=True)]
+    write_sheet(path, groups, [], per_row=_PICTURES_A_ROW, side=_TILE, show=show)
+
+
 def draw_groups(
     groups: NDArray[Any],
     samples: Sequence[tuple[Any, ...]],

@@ -4,13 +4,13 @@ A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py``
 training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It
 may have ``inference.py`` with ``INFERENCE`` (what ``predict`` runs, of a task without a command of
 its own), ``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out),
-``scoring.py`` (``SCORING``: how its results are compared as files) and ``tables.py`` (``TABLES``:
-how figures of its own kind are printed).
+``scoring.py`` (``SCORING``: how its results are compared as files), ``tables.py`` (``TABLES``: how
+figures of its own kind are printed) and ``recipes.py`` (``RECIPES``: trainings by name).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lemevit_cli.tasks.evaluation import Evaluation
     from lemevit_cli.tasks.figure_table import FigureTable
     from lemevit_cli.tasks.scoring import Scoring
-    from lemevit_cli.training.task import Training
+    from lemevit_cli.training.task import Recipe, Training
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,18 @@ class Room:
     Args:
         package: of its parts.
         command: that runs it over scenes.
-        starter: weights that are taken when none are named.
+        starter: weights that are taken when none are named; None if there are none.
         dates: of a place that it sees.
+        joint: suffixes of results that hold what is found in several scenes.
+        divides_folders: whether a part of its folders can be held back (``--val-fraction``).
     """
 
     package: str
     command: str
-    starter: str
+    starter: str | None
     dates: int = 1
+    joint: tuple[str, ...] = ()
+    divides_folders: bool = False
 
 
 TASKS = {
@@ -50,6 +54,13 @@ TASKS = {
     "det": Room("lemevit_cli.tasks.detection", command="detect", starter="objects"),
     "change": Room(
         "lemevit_cli.tasks.change", command="change", starter="buildings-change", dates=2
+    ),
+    "cls": Room(
+        "lemevit_cli.tasks.classification",
+        command="predict",
+        starter=None,
+        joint=(".csv",),
+        divides_folders=True,
     ),
 }
 
@@ -90,15 +101,22 @@ def load_simulation(task: str) -> Layout:
 
 def load_scorings() -> tuple[Scoring, ...]:
     """Import how results are compared, of all tasks whose results can be."""
-    return tuple(_part(task, "scoring") for task in _tasks_with("scoring"))
+    return tuple(_part(task, "scoring") for task in tasks_with("scoring"))
 
 
 def load_tables() -> tuple[FigureTable, ...]:
     """Import how the figures of all tasks are printed."""
-    return tuple(table for task in _tasks_with("tables") for table in _part(task, "tables"))
+    return tuple(table for task in tasks_with("tables") for table in _part(task, "tables"))
 
 
-def _tasks_with(name: str) -> list[str]:
+def load_recipes(task: str) -> Mapping[str, Recipe]:
+    """Import the trainings of a task that have a name; see :func:`_part`."""
+    recipes: Mapping[str, Recipe] = _part(task, "recipes") if task in tasks_with("recipes") else {}
+    return recipes
+
+
+def tasks_with(name: str) -> list[str]:
+    """List the tasks that have an optional part."""
     return [task for task, room in TASKS.items() if find_spec(f"{room.package}.{name}")]
 
 
@@ -110,6 +128,6 @@ def _part(task: str, name: str) -> Any:
     """
     if task not in TASKS:
         raise LemevitError(f"no task {task!r}; tasks are {', '.join(TASKS)}")
-    if task not in _tasks_with(name):
-        raise LemevitError(f"task {task} has no {name}; those of {', '.join(_tasks_with(name))} do")
+    if task not in tasks_with(name):
+        raise LemevitError(f"task {task} has no {name}; those of {', '.join(tasks_with(name))} do")
     return getattr(import_module(f"{TASKS[task].package}.{name}"), name.upper())

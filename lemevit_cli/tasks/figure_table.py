@@ -35,7 +35,7 @@ class Row:
         value = _look_up(figures, key)
         if value is None:
             return "-"
-        return str(value) if isinstance(value, int) else self.form.format(value)
+        return str(value) if isinstance(value, int | str) else self.form.format(value)
 
 
 def _look_up(figures: Any, key: str) -> Any:

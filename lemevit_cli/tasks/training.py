@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
-from lemevit_cli.errors import OutputError
+from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.models.backbone import check_fusion, check_merging
+from lemevit_cli.models.device import choose_device
+from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import (
     Card,
     Weights,
@@ -25,10 +28,11 @@ from lemevit_cli.models.weights import (
 )
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
-from lemevit_cli.tasks import load_training
+from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
-from lemevit_cli.training.loop import fit
+from lemevit_cli.training.fusion import calibrate_threshold
+from lemevit_cli.training.loop import fit, steps_of_plan
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -82,6 +86,7 @@ def train(
     folder = training_folder(target)
     _check_target(target, folder, options)
     training = load_training(task) if isinstance(task, str) else task
+    options = follow_recipe(task, options) if isinstance(task, str) else options
     task_data = _open_data(training, data, options, progress, samples)
     options = task_data.options
     loss = training.make_loss(task_data, options)
@@ -111,7 +116,7 @@ def train(
     if not run.is_main:
         return {"path": output, "steps": run.step}
     _check_saved(folder / _BEST_NAME, run)
-    best = open_weights(folder / _BEST_NAME)
+    best = _calibrate(open_weights(folder / _BEST_NAME), training, task_data, options)
     scores = _score(best, task_data, options, progress)
     task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
@@ -141,7 +146,57 @@ def show_samples(
         LemevitError: as :func:`train`.
     """
     if is_first_process():
+        options = follow_recipe(task, options)
         _open_data(load_training(task), data, options, _of_first_process(progress), output)
+
+
+def describe_training(
+    task: str, data: DataOptions, options: TrainingOptions, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Say how a training would go, after all checks of its data; nothing is trained.
+
+    Returns:
+        A record: ``task``, ``data``, ``steps`` (None where a time budget fixes them on the way),
+        ``parameters``, ``card`` (what the weights would say of themselves) and ``recipe``.
+
+    Raises:
+        LemevitError: as :func:`train`.
+    """
+    training = load_training(task)
+    found = _open_data(training, data, follow_recipe(task, options), progress or Silent(), None)
+    training.make_loss(found, found.options)  # for its check
+    model = training.network.build_model(found.card)
+    card = asdict(found.card)
+    del card["training"], card["metrics"]
+    return {
+        "task": task,
+        **found.record,
+        "steps": steps_of_plan(found.options, found.training, processes=_num_processes()),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "card": {**card, "classes": list(found.card.class_names)},
+        "recipe": _recipe_of(found.options),
+    }
+
+
+def follow_recipe(task: str, options: TrainingOptions) -> TrainingOptions:
+    """Return options as the recipe that they name sets them, in all that the user did not choose.
+
+    Raises:
+        LemevitError: if the task has no such recipe.
+    """
+    if options.recipe is None:
+        return options
+    recipes = load_recipes(task)
+    if options.recipe not in recipes:
+        known = f"there are {', '.join(recipes)}" if recipes else "it has none"
+        raise LemevitError(f"no recipe {options.recipe!r} for task {task}; {known}")
+    chosen = set(options.chosen)
+    if chosen & {"steps", "time_budget"}:
+        chosen.add("epochs")
+    if "drop_path" in chosen:
+        chosen.add("backbone_args")
+    changes = recipes[options.recipe](options, _num_processes())
+    return replace(options, **{k: v for k, v in changes.items() if k not in chosen})
 
 
 def training_folder(target: Path) -> Path:
@@ -154,6 +209,10 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _of_first_process(progress: Progress | None) -> Progress:
     return progress if progress is not None and is_first_process() else Silent()
 
@@ -161,6 +220,8 @@ def _of_first_process(progress: Progress | None) -> Progress:
 def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
+    check_merging(options.backbone, options.backbone_args)
+    check_fusion(options.backbone, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:
         read_card(find_weights(options.init))
@@ -211,6 +272,7 @@ def _build_model(
     training: Training, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> nn.Module:
     model = training.network.build_model(task_data.card, pretrained=options.pretrained)
+    fuse_tokens(model, options.fuse_tokens)
     if options.resume:
         return model  # the checkpoint has all of it
     if options.init is not None:
@@ -222,6 +284,20 @@ def _build_model(
     return model
 
 
+def _calibrate(
+    weights: Weights, training: Training, task_data: TaskData, options: TrainingOptions
+) -> Weights:
+    """Measure, for weights that fuse what is alike, how alike it must be; the card keeps it."""
+    validate = task_data.training.validate
+    if options.fuse_tokens != "auto" or validate is None:
+        return weights
+    model = training.network.build_model(weights.card)
+    model.load_state_dict(weights.state())
+    model.to(choose_device(options.device))
+    threshold = calibrate_threshold(model, validate)
+    return replace(weights, card=replace(weights.card, fuse_threshold=threshold))
+
+
 def _score(
     weights: Weights, task_data: TaskData, options: TrainingOptions, progress: Progress
 ) -> dict[str, Any]:
@@ -229,7 +305,9 @@ def _score(
     if not task_data.validation:
         return {}
     # In full precision, as `lemevit eval` does it by default on a CPU.
-    runtime = RuntimeOptions(device=options.device, threads=options.threads)
+    runtime = RuntimeOptions(
+        device=options.device, threads=options.threads, fuse_tokens=options.fuse_tokens
+    )
     predictor = predictor_to_score(weights, runtime)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
@@ -266,5 +344,9 @@ def _sign(
     card: Card, record: dict[str, Any], best: dict[str, Any], options: TrainingOptions
 ) -> Card:
     """Add to a card what was done to get there."""
-    recipe = {key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE}
-    return replace(card, training={**record, "step": best["step"], "recipe": recipe})
+    training = {**record, "step": best["step"], "recipe": _recipe_of(options)}
+    return replace(card, training=training)
+
+
+def _recipe_of(options: TrainingOptions) -> dict[str, Any]:
+    return {key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_RECIPE}

@@ -243,12 +243,8 @@ def _plan_steps(run: Run, setup: Setup) -> None:
     if run.plan == plan:
         return
     run.plan = plan
-    if options.time_budget_s is not None:
-        run.total_steps = None
-    elif options.epochs is not None:
-        run.total_steps = max(_steps_of_epochs(options.epochs, setup), run.step)
-    else:
-        run.total_steps = max(options.steps, run.step)
+    steps = steps_of_plan(options, setup.data, processes=setup.accelerator.num_processes)
+    run.total_steps = None if steps is None else max(steps, run.step)
     if before is not None and run.total_steps == run.step:
         setup.progress.note(f"{run.step} steps are done already; the training ends here")
     elif before is not None and run.total_steps not in {None, before}:
@@ -258,21 +254,25 @@ def _plan_steps(run: Run, setup: Setup) -> None:
         )
 
 
-def _steps_of_epochs(epochs: float, setup: Setup) -> int:
-    options, data = setup.options, setup.data
+def steps_of_plan(options: TrainingOptions, data: TrainingData, *, processes: int) -> int | None:
+    """Count the steps that are asked for; None where a time budget fixes them on the way."""
+    if options.time_budget_s is not None:
+        return None
+    if options.epochs is None:
+        return options.steps
     if data.labelled_pixels <= 0:
         raise ValueError("epochs need the number of labelled pixels")
-    windows = options.batch_size * options.accumulate * setup.accelerator.num_processes
+    windows = options.batch_size * options.accumulate * processes
     measure = data.labelled_pixels_a_window
     a_window = options.crop**2 if measure is None else measure()
     return steps_of_epochs(
-        epochs, labelled_pixels=data.labelled_pixels, pixels_a_step=windows * a_window
+        options.epochs, labelled_pixels=data.labelled_pixels, pixels_a_step=windows * a_window
     )
 
 
 def _schedule(run: Run, options: TrainingOptions) -> CosineLRScheduler:
     steps = run.total_steps or _UNMEASURED_STEPS
-    return cosine_schedule(run.optimizer, lr=options.lr, steps=steps, warmup=options.warmup)
+    return cosine_schedule(run.optimizer, options, steps=steps)
 
 
 def _rate(run: Run) -> float:
@@ -354,7 +354,8 @@ def _step(run: Run, batches: Iterator[dict[str, Tensor]], setup: Setup) -> float
         for parameter in run.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(unit / targets)
-    norm = float(accelerator.clip_grad_norm_(run.model.parameters(), options.clip_norm))
+    largest = inf if options.clip_norm is None else options.clip_norm
+    norm = float(accelerator.clip_grad_norm_(run.model.parameters(), largest))
     # With a scaler (fp16) such a gradient is no failure: it leaves out the step.
     if not isfinite(norm) and accelerator.scaler is None:
         raise _bad_step(f"the gradient's norm is {norm}", run, setup)

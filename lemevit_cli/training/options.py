@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from lemevit_cli.settings import Device, Precision
+from lemevit_cli.settings import Device, FusedShare, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,33 @@ class AugmentationOptions:
         """Return options that leave windows as they are."""
         off: dict[str, Any] = dict.fromkeys((f.name for f in fields(cls)), 0.0)
         return cls(**off | {"symmetries": False, "zoom": (1.0, 1.0), "swap": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmAugmentation:
+    """How timm varies pictures as a whole, in place of :class:`AugmentationOptions`.
+
+    Args:
+        scale, ratio: of the part of a picture that is seen: its area, and width over height.
+        interpolation: by which that becomes a window.
+        hflip, vflip: probabilities.
+        randaugment: its policy in timm's words; empty for none.
+        erasing: probability that a rectangle is noise.
+        mixup, cutmix: of two windows, the alphas of the mixture; 0 for none of its kind.
+        mix_prob, mix_switch: probability of any mixture, and of cutmix where both are asked for.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bicubic"
+    hflip: float = 0.5
+    vflip: float = 0.0
+    randaugment: str = "rand-m9-mstd0.5-inc1"
+    erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_prob: float = 1.0
+    mix_switch: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +111,9 @@ class DataOptions:
         source_weights: how often each of ``paths`` and then ``scenes`` is drawn from; None goes by
             the square root of its labelled pixels.
         val_fraction: part of the labelled pixels of an undivided scene that is held back, by
-            blocks; None holds back a fifth where the labels suffice, 0 nothing.
-        seed: of the blocks.
+            blocks, or of the pictures of an undivided folder; None holds back a fifth where the
+            labels suffice, 0 nothing.
+        seed: of the division.
     """
 
     paths: tuple[str, ...] = ()
@@ -113,11 +141,12 @@ class TrainingOptions:
         batch_size, crop: windows a step and process, and their side in pixels.
         accumulate: batches whose gradients make one update.
         optimizer: a name of timm, such as ``muon`` or ``adamw``.
-        lr, weight_decay, warmup: ``lr`` at its peak, Muon's by default (others want less);
-            ``warmup`` is a part of the whole training.
+        lr, weight_decay: ``lr`` at its peak, Muon's by default (others want less).
+        warmup, cooldown: parts of the whole training: up to the peak, and at the lowest rate.
+        first_rate, last_rate: where the warm-up begins and the cosine ends, in parts of ``lr``.
         backbone_lr: factor of the backbone's learning rate; 0 leaves it as it is.
         head_first: part of the training in which the backbone is frozen.
-        clip_norm: largest norm of the gradient.
+        clip_norm: largest norm of the gradient; None: any.
         ema_decay: of the averaged weights, which are validated and saved.
         seed: of weights and windows.
         balance: 0 draws windows evenly over the labelled pixels, 1 evenly over the classes.
@@ -126,6 +155,11 @@ class TrainingOptions:
         checkpoint_every_s: seconds between two checkpoints, instead of or beside steps.
         validation_windows: windows of each validation set, spread evenly; None takes all.
         workers: processes that read windows; 0 reads in the training process.
+        label_smoothing: of a task with a class a window: what the other classes share.
+        timm: varies whole pictures in place of ``augmentation``; None: it does not.
+        recipe: name of a training of the task (``RECIPES``), which sets what was not chosen.
+        fuse_tokens: share of LeMeViT's tokens that are fused; ``auto`` those that are alike, from
+            a threshold that is calibrated at the end and kept in the card.
         half: store the weights in 16 bits, except what 16 bits cannot hold.
         resume: go on from the checkpoint of an interrupted run.
         chosen: names of the fields above that the user set; a recipe that suits the data leaves
@@ -150,9 +184,12 @@ class TrainingOptions:
     lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
+    cooldown: float = 0.0
+    first_rate: float = 0.01
+    last_rate: float = 0.01
     backbone_lr: float = 1.0
     head_first: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     ema_decay: float = 0.998
     seed: int = 0
     balance: float = 0.5
@@ -163,9 +200,13 @@ class TrainingOptions:
     checkpoint_every_s: float | None = None
     validation_windows: int | None = 48
     workers: int = 1
+    label_smoothing: float = 0.1
+    timm: TimmAugmentation | None = None
+    recipe: str | None = None
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    fuse_tokens: FusedShare = 0.0
     half: bool = False
     resume: bool = False
     overwrite: bool = False

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.training.options import TrainingOptions
 
 MEASURED_STEPS = 12  # at most, of a run with a time budget, until its number of steps is fixed
 _STARTING_STEPS = 2  # of these, at first: caches are cold and workers start
 _MEASURED_PART = 0.05  # of the time budget, at most
 _MARGIN = 0.05  # of the time budget, kept free: checkpoints, a machine with other work
 _COUNTED_WINDOWS = 16  # they cost seconds, and their mean is right to some tenths
-_LOWEST = 0.01  # of the peak rate, at both ends
 
 
 def steps_of_epochs(epochs: float, *, labelled_pixels: int, pixels_a_step: float) -> int:
@@ -37,23 +37,24 @@ def mean_labelled_pixels(samples: Dataset[dict[str, Tensor]]) -> float:
 
 
 def cosine_schedule(
-    optimizer: Optimizer, *, lr: float, steps: int, warmup: float
+    optimizer: Optimizer, options: TrainingOptions, *, steps: int
 ) -> CosineLRScheduler:
     """Warm up linearly to ``lr``, then follow half a cosine; groups take it times ``lr_scale``.
 
     Set the rates of step ``n``, counted from 0, by ``step_update(n)``.
 
     Args:
-        warmup: part of the steps that warms up, in [0, 1).
+        options: of them ``lr``, ``warmup``, ``cooldown``, ``first_rate``, ``last_rate``.
     """
-    warmup_steps = round(warmup * steps)
+    warmup_steps = round(options.warmup * steps)
+    flat_steps = warmup_steps + round(options.cooldown * steps)
     return CosineLRScheduler(
         optimizer,
         # Two at least: of one step timm logs that its cosine has no effect.
-        t_initial=max(steps - warmup_steps, 2),
-        lr_min=_LOWEST * lr,
+        t_initial=max(steps - flat_steps, 2),
+        lr_min=options.last_rate * options.lr,
         warmup_t=warmup_steps,
-        warmup_lr_init=_LOWEST * lr,
+        warmup_lr_init=options.first_rate * options.lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )

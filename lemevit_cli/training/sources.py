@@ -21,13 +21,13 @@ class Openers:
     """Functions that open the data of a task.
 
     Args:
-        folder: opens both splits of a folder, for windows of a size.
+        folder: opens both splits of a folder.
         scene: opens a scene with its labels, as
             :func:`lemevit_cli.training.datasets.scenes.open_labelled_scene`.
         merge_classes: gives the classes of a model that learns from several sources.
     """
 
-    folder: Callable[[LabelledFolder, PictureReader, int], Parts]
+    folder: Callable[[LabelledFolder, PictureReader, Division], Parts]
     scene: Callable[[LabelledScene, Division], Parts]
     merge_classes: Callable[[Sequence[Source]], tuple[str, ...]]
 
@@ -96,7 +96,7 @@ def _open_item(
     parts, cells, weights = [], [], []
     for entry in entries:
         if isinstance(entry, LabelledFolder):
-            part = openers.folder(entry, reader, division.crop)
+            part = openers.folder(entry, reader, division)
         else:
             part = openers.scene(entry, division)
         parts.append(part)

@@ -15,6 +15,8 @@ from lemevit_cli.training.loop import Loss, TrainingData
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 DrawReport = Callable[[str | Path, Sequence[Mapping[str, Any]]], None]
+# From what the user chose and the number of processes to fields of the options by their names.
+Recipe = Callable[[TrainingOptions, int], Mapping[str, Any]]
 
 
 class NetworkToTrain(Protocol):

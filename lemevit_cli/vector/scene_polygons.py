@@ -206,7 +206,9 @@ def read_layer(
         raise SceneError(f"{path}: cannot be read {what} ({_line(error)})") from error
 
 
-def polygons_on(scene: Grid, table: geopandas.GeoDataFrame, path: str) -> ScenePolygons:
+def polygons_on(
+    scene: Grid, table: geopandas.GeoDataFrame, path: str, *, with_points: bool = False
+) -> ScenePolygons:
     """Bring the polygons of a table to a scene.
 
     A table without CRS is taken to be in the scene's, a scene without CRS in the table's; a scene
@@ -214,6 +216,7 @@ def polygons_on(scene: Grid, table: geopandas.GeoDataFrame, path: str) -> SceneP
 
     Args:
         path: what messages call the table.
+        with_points: whether points count, as the pixel that each lies in.
 
     Raises:
         SceneError: if there are no polygons, they cannot be reprojected, or none touches the scene.
@@ -226,7 +229,11 @@ def polygons_on(scene: Grid, table: geopandas.GeoDataFrame, path: str) -> SceneP
             raise SceneError(
                 f"{path}: cannot be brought to the CRS of {scene.name} ({_line(error)})"
             ) from error
-    polygons, rows = _single_polygons(table.geometry.to_numpy())
+    transform = scene.georeference.transform or Affine.identity()
+    geometries = table.geometry.to_numpy()
+    if with_points:
+        geometries = _pixels_of_points(geometries, transform)
+    polygons, rows = _single_polygons(geometries)
     if len(polygons) == 0:
         raise SceneError(f"{path}: holds no polygons")
     touching = np.sort(shapely.STRtree(polygons).query(footprint(scene), predicate="intersects"))
@@ -237,8 +244,17 @@ def polygons_on(scene: Grid, table: geopandas.GeoDataFrame, path: str) -> SceneP
             f"{scene.name}, which spans {bounds_text(extent(scene))}"
         )
     polygons, rows = polygons[touching], rows[touching]
-    transform = scene.georeference.transform or Affine.identity()
     return ScenePolygons(polygons, rows, shapely.STRtree(polygons), transform)
+
+
+def _pixels_of_points(geometries: NDArray, transform: Affine) -> NDArray:
+    """Return geometries with the outline of its pixel, in map units, for every point."""
+    found = geometries.copy()
+    for place in np.flatnonzero(shapely.get_type_id(geometries) == shapely.GeometryType.POINT):
+        col, row = np.floor(~transform @ (shapely.get_x(found[place]), shapely.get_y(found[place])))
+        corners = ((col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1))
+        found[place] = shapely.Polygon([transform @ corner for corner in corners])
+    return found
 
 
 def _single_polygons(geometries: NDArray) -> tuple[NDArray, NDArray[np.int64]]:

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
-from lemevit_cli.models.weights import read_card
+from lemevit_cli.models.weights import load_weights, read_card
 
 QUICK = ["--backbone", "test_resnet", "--crop", "64", "--batch-size", "4", "--workers", "0"]
 
@@ -120,3 +120,29 @@ def test_two_processes_write_one_log_and_one_result(town, tmp_path):
         (True, False),
         (False, True),
     ]
+
+
+def test_merged_tokens_are_in_the_card_and_predict_builds_them_again(town, tmp_path):
+    target, sizes = tmp_path / "merged.safetensors", ["--crop", 64, "--batch-size", 2]
+    steps = ["--steps", 2, "--workers", 0, "--device", "cpu"]
+    run = invoke("train", town, "-o", target, "--merge-tokens", 0.5, *sizes, *steps)
+    assert run.exit_code == 0, run.stderr
+    state, card = load_weights(target)
+    assert card.backbone_args == {"merge_tokens": 0.5}
+    assert [key for key in state if key.endswith("reduction.of_places")]
+    scene = next((town / "val" / "images").iterdir())
+    run = invoke("predict", scene, "-w", target, "-o", tmp_path / "map.tif", "--device", "cpu")
+    assert run.exit_code == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        (["--backbone", "resnet10t", "--merge-tokens", "0.5"], "the backbone is resnet10t"),
+        (["--merge-tokens", "0.01"], "merge_tokens=0.01: a share from 0.04 to 0.96, or 0"),
+    ],
+)
+def test_tokens_that_cannot_be_merged_are_one_line(town, tmp_path, further, message):
+    run = invoke("train", town, "-o", tmp_path / "w.safetensors", "--workers", 0, *further, "-q")
+    assert run.exit_code == 1
+    assert message in run.stderr and len(run.stderr.splitlines()) == 1

@@ -52,3 +52,14 @@ def test_cropping_to_the_corner_moves_nothing():
     gcps = ((10.5, 20.25, 7.0, 49.0, 3.0, "a", ""),)
     georeference = Georeference(transform=Affine(2, 0, 5, 0, -2, 7), crs_wkt="x", gcps=gcps)
     assert georeference.crop(CORNER, of=WHOLE) == georeference
+
+
+def test_larger_pixels_begin_at_the_same_corner():
+    gcps = ((10.0, 20.0, 7.0, 49.0, 3.0, "a", ""),)
+    transform = Affine.translation(5, 7) @ Affine.rotation(30) @ Affine.scale(2, -2)
+    georeference = Georeference(transform=transform, crs_wkt="x", gcps=gcps, rpcs={"LINE_OFF": "1"})
+    coarse = georeference.coarsen(cols=4, rows=5)
+    for col, row in ((0, 0), (3, 0), (2.5, 7)):
+        assert coarse.transform @ (col, row) == pytest.approx(transform @ (4 * col, 5 * row))
+    assert coarse.gcps == ((2.0, 5.0, 7.0, 49.0, 3.0, "a", ""),)
+    assert coarse.crs_wkt == "x" and coarse.rpcs == {}

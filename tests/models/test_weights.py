@@ -48,6 +48,13 @@ def test_tensors_and_card_come_back(tmp_path):
     assert {k: v.tolist() for k, v in state.items()} == {k: v.tolist() for k, v in STATE.items()}
 
 
+def test_a_threshold_of_fusing_is_kept_and_a_card_without_one_reads_as_before():
+    assert "fuse_threshold" not in CARD.to_json()
+    assert Card.from_json(CARD.to_json()).fuse_threshold is None
+    calibrated = replace(CARD, fuse_threshold=0.85)
+    assert Card.from_json(calibrated.to_json()) == calibrated
+
+
 def test_half_stores_floats_in_two_bytes_and_answers_float32(tmp_path):
     save_weights(tmp_path / "w.safetensors", STATE, CARD, half=True)
     with safe_open(tmp_path / "w.safetensors", framework="pt") as file:

@@ -9,7 +9,7 @@ def test_a_part_that_a_task_lacks_is_named_with_those_that_have_it(monkeypatch):
     monkeypatch.setitem(TASKS, "toy", Room("lemevit_cli.tasks.backbone", "predict", "none"))
     with pytest.raises(LemevitError, match="task toy has no simulation; those of seg, det, change"):
         load_simulation("toy")
-    with pytest.raises(LemevitError, match="no task 'boxes'; tasks are seg, det, change, toy"):
+    with pytest.raises(LemevitError, match="no task 'boxes'; tasks are seg, det, change, cls, toy"):
         load_network("boxes")
 
 

@@ -3,6 +3,7 @@ from math import ceil
 import pytest
 import torch
 
+from lemevit_cli.training.options import TrainingOptions
 from lemevit_cli.training.schedule import (
     FirstSteps,
     cosine_schedule,
@@ -15,7 +16,8 @@ def rates(steps, warmup, *, scale=1.0):
     parameter = torch.nn.Parameter(torch.zeros(1))
     group = {"params": [parameter], "lr_scale": scale}
     optimizer = torch.optim.SGD([group], lr=2.0)
-    schedule = cosine_schedule(optimizer, lr=2.0, steps=steps, warmup=warmup)
+    options = TrainingOptions(lr=2.0, warmup=warmup)
+    schedule = cosine_schedule(optimizer, options, steps=steps)
     found = []
     for step in range(steps + 1):
         schedule.step_update(step)
@@ -101,3 +103,16 @@ def test_no_step_that_was_made_is_taken_back():
     run = {"validation_s": 1.0, "validate_every": 10, "final_cost": 1.0}
     assert measure([1.0] * 12).affordable_steps(done=12, elapsed_s=99.0, **run) == 12
     assert measure([1.0] * 12).affordable_steps(done=12, elapsed_s=1e6, **run) == 12
+
+
+def test_a_cooldown_stays_at_the_lowest_rate():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    options = TrainingOptions(lr=2.0, warmup=0.1, cooldown=0.2, first_rate=0.002, last_rate=0.05)
+    schedule = cosine_schedule(optimizer, options, steps=100)
+    found = []
+    for step in range(100):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found[0] == pytest.approx(0.004) and max(found) == found[10] == pytest.approx(2.0)
+    assert found[45] == pytest.approx(0.1 + 0.5 * 1.9)  # the cosine is half done
+    assert found[80:] == pytest.approx([0.1] * 20)

@@ -22,8 +22,9 @@ from lemevit_cli.training.sources import Openers
 _MANY_LONG = 0.25  # of a class
 
 
-def _open_folder(entry: LabelledFolder, reader: PictureReader, crop: int) -> Parts:
-    return count_parts(open_box_folder(entry.path, reader=reader, naming=entry.naming), crop)
+def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Division) -> Parts:
+    parts = open_box_folder(entry.path, reader=reader, naming=entry.naming)
+    return count_parts(parts, division.crop)
 
 
 def _open_scene(labelled: LabelledScene, division: Division) -> Parts:

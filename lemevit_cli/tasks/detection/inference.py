@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -114,12 +113,12 @@ class Detection:
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of the asked size; of each no more than its boxes is kept."""
         blocks = tuple(blocks_of(run.source.area, self.settings.tiling.block_size))
-        return Plan(blocks, run.grid.count_over(on_view(run.source.area, run.source)))
+        return Plan(blocks, run.grid.count_over(run.source.on_view(run.source.area)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield the fields of :class:`RawBoxes`, in pixels of the scene."""
         wanted = ids_of(self.settings.output.classes, self.card)
-        area, part = (on_view(each, run.source) for each in (run.source.area, block))
+        area, part = (run.source.on_view(each) for each in (run.source.area, block))
         windows = run.grid.windows_from(part, area=area)
         min_score = min(self.settings.detection.score, SURE)
         seen = boxes_in_windows(run, windows, wanted, min_score=min_score)
@@ -143,6 +142,7 @@ class Detection:
             "scene": scene.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "fuse_tokens": run.predictor.fuse_tokens,
             "width": run.source.area.width,
             "height": run.source.area.height,
             "gsd_m": scene.gsd_m,
@@ -177,24 +177,6 @@ def detect_in_area(run: BlockInference, area: Window, settings: InferenceSetting
 def ids_of(names: Sequence[str] | None, card: Card) -> list[int]:
     """Return the classes of these names, all of the card's for None."""
     return [i for i, name in enumerate(card.class_names) if names is None or name in names]
-
-
-def on_view(block: Window, source: SceneInput) -> Window:
-    """Return the pixels of the model's grid that belong to a block of the area of a scene.
-
-    Each belongs to one block; the area has all that share a place with it.
-    """
-    view, area = source.view, source.area
-    cols, rows = view.width / view.scene.width, view.height / view.scene.height
-    left, top = math.floor(block.col_off * cols), math.floor(block.row_off * rows)
-    round_right = math.ceil if block.right == area.right else math.floor
-    round_bottom = math.ceil if block.bottom == area.bottom else math.floor
-    return Window(
-        col_off=left,
-        row_off=top,
-        width=min(round_right(block.right * cols), view.width) - left,
-        height=min(round_bottom(block.bottom * rows), view.height) - top,
-    )
 
 
 def boxes_in_windows(

@@ -128,6 +128,7 @@ class Segmentation:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,
             "gsd_m": run.source.scene.gsd_m,

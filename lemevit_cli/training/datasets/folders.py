@@ -24,6 +24,7 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
 from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
@@ -167,7 +168,7 @@ def open_splits(
     open_split: Callable[[str, str, PictureReader], Source],
     entry: LabelledFolder,
     reader: PictureReader,
-    crop: int,
+    division: Division,
 ) -> Parts:
     """Open both splits of a folder with masks.
 

@@ -162,6 +162,8 @@ class NamedPolygons:
 def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     """Read a layer of polygons; their names are the values of ``label_field``, or one for all.
 
+    A point stands for the pixel that it lies in.
+
     Raises:
         SceneError: if the layer cannot be read or does not touch the scene.
         DataError: if the field is missing, or no polygon with a name is left.
@@ -176,7 +178,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     if len(table) == 0:
         left = f"is left by the filter {labelled.where!r}" if labelled.where else "is there"
         raise DataError(f"{path}: no polygon {left}")
-    polygons = polygons_on(scene, table, path)
+    polygons = polygons_on(scene, table, path, with_points=True)
     if field is None:
         name = labelled.class_name or layer_name(path, labelled.layer)[1]
         names: list[str | None] = [name] * len(table)

@@ -123,6 +123,7 @@ class Source:
             labelled.
         cells: counts that are known already.
         is_complete: whether all that is not nodata has a class; else much is unlabelled.
+        whole_pictures: whether a site is labelled as a whole, by one class, and seen as one window.
         first_of: where a class is first labelled, for messages; of folders of boxes alone.
     """
 
@@ -140,6 +141,7 @@ class Source:
     objects: Mapping[str, Objects] = field(default_factory=dict, repr=False)
     cells: Cells | None = field(default=None, repr=False)
     is_complete: bool = True
+    whole_pictures: bool = False
     first_of: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def read(self, site: Site, window: Window) -> Sample:

@@ -1,0 +1,256 @@
+"""What fusing tokens in LeMeViT's stage 3 costs in scores and saves in seconds.
+
+    python benchmarks/fuse_tokens.py scores DATA [--pictures 4]
+    python benchmarks/fuse_tokens.py seconds DATA [--sizes 512 1024 2048] [--repeats 3]
+    python benchmarks/fuse_tokens.py water DATA [--windows 8]
+
+DATA holds the sets in `SETS`. `scores` takes the road of `lemevit eval` with the starter weights
+over the first pictures of a validation part. `seconds` runs the folded backbone of `landcover`, one
+thread, batch 1, on a real picture (mirrored where it is smaller); repeats are interleaved, and the
+ratio is that of medians of the time that this process computed. `water` asks for the share of
+pixels whose class is another than the plain network's, beside the seconds, on windows of 512
+pixels: of a simulated town whose right half is flat water, and of real ones (dubai_landcover, some
+with water).
+
+Beside what `--fuse-tokens` offers stand, in the same place and with one plan a stage, ToMe-SD as it
+was published (fused tokens do not count for more; Bolya and Hoffman, arXiv 2303.17604) and mutual
+pairs as in MPM (Rave et al., CVPR 2026, arXiv 2604.05718; made from the paper's text): tokens that
+are each other's nearest become one, however similar they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.run import pad_by_reflection
+from lemevit_cli.inference.runtimes.torch import TorchRuntime
+from lemevit_cli.models.lemevit import LeMeViT, TokenReduction
+from lemevit_cli.models.lemevit_fusion import (
+    FuseAlike,
+    FuseShare,
+    Groups,
+    group_tokens,
+    unit_length,
+)
+from lemevit_cli.models.weights import open_weights
+from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.simulation.pair import simulate_pair
+from lemevit_cli.tasks import load_evaluation, load_network
+from lemevit_cli.tasks.evaluation import evaluate_source
+
+SETS = {  # weights: data, figure, how many times as many pictures
+    "landcover": ("czech_orthophoto", "miou", 1),
+    "objects": ("nwpu-vhr10-obb", "ap50", 5),
+    "buildings-change": ("levir_cd_test50", "f1", 1),
+}
+FOLDERS = {
+    "czech_orthophoto": "seg",
+    "dubai_landcover": "seg",
+    "nwpu-vhr10-obb": "det",
+    "levir_cd_test50": "change",
+}
+
+
+@dataclass(frozen=True)
+class Unweighted:
+    """As ToMe-SD: a token of any size counts as one."""
+
+    inner: FuseShare
+
+    def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:
+        plan = self.inner.plan(tokens, height, width)
+        return plan and replace(plan, weighs_keys=False)
+
+
+@dataclass(frozen=True)
+class MutualPairs:
+    """As MPM: mutual nearest neighbours become one, at most half of the tokens."""
+
+    def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:
+        unit = unit_length(tokens)
+        cosine = unit @ unit.mT
+        cosine.diagonal(dim1=1, dim2=2).fill_(-2.0)
+        nearest = cosine.argmax(dim=-1)
+        place = torch.arange(tokens.shape[1])
+        return group_tokens(nearest, (nearest.gather(1, nearest) == place) & (nearest < place))
+
+
+REDUCTIONS: dict[str, TokenReduction | None] = {
+    "0": None,
+    "0.25": FuseShare(0.25),
+    "0.5": FuseShare(0.5),
+    "0.75": FuseShare(0.75),
+    "0.9": FuseShare(0.9),
+    "auto": FuseAlike(),
+    "ToMe-SD, 0.5": Unweighted(FuseShare(0.5)),
+    "MPM": MutualPairs(),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=["scores", "seconds", "water"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--weights", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    {"scores": tell_scores, "seconds": tell_seconds, "water": tell_water}[args.table](args)
+
+
+def tell_scores(args: argparse.Namespace) -> None:
+    """Print a table for each of the weights: its score by what is fused."""
+    for weights in args.weights:
+        source, figure = source_of(args, weights), SETS[weights][1]
+        print(f"{weights}, the first {len(source.sites)} of {source.name}:\n")
+        print(f"| fused | {figure} |\n|---|---|", flush=True)
+        for name, reduction in REDUCTIONS.items():
+            figures = evaluate_source(predictor_with(weights, reduction), source)
+            print(f"| {name} | {100 * figures[figure]:.2f} |", flush=True)
+
+
+def source_of(args: argparse.Namespace, weights: str) -> Any:
+    """Open the first pictures of the data that weights are scored on."""
+    data, _, times = SETS[weights]
+    card = open_weights(weights).card
+    folder = str(args.data / FOLDERS[data] / data)
+    source = load_evaluation(card.task).open_data(folder, "val", card)
+    return replace(source, sites=source.sites[: args.pictures * times])
+
+
+def predictor_with(name: str, reduction: TokenReduction | None) -> Predictor:
+    """Load weights as `lemevit eval` does, with any reduction of tokens."""
+    weights = open_weights(name)
+    network = load_network(weights.card.task)
+    boxes = load_evaluation(weights.card.task).boxes
+    decode = partial(network.decode, options=boxes)
+    options = RuntimeOptions(device="cpu", threads=1)
+    runtime = TorchRuntime(folded_model(name, reduction), decode, options)
+    return Predictor(name, weights.digest, weights.card, runtime, "cpu")
+
+
+def folded_model(name: str, reduction: TokenReduction | None = None) -> Any:
+    """Build the network of starter weights, folded, with any reduction of tokens."""
+    weights = open_weights(name)
+    network = load_network(weights.card.task)
+    model = network.build_model(weights.card)
+    model.load_state_dict(weights.state())
+    backbone_of(model).reduce_tokens({3: reduction})
+    return network.for_inference(model)
+
+
+def backbone_of(model: torch.nn.Module) -> LeMeViT:
+    return next(module for module in model.modules() if isinstance(module, LeMeViT))
+
+
+@torch.inference_mode()
+def tell_seconds(args: argparse.Namespace) -> None:
+    """Print the backbone's milliseconds and ratios to the plain one, by size and what is fused."""
+    model = folded_model("landcover")
+    picture = next(pictures(args.data, "czech_orthophoto"))
+    print("| fused | " + " | ".join(f"{size} px, ms" for size in args.sizes) + " |")
+    print("|---|" + "---|" * len(args.sizes))
+    columns = []
+    for size in args.sizes:
+        grown = pad_by_reflection(picture[:, :size, :size], size)
+        images = model.front(torch.from_numpy(np.ascontiguousarray(grown))[None].float())
+        columns.append(interleaved_ms(backbone_of(model), images, args.repeats))
+    for i, name in enumerate(REDUCTIONS):
+        cells = [f"{times[i]:.0f} ({times[0] / times[i]:.2f}x)" for times in columns]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def interleaved_ms(backbone: LeMeViT, images: Tensor, repeats: int) -> list[float]:
+    """Return median milliseconds of this process by reduction, called in turn; the first warms."""
+    times: list[list[float]] = [[] for _ in REDUCTIONS]
+    for repeat in range(repeats + 1):
+        for reduction, record in zip(REDUCTIONS.values(), times, strict=True):
+            backbone.reduce_tokens({3: reduction})
+            start = time.process_time()
+            backbone.forward_intermediates(images, intermediates_only=True)
+            if repeat > 0:
+                record.append(1000 * (time.process_time() - start))
+    return [statistics.median(record) for record in times]
+
+
+@torch.inference_mode()
+def tell_water(args: argparse.Namespace) -> None:
+    """Print speed and changed pixels on scenes that are not uniform, by what is fused."""
+    model = folded_model("landcover")
+    scenes = {"half water": half_water(args.windows), "dubai": real_windows(args)}
+    choices = {name: r for name, r in REDUCTIONS.items() if not isinstance(r, MutualPairs)}
+    choices |= {f"auto, cosine {t:g}": FuseAlike(t) for t in (0.9, 0.7, 0.6)}
+    print("| fused | " + " | ".join(f"{s}, speed | pixels changed" for s in scenes) + " |")
+    print("|---|" + "---|---|" * len(scenes))
+    plain = {scene: classes_and_seconds(model, w, None) for scene, w in scenes.items()}
+    for name, reduction in choices.items():
+        cells = []
+        for scene, windows in scenes.items():
+            classes, seconds = classes_and_seconds(model, windows, reduction)
+            changed = (classes != plain[scene][0]).float().mean()
+            cells.append(f"{plain[scene][1] / seconds:.2f}x | {changed:.2%}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def classes_and_seconds(
+    model: Any, windows: list[Tensor], reduction: TokenReduction | None
+) -> tuple[Tensor, float]:
+    """Return class ids of all windows, and seconds of the backbone alone."""
+    backbone = backbone_of(model)
+    backbone.reduce_tokens({3: reduction})
+    seconds = 0.0
+    for window in windows:
+        images, start = model.front(window), time.process_time()
+        backbone.forward_intermediates(images, intermediates_only=True)
+        seconds += time.process_time() - start
+    return torch.cat([model(window).argmax(dim=1) for window in windows]), seconds
+
+
+def half_water(count: int) -> list[Tensor]:
+    """Make windows of a simulated town, then as many of flat water with a sensor's noise."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        simulate_pair(folder, size=2048)
+        with open_scene(str(Path(folder) / "before.tif")) as scene:
+            town = scene.read(scene.window)[0][:3].astype(np.float32)
+    water = np.array([[[40]], [[70]], [[90]]]) + generator.normal(0, 2, town.shape)
+    town[:, :, 1024:] = np.clip(water, 0, 255)[:, :, 1024:]
+    places = [(row, col) for row in range(0, 2048, 512) for col in (256, 768, 1280)]
+    return [torch.from_numpy(town[None, :, r : r + 512, c : c + 512].copy()) for r, c in places][
+        :count
+    ]
+
+
+def real_windows(args: argparse.Namespace) -> list[Tensor]:
+    """Read a window of 512 pixels of each of some real pictures."""
+    found = (p for p in pictures(args.data, "dubai_landcover") if min(p.shape[1:]) >= 512)
+    windows = [torch.from_numpy(p[None, :, -512:, -512:].copy()).float() for p in found]
+    return windows[-args.windows :]
+
+
+def pictures(data: Path, name: str) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the pictures of a set's validation part, ``(bands, H, W)``."""
+    for path in sorted((data / FOLDERS[name] / name / "val" / "images").iterdir()):
+        with open_scene(str(path)) as scene:
+            yield scene.read(scene.window)[0][:3]
+
+
+if __name__ == "__main__":
+    main()
