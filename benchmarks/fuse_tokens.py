@@ -5,7 +5,7 @@
     python benchmarks/fuse_tokens.py water DATA [--windows 8]
 
 DATA holds the sets in `SETS`. `scores` takes the road of `lemevit eval` with the starter weights
-over the first pictures of a validation part. `seconds` runs the folded backbone of `landcover`, one
+over some pictures of a validation part. `seconds` runs the folded backbone of `landcover`, one
 thread, batch 1, on a real picture (mirrored where it is smaller); repeats are interleaved, and the
 ratio is that of medians of the time that this process computed. `water` asks for the share of
 pixels whose class is another than the plain network's, beside the seconds, on windows of 512
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("table", choices=["scores", "seconds", "water"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--fused", nargs="+", choices=REDUCTIONS, default=list(REDUCTIONS))
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
@@ -119,20 +120,22 @@ def tell_scores(args: argparse.Namespace) -> None:
     """Print a table for each of the weights: its score by what is fused."""
     for weights in args.weights:
         source, figure = source_of(args, weights), SETS[weights][1]
-        print(f"{weights}, the first {len(source.sites)} of {source.name}:\n")
+        print(f"{weights}, {len(source.sites)} pictures or pairs of {source.name}:\n")
         print(f"| fused | {figure} |\n|---|---|", flush=True)
-        for name, reduction in REDUCTIONS.items():
-            figures = evaluate_source(predictor_with(weights, reduction), source)
+        for name in args.fused:
+            figures = evaluate_source(predictor_with(weights, REDUCTIONS[name]), source)
             print(f"| {name} | {100 * figures[figure]:.2f} |", flush=True)
 
 
 def source_of(args: argparse.Namespace, weights: str) -> Any:
-    """Open the first pictures of the data that weights are scored on."""
+    """Open some pictures of the data that weights are scored on, spread evenly."""
     data, _, times = SETS[weights]
     card = open_weights(weights).card
     folder = str(args.data / FOLDERS[data] / data)
     source = load_evaluation(card.task).open_data(folder, "val", card)
-    return replace(source, sites=source.sites[: args.pictures * times])
+    return replace(
+        source, sites=source.sites[:: max(1, len(source.sites) // (args.pictures * times))]
+    )
 
 
 def predictor_with(name: str, reduction: TokenReduction | None) -> Predictor:
@@ -171,18 +174,18 @@ def tell_seconds(args: argparse.Namespace) -> None:
     for size in args.sizes:
         grown = pad_by_reflection(picture[:, :size, :size], size)
         images = model.front(torch.from_numpy(np.ascontiguousarray(grown))[None].float())
-        columns.append(interleaved_ms(backbone_of(model), images, args.repeats))
-    for i, name in enumerate(REDUCTIONS):
+        columns.append(interleaved_ms(backbone_of(model), images, args))
+    for i, name in enumerate(args.fused):
         cells = [f"{times[i]:.0f} ({times[0] / times[i]:.2f}x)" for times in columns]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def interleaved_ms(backbone: LeMeViT, images: Tensor, repeats: int) -> list[float]:
+def interleaved_ms(backbone: LeMeViT, images: Tensor, args: argparse.Namespace) -> list[float]:
     """Return median milliseconds of this process by reduction, called in turn; the first warms."""
-    times: list[list[float]] = [[] for _ in REDUCTIONS]
-    for repeat in range(repeats + 1):
-        for reduction, record in zip(REDUCTIONS.values(), times, strict=True):
-            backbone.reduce_tokens({3: reduction})
+    times: list[list[float]] = [[] for _ in args.fused]
+    for repeat in range(args.repeats + 1):
+        for name, record in zip(args.fused, times, strict=True):
+            backbone.reduce_tokens({3: REDUCTIONS[name]})
             start = time.process_time()
             backbone.forward_intermediates(images, intermediates_only=True)
             if repeat > 0:

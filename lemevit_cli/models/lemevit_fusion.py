@@ -28,7 +28,7 @@ from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.settings import FusedShare
 
 # Where a card has no threshold of its own: see docs/tokens.md, "Inside LeMeViT".
-DEFAULT_THRESHOLD = 0.8
+DEFAULT_THRESHOLD = 0.85
 _FUSED_STAGES = (3,)
 _SMALLEST_CELL = 2
 _EPS = 1e-6  # of a token's length, far below any that a network gives but zero
@@ -109,11 +109,11 @@ class FuseAlike:
 
     Args:
         threshold: cosine from which a token goes into its target.
-        cell: side of the cells, of which each keeps a token: flat water is left with a sixteenth.
+        cell: side of the cells, of which each keeps a token: flat water is left with a ninth.
     """
 
     threshold: float = DEFAULT_THRESHOLD
-    cell: int = 4
+    cell: int = 3
 
     @torch.no_grad()
     def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:

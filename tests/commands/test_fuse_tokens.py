@@ -45,7 +45,7 @@ def test_no_share_is_the_plain_network_and_leaves_no_tag(half_flat):
     assert tags == of_none and "LEMEVIT_FUSE_TOKENS" not in tags
 
 
-@pytest.mark.parametrize(("share", "told"), [("0.5", "0.5"), ("auto", "auto, cosine 0.8")])
+@pytest.mark.parametrize(("share", "told"), [("0.5", "0.5"), ("auto", "auto, cosine 0.85")])
 def test_a_share_is_told_in_tags_and_any_batch_gives_the_same(half_flat, share, told):
     plain, _ = predicted(half_flat, "plain.tif")
     fused, tags = predicted(half_flat, "two.tif", "--fuse-tokens", share, "--batch-size", 2)
