@@ -44,7 +44,6 @@ def attention(
     would. Weights of any task will do; those of change see the scene as their earlier date.
     """
     settings = reading.settings(
-        tta=False,
         output=OutputOptions(
             format=format,
             creation_options=options.parse_creation_options(co),

@@ -28,6 +28,7 @@ def change(
     *,
     reading: Scenes,
     tta: options.Tta = False,
+    fuse_tokens: options.FuseTokens = "0",
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,
@@ -44,6 +45,7 @@ def change(
     """
     settings = reading.settings(
         tta=tta,
+        fuse_tokens=fuse_tokens,
         output=OutputOptions(
             format=format,
             output_type=output_type.value,

@@ -28,6 +28,7 @@ def detect(
     *,
     reading: Scenes,
     tta: options.TtaBoxes = False,
+    fuse_tokens: options.FuseTokens = "0",
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
@@ -43,6 +44,7 @@ def detect(
     """
     settings = reading.settings(
         tta=tta,
+        fuse_tokens=fuse_tokens,
         output=OutputOptions(
             format=format,
             creation_options=options.parse_creation_options(co),

@@ -101,9 +101,10 @@ class Scenes:
     device: options.Device = "auto"
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
-    fuse_tokens: options.FuseTokens = "0"
 
-    def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
+    def settings(
+        self, *, tta: bool = False, fuse_tokens: str = "0", **further: Any
+    ) -> InferenceSettings:
         """Give all settings of a run over scenes.
 
         Args:
@@ -123,7 +124,7 @@ class Scenes:
                 batch_size=self.batch_size,
                 block_size=self.block_size,
             ),
-            runtime=running.runtime(tta=tta, fuse_tokens=self.fuse_tokens),
+            runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
             **further,
         )
 

@@ -26,6 +26,7 @@ def predict(
     *,
     reading: Scenes,
     tta: options.Tta = False,
+    fuse_tokens: options.FuseTokens = "0",
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,
@@ -43,6 +44,7 @@ def predict(
     """
     settings = reading.settings(
         tta=tta,
+        fuse_tokens=fuse_tokens,
         output=OutputOptions(
             format=format,
             output_type=output_type.value,
