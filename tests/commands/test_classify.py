@@ -134,6 +134,8 @@ def test_a_dry_run_prints_the_recipe(class_training):
     assert lines["recipe.timm.cutmix"].strip() == "1.0" and lines["steps"].strip() == "675"
     plan = json.loads(invoke(*arguments, "--backbone", "test_resnet", "--json").stdout)
     assert plan["recipe"]["ema_decay"] == 0.996
+    plan = json.loads(invoke(*arguments, "--merge-tokens", "0.5", "--json").stdout)
+    assert plan["card"]["backbone_args"] == {"drop_path_rate": 0.15, "merge_tokens": 0.5}
     assert not list(Path.cwd().iterdir())
 
 
