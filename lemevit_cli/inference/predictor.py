@@ -73,7 +73,7 @@ def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) 
         DeviceError: if the machine lacks the device.
     """
     card, share = weights.card, options.fuse_tokens
-    check_fusion(card.backbone, share)
+    check_fusion(card.backbone, card.backbone_args, share)
     model = load_model(weights, network)
     fused = _fuse(model, share, card.fuse_threshold) if share else "0"
     plain = TorchRuntime(network.for_inference(model), network.decode, options)

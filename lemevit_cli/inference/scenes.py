@@ -205,7 +205,7 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_stretch(settings.reading.stretch)
     check_gsd(settings.reading.gsd)
     tiling_of(card, settings.tiling)
-    check_fusion(card.backbone, settings.runtime.fuse_tokens)
+    check_fusion(card.backbone, card.backbone_args, settings.runtime.fuse_tokens)
     choose_dtype(settings.runtime.precision, choose_device(settings.runtime.device))
 
 

@@ -54,7 +54,7 @@ def check_merging(backbone: str, backbone_args: Mapping[str, Any]) -> None:
         )
 
 
-def check_fusion(backbone: str, share: FusedShare) -> None:
+def check_fusion(backbone: str, backbone_args: Mapping[str, Any], share: FusedShare) -> None:
     """Refuse to fuse what is no share of tokens, or in a backbone that has none to fuse.
 
     Raises:
@@ -66,6 +66,11 @@ def check_fusion(backbone: str, share: FusedShare) -> None:
         raise WeightsError(
             f"--fuse-tokens {share}: the backbone is {backbone}; tokens are fused in "
             f"{', '.join(VARIANTS)} alone"
+        )
+    if share != 0 and backbone_args.get("merge_tokens"):
+        raise WeightsError(
+            f"--fuse-tokens {share}: the backbone merges tokens by a mask that it learns "
+            "(--merge-tokens); it fuses none beside"
         )
 
 

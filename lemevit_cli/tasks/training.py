@@ -119,7 +119,7 @@ def train(
     best = _calibrate(open_weights(folder / _BEST_NAME), training, task_data, options)
     scores = _score(best, task_data, options, progress)
     task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
-    card = replace(best.card, metrics=_metrics(scores, training.headline, target, data))
+    card = replace(best.card, metrics=_metrics(scores, training.headline, target, data, options))
     save_weights(target, best.state(), card, half=options.half)
     return {
         "path": output,
@@ -221,7 +221,7 @@ def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
     check_merging(options.backbone, options.backbone_args)
-    check_fusion(options.backbone, options.fuse_tokens)
+    check_fusion(options.backbone, options.backbone_args, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:
         read_card(find_weights(options.init))
@@ -316,15 +316,20 @@ def _score(
 
 
 def _metrics(
-    scores: Mapping[str, Any], headline: Sequence[str], target: Path, data: DataOptions
+    scores: Mapping[str, Any],
+    headline: Sequence[str],
+    target: Path,
+    data: DataOptions,
+    options: TrainingOptions,
 ) -> tuple[dict[str, Any], ...]:
     """Make the card's record of the scores, each with the command that gives it."""
     folders = {Path(path).resolve().name: path for path in data.paths}
+    fused = f" --fuse-tokens {options.fuse_tokens}" if options.fuse_tokens else ""
     return tuple(
         {key: figures[key] for key in headline}
         | {
             "data": name,
-            "command": f"lemevit eval {target.name} {folders[name]}"
+            "command": f"lemevit eval {target.name} {folders[name]}{fused}"
             if name in folders
             else f"lemevit train -o {target.name}, on what it held back",
         }

@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
-from lemevit_cli.models.weights import read_card
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card, read_card, save_weights
+from lemevit_cli.tasks import load_network
 
 SMALL = ["--window", "96", "--overlap", "16", "--device", "cpu"]
 
@@ -55,18 +59,93 @@ def test_a_share_is_told_in_tags_and_any_batch_gives_the_same(half_flat, share, 
     np.testing.assert_allclose(alone, fused, atol=1e-4)
 
 
-def test_symmetries_fuse_too(half_flat):
-    fused, _ = predicted(half_flat, "fused.tif", "--fuse-tokens", "0.5", "--tta")
+@pytest.mark.parametrize("share", ["0.5", "auto"])
+def test_symmetries_fuse_too(half_flat, share):
+    fused, tags = predicted(half_flat, "fused.tif", "--fuse-tokens", share, "--tta")
     assert np.isfinite(fused).all()
+    assert tags["LEMEVIT_SYMMETRIES"] == "8" and tags["LEMEVIT_FUSE_TOKENS"].startswith(share)
 
 
-@pytest.mark.parametrize("command", [["predict"], ["detect"], ["change"]])
-def test_the_record_tells_the_share(half_flat, command):
-    scenes = [half_flat, half_flat] if command == ["change"] else [half_flat]
-    run = invoke(*command, *scenes, *SMALL, "--fuse-tokens", "0.25", "--json", "-q", "-o", "r.gpkg")
+@pytest.mark.parametrize("share", ["0.5", "auto"])
+def test_sixteen_bits_fuse_too(half_flat, share):
+    fused, _ = predicted(half_flat, "full.tif", "--fuse-tokens", share)
+    low, _ = predicted(half_flat, "low.tif", "--fuse-tokens", share, "--precision", "bf16")
+    np.testing.assert_allclose(low, fused, atol=0.15)
+    assert np.abs(low - fused).mean() < 0.01
+
+
+@pytest.mark.parametrize("share", ["0.9", "auto"])
+def test_windows_too_small_to_fuse_anything_in_are_left_as_they_are(half_flat, share):
+    tiling = ["--window", 32, "--overlap", 0]  # a map of 2 x 2
+    plain, _ = predicted(half_flat, "plain.tif", *tiling)
+    fused, _ = predicted(half_flat, "fused.tif", *tiling, "--fuse-tokens", share)
+    np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", ["0.25", "auto"])
+@pytest.mark.parametrize(
+    "command", [["predict"], ["detect"], ["detect", "--tta"], ["change"], ["change", "--tta"]]
+)
+def test_the_record_tells_the_share(half_flat, command, share):
+    scenes = [half_flat, half_flat] if command[0] == "change" else [half_flat]
+    run = invoke(*command, *scenes, *SMALL, "--fuse-tokens", share, "--json", "-q", "-o", "r.gpkg")
     assert run.exit_code == 0, run.stderr
     found = json.loads(run.stdout)
-    assert (found if isinstance(found, dict) else found[0])["fuse_tokens"] == "0.25"
+    assert (found if isinstance(found, dict) else found[0])["fuse_tokens"].startswith(share)
+
+
+def weights_of(task, head, **backbone_args):
+    """Write weights that were never trained, and return their path."""
+    torch.manual_seed(0)
+    card = Card(
+        task=task,
+        backbone="lemevit_tiny",
+        backbone_args=backbone_args,
+        head=head,
+        classes=classes_from_names(["land", "building"]),
+        window=96,
+        overlap=16,
+    )
+    save_weights("own.safetensors", load_network(task).build_model(card).state_dict(), card)
+    return "own.safetensors"
+
+
+@pytest.mark.parametrize("share", ["0.5", "auto"])
+def test_a_class_a_window_is_told_with_the_share(half_flat, share):
+    own = ["predict", half_flat, "--task", "cls", "-w", weights_of("cls", "linear"), *SMALL]
+    run = invoke(*own, "-o", "classes.tif", "--fuse-tokens", share, "--json")
+    assert run.exit_code == 0, run.stderr
+    assert json.loads(run.stdout)["fuse_tokens"].startswith(share)
+    with rasterio.open("classes.tif") as result:
+        assert result.tags()["LEMEVIT_FUSE_TOKENS"].startswith(share)
+    run = invoke(*own, "-o", "classes.csv", "--fuse-tokens", share, "--json")
+    assert run.exit_code == 0, run.stderr
+    (picture,) = json.loads(run.stdout)["pictures"]
+    assert picture["fuse_tokens"].startswith(share)
+
+
+@pytest.mark.parametrize("share", ["0.5", "auto"])
+def test_what_merges_by_a_learned_mask_fuses_none_beside(half_flat, share):
+    own = weights_of("seg", "upernet", merge_tokens=0.5)
+    predicted(half_flat, "merged.tif", "-w", own, "--tta", "--precision", "bf16")
+    assert invoke("attention", half_flat, "-w", own, "--device", "cpu").exit_code == 0
+    learning = ["train", "nowhere", "-o", "w.safetensors", "--merge-tokens", "0.5"]
+    for command in (["predict", half_flat, "-w", own, *SMALL], learning):
+        run = invoke(*command, "--fuse-tokens", share)
+        assert run.exit_code == 1 and run.stderr.count("\n") == 1
+        assert f"--fuse-tokens {share}: the backbone merges tokens by a mask" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "commands"),
+    [
+        ("fuse_tokens", {"predict", "detect", "change", "eval", "train"}),
+        ("merge_tokens", {"train", "pretrain"}),
+    ],
+)
+def test_commands_that_reduce_no_tokens_do_not_offer_it(option, commands):
+    found = get_command(app).commands.items()
+    assert {name for name, c in found if option in {p.name for p in c.params}} == commands
 
 
 @pytest.mark.parametrize("share", ["1", "-0.1", "half", "nan"])
@@ -98,3 +177,6 @@ def test_training_refuses_another_backbone_and_keeps_a_threshold(tmp_path):
     card = read_card(target)
     assert 0.5 < card.fuse_threshold <= 1
     assert card.training["recipe"]["fuse_tokens"] == "auto"
+    assert card.metrics[0]["command"] == f"lemevit eval w.safetensors {town} --fuse-tokens auto"
+    run = invoke("eval", target, town, "--device", "cpu", "--fuse-tokens", "auto", "--json")
+    assert json.loads(run.stdout)["miou"] == pytest.approx(card.metrics[0]["miou"], abs=1e-4)

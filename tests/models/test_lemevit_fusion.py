@@ -208,11 +208,11 @@ def test_only_stages_of_self_attention_are_reduced(small_net):
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan")])
 def test_what_is_no_share_is_refused(share):
     with pytest.raises(WeightsError, match=r"--fuse-tokens .*: use auto, or a share from 0 to"):
-        check_fusion("lemevit_tiny", share)
+        check_fusion("lemevit_tiny", {}, share)
 
 
 @pytest.mark.parametrize("share", [0.5, "auto"])
 def test_other_backbones_are_refused(share):
     with pytest.raises(WeightsError, match="the backbone is resnet18; tokens are fused in lemevit"):
-        check_fusion("resnet18", share)
-    check_fusion("resnet18", 0.0)
+        check_fusion("resnet18", {}, share)
+    check_fusion("resnet18", {}, 0.0)
