@@ -26,7 +26,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.predictor import Predictor, load_model
 from lemevit_cli.inference.run import pad_by_reflection
 from lemevit_cli.inference.runtimes.torch import TorchRuntime
-from lemevit_cli.models.lemevit import LeMeViT, TokenReduction
+from lemevit_cli.models.lemevit import LeMeViT, TokenPlan, TokenReduction
 from lemevit_cli.models.lemevit_fusion import (
     FuseAlike,
     FuseShare,
@@ -89,6 +88,25 @@ class MutualPairs:
         return group_tokens(nearest, (nearest.gather(1, nearest) == place) & (nearest < place))
 
 
+@dataclass
+class Counted:
+    """Reduces tokens as another does, or not at all, and counts them."""
+
+    inner: TokenReduction | None
+    tokens: int = 0
+    left: int = 0
+
+    def plan(self, tokens: Tensor, height: int, width: int) -> TokenPlan | None:
+        plan: Any = self.inner and self.inner.plan(tokens, height, width)
+        count = len(tokens) * tokens.shape[1]
+        self.tokens += count
+        self.left += int((plan.sizes > 0).sum()) if plan else count
+        return plan
+
+    def __str__(self) -> str:
+        return f"{1 - self.left / self.tokens:.0%}"
+
+
 REDUCTIONS: dict[str, TokenReduction | None] = {
     "0": None,
     "0.25": FuseShare(0.25),
@@ -121,10 +139,11 @@ def tell_scores(args: argparse.Namespace) -> None:
     for weights in args.weights:
         source, figure = source_of(args, weights), SETS[weights][1]
         print(f"{weights}, {len(source.sites)} pictures or pairs of {source.name}:\n")
-        print(f"| fused | {figure} |\n|---|---|", flush=True)
+        print(f"| fused | tokens fused | {figure} |\n|---|---|---|", flush=True)
         for name in args.fused:
-            figures = evaluate_source(predictor_with(weights, REDUCTIONS[name]), source)
-            print(f"| {name} | {100 * figures[figure]:.2f} |", flush=True)
+            counted = Counted(REDUCTIONS[name])
+            figures = evaluate_source(predictor_with(weights, counted), source)
+            print(f"| {name} | {counted} | {100 * figures[figure]:.2f} |", flush=True)
 
 
 def source_of(args: argparse.Namespace, weights: str) -> Any:
@@ -138,25 +157,22 @@ def source_of(args: argparse.Namespace, weights: str) -> Any:
     )
 
 
-def predictor_with(name: str, reduction: TokenReduction | None) -> Predictor:
+def predictor_with(name: str, reduction: TokenReduction) -> Predictor:
     """Load weights as `lemevit eval` does, with any reduction of tokens."""
-    weights = open_weights(name)
-    network = load_network(weights.card.task)
-    boxes = load_evaluation(weights.card.task).boxes
-    decode = partial(network.decode, options=boxes)
-    options = RuntimeOptions(device="cpu", threads=1)
-    runtime = TorchRuntime(folded_model(name, reduction), decode, options)
+    weights, options = open_weights(name), RuntimeOptions(device="cpu", threads=1)
+    task = weights.card.task
+    decode = (load_evaluation(task).network or load_network(task)).decode
+    model = folded_model(name)
+    backbone_of(model).reduce_tokens({3: reduction})
+    runtime = TorchRuntime(model, decode, options)
     return Predictor(name, weights.digest, weights.card, runtime, "cpu")
 
 
-def folded_model(name: str, reduction: TokenReduction | None = None) -> Any:
-    """Build the network of starter weights, folded, with any reduction of tokens."""
+def folded_model(name: str) -> Any:
+    """Build the network of starter weights, folded."""
     weights = open_weights(name)
     network = load_network(weights.card.task)
-    model = network.build_model(weights.card)
-    model.load_state_dict(weights.state())
-    backbone_of(model).reduce_tokens({3: reduction})
-    return network.for_inference(model)
+    return network.for_inference(load_model(weights, network))
 
 
 def backbone_of(model: torch.nn.Module) -> LeMeViT:
@@ -198,17 +214,17 @@ def tell_water(args: argparse.Namespace) -> None:
     """Print speed and changed pixels on scenes that are not uniform, by what is fused."""
     model = folded_model("landcover")
     scenes = {"half water": half_water(args.windows), "dubai": real_windows(args)}
-    choices = {name: r for name, r in REDUCTIONS.items() if not isinstance(r, MutualPairs)}
-    choices |= {f"auto, cosine {t:g}": FuseAlike(t) for t in (0.9, 0.7, 0.6)}
-    print("| fused | " + " | ".join(f"{s}, speed | pixels changed" for s in scenes) + " |")
-    print("|---|" + "---|---|" * len(scenes))
+    choices = REDUCTIONS | {f"auto, cosine {t:g}": FuseAlike(t) for t in (0.9, 0.7, 0.6)}
+    titles = " | ".join(f"{s}, tokens fused | faster | pixels changed" for s in scenes)
+    print(f"| fused | {titles} |\n|---|" + "---|---|---|" * len(scenes))
     plain = {scene: classes_and_seconds(model, w, None) for scene, w in scenes.items()}
     for name, reduction in choices.items():
         cells = []
         for scene, windows in scenes.items():
-            classes, seconds = classes_and_seconds(model, windows, reduction)
+            counted = Counted(reduction)
+            classes, seconds = classes_and_seconds(model, windows, counted)
             changed = (classes != plain[scene][0]).float().mean()
-            cells.append(f"{plain[scene][1] / seconds:.2f}x | {changed:.2%}")
+            cells.append(f"{counted} | {plain[scene][1] / seconds:.2f}x | {changed:.2%}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
