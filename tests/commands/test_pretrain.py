@@ -89,6 +89,34 @@ def test_a_distilled_backbone_begins_a_training(pictures, teacher, tmp_path, mon
     assert figures["accuracy"] > 0.8
 
 
+def test_a_backbone_that_merges_tokens_begins_trainings_with_and_without(
+    pictures, teacher, tmp_path, monkeypatch, write_data
+):
+    monkeypatch.chdir(tmp_path)
+    data = write_data(tmp_path / "squares")
+    tiny, merging = ["--backbone", "lemevit_tiny"], ["--merge-tokens", "0.5"]
+    run = pretrain(pictures, teacher, "b.safetensors", "--steps", 1, *tiny, *merging)
+    assert run.exit_code == 0, run.stderr
+    assert read_card("b.safetensors").backbone_args == {"merge_tokens": 0.5}
+    masks = [key for key in load_file("b.safetensors") if ".reduction." in key]
+    for further, left in ((merging, 0), ([], len(masks))):
+        run = invoke(
+            *("train", data, "-o", "w.safetensors", "--init", "b.safetensors", "--steps", 1),
+            *("--crop", 64, "--batch-size", 2, "--workers", 0, "--overwrite", *tiny, *further),
+        )
+        assert run.exit_code == 0, run.stderr
+        taken = len(load_file("b.safetensors")) - left
+        assert f"{taken} tensors taken over from b.safetensors" in run.stderr
+    for command in (
+        ["probe", "b.safetensors", data, "--windows", 2, "--window", 64],
+        ["attention", f"{data}/val/images/0.png", "-w", "b.safetensors"],
+    ):
+        run = invoke(*command, "--device", "cpu", "-q")
+        assert run.exit_code == 0, run.stderr
+    run = pretrain(pictures, teacher, "c.safetensors", *merging)
+    assert run.exit_code == 1 and "--merge-tokens: the backbone is test_resnet" in run.stderr
+
+
 def interrupted(pictures, teacher, target, monkeypatch, *arguments):
     """Run, and end it as Ctrl-C does, once five steps are done."""
     from lemevit_cli.commands import console
