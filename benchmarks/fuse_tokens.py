@@ -57,15 +57,18 @@ SETS = {  # weights: data, figure, how many times as many pictures
 }
 
 
-@dataclass(frozen=True)
-class Unweighted:
+class Unweighted(FuseShare):
     """As ToMe-SD: a token of any size counts as one."""
 
-    inner: FuseShare
-
     def plan(self, tokens: Tensor, height: int, width: int) -> Groups | None:
-        plan = self.inner.plan(tokens, height, width)
-        return plan and replace(plan, weighs_keys=False)
+        plan = super().plan(tokens, height, width)
+        return plan and UnweightedGroups(plan.rows, plan.sizes)
+
+
+class UnweightedGroups(Groups):
+    def merge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        means, log_sizes = super().merge(tokens)
+        return means, log_sizes.clamp(max=0)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,7 @@ class Counted:
 
     def plan(self, tokens: Tensor, height: int, width: int) -> TokenPlan | None:
         plan: Any = self.inner and self.inner.plan(tokens, height, width)
-        count = len(tokens) * tokens.shape[1]
-        self.tokens += count
+        self.tokens += (count := len(tokens) * tokens.shape[1])
         self.left += int((plan.sizes > 0).sum()) if plan else count
         return plan
 
@@ -107,10 +109,8 @@ REDUCTIONS: dict[str, TokenReduction | None] = {
     "0.75": FuseShare(0.75),
     "0.9": FuseShare(0.9),
     "auto": FuseAlike(),
-    "auto, cosine 0.8": FuseAlike(0.8),
-    "auto, cosine 0.9": FuseAlike(0.9),
-    "auto, cosine 0.95": FuseAlike(0.95),
-    "ToMe-SD, 0.5": Unweighted(FuseShare(0.5)),
+    **{f"auto, cosine {cosine:g}": FuseAlike(cosine) for cosine in (0.8, 0.9, 0.95)},
+    "ToMe-SD, 0.5": Unweighted(0.5),
     "MPM": MutualPairs(),
 }
 

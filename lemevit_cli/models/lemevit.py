@@ -46,8 +46,6 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from lemevit_cli.errors import WeightsError
-
 STAGE_KINDS = "CDDSS"
 MLP_RATIO = 4
 # Stages 1 and 2 divide by ln(N): at or below this side the map of stage 2 is one pixel.
@@ -452,8 +450,8 @@ class LeMeViT(nn.Module):
         It was learned with all others and stays: None does not take it away.
 
         Raises:
-            ValueError: if a stage has no self-attention, or was not built.
-            WeightsError: if a stage has learned a reduction and is to have another.
+            ValueError: if a stage has no self-attention, was not built, or has learned a reduction
+                and is to have another.
         """
         for i, reduction in reductions.items():
             if not (i < len(self.stages) and self.stages[i].attends_to_itself):
@@ -461,7 +459,7 @@ class LeMeViT(nn.Module):
             if isinstance(self.stages[i].reduction, nn.Module):
                 if reduction is None:
                     continue
-                raise WeightsError("these weights merge tokens by a mask; they fuse none beside")
+                raise ValueError(f"stage {i} has learned how to reduce its tokens; keep to that")
             self.stages[i].reduction = reduction
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -43,20 +43,17 @@ class Groups:
     Args:
         rows: ``(B * N,)``: where, in merged tokens of all images ``(B * K, C)``, each token goes.
         sizes: ``(B, K)``; zero where an image has fewer groups than another of its batch.
-        weighs_keys: a group counts as often as it has tokens.
     """
 
     rows: Tensor
     sizes: Tensor
-    weighs_keys: bool = True
 
     def merge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of each group ``(B, K, C)``, and the logarithms of sizes ``(B, K)``."""
         flat = tokens.flatten(0, 1)
         sums = flat.new_zeros(self.sizes.numel(), flat.shape[1]).index_add(0, self.rows, flat)
         means = sums.unflatten(0, self.sizes.shape) / self.sizes.clamp(min=1)[..., None].to(flat)
-        counts = self.sizes if self.weighs_keys else self.sizes.clamp(max=1)
-        return means, counts.log()
+        return means, self.sizes.log()
 
     def spread(self, merged: Tensor) -> Tensor:
         """Give each token ``(B, N, C)`` what its group has."""

@@ -234,5 +234,5 @@ def test_a_learned_mask_stays_and_suffers_no_other():
     model = timm.create_model("lemevit_tiny", features_only=True, merge_tokens=0.5).model
     model.reduce_tokens({3: None})
     assert isinstance(model.stages[3].reduction, CellMerging)
-    with pytest.raises(WeightsError, match="these weights merge tokens by a mask"):
+    with pytest.raises(ValueError, match="stage 3 has learned how to reduce its tokens"):
         model.reduce_tokens({3: object()})
