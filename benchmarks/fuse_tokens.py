@@ -104,10 +104,7 @@ class Counted:
 
 REDUCTIONS: dict[str, TokenReduction | None] = {
     "0": None,
-    "0.25": FuseShare(0.25),
-    "0.5": FuseShare(0.5),
-    "0.75": FuseShare(0.75),
-    "0.9": FuseShare(0.9),
+    **{f"{share:g}": FuseShare(share) for share in (0.25, 0.5, 0.75, 0.8, 0.9)},
     "auto": FuseAlike(),
     **{f"auto, cosine {cosine:g}": FuseAlike(cosine) for cosine in (0.8, 0.9, 0.95)},
     "ToMe-SD, 0.5": Unweighted(0.5),
