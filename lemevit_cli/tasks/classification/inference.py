@@ -206,6 +206,7 @@ class Windows:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,
             "gsd_m": run.source.scene.gsd_m,
@@ -283,6 +284,7 @@ class Pictures:
             "class": best,
             "score": score,
             "scores": scores,
+            "fuse_tokens": run.predictor.fuse_tokens,
             "line": f"{target}\t{best}\t{score:.4f}",
         }
 

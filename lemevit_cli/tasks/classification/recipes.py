@@ -29,7 +29,7 @@ def imagenet_recipe(options: TrainingOptions, processes: int) -> Mapping[str, An
         "last_rate": 5e-6 / _RATE,
         "clip_norm": None,
         "ema_decay": 0.996,
-        "backbone_args": {"drop_path_rate": 0.15},
+        "backbone_args": {"drop_path_rate": 0.15, **options.backbone_args},
         "crop": 224,
         "balance": 0.0,
         "label_smoothing": 0.1,
