@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import initialise
 from lemevit_cli.progress import Silent
 from lemevit_cli.tasks import load_training
@@ -111,6 +112,7 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
     model = task.network.build_model(found.card)
     if recipe.init is not None:
         initialise(model, found.card, recipe.init)
+    fuse_tokens(model, recipe.fuse_tokens)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         state = fit(
