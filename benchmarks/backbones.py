@@ -109,7 +109,7 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
     task = load_training(task_name)
     found = task.open_data(data, recipe)
     torch.manual_seed(0)
-    model = task.network.build_model(found.card)
+    model = task.network.build_model(found.card, pretrained=recipe.pretrained)
     if recipe.init is not None:
         initialise(model, found.card, recipe.init)
     fuse_tokens(model, recipe.fuse_tokens)
