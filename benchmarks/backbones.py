@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import initialise
 from lemevit_cli.progress import Silent
 from lemevit_cli.tasks import load_training
@@ -108,9 +109,10 @@ def trained(task_name: str, data: DataOptions, recipe: TrainingOptions) -> Train
     task = load_training(task_name)
     found = task.open_data(data, recipe)
     torch.manual_seed(0)
-    model = task.network.build_model(found.card)
+    model = task.network.build_model(found.card, pretrained=recipe.pretrained)
     if recipe.init is not None:
         initialise(model, found.card, recipe.init)
+    fuse_tokens(model, recipe.fuse_tokens)
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     with tempfile.TemporaryDirectory() as folder:
         state = fit(

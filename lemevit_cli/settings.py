@@ -79,6 +79,8 @@ class RuntimeOptions:
         tta: answer with the mean over the eight symmetries of every window.
         fuse_tokens: share of LeMeViT's tokens that similar ones take over, 0 <= share < 1; ``auto``
             fuses in every window what is alike there.
+        fuse_blocks: how the blocks of timm's vision transformer fuse (``r=16``), in place of how
+            they were trained to; None leaves them as the card says.
     """
 
     device: Device = "auto"
@@ -86,6 +88,7 @@ class RuntimeOptions:
     threads: int | None = None
     tta: bool = False
     fuse_tokens: FusedShare = 0.0
+    fuse_blocks: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def change(
     *,
     reading: Scenes,
     tta: options.Tta = False,
-    fuse_tokens: options.FuseTokens = "0",
+    fuse_tokens: options.FuseTokens = None,
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,

@@ -28,7 +28,7 @@ def detect(
     *,
     reading: Scenes,
     tta: options.TtaBoxes = False,
-    fuse_tokens: options.FuseTokens = "0",
+    fuse_tokens: options.FuseTokens = None,
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,

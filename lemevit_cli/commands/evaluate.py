@@ -32,7 +32,7 @@ def evaluate(
     *,
     running: Running,
     tta: options.Tta = False,
-    fuse_tokens: options.FuseTokens = "0",
+    fuse_tokens: options.FuseTokens = None,
     reporting: Reporting,
 ) -> None:
     """Score weights on labelled pictures or pairs: figures pooled over all pixels, or all boxes.

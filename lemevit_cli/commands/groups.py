@@ -73,10 +73,11 @@ class Running:
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
 
-    def runtime(self, *, tta: bool = False, fuse_tokens: str = "0") -> RuntimeOptions:
+    def runtime(self, *, tta: bool = False, fuse_tokens: str | None = None) -> RuntimeOptions:
         """Give the settings of a runtime."""
-        share = options.parse_share(fuse_tokens)
-        return RuntimeOptions(**self.training_fields(), tta=tta, fuse_tokens=share)
+        share, blocks = options.parse_fusion(fuse_tokens)
+        fields = self.training_fields()
+        return RuntimeOptions(**fields, tta=tta, fuse_tokens=share, fuse_blocks=blocks)
 
     def training_fields(self) -> dict[str, Any]:
         """Give the fields of a training's options."""
@@ -103,7 +104,7 @@ class Scenes:
     threads: options.Threads = None
 
     def settings(
-        self, *, tta: bool = False, fuse_tokens: str = "0", **further: Any
+        self, *, tta: bool = False, fuse_tokens: str | None = None, **further: Any
     ) -> InferenceSettings:
         """Give all settings of a run over scenes.
 
@@ -184,12 +185,15 @@ class Recipe:
     validate_every: options.ValidateEvery = 200
     resume: options.Resume = False
 
-    def training_fields(self, checkpoint_every: str) -> dict[str, Any]:
+    def training_fields(
+        self, checkpoint_every: str, fuse_blocks: str | None = None
+    ) -> dict[str, Any]:
         """Give the fields of a training's options; wrong usage if a time is none."""
         own = dict(vars(self))
         of_backbone = {
             "drop_path_rate": own.pop("drop_path"),
             "merge_tokens": own.pop("merge_tokens"),
+            "fuse_tokens": None if fuse_blocks == "r=0" else fuse_blocks,
         }
         return {
             "gsd_m": own.pop("gsd"),

@@ -193,11 +193,11 @@ TtaBoxes = Annotated[
     ),
 ]
 FuseTokens = Annotated[
-    str,
+    str | None,
     _running(
         "--fuse-tokens SHARE",
         "Of LeMeViT's tokens, those that similar ones take over: 0.5 is faster and nearly as good; "
-        "auto goes by each window, 0 fuses none.",
+        "auto goes by each window, 0 fuses none. Of a ViT with cls: r=16, as many a block.",
     ),
 ]
 Format = Annotated[
@@ -265,7 +265,8 @@ MergeTokens = Annotated[
     float,
     _model(
         "--merge-tokens SHARE",
-        "Of the tokens of LeMeViT's third stage, those merged away by a mask that it learns.",
+        "Of the tokens of LeMeViT's third stage, or with cls of a ViT, those merged away by a mask "
+        "that it learns.",
         min=0.0,
         max=0.9,
     ),
@@ -345,6 +346,17 @@ def parse_creation_options(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--co")
         options[name.strip().upper()] = value.strip()
     return options
+
+
+def parse_fusion(text: str | None) -> tuple[FusedShare, str | None]:
+    """Read ``0.5`` or ``auto``, of LeMeViT; or how the blocks of a ViT fuse, which 0 turns off.
+
+    Nothing leaves a ViT as it was trained. Wrong usage if it is no share.
+    """
+    if text is None or "=" in text:
+        return 0.0, text
+    share = parse_share(text)
+    return share, None if share else "r=0"
 
 
 def parse_share(text: str) -> FusedShare:

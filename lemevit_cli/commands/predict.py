@@ -26,7 +26,7 @@ def predict(
     *,
     reading: Scenes,
     tta: options.Tta = False,
-    fuse_tokens: options.FuseTokens = "0",
+    fuse_tokens: options.FuseTokens = None,
     output_type: options.OutputType = options.OutputTypeName.classes,
     format: options.Format = None,
     co: options.CreationOptions = None,

@@ -190,7 +190,7 @@ def train(
     labelling: Labelling,
     recipe: Recipe,
     running: Running,
-    fuse_tokens: options.FuseTokens = "0",
+    fuse_tokens: options.FuseTokens = None,
     reporting: Reporting,
 ) -> None:
     """Train weights on labelled pictures or scenes; the best by validation is kept.
@@ -198,7 +198,8 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
-    fields = recipe.training_fields(checkpoint_every)
+    share, blocks = options.parse_fusion(fuse_tokens)
+    fields = recipe.training_fields(checkpoint_every, blocks)
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -226,7 +227,7 @@ def train(
         balance=balance,
         overwrite=overwrite,
         recipe=recipe_name,
-        fuse_tokens=options.parse_share(fuse_tokens),
+        fuse_tokens=share,
         chosen=options.names_given(context),
         **fields,
         **running.training_fields(),

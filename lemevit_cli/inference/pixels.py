@@ -59,7 +59,7 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
         "model_grid": f"{run.view.width} x {run.view.height}",
         "symmetries": "8" if settings.runtime.tta else "1",
     }
-    if settings.runtime.fuse_tokens:
+    if run.predictor.fuse_tokens != "0":
         tags["fuse_tokens"] = run.predictor.fuse_tokens
     return RasterSpec(
         width=source.area.width,

@@ -12,7 +12,7 @@ from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
 from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.weights import Card, Weights, open_weights
-from lemevit_cli.settings import FusedShare, RuntimeOptions
+from lemevit_cli.settings import RuntimeOptions
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,23 @@ def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) 
         WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
         DeviceError: if the machine lacks the device.
     """
-    card, share = weights.card, options.fuse_tokens
-    check_fusion(card.backbone, card.backbone_args, share)
+    card = weights.card
+    check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     model = load_model(weights, network)
-    fused = _fuse(model, share, card.fuse_threshold) if share else "0"
+    fused = _fuse(model, card, options)
     plain = TorchRuntime(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
     return Predictor(weights.name, weights.digest, card, runtime, str(plain.device), fused)
 
 
-def _fuse(model: nn.Module, share: FusedShare, threshold: float | None) -> str:
-    fusion = import_module("lemevit_cli.models.lemevit_fusion")  # most runs fuse nothing
-    return str(fusion.fuse_tokens(model, share, threshold))
+def _fuse(model: nn.Module, card: Card, options: RuntimeOptions) -> str:
+    """Let a network fuse what is asked for, and tell in a word what it fuses."""
+    trained, blocks = card.backbone_args.get("fuse_tokens", "0"), options.fuse_blocks
+    if options.fuse_tokens:
+        fusion = import_module("lemevit_cli.models.lemevit_fusion")  # most runs fuse nothing
+        return str(fusion.fuse_tokens(model, options.fuse_tokens, card.fuse_threshold))
+    if blocks is None or (blocks == "r=0" and trained == "0"):
+        return str(trained)
+    fusion = import_module("lemevit_cli.models.token_fusion")
+    fusion.apply_mctf(getattr(model, "encoder", model), fusion.parse_fusion(blocks))
+    return "0" if blocks == "r=0" else blocks

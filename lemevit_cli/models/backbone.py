@@ -42,15 +42,21 @@ def check_backbone(backbone: str, *, pretrained: bool = False) -> None:
         )
 
 
-def check_merging(backbone: str, backbone_args: Mapping[str, Any]) -> None:
-    """Refuse to merge tokens in a backbone that cannot learn to.
+def check_reduction(backbone: str, backbone_args: Mapping[str, Any]) -> None:
+    """Refuse to fuse or merge tokens in a backbone whose maps would suffer from it.
 
     Raises:
         WeightsError: naming it.
     """
+    if fusion := backbone_args.get("fuse_tokens"):
+        raise WeightsError(
+            f"--fuse-tokens {fusion}: is for timm's vision transformers with --task cls; LeMeViT "
+            "fuses a share, such as 0.5, or auto"
+        )
     if backbone_args.get("merge_tokens") and backbone not in VARIANTS:
         raise WeightsError(
-            f"--merge-tokens: the backbone is {backbone}; {', '.join(VARIANTS)} learn to merge"
+            f"--merge-tokens: the backbone is {backbone}; {', '.join(VARIANTS)} learn to merge, "
+            "with --task cls timm's vision transformers too"
         )
 
 
@@ -65,7 +71,8 @@ def check_fusion(backbone: str, backbone_args: Mapping[str, Any], share: FusedSh
     if share != 0 and backbone not in VARIANTS:
         raise WeightsError(
             f"--fuse-tokens {share}: the backbone is {backbone}; tokens are fused in "
-            f"{', '.join(VARIANTS)} alone"
+            f"{', '.join(VARIANTS)} by a share; with --task cls, in timm's vision transformers "
+            "by r=16 or the like"
         )
     if share != 0 and backbone_args.get("merge_tokens"):
         raise WeightsError(

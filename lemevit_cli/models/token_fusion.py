@@ -452,7 +452,7 @@ def apply_mctf(model: nn.Module, options: FusionOptions) -> nn.Module:
     ):
         raise WeightsError(
             f"{type(model).__name__} cannot fuse tokens: only timm's plain vision transformers "
-            "can, such as deit_small_patch16_224"
+            "can, such as deit_small_patch16_224; LeMeViT fuses a share, --fuse-tokens 0.5 or auto"
         )
     depth = len(list(model.blocks.children()))
     if wrong := [block for block in options.blocks or () if not 0 <= block < depth]:

@@ -119,6 +119,7 @@ class MergingBlocks(nn.Module):
             prefix: tokens in front of them, which stay by themselves.
         """
         super().__init__()
+        tokens_given = tokens
         masks, previous = {}, 0
         for index, (name, block) in enumerate(blocks.named_children()):
             self.add_module(name, block)
@@ -127,11 +128,16 @@ class MergingBlocks(nn.Module):
                 masks[name] = MergingMask(dim, tokens=tokens, slots=slots, previous=previous)
                 previous, tokens = tokens, slots
         self._names = [name for name, _ in blocks.named_children()]
-        self._prefix = prefix
+        self._prefix, self._tokens = prefix, tokens_given
         self.masks = nn.ModuleDict(masks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return fewer tokens ``(B, prefix + K, C)`` of ``(B, prefix + N, C)``."""
+        if x.shape[1] != self._prefix + self._tokens:
+            raise WeightsError(
+                f"the network merges {self._tokens} tokens of an image, which has "
+                f"{x.shape[1] - self._prefix}: give it windows as it learned from, without --window"
+            )
         previous: Tensor | None = None
         for name in self._names:
             block: Any = getattr(self, name)
@@ -151,14 +157,47 @@ class MergingBlocks(nn.Module):
         )
 
 
-def apply_ltm(model: nn.Module, options: MergingOptions) -> nn.Module:
+def merge_share(model: nn.Module, share: float, *, side: int) -> None:
+    """Let the last block of a vision transformer have merged away this share of the patch tokens.
+
+    Every block merges an equal part of those that it gets.
+
+    Args:
+        side: of its images, pixels.
+
+    Raises:
+        WeightsError: as :func:`apply_ltm`.
+    """
+    vit = _check_kind(model)
+    depth = len(list(vit.blocks.children()))
+    rows, cols = (side // patch for patch in vit.patch_embed.patch_size)
+    apply_ltm(vit, MergingOptions(keep=(1 - share) ** (1 / depth)), tokens=rows * cols)
+
+
+def apply_ltm(model: nn.Module, options: MergingOptions, *, tokens: int | None = None) -> nn.Module:
     """Let a vision transformer of timm merge tokens, in place; its masks are to be learned.
 
-    Its images are all of the size that it was made for.
+    Args:
+        tokens: patches of its images, which are all of one size; None: as it was made for.
 
     Raises:
         WeightsError: if the network is of another kind, or ``options`` names a block it lacks.
     """
+    vit = _check_kind(model)
+    depth = len(list(vit.blocks.children()))
+    if wrong := [block for block in options.blocks or () if not 0 <= block < depth]:
+        raise WeightsError(f"no block {wrong[0]} to merge tokens in: they are 0 to {depth - 1}")
+    vit.blocks = MergingBlocks(
+        vit.blocks,
+        options,
+        dim=vit.embed_dim,
+        tokens=vit.patch_embed.num_patches if tokens is None else tokens,
+        prefix=vit.num_prefix_tokens,
+    )
+    return vit
+
+
+def _check_kind(model: nn.Module) -> Any:
     if not isinstance(model, VisionTransformer) or any(
         type(block) is not Block for block in model.blocks.children()
     ):
@@ -166,16 +205,6 @@ def apply_ltm(model: nn.Module, options: MergingOptions) -> nn.Module:
             f"{type(model).__name__} cannot merge tokens: only timm's plain vision transformers "
             "can, such as vit_small_patch16_224; LeMeViT has merge_tokens of its own"
         )
-    depth = len(list(model.blocks.children()))
-    if wrong := [block for block in options.blocks or () if not 0 <= block < depth]:
-        raise WeightsError(f"no block {wrong[0]} to merge tokens in: they are 0 to {depth - 1}")
-    model.blocks = MergingBlocks(
-        model.blocks,
-        options,
-        dim=model.embed_dim,
-        tokens=model.patch_embed.num_patches,
-        prefix=model.num_prefix_tokens,
-    )
     return model
 
 

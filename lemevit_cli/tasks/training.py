@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
-from lemevit_cli.models.backbone import check_fusion, check_merging
+from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.weights import (
@@ -220,7 +220,6 @@ def _of_first_process(progress: Progress | None) -> Progress:
 def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
-    check_merging(options.backbone, options.backbone_args)
     check_fusion(options.backbone, options.backbone_args, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +39,18 @@ _FREE = {
 }
 
 
+class Memory(Protocol):
+    """What a loss keeps from step to step: tensors and plain values, as a module gives them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return them by name."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take them up."""
+        ...
+
+
 @dataclass
 class Run:
     """The state of a training; a checkpoint holds it.
@@ -51,6 +63,7 @@ class Run:
         best: step and figures of the best validation so far.
         validated_step, saved_step: the last of their kind, None before.
         saved_s: ``elapsed_s`` of the last checkpoint.
+        memory: what the loss keeps, of the first process; None where it keeps nothing.
         is_main: of several processes, the one that validates and writes.
     """
 
@@ -67,7 +80,13 @@ class Run:
     validated_step: int | None = None
     saved_step: int | None = None
     saved_s: float = 0.0
+    memory: Memory | None = None
     is_main: bool = True
+
+    @property
+    def done(self) -> float:
+        """The part of the training that is over; 0 while its length is not known."""
+        return self.step / self.total_steps if self.total_steps else 0.0
 
     @property
     def is_done(self) -> bool:
@@ -103,6 +122,7 @@ def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[s
         "average": run.average.module.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "scaler": {} if scaler is None else scaler.state_dict(),
+        "memory": {} if run.memory is None else run.memory.state_dict(),
         "random": random.cpu(),
         "step": run.step,
         "elapsed_s": run.elapsed_s,
@@ -138,6 +158,8 @@ def restore_run(
         run.optimizer.load_state_dict(state["optimizer"])
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
+        if run.memory is not None:
+            run.memory.load_state_dict(state["memory"])
         run.plan, run.total_steps = state["plan"], state["total_steps"]
         run.step = run.saved_step = state["step"]
         run.elapsed_s = run.saved_s = state["elapsed_s"]

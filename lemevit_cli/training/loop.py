@@ -34,6 +34,7 @@ from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.training.checkpoint import (
     CHECKPOINT_NAME,
+    Memory,
     Run,
     recipe_of,
     restore_run,
@@ -85,6 +86,7 @@ class TrainingData:
             asked for; None: windows are labelled throughout.
         final_cost: how many times a validation's time the scoring after the training takes.
         identity: plain values that a resume must find unchanged.
+        memory: what the loss keeps from step to step, for checkpoints.
     """
 
     samples: Dataset[dict[str, Tensor]]
@@ -94,6 +96,7 @@ class TrainingData:
     labelled_pixels_a_window: Callable[[], float] | None = None
     final_cost: float = 1.0
     identity: Mapping[str, Any] = field(default_factory=dict)
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,8 @@ def _prepare(model: nn.Module, setup: Setup) -> Run:
     # use_warmup: the average forgets the first, random weights quickly.
     average = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True)
     optimizer = make_optimizer(model, backbone, options)
-    run = Run(model, backbone, average, optimizer, is_main=accelerator.is_main_process)
+    memory, is_main = setup.data.memory, accelerator.is_main_process
+    run = Run(model, backbone, average, optimizer, memory=memory, is_main=is_main)
     if run.is_main:
         remove_parts(setup.folder / CHECKPOINT_NAME)
     # Processes drop other paths; the first one draws what it would draw alone.
@@ -339,7 +343,8 @@ def _step(run: Run, batches: Iterator[dict[str, Tensor]], setup: Setup) -> float
     for number in range(options.accumulate):
         is_last = number == options.accumulate - 1
         with nullcontext() if is_last else accelerator.no_sync(run.model):
-            total, count = _loss(run.model, next(batches), setup.loss)
+            batch = {**next(batches), "done": torch.tensor(run.done)}
+            total, count = _loss(run.model, batch, setup.loss)
             # Processes with few targets must not weigh more: divide by the targets of all.
             sums += accelerator.reduce(torch.stack([total.detach().float(), count.float()]), "sum")
             if number == 0:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.models.backbone import STRIDE, check_backbone
+from lemevit_cli.models.backbone import STRIDE, check_backbone, check_reduction
 from lemevit_cli.models.dense_features import DenseFeatures, FeatureSource, open_features
 from lemevit_cli.models.device import choose_device, choose_dtype
 from lemevit_cli.models.distiller import TARGET_STRIDE, build_distiller, tokens_of
@@ -96,6 +96,7 @@ class Distillation:
     def check(self, options: TrainingOptions) -> None:
         """Refuse what can be told to be wrong before any picture is opened."""
         check_backbone(options.backbone, pretrained=options.pretrained)
+        check_reduction(options.backbone, options.backbone_args)
         if options.crop % STRIDE:
             raise LemevitError(f"--crop {options.crop} is no multiple of {STRIDE}")
         # The student, for its strides: a teacher may look for minutes before it is built.

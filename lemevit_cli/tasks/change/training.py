@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.models.backbone import check_backbone
+from lemevit_cli.models.backbone import check_backbone, check_reduction
 from lemevit_cli.models.change import check_head, head_defaults
 from lemevit_cli.tasks.change.classes import change_groups
 from lemevit_cli.tasks.change.data import PAIRS, vary_pair
@@ -72,6 +72,7 @@ class ChangeDetection:
             )
         check_head(*_head_of(options))
         check_backbone(options.backbone, pretrained=options.pretrained)
+        check_reduction(options.backbone, options.backbone_args)
         make_loss(options.loss)
 
 

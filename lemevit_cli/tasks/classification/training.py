@@ -13,10 +13,12 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from lemevit_cli.errors import LemevitError
+from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.backbone import check_backbone
-from lemevit_cli.models.classifier import HEAD
+from lemevit_cli.models.classifier import HEAD, build_classifier, fusion_of, merges_in_blocks
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.classification.data import WINDOWS
+from lemevit_cli.tasks.classification.losses import MOST_REMEMBERED, FeatureMemory, make_window_loss
 from lemevit_cli.tasks.classification.network import NETWORK
 from lemevit_cli.tasks.classification.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.classification.validation import ClassValidation
@@ -70,6 +72,7 @@ class Classification:
             gathered.training,
             samples=samples,
             labelled_pixels=sources.num_labels,
+            memory=_memory(card, sources.num_labels),
         )
         division = {"val_fraction": data.val_fraction, "seed": data.seed}
         return replace(
@@ -93,7 +96,14 @@ class Classification:
                 label_smoothing=options.label_smoothing,
                 num_classes=num_classes,
             )
-        of_one = LabelSmoothingCrossEntropy(options.label_smoothing)
+        smoothing = options.label_smoothing
+        memory = found.training.memory
+        of_one = make_window_loss(
+            found.card,
+            memory if isinstance(memory, FeatureMemory) else None,
+            LabelSmoothingCrossEntropy(smoothing),
+            smoothing,
+        )
 
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
             known = batch["label"] != UNKNOWN
@@ -102,7 +112,9 @@ class Classification:
             if len(labels) == 0:
                 return model(batch["pixels"]).sum() * 0.0, windows
             if mix is None or len(labels) % 2:  # timm mixes pairs
-                return of_one(model(pixels), labels) * windows, windows
+                return of_one(
+                    model, pixels, labels, float(batch.get("done", 0.0))
+                ) * windows, windows
             with seeded(None):
                 pixels, shares = mix(pixels.clone(), labels)
             return SoftTargetCrossEntropy()(model(pixels), shares) * windows, windows
@@ -124,9 +136,37 @@ class Classification:
                 f"--batch-size {options.batch_size}: windows are mixed two by two; take an even one"
             )
         check_backbone(options.backbone, pretrained=options.pretrained)
+        _check_reduction(options, is_mixed=bool(is_mixed))
 
 
 TRAINING = Classification()
+
+
+def _check_reduction(options: TrainingOptions, *, is_mixed: bool) -> None:
+    """Refuse a backbone that cannot run on fewer tokens, and windows that are no whole ones."""
+    names = classes_from_names(["a", "b"])
+    card = Card(
+        task="cls",
+        backbone=options.backbone,
+        backbone_args=options.backbone_args,
+        classes=names,
+        window=options.crop,
+    )
+    if not {"fuse_tokens", "merge_tokens"} & options.backbone_args.keys():
+        return
+    with torch.device("meta"):
+        build_classifier(card)
+    if is_mixed and (fusion_of(card) or merges_in_blocks(card)):
+        raise LemevitError(
+            f"--recipe {options.recipe}: mixes two windows, and tokens are fused or merged by what "
+            "a whole one is; leave it out"
+        )
+
+
+def _memory(card: Card, num_windows: int) -> FeatureMemory | None:
+    if not merges_in_blocks(card):
+        return None
+    return FeatureMemory(len(card.classes), room=min(num_windows, MOST_REMEMBERED))
 
 
 def _card(sources: Sources, draw: WindowDraw, options: TrainingOptions) -> Card:

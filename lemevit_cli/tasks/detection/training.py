@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lemevit_cli.errors import LemevitError
-from lemevit_cli.models.backbone import check_backbone
+from lemevit_cli.models.backbone import check_backbone, check_reduction
 from lemevit_cli.models.oriented_rcnn import (
     PAPER_HEAD,
     check_head_args,
@@ -92,6 +92,7 @@ class OrientedDetection:
                 )
         check_head_args(options.decoder_args)
         check_backbone(options.backbone, pretrained=options.pretrained)
+        check_reduction(options.backbone, options.backbone_args)
 
 
 TRAINING = OrientedDetection()

@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lemevit_cli.models.backbone import check_reduction
 from lemevit_cli.models.segmenter import (
     DEFAULT_DECODER,
     Segmenter,
@@ -53,6 +54,7 @@ class Segmentation:
         """Refuse a loss, a decoder or a backbone that there is not."""
         decoder = options.decoder or DEFAULT_DECODER
         check_architecture(options.backbone, decoder, pretrained=options.pretrained)
+        check_reduction(options.backbone, options.backbone_args)
         make_loss(options.loss)
 
 
