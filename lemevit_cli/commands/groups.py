@@ -16,6 +16,7 @@ from lemevit_cli.commands.console import Console
 from lemevit_cli.settings import (
     InferenceSettings,
     ReadingOptions,
+    Recovery,
     RuntimeOptions,
     SceneOptions,
     Tiling,
@@ -102,6 +103,8 @@ class Scenes:
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
     fuse_tokens: options.FuseTokens = "0"
+    on_error: options.OnError = options.OnErrorName.fail
+    restart: options.Restart = False
 
     def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
         """Give all settings of a run over scenes.
@@ -123,6 +126,7 @@ class Scenes:
                 batch_size=self.batch_size,
                 block_size=self.block_size,
             ),
+            recovery=Recovery(on_error=self.on_error.value, restart=self.restart),
             runtime=running.runtime(tta=tta, fuse_tokens=self.fuse_tokens),
             **further,
         )

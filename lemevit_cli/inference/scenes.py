@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,9 @@ import torch
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
+from lemevit_cli.inference.journal import fingerprint_of, folder_of, locked, open_journal
 from lemevit_cli.inference.predictor import Predictor
-from lemevit_cli.inference.run import BlockInference, inference_over, tiling_of
+from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
 from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.device import choose_device, choose_dtype
@@ -25,7 +26,7 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.radiometry import check_stretch
 from lemevit_cli.raster.source import stem_of
-from lemevit_cli.raster.targets import check_classes
+from lemevit_cli.raster.targets import STDOUT, check_classes
 from lemevit_cli.settings import InferenceSettings
 
 Record = dict[str, Any]  # what ``--json`` prints of a result
@@ -68,6 +69,10 @@ class SceneTask(Protocol):
         """Answer a block; its windows are read as its pieces are asked for."""
         ...
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return the files that a result consists of, ``-`` for stdout; none where it has none."""
+        ...
+
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
         """Make the result of a scene of its parts, in any order of them, in bounded memory."""
         ...
@@ -94,7 +99,7 @@ def infer_scenes(
     for scene, target in zip(scenes, targets, strict=True):
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
-            with task.open(scene) as source:
+            with locked(task.outputs(target)), task.open(scene) as source:
                 report.add(scene, infer_scene(task, source, predictor(), target))
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
@@ -105,14 +110,58 @@ def infer_scenes(
 
 def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    with inference_over(source, predictor, task.settings.tiling, task.progress) as run:
+    settings, progress = task.settings, task.progress
+    skips_unreadable = settings.recovery.on_error == "nodata"
+    with inference_over(
+        source, predictor, settings.tiling, progress, skips_unreadable=skips_unreadable
+    ) as run:
         plan = task.plan(run)
-        parts = (task.infer(run, block) for block in plan.blocks)
-        task.progress.start(source.name, total=plan.windows, unit="windows")
+        with open_parts(task, run, plan, target) as parts:
+            progress.start(source.name, total=plan.windows, unit="windows")
+            try:
+                record = task.assemble(run, parts, target)
+            finally:
+                progress.finish()
+    if run.account.unreadable:
+        progress.warn(f"{source.name}: {describe_unreadable(run.account)}")
+    return record
+
+
+@contextmanager
+def open_parts(
+    task: SceneTask, run: BlockInference, plan: Plan, target: str
+) -> Iterator[Iterable[Part]]:
+    """Yield the parts of all blocks; where they are several, what is finished outlives a kill."""
+    files = [output for output in task.outputs(target) if output != STDOUT]
+    is_alone = len(plan.blocks) < 2
+    if not files or (is_alone and not folder_of(files[0]).exists()):
+        yield (task.infer(run, block) for block in plan.blocks)
+        return
+    prints, restart = fingerprint_of(run, task.settings, plan), task.settings.recovery.restart
+    with open_journal(files[0], prints, num_blocks=len(plan.blocks), restart=restart) as journal:
+        if done := journal.count_done():
+            task.progress.note(f"{files[0]}: {done} of {len(plan.blocks)} blocks were done already")
         try:
-            return task.assemble(run, parts, target)
-        finally:
-            task.progress.finish()
+            yield (
+                journal.part(number, run, partial(task.infer, run, block))
+                for number, block in enumerate(plan.blocks)
+            )
+        except BaseException:
+            task.progress.note(
+                f"{files[0]}: {journal.count_done()} of {len(plan.blocks)} blocks are kept; "
+                "the same command goes on behind them"
+            )
+            raise
+
+
+def describe_unreadable(account: Account) -> str:
+    """Say in one line which windows could not be read."""
+    places = sorted(set(account.unreadable))
+    col, row, width, height = places[0]
+    return (
+        f"{len(places)} windows could not be read and count as nodata, the first {width} x "
+        f"{height} pixels from column {col}, row {row}; --json lists all"
+    )
 
 
 @dataclass(frozen=True)
