@@ -7,6 +7,7 @@ options.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console
 from lemevit_cli.settings import (
+    ClusterOptions,
     InferenceSettings,
     ReadingOptions,
     Recovery,
@@ -105,6 +107,8 @@ class Scenes:
     fuse_tokens: options.FuseTokens = "0"
     on_error: options.OnError = options.OnErrorName.fail
     restart: options.Restart = False
+    workers: options.Processes = None
+    scheduler: options.Scheduler = None
 
     def settings(self, *, tta: bool, **further: Any) -> InferenceSettings:
         """Give all settings of a run over scenes.
@@ -112,7 +116,10 @@ class Scenes:
         Args:
             further: the command's own fields of :class:`InferenceSettings`, such as ``output``.
         """
-        running = Running(device=self.device, precision=self.precision, threads=self.threads)
+        threads = self.threads
+        if threads is None and self.workers:
+            threads = max(1, (os.cpu_count() or 1) // self.workers)
+        running = Running(device=self.device, precision=self.precision, threads=threads)
         return InferenceSettings(
             scene=SceneOptions(
                 bidx=options.parse_bands(self.bidx), nodata=self.nodata, src_crs=self.src_crs
@@ -127,6 +134,7 @@ class Scenes:
                 block_size=self.block_size,
             ),
             recovery=Recovery(on_error=self.on_error.value, restart=self.restart),
+            cluster=ClusterOptions(workers=self.workers, scheduler=self.scheduler),
             runtime=running.runtime(tta=tta, fuse_tokens=self.fuse_tokens),
             **further,
         )

@@ -34,10 +34,11 @@ from lemevit_cli.settings import InferenceSettings
 
 Fingerprint = Mapping[str, str]
 
-_RUN = "run.json"
+RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
-_NOT_OF_PARTS = ("overwrite", "restart")  # options that change no part
+# Options that change no part, or whose outcome stands for them.
+_NOT_OF_PARTS = ("overwrite", "restart", "workers", "scheduler", "threads", "device", "precision")
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 
 
@@ -101,7 +102,7 @@ def open_journal(
     journal = Journal(folder, target, num_blocks)
     with journal.failures():
         folder.mkdir(exist_ok=True)
-        with written_whole(folder / _RUN) as path:
+        with written_whole(folder / RUN) as path:
             path.write_text(json.dumps(dict(fingerprint), indent=1))
     yield journal
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,7 +110,7 @@ def open_journal(
 
 def _check_same_run(folder: Path, target: str, fingerprint: Fingerprint) -> None:
     try:
-        earlier = json.loads((folder / _RUN).read_text())
+        earlier = json.loads((folder / RUN).read_text())
     except (OSError, ValueError):
         return  # no part can be older than it
     if earlier == fingerprint:
@@ -128,13 +129,13 @@ def _check_same_run(folder: Path, target: str, fingerprint: Fingerprint) -> None
 def describe_unfinished(target: str) -> dict[str, Any] | None:
     """Describe what a run that did not end has left beside a target; None where nothing is."""
     folder = folder_of(target)
-    if not (folder / _RUN).exists():
+    if not (folder / RUN).exists():
         return None
     return {
         "folder": str(folder),
         "blocks_done": _count(folder),
         "megabytes": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
-        "run": json.loads((folder / _RUN).read_text()),
+        "run": json.loads((folder / RUN).read_text()),
     }
 
 
@@ -162,13 +163,52 @@ class Journal:
 
     def part(self, number: int, run: BlockInference, make: Callable[[], Part]) -> Iterator[Piece]:
         """Yield the pieces of a block: as they were kept, or made, and kept, now."""
-        path = self.folder / f"{number:06}.part"
-        if not (path.exists() and _is_whole(path)):
-            with self.failures(), written_whole(path) as temporary:
-                _write_part(temporary, run, make())
+        if self.has(number):
+            run.account.blocks_kept += 1
+            self.retell(number, run)
         else:
-            _retell(path, run)
-        yield from _read_part(path)
+            self.keep(number, run, make())
+        yield from self.pieces(number)
+
+    def has(self, number: int) -> bool:
+        """Tell whether a part is there, every byte as it was written: a power cut may spoil one."""
+        try:
+            with zipfile.ZipFile(self._path(number)) as archive:
+                return archive.testzip() is None and _TOLD in archive.namelist()
+        except (OSError, zipfile.BadZipFile, EOFError):
+            return False
+
+    def keep(self, number: int, run: BlockInference, part: Part) -> None:
+        """Write the pieces of a part as they come."""
+        with self.failures(), written_whole(self._path(number)) as path:
+            write_part(path, run, part)
+
+    def put(self, number: int, content: bytes) -> None:
+        """Keep a part that another process has made."""
+        with self.failures(), written_whole(self._path(number)) as path:
+            path.write_bytes(content)
+
+    def pieces(self, number: int) -> Iterator[Piece]:
+        """Read the pieces of a part."""
+        with zipfile.ZipFile(self._path(number)) as archive:
+            names = (name for name in archive.namelist() if name != _TOLD)
+            for _, of_piece in groupby(names, key=lambda name: name.split("/")[0]):
+                arrays = {Path(name).stem: _read_array(archive, name) for name in of_piece}
+                col_off, row_off, width, height = arrays.pop("window").tolist()
+                window = Window(col_off=col_off, row_off=row_off, width=width, height=height)
+                yield Piece(window, arrays)
+
+    def retell(self, number: int, run: BlockInference) -> None:
+        """Add to the account, and to the progress, what was done for a part elsewhere."""
+        with zipfile.ZipFile(self._path(number)) as archive:
+            told = json.loads(archive.read(_TOLD))
+        run.account.windows += told["windows"]
+        run.account.windows_skipped += told["windows_skipped"]
+        run.account.unreadable += [tuple(window) for window in told["unreadable"]]
+        run.progress.advance(told["windows"])
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06}.part"
 
     @contextmanager
     def failures(self) -> Iterator[None]:
@@ -183,7 +223,7 @@ class Journal:
             ) from error
 
 
-def _write_part(path: Path, run: BlockInference, part: Part) -> None:
+def write_part(path: Path, run: BlockInference, part: Part) -> None:
     """Write pieces as they come; what the block adds to the account goes along."""
     account = run.account
     windows, skipped, unread = account.windows, account.windows_skipped, len(account.unreadable)
@@ -218,39 +258,9 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
         np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def _read_part(path: Path) -> Iterator[Piece]:
-    with zipfile.ZipFile(path) as archive:
-        names = (name for name in archive.namelist() if name != _TOLD)
-        for _, of_piece in groupby(names, key=lambda name: name.split("/")[0]):
-            arrays = {Path(name).stem: _read_array(archive, name) for name in of_piece}
-            col_off, row_off, width, height = arrays.pop("window").tolist()
-            window = Window(col_off=col_off, row_off=row_off, width=width, height=height)
-            yield Piece(window, arrays)
-
-
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(name) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether every byte of a part is as it was written; a power cut may spoil one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None and _TOLD in archive.namelist()
-    except (OSError, zipfile.BadZipFile, EOFError):
-        return False
-
-
-def _retell(path: Path, run: BlockInference) -> None:
-    """Add to the account, and to the progress, what a kept block did."""
-    with zipfile.ZipFile(path) as archive:
-        told = json.loads(archive.read(_TOLD))
-    run.account.blocks_kept += 1
-    run.account.windows += told["windows"]
-    run.account.windows_skipped += told["windows_skipped"]
-    run.account.unreadable += [tuple(window) for window in told["unreadable"]]
-    run.progress.advance(told["windows"])
 
 
 def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan) -> Fingerprint:

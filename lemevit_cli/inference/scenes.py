@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,8 @@ import torch
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
-from lemevit_cli.inference.journal import fingerprint_of, folder_of, locked, open_journal
+from lemevit_cli.inference.journal import locked
+from lemevit_cli.inference.parts import Order, open_parts
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
@@ -26,7 +27,7 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.radiometry import check_stretch
 from lemevit_cli.raster.source import stem_of
-from lemevit_cli.raster.targets import STDOUT, check_classes
+from lemevit_cli.raster.targets import check_classes
 from lemevit_cli.settings import InferenceSettings
 
 Record = dict[str, Any]  # what ``--json`` prints of a result
@@ -100,7 +101,9 @@ def infer_scenes(
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             with locked(task.outputs(target)), task.open(scene) as source:
-                report.add(scene, infer_scene(task, source, predictor(), target))
+                report.add(
+                    scene, infer_scene(Order(task, scene, target, load), source, predictor())
+                )
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
@@ -108,50 +111,26 @@ def infer_scenes(
     return report
 
 
-def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    settings, progress = task.settings, task.progress
-    skips_unreadable = settings.recovery.on_error == "nodata"
+    task, settings, progress = order.task, order.task.settings, order.task.progress
     with inference_over(
-        source, predictor, settings.tiling, progress, skips_unreadable=skips_unreadable
+        source,
+        predictor,
+        settings.tiling,
+        progress,
+        skips_unreadable=settings.recovery.on_error == "nodata",
     ) as run:
         plan = task.plan(run)
-        with open_parts(task, run, plan, target) as parts:
+        with open_parts(order, run, plan) as parts:
             progress.start(source.name, total=plan.windows, unit="windows")
             try:
-                record = task.assemble(run, parts, target)
+                record = task.assemble(run, parts, order.target)
             finally:
                 progress.finish()
     if run.account.unreadable:
         progress.warn(f"{source.name}: {describe_unreadable(run.account)}")
     return record
-
-
-@contextmanager
-def open_parts(
-    task: SceneTask, run: BlockInference, plan: Plan, target: str
-) -> Iterator[Iterable[Part]]:
-    """Yield the parts of all blocks; where they are several, what is finished outlives a kill."""
-    files = [output for output in task.outputs(target) if output != STDOUT]
-    is_alone = len(plan.blocks) < 2
-    if not files or (is_alone and not folder_of(files[0]).exists()):
-        yield (task.infer(run, block) for block in plan.blocks)
-        return
-    prints, restart = fingerprint_of(run, task.settings, plan), task.settings.recovery.restart
-    with open_journal(files[0], prints, num_blocks=len(plan.blocks), restart=restart) as journal:
-        if done := journal.count_done():
-            task.progress.note(f"{files[0]}: {done} of {len(plan.blocks)} blocks were done already")
-        try:
-            yield (
-                journal.part(number, run, partial(task.infer, run, block))
-                for number, block in enumerate(plan.blocks)
-            )
-        except BaseException:
-            task.progress.note(
-                f"{files[0]}: {journal.count_done()} of {len(plan.blocks)} blocks are kept; "
-                "the same command goes on behind them"
-            )
-            raise
 
 
 def describe_unreadable(account: Account) -> str:
