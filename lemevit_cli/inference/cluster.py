@@ -8,8 +8,10 @@ with as many threads.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 _IN_FLIGHT = 2  # blocks for each worker: one in work, one that waits for it
 _LOST_WORKERS = 2  # a block that has ended as many is not tried on more than one further
 _PATIENCE_S = 5.0
-_PLUGIN = "lemevit"
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,8 @@ class Recipe:
 class Work(WorkerPlugin):
     """Keeps scene and weights open on a worker; one that joins late gets it too."""
 
-    name = _PLUGIN
-
     def __init__(self, recipe: Recipe) -> None:
+        self.name = f"lemevit-{uuid.uuid4().hex}"  # others may share the cluster
         self._recipe = pickle.dumps(recipe)
 
     def setup(self, worker: Any) -> None:
@@ -105,8 +105,8 @@ def _is_journal(folder: Path, fingerprint: Fingerprint) -> bool:
         return False
 
 
-def _infer_block(number: int, block: Window) -> bytes | None:
-    work: Any = get_worker().plugins[_PLUGIN]  # a Work
+def _infer_block(name: str, number: int, block: Window) -> bytes | None:
+    work: Any = get_worker().plugins[name]  # a Work
     content: bytes | None = work.infer(number, block)
     return content
 
@@ -128,7 +128,8 @@ def connect(options: ClusterOptions, progress: Progress) -> Iterator[Client]:
                 LocalCluster(
                     n_workers=options.workers,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",  # any that is free
+                    silence_logs=logging.ERROR,
                     memory_limit=0,
                 )
             )
@@ -159,15 +160,17 @@ def finish_blocks(
         LemevitError: what a block failed of on its worker; ``SceneError`` for one that ends every
             worker, unless unreadable pixels are to be nodata.
     """
-    client.register_plugin(Work(recipe))
+    work = Work(recipe)
+    client.register_plugin(work)
     waiting = iter(blocks)
     flying: dict[Any, tuple[int, Window]] = {}
     while True:
         room = _IN_FLIGHT * max(1, _count_workers(client)) - len(flying)
         for number, block in _take(waiting, room):
-            future = client.submit(_infer_block, number, block, pure=False, retries=0)
+            future = client.submit(_infer_block, work.name, number, block, pure=False, retries=0)
             flying[future] = number, block
         if not flying:
+            client.unregister_worker_plugin(work.name)
             return
         for future in _next_done(client, list(flying), run.progress):
             number, block = flying.pop(future)
