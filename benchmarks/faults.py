@@ -90,15 +90,18 @@ def disturb(
         except subprocess.TimeoutExpired:
             process.kill()
             tally.kills += 1
-        if process.wait() == 0:
-            break
+        process.wait()
+        if all((place / path.name).exists() for path in truth.iterdir()):
+            break  # it had ended, or was killed while it took leave
     else:
         ended = subprocess.run([*_LEMEVIT, *command], cwd=place, capture_output=True)
         if ended.returncode:
             sys.exit(f"{' '.join(command)}: {ended.stderr.decode()}")
+        tally.leftovers += len(
+            {p.name for p in place.iterdir()} - {p.name for p in truth.iterdir()}
+        )
         tally.continued += json.loads(ended.stdout)["blocks_kept"] > 0
     tally.wrong += not all(is_same(place / path.name, path) for path in truth.iterdir())
-    tally.leftovers += len({p.name for p in place.iterdir()} ^ {p.name for p in truth.iterdir()})
     shutil.rmtree(place)
 
 
