@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sys
@@ -85,6 +86,28 @@ def written_whole(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what processes that are dead by now have left of a target, as they wrote it."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
+        pid = part.name.removeprefix(f".{target.name}.").split(".")[0]
+        if not pid.isdigit() or _is_alive(int(pid)):
+            continue
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
 
 
 def remove_parts(target: Path) -> None:

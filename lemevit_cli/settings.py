@@ -8,6 +8,7 @@ from typing import Literal
 Device = str  # "auto", "cpu", "cuda", "cuda:N", "mps"
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OutputType = Literal["classes", "scores"]
+OnError = Literal["fail", "nodata"]
 FusedShare = float | Literal["auto"]  # of the tokens of LeMeViT's long stage
 
 
@@ -56,8 +57,8 @@ class Tiling:
         overlap: pixels shared by two neighbours; None takes the card's.
         batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
-            None makes one block of the scene, or several side by side where one would hold more
-            than ``block_bytes``.
+            None makes one block of the scene, several side by side where one would hold more
+            than ``block_bytes``, and blocks that a restart need not repeat of a large scene.
         block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
             rows that wait until their tiles are full. This much leaves a process with a small
             model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
@@ -69,6 +70,37 @@ class Tiling:
     batch_size: int | None = None
     block_size: int | None = None
     block_bytes: int = 256 * 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """What becomes of windows that cannot be read, and of a run that was broken off.
+
+    Args:
+        on_error: such a window ends the run (what is finished is kept), or is nodata.
+        restart: begin anew, whatever an unfinished run has left beside the target.
+    """
+
+    on_error: OnError = "fail"
+    restart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Processes that blocks of a scene are spread over; this one alone if neither is given.
+
+    Args:
+        workers: to be started on this machine.
+        scheduler: address of a Dask scheduler that runs.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Say whether blocks go to other processes."""
+        return self.workers is not None or self.scheduler is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +187,8 @@ class InferenceSettings:
     scene: SceneOptions = SceneOptions()
     reading: ReadingOptions = ReadingOptions()
     tiling: Tiling = Tiling()
+    recovery: Recovery = Recovery()
+    cluster: ClusterOptions = ClusterOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()

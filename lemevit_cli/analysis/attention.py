@@ -160,6 +160,10 @@ class Attention:
         """Refuse a target that could not be written at the end."""
         check_target(target, self.settings.output)
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return the one file."""
+        return (target,)
+
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a scene, and decide how it is read."""
         return open_input(scene, self.card, self.settings, self.progress)

@@ -14,6 +14,7 @@ import torch
 
 from lemevit_cli import __version__
 from lemevit_cli.errors import LemevitError, SceneError
+from lemevit_cli.inference.journal import describe_unfinished
 from lemevit_cli.models.cost import cost_of
 from lemevit_cli.models.weights import find_weights, read_card, starter_weights
 from lemevit_cli.raster.describe import describe as describe_scene
@@ -27,11 +28,19 @@ def describe(subject: str | None, *, size: int) -> dict[str, Any]:
 
     Args:
         subject: weights (a starter's name or a .safetensors file), a timm model's name, a scene,
-            or None for the installation.
+            a result that was not finished, or None for the installation.
         size: input side in pixels at which a model's multiply-adds are counted.
     """
     if subject is None:
         return installation()
+    unfinished = describe_unfinished(subject)
+    if unfinished and not Path(subject).exists():
+        return {"target": subject, "unfinished": unfinished}
+    found = _describe_file(subject, size=size)
+    return {**found, "unfinished": unfinished} if unfinished else found
+
+
+def _describe_file(subject: str, *, size: int) -> dict[str, Any]:
     weights = find_weights(subject)
     if weights.suffix == ".safetensors":
         return {"weights": str(weights), **asdict(read_card(weights))}

@@ -9,6 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
+from lemevit_cli.commands.reporting import exit_if_unreadable
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
@@ -79,6 +80,7 @@ def change(
             typer.echo(path)
     if verbose:
         _summary(result)
+    exit_if_unreadable([result])
 
 
 def _summary(result: dict[str, Any]) -> None:

@@ -13,7 +13,10 @@ from lemevit_cli.commands.console import flatten, print_json, print_record
 def info(
     subject: Annotated[
         str | None,
-        typer.Argument(metavar="[SUBJECT]", help="A scene, weights, or a model's timm name."),
+        typer.Argument(
+            metavar="[SUBJECT]",
+            help="A scene, weights, a model's timm name, or an unfinished result.",
+        ),
     ] = None,
     size: Annotated[
         int, options.option("--size", "Input side for a model's multiply-adds.", min=33)

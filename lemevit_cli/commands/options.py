@@ -72,6 +72,13 @@ class OutputTypeName(StrEnum):
     scores = "scores"
 
 
+class OnErrorName(StrEnum):
+    """What becomes of a window that cannot be read."""
+
+    fail = "fail"
+    nodata = "nodata"
+
+
 class PrecisionName(StrEnum):
     """Arithmetic of the model."""
 
@@ -242,6 +249,21 @@ NmsIou = Annotated[
 ]
 MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
 FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]
+OnError = Annotated[
+    OnErrorName,
+    _running(
+        "--on-error",
+        "Unreadable windows: the end of the run, or nodata (exit 3).",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    _running("--workers N", "Spread blocks over N processes of this machine.", min=1),
+]
+Scheduler = Annotated[
+    str | None, _running("--scheduler ADDRESS", "Spread blocks over the workers of a Dask cluster.")
+]
+Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]
 Quiet = Annotated[bool, _report("-q --quiet", "Errors only.")]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lemevit_cli.inference.scenes import Failure, Report
 
 
+_UNREADABLE = 3
+
+
 def check_folder(scenes: Sequence[str], output: str | None, joint: tuple[str, ...] = ()) -> None:
     """Refuse to put several results anywhere but into a folder, as wrong usage.
 
@@ -73,6 +76,13 @@ def telling_report(
             print_json(report.results[0], to_stderr=to_stdout)
     if report.failures:
         raise typer.Exit(1)
+    exit_if_unreadable(report.results)
+
+
+def exit_if_unreadable(results: Sequence[dict[str, Any]]) -> None:
+    """End with 3 if windows of a scene could not be read, and its result is without them."""
+    if any(result.get("unreadable") for result in results):
+        raise typer.Exit(_UNREADABLE)
 
 
 def _tell_failure(scene: str, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.window import Window
+
+# From a quarter of a gigapixel on, a scene is cut into blocks that a restart need not repeat: of
+# fewer pixels, a kill costs less than the windows on the edges of blocks, which are seen twice.
+_LARGE_SCENE = 2**28
+_LARGE_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,19 @@ class Plan:
 
     blocks: tuple[Window, ...]
     windows: int
+
+
+def large_block_size(area: Window) -> int | None:
+    """Return the side of blocks of a scene that is too large to be lost; None for others."""
+    is_large = area.width * area.height >= _LARGE_SCENE
+    return math.isqrt(_LARGE_BLOCK) if is_large else None
+
+
+def large_block_height(area: Window, width: int, *, step: int) -> int:
+    """Return how tall blocks of a width are, in whole steps; of a small scene, as tall as it."""
+    if large_block_size(area) is None:
+        return area.height
+    return -(-_LARGE_BLOCK // min(width, area.width) // step) * step
 
 
 def blocks_of(area: Window, block_size: int | None) -> Iterator[Window]:

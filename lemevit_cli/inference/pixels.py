@@ -12,7 +12,7 @@ from lemevit_cli import __version__
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import Plan, aligned_blocks
+from lemevit_cli.inference.blocks import Plan, aligned_blocks, large_block_height
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
 from lemevit_cli.raster.gdal import TILE_SIZE, tile_width
@@ -40,7 +40,7 @@ def plan_of_rows(
         waiting = min(TILE_SIZE, area.height) * pixel_bytes
         column_bytes = band * run.view.width / run.view.scene.width + waiting
         width = max(int(tiling.block_bytes / column_bytes) // tile * tile, tile)
-        height = area.height
+        height = large_block_height(area, width, step=TILE_SIZE)
     blocks = tuple(aligned_blocks(area, width=width, height=height))
     return Plan(blocks, sum(run.grid.count_over(run.area_of(block)) for block in blocks))
 

@@ -23,6 +23,7 @@ class Predictor:
         name: as the user gave it, for reports and tags.
         digest: first 16 hexadecimal digits of the file's SHA-256.
         fuse_tokens: what is fused, as tags tell it.
+        arithmetic: what the model computes in.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Predictor:
     runtime: Runtime
     device: str
     fuse_tokens: str = "0"
+    arithmetic: str = "float32"
 
 
 def open_weights_for(task: str, name_or_file: str | None) -> Weights:
@@ -78,7 +80,10 @@ def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) 
     fused = _fuse(model, card, options)
     plain = TorchRuntime(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
-    return Predictor(weights.name, weights.digest, card, runtime, str(plain.device), fused)
+    arithmetic = str(plain.dtype).removeprefix("torch.")
+    return Predictor(
+        weights.name, weights.digest, card, runtime, str(plain.device), fused, arithmetic
+    )
 
 
 def _fuse(model: nn.Module, card: Card, options: RuntimeOptions) -> str:

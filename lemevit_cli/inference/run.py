@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemevit_cli.errors import LemevitError
+from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
@@ -59,10 +59,18 @@ _Read = tuple[NDArray[Any], NDArray[np.bool_], tuple[PackedMask, ...]]
 
 @dataclass
 class Account:
-    """Account of a run: windows and seconds by phase."""
+    """Account of a run: windows and seconds by phase.
+
+    Args:
+        unreadable: windows of the scene that count as nodata, for the file could not be read
+            there: column, row, width, height.
+        blocks_kept: those that an earlier run had finished.
+    """
 
     windows: int = 0
     windows_skipped: int = 0
+    unreadable: list[tuple[int, int, int, int]] = field(default_factory=list)
+    blocks_kept: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -87,6 +95,8 @@ class Account:
         return {
             "windows": self.windows,
             "windows_skipped": self.windows_skipped,
+            "unreadable": sorted(set(self.unreadable)),
+            "blocks_kept": self.blocks_kept,
             "seconds": self.phases(),
             "peak_memory_mb": round(peak_memory_mb(), 1),
         }
@@ -110,6 +120,7 @@ class BlockInference:
         batch_size: windows in one pass.
         readers: threads that read windows ahead, the same for all blocks: each keeps a handle of
             its own on the scene for as long as the scene is open.
+        skips_unreadable: windows that cannot be read are nodata, and the account names them.
     """
 
     source: SceneInput
@@ -119,6 +130,7 @@ class BlockInference:
     readers: Executor
     account: Account
     progress: Progress
+    skips_unreadable: bool = False
 
     @property
     def view(self) -> SceneView:
@@ -206,9 +218,9 @@ class BlockInference:
                     break
                 window, future = queue.popleft()
                 with self.account.time("read"):
-                    read = future.result()
+                    read = self._result_of(future, window)
                 self.account.windows += 1
-                if not read[1].any():
+                if read is None or not read[1].any():
                     self.account.windows_skipped += 1
                     self._tell(1)
                     continue
@@ -221,6 +233,17 @@ class BlockInference:
         finally:
             for _, future in queue:
                 future.cancel()
+
+    def _result_of(self, future: Future[_Read], window: Window) -> _Read | None:
+        """Return what was read of a window; None where it could not be, and that is allowed."""
+        try:
+            return future.result()
+        except SceneError:
+            if not self.skips_unreadable:
+                raise
+        place = self.source.on_scene(window)
+        self.account.unreadable.append((place.col_off, place.row_off, place.width, place.height))
+        return None
 
     def _tell(self, windows: int) -> None:
         """Tell the windows, and the scene's megapixels that they bring a second."""
@@ -241,7 +264,12 @@ class BlockInference:
 
 @contextmanager
 def inference_over(
-    source: SceneInput, predictor: Predictor, tiling: Tiling, progress: Progress
+    source: SceneInput,
+    predictor: Predictor,
+    tiling: Tiling,
+    progress: Progress,
+    *,
+    skips_unreadable: bool = False,
 ) -> Iterator[BlockInference]:
     """Set up the shared loop for a scene: windows and overlap of the card unless told.
 
@@ -264,6 +292,7 @@ def inference_over(
             readers=readers,
             account=Account(),
             progress=progress,
+            skips_unreadable=skips_unreadable,
         )
     finally:
         # What a failed run wanted next is no longer read.

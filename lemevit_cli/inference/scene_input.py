@@ -68,6 +68,18 @@ class SceneInput:
             height=min(round_bottom(block.bottom * rows), view.height) - top,
         )
 
+    def on_scene(self, window: Window) -> Window:
+        """Return the pixels of the scene that lie under a window of the model's grid."""
+        view = self.view
+        cols, rows = view.scene.width / view.width, view.scene.height / view.height
+        left, top = math.floor(window.col_off * cols), math.floor(window.row_off * rows)
+        return Window(
+            col_off=left,
+            row_off=top,
+            width=min(math.ceil(window.right * cols), view.scene.width) - left,
+            height=min(math.ceil(window.bottom * rows), view.scene.height) - top,
+        )
+
 
 @dataclass(frozen=True)
 class Area:

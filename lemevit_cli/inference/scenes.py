@@ -16,8 +16,10 @@ import torch
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
+from lemevit_cli.inference.journal import locked
+from lemevit_cli.inference.parts import Order, open_parts
 from lemevit_cli.inference.predictor import Predictor
-from lemevit_cli.inference.run import BlockInference, inference_over, tiling_of
+from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
 from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.device import choose_device, choose_dtype
@@ -68,6 +70,10 @@ class SceneTask(Protocol):
         """Answer a block; its windows are read as its pieces are asked for."""
         ...
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return the files that a result consists of, ``-`` for stdout; none where it has none."""
+        ...
+
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
         """Make the result of a scene of its parts, in any order of them, in bounded memory."""
         ...
@@ -94,8 +100,10 @@ def infer_scenes(
     for scene, target in zip(scenes, targets, strict=True):
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
-            with task.open(scene) as source:
-                report.add(scene, infer_scene(task, source, predictor(), target))
+            with locked(task.outputs(target)), task.open(scene) as source:
+                report.add(
+                    scene, infer_scene(Order(task, scene, target, load), source, predictor())
+                )
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
@@ -103,16 +111,36 @@ def infer_scenes(
     return report
 
 
-def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    with inference_over(source, predictor, task.settings.tiling, task.progress) as run:
+    task, settings, progress = order.task, order.task.settings, order.task.progress
+    with inference_over(
+        source,
+        predictor,
+        settings.tiling,
+        progress,
+        skips_unreadable=settings.recovery.on_error == "nodata",
+    ) as run:
         plan = task.plan(run)
-        parts = (task.infer(run, block) for block in plan.blocks)
-        task.progress.start(source.name, total=plan.windows, unit="windows")
-        try:
-            return task.assemble(run, parts, target)
-        finally:
-            task.progress.finish()
+        with open_parts(order, run, plan) as parts:
+            progress.start(source.name, total=plan.windows, unit="windows")
+            try:
+                record = task.assemble(run, parts, order.target)
+            finally:
+                progress.finish()
+    if run.account.unreadable:
+        progress.warn(f"{source.name}: {describe_unreadable(run.account)}")
+    return record
+
+
+def describe_unreadable(account: Account) -> str:
+    """Say in one line which windows could not be read."""
+    places = sorted(set(account.unreadable))
+    col, row, width, height = places[0]
+    return (
+        f"{len(places)} windows could not be read and count as nodata, the first {width} x "
+        f"{height} pixels from column {col}, row {row}; --json lists all"
+    )
 
 
 @dataclass(frozen=True)

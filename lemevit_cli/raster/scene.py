@@ -121,6 +121,11 @@ class Scene:
         self.dtype = _scaled_dtype(self._reading)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Return what GDAL opens, ``-`` for stdin."""
+        return (self.path,)
+
+    @property
     def window(self) -> Window:
         """Return the whole scene."""
         return Window(col_off=0, row_off=0, width=self.width, height=self.height)

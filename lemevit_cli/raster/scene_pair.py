@@ -120,6 +120,11 @@ class ScenePair:
         self._opened: tuple[Scene, ...] = (self.after_on_grid, after, before)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Return what GDAL opens of both dates."""
+        return (*self.before.files, *self.after.files)
+
+    @property
     def window(self) -> Window:
         """Return the whole grid of ``before``."""
         return self.before.window

@@ -34,6 +34,16 @@ WarpResampling = Literal["average", "cubic", "nearest"]
 # one costs a third more. What is nearest has to be exact.
 _WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
 
+# For scenes on a network: a server that hangs up is asked again, a silent one is given up. The
+# environment reaches all threads and processes; what a user has set there wins.
+_NETWORK = {
+    "GDAL_HTTP_MAX_RETRY": "3",
+    "GDAL_HTTP_RETRY_DELAY": "1",  # seconds, growing
+    "GDAL_HTTP_CONNECTTIMEOUT": "15",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",  # bytes a second
+}
+
 # Python's filters of warnings are shared by all threads: one at a time changes them.
 WARNINGS_LOCK = threading.Lock()
 
@@ -190,6 +200,8 @@ class Source:
 
 
 def _open(file: str) -> Any:
+    for name, value in _NETWORK.items():
+        os.environ.setdefault(name, value)
     with WARNINGS_LOCK, warnings.catch_warnings():
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -111,6 +111,10 @@ class Change:
     def check_target(self, target: str) -> None:
         """Do nothing: :func:`check_outputs` looked at all targets together."""
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return all that is written."""
+        return self.targets
+
     @contextmanager
     def open(self, scene: str) -> Iterator[SceneInput]:
         """Open both dates, place them on one another, and decide how they are read."""

@@ -155,6 +155,10 @@ class Windows:
         """Refuse a target that could not be written at the end."""
         check_target(target, self.settings.output, WRITERS)
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return the one file."""
+        return (target,)
+
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a scene, and decide how it is read."""
         return open_input(scene, self.card, self.settings, self.progress)
@@ -254,6 +258,10 @@ class Pictures:
 
     def check_target(self, target: str) -> None:
         """Refuse nothing: a picture has no file of its own."""
+
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return none."""
+        return ()
 
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a picture, and decide how it is read."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of
+from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of, large_block_size
 from lemevit_cli.inference.predictor import load_predictor, open_weights_for
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput, open_input
@@ -106,14 +106,20 @@ class Detection:
         """Refuse a target that could not be written at the end."""
         check_target(target, self.settings.output, WRITERS)
 
+    def outputs(self, target: str) -> tuple[str, ...]:
+        """Return the one file."""
+        return (target,)
+
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a scene, and decide how it is read."""
         return open_input(scene, self.card, self.settings, self.progress)
 
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of the asked size; of each no more than its boxes is kept."""
-        blocks = tuple(blocks_of(run.source.area, self.settings.tiling.block_size))
-        return Plan(blocks, run.grid.count_over(run.source.on_view(run.source.area)))
+        area = run.source.area
+        block_size = self.settings.tiling.block_size or large_block_size(area)
+        blocks = tuple(blocks_of(area, block_size))
+        return Plan(blocks, run.grid.count_over(run.source.on_view(area)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
         """Yield the fields of :class:`RawBoxes`, in pixels of the scene."""
