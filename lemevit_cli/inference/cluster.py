@@ -153,6 +153,9 @@ def finish_blocks(
 ) -> Iterator[int]:
     """Have blocks done by workers; yield the number of each as soon as its part is kept.
 
+    Dask blames all blocks that a worker had when it ended: those that were blamed too often have
+    another turn, each alone, and only one that ends its workers then is at fault.
+
     Args:
         run: of this process, for blocks that no worker can do.
 
@@ -160,28 +163,44 @@ def finish_blocks(
         LemevitError: what a block failed of on its worker; ``SceneError`` for one that ends every
             worker, unless unreadable pixels are to be nodata.
     """
-    work = Work(recipe)
+    work, blamed = Work(recipe), []
     client.register_plugin(work)
+    for number, block, future in _in_flight(client, work.name, blocks, run.progress):
+        if isinstance(future.exception(), KilledWorker):
+            blamed.append((number, block))
+            continue
+        _keep(future.result(), number, journal)
+        yield number
+    for suspect in blamed:
+        for number, block, future in _in_flight(client, work.name, [suspect], run.progress):
+            if isinstance(error := future.exception(), KilledWorker):
+                journal.keep(number, run, _unread_part(run, recipe.order.task, block, error))
+            else:
+                _keep(future.result(), number, journal)
+            yield number
+    client.unregister_worker_plugin(work.name)
+
+
+def _in_flight(
+    client: Client, name: str, blocks: Sequence[tuple[int, Window]], progress: Progress
+) -> Iterator[tuple[int, Window, Any]]:
+    """Submit blocks, a few for each worker at a time; yield those that are done, with futures."""
     waiting = iter(blocks)
     flying: dict[Any, tuple[int, Window]] = {}
     while True:
         room = _IN_FLIGHT * max(1, _count_workers(client)) - len(flying)
         for number, block in _take(waiting, room):
-            future = client.submit(_infer_block, work.name, number, block, pure=False, retries=0)
+            future = client.submit(_infer_block, name, number, block, pure=False, retries=0)
             flying[future] = number, block
         if not flying:
-            client.unregister_worker_plugin(work.name)
             return
-        for future in _next_done(client, list(flying), run.progress):
-            number, block = flying.pop(future)
-            try:
-                content = future.result()
-            except KilledWorker as error:
-                journal.keep(number, run, _unread_part(run, recipe.order.task, block, error))
-            else:
-                if content is not None:
-                    journal.put(number, content)
-            yield number
+        for future in _next_done(client, list(flying), progress):
+            yield *flying.pop(future), future
+
+
+def _keep(content: bytes | None, number: int, journal: Journal) -> None:
+    if content is not None:
+        journal.put(number, content)
 
 
 def _take(waiting: Iterator[Any], count: int) -> Iterator[Any]:
