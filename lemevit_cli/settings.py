@@ -86,24 +86,6 @@ class Recovery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterOptions:
-    """Processes that blocks of a scene are spread over; this one alone if neither is given.
-
-    Args:
-        workers: to be started on this machine.
-        scheduler: address of a Dask scheduler that runs.
-    """
-
-    workers: int | None = None
-    scheduler: str | None = None
-
-    @property
-    def is_used(self) -> bool:
-        """Say whether blocks go to other processes."""
-        return self.workers is not None or self.scheduler is not None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """Device, precision and passes of the model.
 
@@ -188,7 +170,6 @@ class InferenceSettings:
     reading: ReadingOptions = ReadingOptions()
     tiling: Tiling = Tiling()
     recovery: Recovery = Recovery()
-    cluster: ClusterOptions = ClusterOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()

@@ -7,7 +7,6 @@ options.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console
 from lemevit_cli.settings import (
-    ClusterOptions,
     InferenceSettings,
     ReadingOptions,
     Recovery,
@@ -107,8 +105,6 @@ class Scenes:
     threads: options.Threads = None
     on_error: options.OnError = options.OnErrorName.fail
     restart: options.Restart = False
-    workers: options.Processes = None
-    scheduler: options.Scheduler = None
 
     def settings(
         self, *, tta: bool = False, fuse_tokens: str | None = None, **further: Any
@@ -118,10 +114,7 @@ class Scenes:
         Args:
             further: the command's own fields of :class:`InferenceSettings`, such as ``output``.
         """
-        threads = self.threads
-        if threads is None and self.workers:
-            threads = max(1, (os.cpu_count() or 1) // self.workers)
-        running = Running(device=self.device, precision=self.precision, threads=threads)
+        running = Running(device=self.device, precision=self.precision, threads=self.threads)
         return InferenceSettings(
             scene=SceneOptions(
                 bidx=options.parse_bands(self.bidx), nodata=self.nodata, src_crs=self.src_crs
@@ -136,7 +129,6 @@ class Scenes:
                 block_size=self.block_size,
             ),
             recovery=Recovery(on_error=self.on_error.value, restart=self.restart),
-            cluster=ClusterOptions(workers=self.workers, scheduler=self.scheduler),
             runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
             **further,
         )

@@ -38,7 +38,7 @@ RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
 # Options that change no part, or whose outcome stands for them.
-_NOT_OF_PARTS = ("overwrite", "restart", "workers", "scheduler", "threads", "device", "precision")
+_NOT_OF_PARTS = ("overwrite", "restart", "threads", "device", "precision")
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 
 
@@ -104,7 +104,12 @@ def open_journal(
         folder.mkdir(exist_ok=True)
         with written_whole(folder / RUN) as path:
             path.write_text(json.dumps(dict(fingerprint), indent=1))
-    yield journal
+    try:
+        yield journal
+    except BaseException:
+        if not journal.count_done():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -182,11 +187,6 @@ class Journal:
         """Write the pieces of a part as they come."""
         with self.failures(), written_whole(self._path(number)) as path:
             write_part(path, run, part)
-
-    def put(self, number: int, content: bytes) -> None:
-        """Keep a part that another process has made."""
-        with self.failures(), written_whole(self._path(number)) as path:
-            path.write_bytes(content)
 
     def pieces(self, number: int) -> Iterator[Piece]:
         """Read the pieces of a part."""
