@@ -26,9 +26,8 @@ from lemevit_cli.inference.scene_input import SceneInput, area_of, open_input
 from lemevit_cli.inference.scenes import (
     Record,
     check_settings,
-    check_targets,
     infer_scenes,
-    target_of,
+    targets_of,
 )
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.dense_features import FeatureSource, open_features
@@ -87,11 +86,10 @@ def attention(
     Raises:
         LemevitError: before the scene is read for what can be told to be wrong in a second.
     """
-    target = target_of(scene, target, "_attention.tif")
     settings = replace(settings, output=replace(settings.output, output_type="scores"))
     opened = open_weights(weights or str(TASKS[_TASK_OF_STARTER].starter))
     check_settings(opened.card, settings)
-    check_targets([scene], [target])
+    (target,) = targets_of([scene], target, "_attention.tif")
     check_png(options.png, scene, target, settings)
     model = meta_attention_of(opened, options)
     runtime = TorchRuntime(model, lambda maps: maps, settings.runtime)

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import locked
+from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.parts import Order, open_parts
-from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.predictor import Predictor, load_predictor, open_weights_for
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
 from lemevit_cli.models.backbone import check_fusion
@@ -77,6 +78,19 @@ class SceneTask(Protocol):
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
         """Make the result of a scene of its parts, in any order of them, in bounded memory."""
         ...
+
+
+def prepare_weights(
+    network: Network, weights: str | None, settings: InferenceSettings
+) -> tuple[Card, Callable[[], Predictor]]:
+    """Open weights and refuse settings that do not suit them; return how to load them, too.
+
+    Raises:
+        LemevitError: before any scene is opened and any tensor loaded.
+    """
+    opened = open_weights_for(network.task, weights)
+    check_settings(opened.card, settings)
+    return opened.card, partial(load_predictor, opened, network, settings.runtime)
 
 
 def infer_scenes(
@@ -216,6 +230,17 @@ def target_of(scene: str, target: str | None, ending: str) -> str:
         return target
     name = stem_of(scene) + ending
     return name if target is None else str(Path(target) / name)
+
+
+def targets_of(scenes: Sequence[str], target: str | None, ending: str) -> list[str]:
+    """Return where the result of each scene goes, see :func:`target_of`.
+
+    Raises:
+        OutputError: for a target that would replace a scene, or another's result.
+    """
+    targets = [target_of(scene, target, ending) for scene in scenes]
+    check_targets(scenes, targets)
+    return targets
 
 
 def is_folder(target: str) -> bool:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.mosaic import Rows
 from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
-from lemevit_cli.inference.predictor import load_predictor, open_weights_for
 from lemevit_cli.inference.run import BlockInference, best_classes, masked_scores
 from lemevit_cli.inference.scene_input import SceneInput, area_of
 from lemevit_cli.inference.scenes import (
     Record,
-    check_settings,
     check_targets,
     infer_scenes,
+    prepare_weights,
     target_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
@@ -54,8 +52,6 @@ from lemevit_cli.tasks.change.results import (
     open_layers,
 )
 
-_TASK = NETWORK.task
-
 
 def change(
     before: str,
@@ -81,12 +77,10 @@ def change(
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
-    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
-    check_settings(opened.card, settings)
+    card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
     check_threshold(settings.change.threshold)
     check_outputs((before, after), named, settings)
-    task = Change(opened.card, settings, progress, after=after, targets=tuple(named))
-    load = partial(load_predictor, opened, NETWORK, settings.runtime)
+    task = Change(card, settings, progress, after=after, targets=tuple(named))
     return infer_scenes(task, [before], named[:1], load).results[0]
 
 

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,14 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of
 from lemevit_cli.inference.pixels import Census, raster_spec
-from lemevit_cli.inference.predictor import load_predictor, open_weights_for
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
     Record,
     Report,
-    check_settings,
-    check_targets,
     infer_scenes,
-    target_of,
+    prepare_weights,
+    targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
@@ -78,21 +75,17 @@ def classify(
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
-    check_settings(opened.card, settings)
-    load = partial(load_predictor, opened, NETWORK, settings.runtime)
+    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
-        pictures = Pictures(opened.card, settings, progress)
+        pictures = Pictures(card, settings, progress)
         if target is None:
             return infer_scenes(pictures, scenes, scenes, load, report)
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
         return _tabulate(found, target, settings.output, report or Report())
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
-    targets = [target_of(scene, target, ending) for scene in scenes]
-    check_targets(scenes, targets)
-    windows = Windows(opened.card, settings, progress)
-    return infer_scenes(windows, scenes, targets, load, report)
+    targets = targets_of(scenes, target, ending)
+    return infer_scenes(Windows(card, settings, progress), scenes, targets, load, report)
 
 
 def is_table(target: str | None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,14 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of, large_block_size
-from lemevit_cli.inference.predictor import load_predictor, open_weights_for
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
     Record,
     Report,
-    check_settings,
-    check_targets,
     infer_scenes,
-    target_of,
+    prepare_weights,
+    targets_of,
 )
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.weights import Card
@@ -35,10 +32,9 @@ from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, concatenate_boxes, merge_boxes
-from lemevit_cli.tasks.detection.network import NETWORK, network_for
+from lemevit_cli.tasks.detection.network import network_for
 from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
 
-_TASK = NETWORK.task
 # Pixels of the model: what ends as near to an edge of its window may go on behind it.
 _CUT_MARGIN = 2.0
 
@@ -64,13 +60,11 @@ def detect(
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
-    targets = [target_of(scene, target, ending) for scene in scenes]
-    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
-    check_settings(opened.card, settings)
+    network = network_for(settings.detection)
+    card, load = prepare_weights(network, weights or TASKS[network.task].starter, settings)
     check_detection(settings.detection)
-    check_targets(scenes, targets)
-    load = partial(load_predictor, opened, network_for(settings.detection), settings.runtime)
-    return infer_scenes(Detection(opened.card, settings, progress), scenes, targets, load, report)
+    targets = targets_of(scenes, target, ending)
+    return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
 
 
 def check_detection(options: DetectionOptions) -> None:

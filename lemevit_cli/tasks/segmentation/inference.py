@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,16 +12,14 @@ from numpy.typing import NDArray
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
-from lemevit_cli.inference.predictor import load_predictor, open_weights_for
 from lemevit_cli.inference.run import BlockInference, class_ids, masked_scores
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
     Record,
     Report,
-    check_settings,
-    check_targets,
     infer_scenes,
-    target_of,
+    prepare_weights,
+    targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
@@ -66,13 +63,9 @@ def predict(
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
-    targets = [target_of(scene, target, ending) for scene in scenes]
-    opened = open_weights_for(_TASK, weights or TASKS[_TASK].starter)
-    check_settings(opened.card, settings)
-    check_targets(scenes, targets)
-    load = partial(load_predictor, opened, NETWORK, settings.runtime)
-    task = Segmentation(opened.card, settings, progress)
-    return infer_scenes(task, scenes, targets, load, report)
+    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
+    targets = targets_of(scenes, target, ending)
+    return infer_scenes(Segmentation(card, settings, progress), scenes, targets, load, report)
 
 
 @dataclass(frozen=True)
