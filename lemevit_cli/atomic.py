@@ -88,11 +88,15 @@ def written_whole(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(target: Path) -> None:
-    """Remove what processes that are dead by now have left of a target, as they wrote it."""
+def remove_parts(target: Path, *, spare_living: bool = False) -> None:
+    """Remove what processes that were killed while they wrote a target have left of it.
+
+    Args:
+        spare_living: leave what belongs to a process that is there.
+    """
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
         pid = part.name.removeprefix(f".{target.name}.").split(".")[0]
-        if not pid.isdigit() or _is_alive(int(pid)):
+        if spare_living and (not pid.isdigit() or _is_alive(int(pid))):
             continue
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -108,12 +112,6 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         pass  # somebody else's
     return True
-
-
-def remove_parts(target: Path) -> None:
-    """Remove what a process that was killed within :func:`written_whole` has left."""
-    for part in target.parent.glob(f".{target.name}.*.part*"):
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
-from lemevit_cli.atomic import remove_leftovers, written_whole
+from lemevit_cli.atomic import remove_parts, written_whole
 from lemevit_cli.errors import OutputError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
@@ -34,11 +34,12 @@ from lemevit_cli.settings import InferenceSettings
 
 Fingerprint = Mapping[str, str]
 
-RUN = "run.json"
+_RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
 # Options that change no part, or whose outcome stands for them.
 _NOT_OF_PARTS = ("overwrite", "restart", "threads", "device", "precision")
+_SIDES = tuple(field.name for field in fields(Window))
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 
 
@@ -53,7 +54,7 @@ def locked(targets: Sequence[str]) -> Iterator[None]:
         for target in targets:
             if target != STDOUT:
                 held.enter_context(_locked(Path(target)))
-                remove_leftovers(Path(target))
+                remove_parts(Path(target), spare_living=True)
         yield
 
 
@@ -102,7 +103,7 @@ def open_journal(
     journal = Journal(folder, target, num_blocks)
     with journal.failures():
         folder.mkdir(exist_ok=True)
-        with written_whole(folder / RUN) as path:
+        with written_whole(folder / _RUN) as path:
             path.write_text(json.dumps(dict(fingerprint), indent=1))
     try:
         yield journal
@@ -115,7 +116,7 @@ def open_journal(
 
 def _check_same_run(folder: Path, target: str, fingerprint: Fingerprint) -> None:
     try:
-        earlier = json.loads((folder / RUN).read_text())
+        earlier = json.loads((folder / _RUN).read_text())
     except (OSError, ValueError):
         return  # no part can be older than it
     if earlier == fingerprint:
@@ -134,13 +135,13 @@ def _check_same_run(folder: Path, target: str, fingerprint: Fingerprint) -> None
 def describe_unfinished(target: str) -> dict[str, Any] | None:
     """Describe what a run that did not end has left beside a target; None where nothing is."""
     folder = folder_of(target)
-    if not (folder / RUN).exists():
+    if not (folder / _RUN).exists():
         return None
     return {
         "folder": str(folder),
         "blocks_done": _count(folder),
         "megabytes": round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1),
-        "run": json.loads((folder / RUN).read_text()),
+        "run": json.loads((folder / _RUN).read_text()),
     }
 
 
@@ -186,7 +187,7 @@ class Journal:
     def keep(self, number: int, run: BlockInference, part: Part) -> None:
         """Write the pieces of a part as they come."""
         with self.failures(), written_whole(self._path(number)) as path:
-            write_part(path, run, part)
+            _write_part(path, run, part)
 
     def pieces(self, number: int) -> Iterator[Piece]:
         """Read the pieces of a part."""
@@ -194,9 +195,8 @@ class Journal:
             names = (name for name in archive.namelist() if name != _TOLD)
             for _, of_piece in groupby(names, key=lambda name: name.split("/")[0]):
                 arrays = {Path(name).stem: _read_array(archive, name) for name in of_piece}
-                col_off, row_off, width, height = arrays.pop("window").tolist()
-                window = Window(col_off=col_off, row_off=row_off, width=width, height=height)
-                yield Piece(window, arrays)
+                place = dict(zip(_SIDES, arrays.pop("window").tolist(), strict=True))
+                yield Piece(Window(**place), arrays)
 
     def retell(self, number: int, run: BlockInference) -> None:
         """Add to the account, and to the progress, what was done for a part elsewhere."""
@@ -223,21 +223,14 @@ class Journal:
             ) from error
 
 
-def write_part(path: Path, run: BlockInference, part: Part) -> None:
+def _write_part(path: Path, run: BlockInference, part: Part) -> None:
     """Write pieces as they come; what the block adds to the account goes along."""
     account = run.account
     windows, skipped, unread = account.windows, account.windows_skipped, len(account.unreadable)
     with zipfile.ZipFile(path, "w") as archive:
         for number, piece in enumerate(part):
             arrays: dict[str, NDArray[Any]] = {
-                "window": np.array(
-                    [
-                        piece.window.col_off,
-                        piece.window.row_off,
-                        piece.window.width,
-                        piece.window.height,
-                    ]
-                ),
+                "window": np.array(astuple(piece.window)),
                 **piece.arrays,
             }
             for name, array in arrays.items():

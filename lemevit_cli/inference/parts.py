@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lemevit_cli.inference.blocks import Part, Plan
-from lemevit_cli.inference.journal import (
-    fingerprint_of,
-    folder_of,
-    open_journal,
-)
-from lemevit_cli.inference.predictor import Predictor
+from lemevit_cli.inference.journal import fingerprint_of, folder_of, open_journal
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.raster.targets import STDOUT
 
@@ -22,30 +16,16 @@ if TYPE_CHECKING:
     from lemevit_cli.inference.scenes import SceneTask
 
 
-@dataclass(frozen=True)
-class Order:
-    """What is to be made of a scene, as any process could be told.
-
-    Args:
-        scene, target: as the user named them.
-        load: gives the predictor.
-    """
-
-    task: SceneTask
-    scene: str
-    target: str
-    load: Callable[[], Predictor]
-
-
 @contextmanager
-def open_parts(order: Order, run: BlockInference, plan: Plan) -> Iterator[Iterable[Part]]:
+def open_parts(
+    task: SceneTask, run: BlockInference, plan: Plan, target: str
+) -> Iterator[Iterable[Part]]:
     """Yield the parts of all blocks; where they are several, what is finished outlives a kill.
 
     Raises:
         OutputError: if another run's parts lie there.
     """
-    task = order.task
-    files = [output for output in task.outputs(order.target) if output != STDOUT]
+    files = [output for output in task.outputs(target) if output != STDOUT]
     is_kept = bool(files) and (len(plan.blocks) > 1 or folder_of(files[0]).exists())
     if not is_kept:
         yield (task.infer(run, block) for block in plan.blocks)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -241,8 +241,7 @@ class BlockInference:
         except SceneError:
             if not self.skips_unreadable:
                 raise
-        place = self.source.on_scene(window)
-        self.account.unreadable.append((place.col_off, place.row_off, place.width, place.height))
+        self.account.unreadable.append(astuple(self.source.on_scene(window)))
         return None
 
     def _tell(self, windows: int) -> None:
