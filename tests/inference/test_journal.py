@@ -12,6 +12,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+from making.collector import Collector
 from making.interruption import Interrupting
 
 from lemevit_cli.analysis.information import describe
@@ -33,19 +34,6 @@ from lemevit_cli.tasks.segmentation.inference import Segmentation
 
 BLOCKS = Tiling(block_size=16)  # 12 blocks of 64 x 48
 AS_SCORES = OutputOptions(output_type="scores")
-
-
-class Notes(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, message):
-        self.notes.append(message)
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 @pytest.fixture
@@ -84,7 +72,7 @@ def test_the_same_command_goes_on_behind_the_finished_blocks(infer, tmp_path, ou
     assert not (tmp_path / "out.tif").exists()
     kept = len(list(folder_of(str(tmp_path / "out.tif")).glob("*.part")))
     assert (kept > 0) == (windows > 0)
-    progress = Notes()
+    progress = Collector()
     record = infer(progress=progress, output=output)
     assert record["blocks_kept"] == kept and whole["blocks_kept"] == 0
     told = [note for note in progress.notes if f": {kept} of 12 blocks were done already" in note]
@@ -222,7 +210,7 @@ def test_unreadable_windows_end_the_run_or_are_nodata_and_named(infer, torn, tmp
     with pytest.raises(SceneError, match="cannot read"):
         infer(path=path)
     assert list(tmp_path.glob(".out.tif.parts/*.part"))
-    progress = Notes()
+    progress = Collector()
     settings = {"recovery": Recovery(on_error="nodata", restart=True), "progress": progress}
     record = infer(path=path, **settings)
     (warning,) = progress.warnings

@@ -7,6 +7,7 @@ import rasterio
 import shapely
 import torch
 from affine import Affine
+from making.collector import Collector
 from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject, transform_bounds
 
@@ -46,17 +47,6 @@ class Difference:
         apart = torch.nn.functional.avg_pool2d(apart, 3, 1, 1, count_include_pad=False)
         score = torch.sigmoid((apart - 40) / 4)
         return torch.cat([1 - score, score], dim=1)
-
-
-class Collector(Silent):
-    def __init__(self):
-        self.warnings, self.notes = [], []
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from making.collector import Collector
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
@@ -19,19 +20,6 @@ from lemevit_cli.simulation.world import World, WorldSpec
 from lemevit_cli.tasks.change.pair_input import pair_input, register_dates
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
-
-
-class Collector(Silent):
-    """Keeps notes and warnings."""
-
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, message):
-        self.notes.append(message)
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 def differs(pixels):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from making.interruption import train_whole_and_in_parts
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -13,7 +14,6 @@ from lemevit_cli.errors import LemevitError
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.models.token_fusion import CONSISTENCY_WEIGHT, answer_twice, token_consistency
 from lemevit_cli.models.weights import load_weights, open_weights, read_card
-from lemevit_cli.progress import Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import training
 from lemevit_cli.tasks.classification.network import NETWORK
@@ -181,21 +181,7 @@ def test_the_bound_enters_after_three_tenths(class_training, class_options):
 def test_a_resume_remembers_what_the_bound_knows(tmp_path, class_training, class_options):
     data = DataOptions(paths=(class_training[0],))
     options = vit(class_options, MERGED, steps=6, checkpoint_every=3, validate_every=6)
-    whole = train("cls", data, str(tmp_path / "whole.safetensors"), options)
-
-    class StopError(Exception):
-        pass
-
-    class Halt(Silent):
-        def advance(self, count=1, **figures):
-            if figures.get("step") == 5:
-                raise StopError
-
-    target = str(tmp_path / "parts.safetensors")
-    with pytest.raises(StopError):
-        train("cls", data, target, options, Halt())
-    resumed = train("cls", data, target, replace(options, resume=True))
-    states = [load_weights(report["path"])[0] for report in (whole, resumed)]
+    states = train_whole_and_in_parts("cls", data, tmp_path, options, halt=5)
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from making.interruption import train_whole_and_in_parts
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.metrics.confusion import match_classes
@@ -159,21 +160,7 @@ def test_two_windows_are_mixed_and_the_loss_is_that_of_their_shares(class_traini
 def test_a_resumed_training_gives_the_same_tensors(tmp_path, class_training, class_options):
     data = DataOptions(paths=(class_training[0],))
     options = paper(class_options, steps=6, checkpoint_every=3, validate_every=3)
-    whole = train("cls", data, str(tmp_path / "whole.safetensors"), options)
-
-    class StopError(Exception):
-        pass
-
-    class Halt(training.Silent):
-        def advance(self, count=1, **figures):
-            if figures.get("step") == 5:
-                raise StopError
-
-    target = str(tmp_path / "parts.safetensors")
-    with pytest.raises(StopError):
-        train("cls", data, target, options, Halt())
-    resumed = train("cls", data, target, replace(options, resume=True))
-    states = [load_weights(report["path"])[0] for report in (whole, resumed)]
+    states = train_whole_and_in_parts("cls", data, tmp_path, options, halt=5)
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
