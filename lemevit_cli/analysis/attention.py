@@ -94,8 +94,15 @@ def attention(
     model = meta_attention_of(opened, options)
     runtime = TorchRuntime(model, lambda maps: maps, settings.runtime)
     names = [f"meta token {token}" for token in model.tokens]
-    bands = replace(opened.card, classes=classes_from_names(names))
-    predictor = Predictor(opened.name, opened.digest, bands, runtime, str(runtime.device))
+    head = f"attention of stage {model.stage}, block {model.block}"
+    predictor = Predictor(
+        opened.name,
+        opened.digest,
+        replace(opened.card, head=head, classes=classes_from_names(names)),
+        runtime,
+        str(runtime.device),
+        arithmetic=runtime.arithmetic,
+    )
     task = Attention(opened.card, model.stage, model.block, settings, progress)
     record = infer_scenes(task, [scene], [target], lambda: predictor).results[0]
     if options.png is not None:

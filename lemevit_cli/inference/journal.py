@@ -265,6 +265,8 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
         **files,
         "pixels": _hash_of_samples(run),
         "weights": predictor.digest,
+        "head": predictor.card.head,
+        "answers": ", ".join(predictor.card.class_names),
         "lemevit": __version__,
         "torch": torch.__version__,
         "device": predictor.device,

@@ -80,9 +80,8 @@ def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) 
     fused = _fuse(model, card, options)
     plain = TorchRuntime(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
-    arithmetic = str(plain.dtype).removeprefix("torch.")
     return Predictor(
-        weights.name, weights.digest, card, runtime, str(plain.device), fused, arithmetic
+        weights.name, weights.digest, card, runtime, str(plain.device), fused, plain.arithmetic
     )
 
 

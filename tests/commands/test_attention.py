@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
+from lemevit_cli.commands.console import Console
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.tasks import load_network
@@ -105,6 +106,32 @@ def test_blocks_and_the_choice_of_tokens_change_no_pixel(large_scene, weights):
     assert json.loads(report.stdout)["bands"] == ["meta token 3", "meta token 0"]
     with rasterio.open("all.tif") as all_tokens, rasterio.open("some.tif") as some:
         np.testing.assert_array_equal(all_tokens.read([4, 1]), some.read())
+
+
+@pytest.mark.parametrize(
+    ("further", "told"),
+    [
+        (["--stage", 2], "head was attention of stage 1, block 1, is attention of stage 2, block"),
+        (["--tokens", "0"], "answers was meta token 0, meta token 1,"),
+        (["--precision", "bf16"], "arithmetic was float32, is bfloat16"),
+    ],
+)
+def test_what_shows_something_else_does_not_go_on_behind_finished_blocks(
+    large_scene, weights, monkeypatch, further, told
+):
+    left = [9]
+
+    def advance(self, count=1, **figures):
+        left[0] -= count
+        if left[0] < 0:
+            raise KeyboardInterrupt
+
+    asked = [large_scene, "-w", weights, "-o", "a.tif", "--block-size", 64]
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "advance", advance)
+        assert invoke(*asked, "--precision", "fp32").exit_code == 130
+    run = invoke(*asked, "--precision", "fp32", *further)  # of an option given twice the last wins
+    assert run.exit_code == 1 and told in run.stderr
 
 
 def test_nothing_is_told_outside_a_mask(large_scene, weights, tmp_path):

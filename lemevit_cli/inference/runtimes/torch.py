@@ -49,6 +49,11 @@ class TorchRuntime:
         self._decode = decode
         self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
 
+    @property
+    def arithmetic(self) -> str:
+        """Name what the model computes in."""
+        return str(self.dtype).removeprefix("torch.")
+
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[Any]) -> Tensor:
         batch = torch.from_numpy(as_torch_dtype(pixels)).to(self.device, non_blocking=True)
