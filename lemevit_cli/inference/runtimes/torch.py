@@ -45,7 +45,7 @@ class TorchRuntime:
     ) -> None:
         use_threads(options.threads)
         self.device = choose_device(options.device)
-        self.dtype = choose_dtype(options.precision, self.device)
+        self.dtype = choose_dtype(options.precision, self.device, for_inference=True)
         self._decode = decode
         self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
 
