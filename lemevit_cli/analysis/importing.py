@@ -7,8 +7,9 @@ from typing import Any
 
 from lemevit_cli.atomic import check_replaceable
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.lemevit import VARIANTS, LeMeViT
+from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card, load_checkpoint, save_weights
 
 

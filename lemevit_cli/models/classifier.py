@@ -22,7 +22,7 @@ from lemevit_cli.models.backbone import (
     check_backbone,
     load_timm,
 )
-from lemevit_cli.models.lemevit import VARIANTS
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card
 
 HEAD = "linear"

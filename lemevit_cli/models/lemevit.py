@@ -533,12 +533,3 @@ def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
-
-
-# --- Variants -----------------------------------------------------------------------------------
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "lemevit_tiny": {"embed_dims": (64, 64, 128, 192, 320), "depths": (1, 2, 2, 8, 2)},
-    "lemevit_small": {"embed_dims": (96, 96, 192, 320, 384), "depths": (1, 2, 2, 6, 2)},
-    "lemevit_base": {"embed_dims": (96, 96, 192, 384, 512), "depths": (2, 4, 4, 18, 4)},
-}

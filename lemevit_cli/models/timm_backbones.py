@@ -7,7 +7,8 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from lemevit_cli.models.lemevit import VARIANTS, LeMeViT
+from lemevit_cli.models.lemevit import LeMeViT
+from lemevit_cli.models.variants import VARIANTS
 
 
 def _cfg() -> dict[str, Any]:
