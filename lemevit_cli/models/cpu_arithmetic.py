@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,23 +50,23 @@ def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def _known_speedup(file: Path) -> float:
     """Return what was measured here before, or measure and keep it."""
-    key = _machine()
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+    key, kept = _machine(), _read(file)
+    if isinstance(kept.get(key), float):
         return float(kept[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        kept = {}
     speedup = measure_speedup()
-    _keep(file, key, speedup)
+    _write(file, kept | {key: speedup})
     return speedup
 
 
-def _keep(file: Path, key: str, speedup: float) -> None:
+def _read(file: Path) -> dict[str, Any]:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        kept = {}
-    kept = (kept if isinstance(kept, dict) else {}) | {key: round(speedup, 3)}
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _write(file: Path, kept: dict[str, Any]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as temporary:
