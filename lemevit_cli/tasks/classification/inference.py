@@ -203,6 +203,7 @@ class Windows:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,
@@ -285,6 +286,7 @@ class Pictures:
             "class": best,
             "score": score,
             "scores": scores,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "line": f"{target}\t{best}\t{score:.4f}",
         }
