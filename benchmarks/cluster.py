@@ -130,8 +130,8 @@ class Idle:
         return {"seconds": (time.perf_counter() - start) / count}
 
 
-def load() -> Predictor:
-    return Predictor("none", "0" * 16, CARD, lambda pixels: pixels, "cpu")
+def load(threads: int = 1) -> Predictor:
+    return Predictor("none", "0" * 16, CARD, lambda pixels: pixels, "cpu", threads=threads)
 
 
 def seconds_of_sending(folder: Path, scene: str) -> float:

@@ -20,7 +20,6 @@ from typing import Any
 
 import filelock
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
@@ -292,10 +291,10 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
         "head": predictor.card.head,
         "answers": ", ".join(predictor.card.class_names),
         "lemevit": __version__,
-        "torch": torch.__version__,
+        "runtime": predictor.version,
         "device": predictor.device,
         "arithmetic": predictor.arithmetic,
-        "threads": str(torch.get_num_threads()),
+        "threads": str(predictor.threads),
         "blocks": f"{len(plan.blocks)} ({hashlib.sha256(blocks).hexdigest()[:8]})",
         **{
             name: repr(value)

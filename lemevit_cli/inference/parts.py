@@ -34,13 +34,13 @@ class Order:
     """One scene and its result, and all that a process needs to begin with it.
 
     Args:
-        load: loads the weights.
+        load: loads the weights; on another machine with ``threads=``, those of this one.
     """
 
     task: SceneTask
     scene: str
     target: str
-    load: Callable[[], Predictor]
+    load: Callable[..., Predictor]
 
 
 @contextmanager

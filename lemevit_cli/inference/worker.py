@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickle
 import platform
 import tempfile
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.journal import Fingerprint, Journal, fingerprint_of
 from lemevit_cli.inference.parts import Order
 from lemevit_cli.inference.run import Account, BlockInference, inference_over
-from lemevit_cli.models.device import use_threads
 from lemevit_cli.progress import Silent
 
 UNKNOWN = "unknown run"
@@ -40,7 +39,9 @@ class Recipe:
     folder: str
 
 
-_at_work = threading.Lock()  # a block at a time: cores and memory are shared out by processes
+# All work of a process is done in one thread: a block at a time, for cores and memory are shared
+# out by processes, and where the runtime has set how many threads it computes with.
+_thread = ThreadPoolExecutor(1, thread_name_prefix="lemevit")
 _open: dict[str, tuple[ExitStack, Recipe, BlockInference]] = {}
 
 
@@ -57,23 +58,24 @@ def infer_block(key: str, content: bytes | None, number: int, block: Window) -> 
     Raises:
         LemevitError: if the block cannot be done, or would be done otherwise than by the client.
     """
-    with _at_work:
-        if key not in _open:
-            if content is None:
-                return UNKNOWN
-            while len(_open) >= _RUNS:
-                _close(next(iter(_open)))
-            _open[key] = _prepare(pickle.loads(content))
-        _, recipe, run = _open[key]
-        with _within(recipe.folder):
-            use_threads(int(recipe.fingerprint["threads"]))  # of this thread of Dask
-            return _part_of(recipe, replace(run, account=Account()), number, block)
+    return _thread.submit(_infer_block, key, content, number, block).result()
 
 
 def forget(key: str) -> None:
     """Close the scene and the weights of a run that has ended."""
-    with _at_work:
-        _close(key)
+    _thread.submit(_close, key).result()
+
+
+def _infer_block(key: str, content: bytes | None, number: int, block: Window) -> bytes | str | None:
+    if key not in _open:
+        if content is None:
+            return UNKNOWN
+        while len(_open) >= _RUNS:
+            _close(next(iter(_open)))
+        _open[key] = _prepare(pickle.loads(content))
+    _, recipe, run = _open[key]
+    with _within(recipe.folder):
+        return _part_of(recipe, replace(run, account=Account()), number, block)
 
 
 def _close(key: str) -> None:
@@ -88,21 +90,24 @@ def _prepare(recipe: Recipe) -> tuple[ExitStack, Recipe, BlockInference]:
         LemevitError: if versions, arithmetic or pixels are not those of the client.
     """
     with ExitStack() as opened, _within(recipe.folder):
-        use_threads(int(recipe.fingerprint["threads"]))
-        run = opened.enter_context(_opened_run(recipe.order))
+        run = opened.enter_context(_opened_run(recipe.order, int(recipe.fingerprint["threads"])))
         settings, plan = recipe.order.task.settings, recipe.order.task.plan(run)
         _check_same(fingerprint_of(run, settings, plan), recipe.fingerprint)
         return opened.pop_all(), recipe, run
 
 
 @contextmanager
-def _opened_run(order: Order) -> Iterator[BlockInference]:
+def _opened_run(order: Order, threads: int) -> Iterator[BlockInference]:
     settings = order.task.settings
     skips = settings.recovery.on_error == "nodata"
     with (
         order.task.open(order.scene) as source,
         inference_over(
-            source, order.load(), settings.tiling, Silent(), skips_unreadable=skips
+            source,
+            order.load(threads=threads),
+            settings.tiling,
+            Silent(),
+            skips_unreadable=skips,
         ) as run,
     ):
         yield run

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+import lemevit_cli.models.lemevit  # noqa: F401 - registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.lemevit import VARIANTS  # and registers lemevit_* with timm
-from lemevit_cli.settings import FusedShare
+from lemevit_cli.models.variants import VARIANTS
 
 STRIDE = 32  # of the coarsest features
 
@@ -57,27 +57,6 @@ def check_reduction(backbone: str, backbone_args: Mapping[str, Any]) -> None:
         raise WeightsError(
             f"--merge-tokens: the backbone is {backbone}; {', '.join(VARIANTS)} learn to merge, "
             "with --task cls timm's vision transformers too"
-        )
-
-
-def check_fusion(backbone: str, backbone_args: Mapping[str, Any], share: FusedShare) -> None:
-    """Refuse to fuse what is no share of tokens, or in a backbone that has none to fuse.
-
-    Raises:
-        WeightsError: with the value, or the backbone.
-    """
-    if share != "auto" and not 0 <= share < 1:
-        raise WeightsError(f"--fuse-tokens {share:g}: use auto, or a share from 0 to below 1")
-    if share != 0 and backbone not in VARIANTS:
-        raise WeightsError(
-            f"--fuse-tokens {share}: the backbone is {backbone}; tokens are fused in "
-            f"{', '.join(VARIANTS)} by a share; with --task cls, in timm's vision transformers "
-            "by r=16 or the like"
-        )
-    if share != 0 and backbone_args.get("merge_tokens"):
-        raise WeightsError(
-            f"--fuse-tokens {share}: the backbone merges tokens by a mask that it learns "
-            "(--merge-tokens); it fuses none beside"
         )
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.backbone import STRIDE, PixelFront, any_size, check_backbone
-from lemevit_cli.models.lemevit import VARIANTS
 from lemevit_cli.models.token_fusion import apply_mctf, parse_fusion
 from lemevit_cli.models.token_merging import merge_share
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card
 
 HEAD = "linear"

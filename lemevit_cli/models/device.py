@@ -59,11 +59,6 @@ def is_recording() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def default_batch_size(device: str) -> int:
-    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory."""
-    return 2 if device == "cpu" else 16
-
-
 def use_threads(threads: int | None) -> None:
     """Let torch use as many CPU threads as asked for; None leaves all of them."""
     if threads is not None:

@@ -46,6 +46,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from lemevit_cli.models.variants import VARIANTS
+
 STAGE_KINDS = "CDDSS"
 MLP_RATIO = 4
 # Stages 1 and 2 divide by ln(N): at or below this side the map of stage 2 is one pixel.
@@ -494,12 +496,6 @@ def _init_weights(module: nn.Module) -> None:
 
 
 # --- Variants -----------------------------------------------------------------------------------
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "lemevit_tiny": {"embed_dims": (64, 64, 128, 192, 320), "depths": (1, 2, 2, 8, 2)},
-    "lemevit_small": {"embed_dims": (96, 96, 192, 320, 384), "depths": (1, 2, 2, 6, 2)},
-    "lemevit_base": {"embed_dims": (96, 96, 192, 384, 512), "depths": (2, 4, 4, 18, 4)},
-}
 
 
 def _cfg() -> dict[str, Any]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
-from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
+from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import (
     Card,
     Weights,

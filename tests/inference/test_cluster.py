@@ -163,7 +163,11 @@ def test_a_process_that_is_killed_costs_its_blocks_alone(copy, tmp_path):
 def test_a_block_that_ends_three_processes_is_named(copy, tmp_path, on_error):
     progress, poisoned = Collector(), 6
     run = partial(
-        copy, to={"workers": 2}, on_error=on_error, poisoned=(poisoned,), progress=progress
+        copy,
+        to={"workers": 2 if on_error == "fail" else 1},
+        on_error=on_error,
+        poisoned=(poisoned,),
+        progress=progress,
     )
     told = "the block of 16 x 16 from column 32, row 16 has ended 3 workers"
     if on_error == "fail":
@@ -239,13 +243,13 @@ def recipe(copy, tmp_path):
     settings = InferenceSettings(runtime=RUNTIME)
     task = Copying(copy.attempts, settings, Silent())
     order = Order(task, str(tmp_path / "scene.tif"), str(tmp_path / "out.npy"), load)
-    return Recipe(order, {"threads": "1", "torch": "0.0"}, Journal(tmp_path, "out", 12), "/")
+    return Recipe(order, {"threads": "1", "lemevit": "0.0"}, Journal(tmp_path, "out", 12), "/")
 
 
 def test_a_worker_that_would_answer_otherwise_is_refused(recipe):
     block = Window(col_off=0, row_off=0, width=16, height=16)
     assert infer_block("a key", None, 0, block) == UNKNOWN
-    with pytest.raises(LemevitError, match=r"would answer otherwise: torch is .* there, 0\.0 here"):
+    with pytest.raises(LemevitError, match=r"otherwise: lemevit is .* there, 0\.0 here"):
         infer_block("a key", pickle.dumps(recipe), 0, block)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.cost import cost_of, count
-from lemevit_cli.models.lemevit import VARIANTS
+from lemevit_cli.models.variants import VARIANTS
 
 M = 16
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from lemevit_cli.models.lemevit import VARIANTS, LeMeViT
+from lemevit_cli.models.lemevit import LeMeViT
+from lemevit_cli.models.variants import VARIANTS
 
 
 @pytest.fixture

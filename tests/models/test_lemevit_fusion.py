@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.lemevit_fusion import FuseAlike, FuseShare, fuse_tokens
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
+from lemevit_cli.models.variants import check_fusion
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "tomesd_fuse.safetensors"
 REDUCTIONS = [FuseShare(0.25), FuseShare(0.5), FuseShare(0.9), FuseAlike(0.3), FuseAlike(0.99)]

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from lemevit_cli.models import lemevit_inference
-from lemevit_cli.models.lemevit import VARIANTS, Block, LeMeViT
+from lemevit_cli.models.lemevit import Block, LeMeViT
 from lemevit_cli.models.lemevit_inference import FoldedBlock, optimise_for_inference
+from lemevit_cli.models.variants import VARIANTS
 
 
 @pytest.fixture(params=["fused", "step by step"])

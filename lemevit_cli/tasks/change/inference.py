@@ -320,8 +320,8 @@ def decide_classes(rows: Rows, threshold: float) -> tuple[NDArray[np.uint8], NDA
 
     What has changed is of the best class that is not the first.
     """
-    scores: NDArray[np.float32] = 1 - rows.scores[UNCHANGED_ID].numpy()
-    ids = best_classes(rows.scores[UNCHANGED_ID + 1 :]).numpy() + np.uint8(UNCHANGED_ID + 1)
+    scores: NDArray[np.float32] = 1 - rows.scores[UNCHANGED_ID]
+    ids = best_classes(rows.scores[UNCHANGED_ID + 1 :]) + np.uint8(UNCHANGED_ID + 1)
     ids[scores <= threshold] = UNCHANGED_ID
     ids[~rows.valid] = NODATA_CLASS
     return ids, scores

@@ -174,7 +174,7 @@ class Windows:
         shape = (run.num_classes, block.height, block.width)
         scores = np.full(shape, np.nan, dtype=np.float32)
         for batch, answers in run.batches(places):
-            shares = zip(batch.windows, answers.numpy(), batch.valid, strict=False)
+            shares = zip(batch.windows, answers, batch.valid, strict=False)
             for window, share, valid in shares:
                 for col, row in places[window]:
                     core = cells.core(col, row).relative_to(window)
@@ -309,7 +309,7 @@ def classify_whole(run: BlockInference) -> NDArray[np.float32] | None:
     # By itself: a batch that is filled with zeros would cost as much as a full one.
     alone = replace(run, source=replace(run.source, view=view), batch_size=1)
     for _, answers in alone.batches([middle]):
-        scores: NDArray[np.float32] = answers[0, :, 0, 0].numpy()
+        scores: NDArray[np.float32] = answers[0, :, 0, 0]
         return scores
     return None
 

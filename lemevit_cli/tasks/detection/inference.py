@@ -193,7 +193,7 @@ def boxes_in_windows(
     parts = []
     for batch, answers in run.batches(windows):
         with run.account.time("boxes"):
-            found = answers.double().numpy()
+            found = answers.astype(np.float64)
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
                 asked = (rows[:, 5] >= min_score) & np.isin(rows[:, 6], wanted)
                 parts.append(boxes_in_window(rows[asked], window, valid, run.grid))
