@@ -13,13 +13,13 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import dask.config
-from distributed import Client, KilledWorker, LocalCluster, fire_and_forget
+from distributed import CancelledError, Client, KilledWorker, LocalCluster, fire_and_forget
 from distributed.scheduler import NoValidWorkerError
 
 from lemevit_cli.errors import LemevitError, SceneError
@@ -38,7 +38,9 @@ _TICK_S = 0.05
 _LOOK_S = 1.0  # between two looks at the workers
 _ANSWER_S = 5.0  # for the answer to a question
 _PATIENCE_S = 60.0  # with a scheduler that is silent, a worker that pauses, a disk that is late
+_TRANSFER_S = 1000.0  # for a part that is sent
 _START_S = 300.0  # for processes of this machine to begin
+_WITHOUT_WORKER = (KilledWorker, NoValidWorkerError)  # Dask has given a block up
 
 
 def recipe_of(order: Order, fingerprint: Fingerprint, journal: Journal) -> Recipe:
@@ -65,19 +67,18 @@ def connect(options: ClusterOptions, journal: Journal, progress: Progress) -> It
         opened.enter_context(_silence())
         address: Any = options.scheduler
         if address is None:
-            address = opened.enter_context(
-                LocalCluster(
-                    n_workers=0,
-                    protocol="tcp://",
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=False,
-                )
-            ).scheduler_address
-        try:
-            client = opened.enter_context(
-                Client(address, timeout=2 * _ANSWER_S, set_as_default=False)
+            scheduler = LocalCluster(
+                n_workers=0,
+                protocol="tcp://",
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=False,
             )
+            opened.callback(_close, scheduler)
+            address = scheduler.scheduler_address
+        try:
+            client = Client(address, timeout=2 * _ANSWER_S, set_as_default=False)
+            opened.callback(_close, client)
         except (OSError, ValueError) as error:
             raise LemevitError(
                 f"--scheduler {options.scheduler}: nobody answers there; start one by "
@@ -85,8 +86,15 @@ def connect(options: ClusterOptions, journal: Journal, progress: Progress) -> It
             ) from error
         own = None
         if options.workers is not None:
-            own = opened.enter_context(local_workers(address, options.workers))
+            count = min(options.workers, journal.num_blocks)
+            own = opened.enter_context(local_workers(address, count))
         yield Cluster(client, own, journal, progress)
+
+
+def _close(connection: Client | LocalCluster) -> None:
+    """Close a connection; one that does not answer is left to the end of the process."""
+    with suppress(OSError):
+        connection.close(timeout=_ANSWER_S)
 
 
 @contextmanager
@@ -229,16 +237,21 @@ class Spread:
 
     def parts(self) -> Iterator[Part]:
         """Yield the parts in the order of their blocks: sums do not depend on who came first."""
-        for number in range(len(self._blocks)):
-            with self._run.account.time("workers"):
-                self._step()  # whoever is free gets work before this process joins a part
-                while number not in self._done:
-                    time.sleep(_TICK_S)
-                    self._run.progress.advance(0)
-                    self._step()
-            self._journal.retell(number, self._run)
-            yield self._journal.pieces(number)
-        self._say_farewell()
+        try:
+            for number in range(len(self._blocks)):
+                with self._run.account.time("workers"):
+                    self._wait_for(number)
+                self._journal.retell(number, self._run)
+                yield self._journal.pieces(number)
+        finally:
+            self._release_workers()
+
+    def _wait_for(self, number: int) -> None:
+        self._step()  # whoever is free gets work before this process joins a part
+        while number not in self._done:
+            time.sleep(_TICK_S)
+            self._run.progress.advance(0)
+            self._step()
 
     def _step(self) -> None:
         for future in [future for future in self._flying if future.done()]:
@@ -304,7 +317,7 @@ class Spread:
         """
         if future.status == "error":
             error = future.exception(timeout=_ANSWER_S)
-            if not isinstance(error, KilledWorker | NoValidWorkerError):
+            if not isinstance(error, _WITHOUT_WORKER):
                 raise error
             self._lose(flight.number)
             return
@@ -326,20 +339,19 @@ class Spread:
     def _fetch(self, future: Any, flight: Flight) -> tuple[bool, Any]:
         """Return whether the part has come, and its bytes if it was sent."""
         patience = _ANSWER_S
-        while True:
+        while patience < _TRANSFER_S:
             try:
                 content = future.result(timeout=patience)
-                break
-            except TimeoutError:
+            except (OSError, CancelledError, *_WITHOUT_WORKER):  # among them: not in time
                 self._run.progress.advance(0)
                 if flight.worker not in self._cluster.workers():
-                    return False, None
+                    break
                 patience *= 2  # a large part on a slow line
-        if content is None:
-            return self._wait_for_file(flight.number), None
-        return True, content
+            else:
+                return content is not None or self._has_come(flight.number), content
+        return False, None
 
-    def _wait_for_file(self, number: int) -> bool:
+    def _has_come(self, number: int) -> bool:
         """Wait until a part that a worker has written is seen; return False if it is not."""
         begun = time.monotonic()
         while not self._journal.has_come(number):
@@ -386,9 +398,12 @@ class Spread:
         )
         return run, self._recipe.order.task.infer(run, self._blocks[number])
 
-    def _say_farewell(self) -> None:
-        """Have workers of others close what is open."""
-        if self._cluster.own is None:
+    def _release_workers(self) -> None:
+        """End processes of this machine; have those of others close what is open."""
+        self._flying.clear()
+        if self._cluster.own:
+            self._cluster.own.stop()
+        elif self._cluster.client.status == "running":
             for worker in self._informed & self._workers:
                 fire_and_forget(
                     self._cluster.client.submit(forget, self._key, workers=[worker], pure=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -109,8 +109,11 @@ def _spread_parts(
         raise LemevitError("--workers, --scheduler: a scene on stdin is this process's alone")
     cluster = _import_cluster()
     recipe = cluster.recipe_of(order, prints, journal)
-    with cluster.connect(order.task.settings.cluster, journal, order.task.progress) as connected:
-        yield cluster.Spread(connected, recipe, plan, run).parts()
+    with (
+        cluster.connect(order.task.settings.cluster, journal, order.task.progress) as connected,
+        closing(cluster.Spread(connected, recipe, plan, run).parts()) as parts,
+    ):
+        yield parts
 
 
 def _import_cluster() -> Any:

@@ -1,6 +1,7 @@
 import os
 import pickle
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_parts_come_in_the_order_of_blocks_and_none_is_done_twice(copy, cluster,
     corners = [(window.row_off, window.col_off) for window in record["order"]]
     assert corners == sorted(corners) and record["windows"] == NUM_BLOCKS
     assert sorted(attempts_of(copy.attempts)[0]) == list(range(NUM_BLOCKS))
+
+
+def test_a_worker_closes_the_scene_when_the_run_ends(copy, cluster, tmp_path, count_handles):
+    scene = tmp_path / "scene.tif"
+    seen = []
+    copy(to=at(cluster), progress=Watching(lambda: seen.append(count_handles(scene))))
+    with pytest.raises(KeyboardInterrupt):
+        copy(to=at(cluster), progress=Interrupting(5), restart=True)
+    while count_handles(scene):  # the limit of every test ends this
+        time.sleep(0.05)
+    assert max(seen) > 0
 
 
 def test_workers_have_two_blocks_at_most(copy, cluster, tmp_path):
