@@ -289,6 +289,7 @@ class Spread:
             return self._returned.popleft()
         for number in self._numbers:
             if not self._journal.has(number):
+                self._journal.drop(number)  # what is there from now on is whole
                 return number
             self._run.account.blocks_kept += 1
             self._done.add(number)
@@ -324,6 +325,9 @@ class Spread:
         if future.status != "finished":
             self._cluster.workers()  # raises if the scheduler is gone; else Dask has let go of it
             self._lose(flight.number)
+            return
+        if self._journal.has_come(flight.number):
+            self._finish(flight.number)
             return
         has_come, content = self._fetch(future, flight)
         if content == UNKNOWN:

@@ -191,6 +191,11 @@ class Journal:
         except (OSError, zipfile.BadZipFile, EOFError):
             return False
 
+    def drop(self, number: int) -> None:
+        """Remove what there is of a part."""
+        with self.failures():
+            self._path(number).unlink(missing_ok=True)
+
     def keep(self, number: int, run: BlockInference, part: Part) -> None:
         """Write the pieces of a part as they come."""
         with self.failures(), written_whole(self._path(number)) as path:

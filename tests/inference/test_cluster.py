@@ -26,7 +26,7 @@ from lemevit_cli.settings import ClusterOptions, InferenceSettings, Recovery, Ru
 
 NUM_BLOCKS = 12
 RUNTIME = RuntimeOptions(device="cpu", threads=1)
-WITHIN_S = 60  # a test that takes longer waits for what does not come
+WITHIN_S = 90  # a test that takes longer waits for what does not come
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +142,9 @@ def test_workers_that_do_not_see_the_folder_send_their_parts(copy, cluster, tmp_
 def test_what_an_earlier_run_has_kept_is_not_asked_of_workers(copy, cluster, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         copy(progress=Interrupting(5))
-    num_kept = len(kept(tmp_path))
+    *whole, spoiled = kept(tmp_path)
+    spoiled.write_bytes(spoiled.read_bytes()[:-40])
+    num_kept = len(whole)
     for path in copy.attempts.iterdir():
         path.unlink()
     record = copy(to=at(cluster))
