@@ -34,7 +34,8 @@ class Order:
     """One scene and its result, and all that a process needs to begin with it.
 
     Args:
-        load: loads the weights; on another machine with ``threads=``, those of this one.
+        load: loads the weights; another process names what this one has decided, see
+            :func:`load_predictor`.
     """
 
     task: SceneTask

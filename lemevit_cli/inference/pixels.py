@@ -59,6 +59,7 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
         "stretch": source.stretch.describe() if source.stretch else "none",
         "model_grid": f"{run.view.width} x {run.view.height}",
         "symmetries": "8" if settings.runtime.tta else "1",
+        "arithmetic": run.predictor.arithmetic,
     }
     if run.predictor.fuse_tokens != "0":
         tags["fuse_tokens"] = run.predictor.fuse_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
@@ -75,20 +75,18 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
 
 
 def load_predictor(
-    weights: Weights, network: Network, options: RuntimeOptions, *, threads: int | None = None
+    weights: Weights, network: Network, options: RuntimeOptions, **decided: Any
 ) -> Predictor:
     """Load weights onto a device.
 
     Args:
-        threads: of the processor, in place of those of the options.
+        decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
         WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
         DeviceError: if the machine lacks the device.
     """
-    card = weights.card
-    if threads is not None:
-        options = replace(options, threads=threads)
+    card, options = weights.card, replace(options, **decided)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     model = load_model(weights, network)
     fused = _fuse(model, card, options)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.window import Window
@@ -19,6 +20,7 @@ from lemevit_cli.inference.run import Account, BlockInference, inference_over
 from lemevit_cli.progress import Silent
 
 UNKNOWN = "unknown run"
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _RUNS = 2  # that are open in a process: several commands may share a cluster
 
 
@@ -90,27 +92,37 @@ def _prepare(recipe: Recipe) -> tuple[ExitStack, Recipe, BlockInference]:
         LemevitError: if versions, arithmetic or pixels are not those of the client.
     """
     with ExitStack() as opened, _within(recipe.folder):
-        run = opened.enter_context(_opened_run(recipe.order, int(recipe.fingerprint["threads"])))
+        decided = _decided_by(recipe.fingerprint)
+        run = opened.enter_context(_opened_run(recipe.order, decided))
         settings, plan = recipe.order.task.settings, recipe.order.task.plan(run)
         _check_same(fingerprint_of(run, settings, plan), recipe.fingerprint)
         return opened.pop_all(), recipe, run
 
 
 @contextmanager
-def _opened_run(order: Order, threads: int) -> Iterator[BlockInference]:
+def _opened_run(order: Order, decided: Mapping[str, Any]) -> Iterator[BlockInference]:
     settings = order.task.settings
     skips = settings.recovery.on_error == "nodata"
     with (
         order.task.open(order.scene) as source,
         inference_over(
             source,
-            order.load(threads=threads),
+            order.load(**decided),
             settings.tiling,
             Silent(),
             skips_unreadable=skips,
         ) as run,
     ):
         yield run
+
+
+def _decided_by(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return the options of a runtime that the client has chosen by its own machine."""
+    return {
+        "threads": int(fingerprint["threads"]),
+        "device": fingerprint["device"],
+        "precision": _PRECISIONS.get(fingerprint["arithmetic"], "auto"),
+    }
 
 
 def _check_same(found: Fingerprint, expected: Fingerprint) -> None:
@@ -120,7 +132,7 @@ def _check_same(found: Fingerprint, expected: Fingerprint) -> None:
             raise LemevitError(
                 f"the worker on {platform.node()} would answer otherwise: {name} is "
                 f"{found.get(name, 'none')} there, {value} here; use the same environment and "
-                "machines, or say by --device and --precision what all of them have"
+                "machines, or name by --device what all of them have"
             )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
@@ -155,6 +154,8 @@ def vector_refusals(blame: str) -> Iterator[None]:
 
 
 def _write(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str) -> None:
+    import pyogrio  # and with it geopandas: only where a layer is written
+
     if driver == "ESRI Shapefile":
         _check_shapefile_size(layer)
     with warnings.catch_warnings():
@@ -193,6 +194,8 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
     Raises:
         OSError: if the end is missing.
     """
+    import pyogrio
+
     num_polygons = len(layer.polygons)
     if driver == "GeoJSON":
         with path.open("rb") as file:

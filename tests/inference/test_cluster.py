@@ -257,7 +257,12 @@ def recipe(copy, tmp_path):
     settings = InferenceSettings(runtime=RUNTIME)
     task = Copying(copy.attempts, settings, Silent())
     order = Order(task, str(tmp_path / "scene.tif"), str(tmp_path / "out.npy"), load)
-    return Recipe(order, {"threads": "1", "lemevit": "0.0"}, Journal(tmp_path, "out", 12), "/")
+    return Recipe(
+        order,
+        {"threads": "1", "device": "cpu", "arithmetic": "float32", "lemevit": "0.0"},
+        Journal(tmp_path, "out", 12),
+        "/",
+    )
 
 
 def test_a_worker_that_would_answer_otherwise_is_refused(recipe):

@@ -180,6 +180,7 @@ class Change:
             "after": {"path": pair.after.name, "date": date_of(pair.after)},
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,

@@ -205,6 +205,7 @@ class Windows:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,
@@ -287,6 +288,7 @@ class Pictures:
             "class": best,
             "score": score,
             "scores": scores,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "line": f"{target}\t{best}\t{score:.4f}",
         }

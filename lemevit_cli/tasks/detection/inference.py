@@ -149,6 +149,7 @@ class Detection:
             "scene": scene.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": run.source.area.width,
             "height": run.source.area.height,

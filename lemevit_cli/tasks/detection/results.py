@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
 import pyproj
 import shapely
@@ -176,6 +175,8 @@ def _precise(options: OutputOptions, writer: Writer) -> OutputOptions:
 def _write_parquet(
     path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
 ) -> None:
+    import geopandas  # noqa: PLC0415  GDAL writes all others
+
     layer = layer_of(detections)
     table = geopandas.GeoDataFrame(layer.fields, geometry=layer.polygons, crs=layer.crs_wkt)
     with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
