@@ -34,8 +34,7 @@ class Order:
     """One scene and its result, and all that a process needs to begin with it.
 
     Args:
-        load: loads the weights; another process names what this one has decided, see
-            :func:`load_predictor`.
+        load: loads the weights. Another process names the options that this one has decided.
     """
 
     task: SceneTask
