@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from lemevit_cli.raster.gdal import plain_tiles, quiet_without_georeference
 NOTHING = 0  # value of pixels that belong to no region
 _ROWS_AT_ONCE = 256
 _SUMS_AT_ONCE = 8_000_000  # 64 MB, held twice: fewer rows of a wide raster
-_AT_ONCE = 50_000  # polygons whose corners are sorted at once
+_CORNERS_AT_ONCE = 1_000_000  # of polygons that are in memory as such
 # GEOS leaves out corners whose triangle with their neighbours is smaller than the square of its
 # tolerance. Half a pixel is to smooth steps of one pixel, whose triangles are half a pixel large.
 _STEP = 1.5
@@ -37,13 +36,60 @@ _HAS_COVERAGES = hasattr(shapely, "coverage_simplify") and shapely.geos_version 
 class Regions:
     """The 4-connected regions of a raster, in the order of their first pixels, row by row.
 
+    They are kept as corners alone: a polygon of shapely takes several times their memory.
+
     Args:
-        polygons: ``(N,)`` shapely polygons in pixels, holes kept.
+        corners: ``(C, 2)`` in pixels, ring after ring, each closed.
+        ring_ends: ``(R + 1,)``, where the corners of each ring end; the first is 0.
+        polygon_ends: ``(N + 1,)``, where the rings of each region end, the exterior its first;
+            the first is 0.
         values: ``(N,)`` int32, what the pixels of each hold.
     """
 
-    polygons: NDArray[Any]
+    corners: NDArray[Any]
+    ring_ends: NDArray[np.int64]
+    polygon_ends: NDArray[np.int64]
     values: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def corner_ends(self) -> NDArray[np.int64]:
+        """Return where the corners of each region end, ``(N + 1,)``."""
+        return self.ring_ends[self.polygon_ends]
+
+    @property
+    def polygons(self) -> NDArray[Any]:
+        """Return them as shapely polygons ``(N,)`` in pixels, holes kept."""
+        ends = (self.ring_ends, self.polygon_ends)
+        corners = self.corners.astype(np.float64)
+        return shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, ends)
+
+    def take(self, indices: NDArray[np.intp]) -> Regions:
+        """Return some of them, in the order of the indices."""
+        rings, polygon_ends = _take_groups(self.polygon_ends, indices)
+        corners, ring_ends = _take_groups(self.ring_ends, rings)
+        return Regions(self.corners[corners], ring_ends, polygon_ends, self.values[indices])
+
+    def parts(self) -> Iterator[Regions]:
+        """Yield them in their order, so many at a time as may be polygons in memory; once at least.
+
+        A part of a single region may be of any size.
+        """
+        ends, first = self.corner_ends, 0
+        while True:
+            stop = int(np.searchsorted(ends, ends[first] + _CORNERS_AT_ONCE, side="right")) - 1
+            stop = min(max(stop, first + 1), len(self))
+            yield self.take(np.arange(first, stop))
+            if stop == len(self):
+                return
+            first = stop
+
+
+NO_REGIONS = Regions(
+    np.empty((0, 2), np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64), np.empty(0, np.int32)
+)
 
 
 def create_draft(path: Path, *, width: int, height: int, dtype: str = "uint8") -> DatasetWriter:
@@ -71,68 +117,105 @@ def outline_regions(path: Path) -> Regions:
     GDAL reads the file by rows and the corners gather in flat arrays: memory grows with the
     polygons, not with the pixels.
     """
-    corners = array("d")
-    ring_ends, polygon_ends, values = array("q", [0]), array("q", [0]), array("i")
+    corners, values = array("i"), array("i")  # corners of pixels are whole numbers
+    ring_ends, polygon_ends = array("q", [0]), array("q", [0])
     with quiet_without_georeference(), rasterio.open(path) as dataset:
         band = rasterio.band(dataset, 1)
         # The band is its own mask: nothing costs no polygon.
         for polygon, value in shapes(band, mask=band, connectivity=4):
             for ring in polygon["coordinates"]:
-                corners.extend(chain.from_iterable(ring))
+                corners.frombytes(np.array(ring, np.int32).tobytes())
                 ring_ends.append(len(corners) // 2)
             polygon_ends.append(len(ring_ends) - 1)
             values.append(int(value))
-    polygons = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON,
-        np.asarray(corners, np.float64).reshape(-1, 2),
-        (np.asarray(ring_ends, np.int64), np.asarray(polygon_ends, np.int64)),
+    regions = Regions(
+        np.frombuffer(corners, np.int32).reshape(-1, 2),
+        np.frombuffer(ring_ends, np.int64),
+        np.frombuffer(polygon_ends, np.int64),
+        np.frombuffer(values, np.int32),
     )
-    parts = np.array_split(polygons, 1 + len(polygons) // _AT_ONCE)
-    order = np.lexsort(np.concatenate([_first_pixels(part) for part in parts]).T)
-    return Regions(polygons[order], np.asarray(values, np.int32)[order])
+    return regions.take(np.lexsort(_first_pixels(regions).T))
 
 
-def _first_pixels(polygons: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the leftmost pixel of the top row of each polygon: ``(N, 2)`` column, row."""
-    if len(polygons) == 0:
-        return np.empty((0, 2))
-    rings = shapely.get_exterior_ring(polygons)
-    xy, owner = shapely.get_coordinates(rings, return_index=True)
-    order = np.lexsort((xy[:, 0], xy[:, 1], owner))
-    first = np.searchsorted(owner[order], np.arange(len(polygons)))
-    pixels: NDArray[np.float64] = xy[order][first]
-    return pixels
+def _first_pixels(regions: Regions) -> NDArray[np.int32]:
+    """Return the leftmost pixel of the top row of each region: ``(N, 2)`` column, row."""
+    first = np.empty((len(regions), 2), np.int32)
+    if len(regions) == 0:
+        return first
+    begins = regions.corner_ends[:-1]
+    col, row = regions.corners.T
+    # Holes lie below the top row and to the right of its first pixel: all corners may be asked.
+    first[:, 1] = np.minimum.reduceat(row, begins)
+    on_top = row == np.repeat(first[:, 1], np.diff(regions.corner_ends))
+    first[:, 0] = np.minimum.reduceat(np.where(on_top, col, np.iinfo(np.int32).max), begins)
+    return first
 
 
-def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Sum a raster of whole numbers over the pixels of each polygon, exactly.
+def _take_groups(
+    ends: NDArray[np.int64], groups: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return the members of some groups, and where each of these groups ends among them.
+
+    Args:
+        ends: ``(N + 1,)``, where the members of each of all groups end; the first is 0.
+    """
+    counts = np.diff(ends)[groups]
+    new_ends = np.concatenate([[0], np.cumsum(counts)])
+    # One after the other within a group, and a leap to the first of the next: no group is empty.
+    members = np.ones(new_ends[-1], np.int64)
+    firsts, lasts = ends[groups], ends[groups] + counts - 1
+    members[new_ends[:-1]] = firsts - np.concatenate([[0], lasts])[:-1]
+    return np.cumsum(members, out=members), new_ends
+
+
+def areas_of(regions: Regions) -> NDArray[np.int64]:
+    """Count the pixels of each region."""
+    col, row = regions.corners.astype(np.int64).T
+    # The shoelace formula along vertical edges: the area is that between them and column 0.
+    steps = np.diff(row, prepend=0) * col
+    steps[regions.ring_ends[:-1]] = 0
+    return _sums_of_regions(steps, regions)
+
+
+def sums_within(regions: Regions, path: Path) -> NDArray[np.int64]:
+    """Sum a raster of whole numbers over the pixels of each region, exactly.
 
     No pixel is given a label. Green's theorem on a grid: the sum within a ring is that of the
     running sums ``S`` (all pixels above and to the left of a corner) along its vertical edges,
     ``S(end) - S(start)``, down counted against up. So each strip of the raster answers for the
-    corners in it, and polygons may be as many and as large as they like.
+    corners in it, and regions may be as many and as large as they like.
 
     Args:
-        polygons: ``(N,)`` as :func:`outline_regions` gives them: corners are whole numbers, edges
-            vertical or horizontal.
         path: a raster of one band of unsigned integers, on the same grid.
     """
-    rings, ring_owner = shapely.get_rings(polygons, return_index=True)
-    xy, owner = shapely.get_coordinates(rings, return_index=True)
-    col, row = xy.astype(np.int64).T
+    col, row = regions.corners.T
     running = np.zeros(len(col), np.int64)
     order = np.argsort(row, kind="stable")
+    sorted_rows = row[order]
     for top, above in _running_sums(path):
         bottom = top + len(above)
-        here = order[slice(*np.searchsorted(row[order], (top, bottom)))]
+        here = order[slice(*np.searchsorted(sorted_rows, (top, bottom)))]
         running[here] = above[row[here] - top, col[here]]
-    is_vertical = (owner[1:] == owner[:-1]) & (col[1:] == col[:-1])
-    turned = np.zeros(len(rings), np.int64)
-    np.add.at(turned, owner[1:][is_vertical], np.diff(running)[is_vertical])
-    sums = np.zeros(len(polygons), np.int64)
-    # shapely gives each polygon's exterior first, then its holes; numbers are not negative.
-    is_exterior = np.diff(ring_owner, prepend=-1) != 0
-    np.add.at(sums, ring_owner, np.where(is_exterior, np.abs(turned), -np.abs(turned)))
+    steps = np.diff(running, prepend=0)
+    # Along rows nothing counts, nor from one ring to the next.
+    steps[1:][col[1:] != col[:-1]] = 0
+    steps[regions.ring_ends[:-1]] = 0
+    return _sums_of_regions(steps, regions)
+
+
+def _sums_of_regions(steps: NDArray[np.int64], regions: Regions) -> NDArray[np.int64]:
+    """Sum what stands at corners along each ring; exteriors count, and holes are taken away.
+
+    Rings may run either way round: what is summed is not negative.
+    """
+    if len(regions) == 0:
+        return np.zeros(0, np.int64)
+    of_rings = np.abs(np.add.reduceat(steps, regions.ring_ends[:-1]))
+    is_hole = np.ones(len(of_rings), bool)
+    is_hole[regions.polygon_ends[:-1]] = False
+    sums: NDArray[np.int64] = np.add.reduceat(
+        np.where(is_hole, -of_rings, of_rings), regions.polygon_ends[:-1]
+    )
     return sums
 
 
@@ -170,19 +253,37 @@ def simplify_polygons(
         tolerance: in the unit of ``sides``; 0 leaves every corner.
         sides: of a pixel, along rows and down columns.
     """
-    polygons = regions.polygons
-    if tolerance <= 0 or len(polygons) == 0:
-        return polygons
-    scaled = shapely.transform(polygons, lambda xy: xy * sides)
+    if tolerance <= 0 or len(regions) == 0:
+        return regions.polygons
     if len(np.unique(regions.values)) > 1 and _HAS_COVERAGES:
+        scaled = _scaled(regions.polygons, sides)
         drawn = shapely.coverage_simplify(scaled, _STEP * tolerance)
     else:
-        drawn = shapely.simplify(scaled, tolerance, preserve_topology=True)
-        is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(scaled)
-        while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
-            drawn[is_invalid], is_thinner[is_invalid] = scaled[is_invalid], False
-    # Corners are only left out: those that stay are whole numbers.
-    return shapely.transform(drawn, lambda xy: np.round(xy / sides))
+        drawn = _simplify_each(regions, tolerance, sides)
+    parts = np.array_split(np.arange(len(drawn)), 1 + len(regions.corners) // _CORNERS_AT_ONCE)
+    for part in parts:
+        # Corners are only left out: those that stay are whole numbers.
+        drawn[part] = shapely.transform(drawn[part], lambda xy: np.round(xy / sides))
+    return drawn
+
+
+def _simplify_each(regions: Regions, tolerance: float, sides: tuple[float, float]) -> NDArray[Any]:
+    """Simplify regions that touch at corners at most; in units of the sides."""
+    drawn = np.concatenate(
+        [
+            shapely.simplify(_scaled(part.polygons, sides), tolerance, preserve_topology=True)
+            for part in regions.parts()
+        ]
+    )
+    is_thinner = shapely.get_num_coordinates(drawn) < np.diff(regions.corner_ends)
+    while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
+        drawn[is_invalid] = _scaled(regions.take(np.flatnonzero(is_invalid)).polygons, sides)
+        is_thinner[is_invalid] = False
+    return drawn
+
+
+def _scaled(polygons: NDArray[Any], sides: tuple[float, float]) -> NDArray[Any]:
+    return shapely.transform(polygons, lambda xy: xy * sides)
 
 
 def _reaching_over(polygons: NDArray[Any]) -> NDArray[np.bool_]:

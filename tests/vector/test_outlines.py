@@ -7,6 +7,7 @@ from rasterio.windows import Window
 from lemevit_cli.vector import outlines
 from lemevit_cli.vector.outlines import (
     Regions,
+    areas_of,
     create_draft,
     outline_regions,
     simplify_polygons,
@@ -71,15 +72,30 @@ def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     regions = outline_regions(write(ids))
     labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
     expected = np.bincount(labels.ravel(), weights=scores.ravel())[1:]
-    sums = sums_within(regions.polygons, write(scores, "scores.tif"))
+    sums = sums_within(regions, write(scores, "scores.tif"))
     np.testing.assert_array_equal(sums, expected)
+    np.testing.assert_array_equal(areas_of(regions), np.bincount(labels.ravel())[1:])
 
 
 def test_nothing_has_no_outlines_and_no_sums(write):
     path = write(np.zeros((20, 30), np.uint8))
     regions = outline_regions(path)
-    assert len(regions.polygons) == len(regions.values) == 0
-    assert len(sums_within(regions.polygons, path)) == len(simplify_polygons(regions, 1.0)) == 0
+    assert len(regions) == len(regions.polygons) == len(areas_of(regions)) == 0
+    assert len(sums_within(regions, path)) == len(simplify_polygons(regions, 1.0)) == 0
+    assert [len(part) for part in regions.parts()] == [0]
+
+
+@pytest.mark.parametrize("values", [2, 4])
+def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values):
+    regions = outline_regions(write(blobs(5, values=values)))
+    whole = simplify_polygons(regions, 1.0)
+    monkeypatch.setattr(outlines, "_CORNERS_AT_ONCE", 40)
+    parts = list(regions.parts())
+    assert len(parts) > 5 and min(map(len, parts)) >= 1
+    polygons = np.concatenate([part.polygons for part in parts])
+    assert shapely.equals_exact(polygons, regions.polygons).all()
+    np.testing.assert_array_equal(np.concatenate([p.values for p in parts]), regions.values)
+    assert shapely.equals_exact(simplify_polygons(regions, 1.0), whole).all()
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 2.0, 6.0])
@@ -115,7 +131,8 @@ def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
 def test_a_tolerance_in_metres_knows_the_sides_of_a_pixel():
     # Steps of one row every four columns: half a metre high where a row is half a metre.
     steps = [(0, 0), *((4 * i + d, i) for i in range(10) for d in (0, 4)), (40, 20), (0, 20)]
-    regions = Regions(np.array([shapely.Polygon(steps)]), np.array([1], np.int32))
+    _, corners, ends = shapely.to_ragged_array([shapely.Polygon(steps)])
+    regions = Regions(corners, *ends, np.array([1], np.int32))
     corners = [
         shapely.get_num_coordinates(simplify_polygons(regions, 0.6, sides=sides))[0]
         for sides in ((1.0, 0.5), (1.0, 2.0))
