@@ -1,13 +1,13 @@
 """Regions of a raster as polygons: outlined once, simplified, summed over, in pixels.
 
 Pixels are ``x`` to the right and ``y`` down, the first one covers 0 to 1 of both. Everything here
-takes memory for the polygons and a few rows, whatever the size of the raster.
+takes memory for the polygons and some rows, whatever the size of the raster.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,26 @@ from typing import Any
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.raster.gdal import plain_tiles, quiet_without_georeference
+from lemevit_cli.raster.gdal import TILE_SIZE, plain_tiles, quiet_without_georeference
 
 NOTHING = 0  # value of pixels that belong to no region
 _ROWS_AT_ONCE = 256
 _SUMS_AT_ONCE = 8_000_000  # 64 MB, held twice: fewer rows of a wide raster
+_OUTLINED_AT_ONCE = 8_000_000  # pixels
 _CORNERS_AT_ONCE = 1_000_000  # of polygons that are in memory as such
 # GEOS leaves out corners whose triangle with their neighbours is smaller than the square of its
 # tolerance. Half a pixel is to smooth steps of one pixel, whose triangles are half a pixel large.
 _STEP = 1.5
+_AS_IT_IS = Affine.identity()
 _HAS_COVERAGES = hasattr(shapely, "coverage_simplify") and shapely.geos_version >= (3, 12, 0)
+
+_Shape = tuple[dict[str, Any], float]  # GeoJSON of a polygon, its value
 
 
 @dataclass(frozen=True)
@@ -114,27 +119,74 @@ def create_draft(path: Path, *, width: int, height: int, dtype: str = "uint8") -
 def outline_regions(path: Path) -> Regions:
     """Outline the 4-connected regions of a raster of one band; ``NOTHING`` is left out.
 
-    GDAL reads the file by rows and the corners gather in flat arrays: memory grows with the
-    polygons, not with the pixels.
+    GDAL keeps all polygons of a call until its end, in many times the memory of their corners: it
+    is called for strips of the raster, and once more for the regions that reach from one into
+    another, which gather in a draft beside the raster.
     """
-    corners, values = array("i"), array("i")  # corners of pixels are whole numbers
-    ring_ends, polygon_ends = array("q", [0]), array("q", [0])
+    outlines = _Outlines()
     with quiet_without_georeference(), rasterio.open(path) as dataset:
-        band = rasterio.band(dataset, 1)
-        # The band is its own mask: nothing costs no polygon.
-        for polygon, value in shapes(band, mask=band, connectivity=4):
-            for ring in polygon["coordinates"]:
-                corners.frombytes(np.array(ring, np.int32).tobytes())
-                ring_ends.append(len(corners) // 2)
-            polygon_ends.append(len(ring_ends) - 1)
-            values.append(int(value))
-    regions = Regions(
-        np.frombuffer(corners, np.int32).reshape(-1, 2),
-        np.frombuffer(ring_ends, np.int64),
-        np.frombuffer(polygon_ends, np.int64),
-        np.frombuffer(values, np.int32),
-    )
-    return regions.take(np.lexsort(_first_pixels(regions).T))
+        step = _strip_height(dataset.width)
+        if dataset.height <= step:
+            outlines.add(_shapes_of(rasterio.band(dataset, 1)))
+            return outlines.regions()
+        rest = path.with_name(f"{path.name}.rest.tif")
+        with create_draft(rest, width=dataset.width, height=dataset.height) as draft:
+            for top in range(0, dataset.height, step):
+                rows = min(step, dataset.height - top)
+                window = RasterioWindow(0, top, dataset.width, rows)
+                pixels, place = dataset.read(1, window=window), Affine.translation(0, top)
+                seams = {top, top + rows} - {0, dataset.height}
+                if reaching := outlines.add(_shapes_of(pixels, place), seams=seams):
+                    shares = rasterize(reaching, pixels.shape, transform=place, dtype="uint8")
+                    draft.write(shares, 1, window=window)
+    with quiet_without_georeference(), rasterio.open(rest) as dataset:
+        outlines.add(_shapes_of(rasterio.band(dataset, 1)))
+    rest.unlink()
+    return outlines.regions()
+
+
+def _strip_height(width: int) -> int:
+    """Return the rows that are outlined at once: whole rows of tiles."""
+    return max(1, _OUTLINED_AT_ONCE // (TILE_SIZE * width)) * TILE_SIZE
+
+
+def _shapes_of(band: Any, place: Affine = _AS_IT_IS) -> Iterator[_Shape]:
+    # The band is its own mask: nothing costs no polygon.
+    return shapes(band, mask=band, connectivity=4, transform=place)
+
+
+class _Outlines:
+    """Gathers polygons as GDAL gives them; corners of pixels are whole numbers."""
+
+    def __init__(self) -> None:
+        self._corners, self._values = array("i"), array("i")
+        self._ring_ends, self._polygon_ends = array("q", [0]), array("q", [0])
+
+    def add(self, found: Iterable[_Shape], *, seams: Collection[int] = ()) -> list[_Shape]:
+        """Take polygons with their values, but those that reach a row of seams: return them."""
+        reaching = []
+        for polygon, value in found:
+            rings = [np.array(ring, np.int32) for ring in polygon["coordinates"]]
+            rows = rings[0][:, 1]
+            if rows.min() in seams or rows.max() in seams:
+                reaching.append((polygon, value))
+                continue
+            for ring in rings:
+                self._corners.frombytes(ring.tobytes())
+                self._ring_ends.append(len(self._corners) // 2)
+            self._polygon_ends.append(len(self._ring_ends) - 1)
+            self._values.append(int(value))
+        return reaching
+
+    def regions(self) -> Regions:
+        """Return all, in the order of their first pixels."""
+        regions = Regions(
+            np.frombuffer(self._corners, np.int32).reshape(-1, 2),
+            np.frombuffer(self._ring_ends, np.int64),
+            np.frombuffer(self._polygon_ends, np.int64),
+            np.frombuffer(self._values, np.int32),
+        )
+        return regions.take(np.lexsort(_first_pixels(regions).T))
 
 
 def _first_pixels(regions: Regions) -> NDArray[np.int32]:

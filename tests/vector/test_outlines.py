@@ -62,6 +62,17 @@ def test_regions_are_in_the_order_of_their_first_pixels(write):
     assert (np.diff(first) > 0).all()
 
 
+@pytest.mark.parametrize("values", [2, 4])
+def test_strips_are_outlined_as_the_whole(write, monkeypatch, values):
+    path = write(blobs(6, values=values))
+    whole = outline_regions(path)
+    monkeypatch.setattr(outlines, "_strip_height", lambda width: 7)
+    strips = outline_regions(path)
+    np.testing.assert_array_equal(strips.values, whole.values)
+    assert shapely.equals_exact(strips.polygons, whole.polygons).all()
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize(("rows", "sums"), [(1, 10**6), (7, 10**6), (1000, 10**6), (7, 1)])
 def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     monkeypatch.setattr(outlines, "_ROWS_AT_ONCE", rows)

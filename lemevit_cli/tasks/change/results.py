@@ -62,7 +62,7 @@ WRITERS = (
     *RASTERS,
 )
 UNCHANGED_ID = 0
-DRAFT_BYTES_PER_PIXEL = 3  # the mask's and the scores'
+DRAFT_BYTES_PER_PIXEL = 4  # the mask's, the scores', and of regions outlined a second time
 _FULL_SCORE = 65535  # of the draft: whole numbers, whose sums are exact
 _HALF_A_PIXEL = 0.5
 
