@@ -1,15 +1,16 @@
 """How the cost of `predict` grows with the scene, up to 10^9 pixels and beyond.
 
     python benchmarks/scale.py [2048 8192 16384 31623] [--block-sizes 512 1024 2048 4096]
+    python benchmarks/scale.py 2048 4096 --weights landcover --block-sizes
 
 The model is one convolution, as in benchmarks/plumbing.py, so that seconds are those of everything
-else. A scene of any side is a VRT that repeats one GeoTIFF of 4096 x 4096; from a quarter of a
-gigapixel on, blocks are kept as parts and joined. Each side has a process of its own. Printed are:
-blocks, windows, seconds by phase (`finish`: parts packed and read again, overviews), in all and
-computed (other work on the machine does not count), milliseconds computed a megapixel, megabytes of
-parts at the end, and the peak memory of the whole process, and above that with libraries loaded.
-Then 4096 x 4096 in blocks of several sizes, and what a block costs by least squares: the windows on
-its edges, which are seen twice, and its part.
+else, unless weights are named. A scene of any side is a VRT that repeats one GeoTIFF of 4096 x
+4096; from a quarter of a gigapixel on, blocks are kept as parts and joined. Each side has a process
+of its own. Printed are: blocks, windows, seconds by phase (`finish`: parts packed and read again,
+overviews), in all and computed (other work on the machine does not count), milliseconds computed a
+megapixel, megabytes of parts at the end, and the peak memory of the whole process, and above that
+with libraries loaded. Then 4096 x 4096 in blocks of several sizes, and what a block costs by least
+squares: the windows on its edges, which are seen twice, and its part.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -33,12 +35,13 @@ from lemevit_cli.inference.journal import folder_of
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.runtimes.torch import TorchRuntime
-from lemevit_cli.inference.scenes import infer_scenes
+from lemevit_cli.inference.scenes import infer_scenes, prepare_weights
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings, RuntimeOptions, Tiling
 from lemevit_cli.tasks.segmentation.inference import Segmentation
+from lemevit_cli.tasks.segmentation.network import NETWORK
 
 TILE = 4096  # pixels, side of what is repeated
 BANDS = 3
@@ -81,12 +84,17 @@ def write_vrt(path: Path, tile: Path, side: int) -> None:
     )
 
 
-def run(scene: Path, block_size: int | None) -> dict[str, Any]:
-    """Run all that `lemevit predict` does after loading its weights; return what it cost."""
+def one_convolution() -> tuple[Card, Callable[[], Predictor]]:
     card = Card(task="seg", backbone="-", classes=classes_from_names([f"c{i}" for i in range(6)]))
     runtime = TorchRuntime(OneConvolution(), lambda logits: logits.softmax(1), RuntimeOptions())
-    predictor = Predictor("one convolution", "0", card, runtime, "cpu")
+    return card, lambda: Predictor("one convolution", "0", card, runtime, "cpu")
+
+
+def run(scene: Path, block_size: int | None, weights: str | None) -> dict[str, Any]:
+    """Run all that `lemevit predict` does after loading its weights; return what it cost."""
     settings = InferenceSettings(tiling=Tiling(block_size=block_size))
+    card, load = prepare_weights(NETWORK, weights, settings) if weights else one_convolution()
+    predictor = load()
     target = scene.with_name("result.tif")
     watch = Watch(target)
     before, start, computed = peak_memory_mb(), time.perf_counter(), time.process_time()
@@ -105,13 +113,16 @@ def run(scene: Path, block_size: int | None) -> dict[str, Any]:
     }
 
 
-def measure(tile: Path, side: int, block_size: int | None = None) -> dict[str, Any]:
+def measure(
+    tile: Path, side: int, weights: str | None, block_size: int | None = None
+) -> dict[str, Any]:
     """Run in a fresh process, print a row, and return the figures."""
     folder = Path(tempfile.mkdtemp(dir=tile.parent))
     (folder / tile.name).symlink_to(tile)
     write_vrt(folder / "scene.vrt", tile, side)
     command = [sys.executable, __file__, "--run", str(folder / "scene.vrt")]
     command += ["--block-size", str(block_size)] if block_size else []
+    command += ["--weights", weights] if weights else []
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, Any] = json.loads(out)
     shutil.rmtree(folder)
@@ -127,11 +138,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sides", type=int, nargs="*", default=[2048, 8192, 16384, 31623])
     parser.add_argument("--block-sizes", type=int, nargs="*", default=[512, 1024, 2048, 4096])
+    parser.add_argument("--weights", help="a network that answers every pixel")
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--block-size", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
-        print(json.dumps(run(args.run, args.block_size)))
+        print(json.dumps(run(args.run, args.block_size, args.weights)))
         return
     names = ["side", "block size", "blocks", "windows", *PHASES, "total", "computed"]
     names += ["ms a Mpx", "parts MB", "peak MB", "above"]
@@ -140,8 +152,8 @@ def main() -> None:
         tile = Path(name) / "tile.tif"
         write_scene(tile, TILE)
         for side in args.sides:
-            measure(tile, side)
-        in_blocks = [measure(tile, TILE, size) for size in args.block_sizes]
+            measure(tile, side, args.weights)
+        in_blocks = [measure(tile, TILE, args.weights, size) for size in args.block_sizes]
     if len(in_blocks) > 1:
         blocks, seconds = zip(*((f["blocks"], f["computed"]) for f in in_blocks), strict=True)
         print(f"a block costs {1000 * np.polyfit(blocks, seconds, 1)[0]:.1f} ms")
