@@ -104,7 +104,7 @@ def disturb(
                 tally.kills += 1
         if any((place / path.name).exists() for path in truth.iterdir()):
             break  # it has ended, or nearly so
-    kept = len(list(place.glob(".*.parts/*.part")))
+    kept = len(list(place.glob(".*.parts/[0-9]*.part")))  # hidden ones are not whole
     finished = subprocess.run([*_LEMEVIT, *command], cwd=place, **_HEARD)
     if finished.returncode and b"exists; replace it" in finished.stderr:
         if all((place / path.name).exists() for path in truth.iterdir()):

@@ -308,8 +308,7 @@ def simplify_polygons(
     if tolerance <= 0 or len(regions) == 0:
         return regions.polygons
     if len(np.unique(regions.values)) > 1 and _HAS_COVERAGES:
-        scaled = _scaled(regions.polygons, sides)
-        drawn = shapely.coverage_simplify(scaled, _STEP * tolerance)
+        drawn = _simplify_edges(regions, _STEP * tolerance, sides)
     else:
         drawn = _simplify_each(regions, tolerance, sides)
     parts = np.array_split(np.arange(len(drawn)), 1 + len(regions.corners) // _CORNERS_AT_ONCE)
@@ -317,6 +316,43 @@ def simplify_polygons(
         # Corners are only left out: those that stay are whole numbers.
         drawn[part] = shapely.transform(drawn[part], lambda xy: np.round(xy / sides))
     return drawn
+
+
+def _simplify_edges(regions: Regions, tolerance: float, sides: tuple[float, float]) -> NDArray[Any]:
+    """Simplify the edges that regions share; in units of the sides.
+
+    A corner is kept for what lies in the triangle with its neighbours, within the bounds of its
+    region: those whose bounds meet are simplified together, others need not be.
+    """
+    drawn = np.empty(len(regions), object)
+    order = np.argsort(groups := _groups_that_meet(regions), kind="stable")
+    counts = np.diff(regions.corner_ends)[order]
+    part_of = (np.cumsum(counts) - 1) // _CORNERS_AT_ONCE
+    # A group goes to the part of its first region.
+    is_first = np.diff(groups[order], prepend=-1) != 0
+    part_of = part_of[is_first][np.cumsum(is_first) - 1]
+    for part in np.split(order, np.flatnonzero(np.diff(part_of)) + 1):
+        some = np.sort(part)
+        scaled = _scaled(regions.take(some).polygons, sides)
+        drawn[some] = shapely.coverage_simplify(scaled, tolerance)
+    return drawn
+
+
+def _groups_that_meet(regions: Regions) -> NDArray[np.intp]:
+    """Return a number of each region, one for all whose bounds meet, directly or through others."""
+    begins = regions.corner_ends[:-1]
+    ends = [which.reduceat(regions.corners, begins) for which in (np.minimum, np.maximum)]
+    # The index compares bounds: those of a diagonal take least memory.
+    diagonals = shapely.linestrings(np.stack(ends, axis=1).astype(np.float64))
+    one, other = shapely.STRtree(diagonals).query(diagonals)
+    groups = np.arange(len(regions))
+    while True:
+        smallest = groups.copy()
+        np.minimum.at(smallest, one, groups[other])
+        smallest = smallest[smallest]
+        if (smallest == groups).all():
+            return groups
+        groups = smallest
 
 
 def _simplify_each(regions: Regions, tolerance: float, sides: tuple[float, float]) -> NDArray[Any]:

@@ -96,13 +96,18 @@ def test_nothing_has_no_outlines_and_no_sums(write):
     assert [len(part) for part in regions.parts()] == [0]
 
 
-@pytest.mark.parametrize("values", [2, 4])
-def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values):
-    regions = outline_regions(write(blobs(5, values=values)))
+@pytest.mark.parametrize(("values", "share"), [(2, 1.0), (4, 1.0), (4, 0.3)])
+def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values, share):
+    ids = blobs(5, values=values)
+    ids *= np.kron(np.random.default_rng(7).random((6, 8)) < share, np.ones((10, 10), bool))
+    regions = outline_regions(write(ids))
     whole = simplify_polygons(regions, 1.0)
+    if values > 2 and outlines._HAS_COVERAGES:
+        at_once = shapely.coverage_simplify(regions.polygons, outlines._STEP)
+        assert shapely.equals_exact(whole, at_once).all()
     monkeypatch.setattr(outlines, "_CORNERS_AT_ONCE", 40)
     parts = list(regions.parts())
-    assert len(parts) > 5 and min(map(len, parts)) >= 1
+    assert len(parts) > 3 and min(map(len, parts)) >= 1
     polygons = np.concatenate([part.polygons for part in parts])
     assert shapely.equals_exact(polygons, regions.polygons).all()
     np.testing.assert_array_equal(np.concatenate([p.values for p in parts]), regions.values)
