@@ -7,7 +7,7 @@ takes memory for the polygons and some rows, whatever the size of the raster.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,10 +291,10 @@ def _running_sums(path: Path) -> Iterator[tuple[int, NDArray[np.int64]]]:
         yield dataset.height, above
 
 
-def simplify_polygons(
+def simplify_regions(
     regions: Regions, tolerance: float, *, sides: tuple[float, float] = (1.0, 1.0)
-) -> NDArray[Any]:
-    """Draw polygons with fewer corners; none comes to lie over another, and all stay valid.
+) -> Regions:
+    """Draw regions with fewer corners; none comes to lie over another, and all stay valid.
 
     Regions of one value touch at corners at most. Each is simplified by itself (Douglas and
     Peucker: the outline moves by less than the tolerance), and keeps its outline where it would
@@ -306,36 +306,53 @@ def simplify_polygons(
         sides: of a pixel, along rows and down columns.
     """
     if tolerance <= 0 or len(regions) == 0:
-        return regions.polygons
-    if len(np.unique(regions.values)) > 1 and _HAS_COVERAGES:
-        drawn = _simplify_edges(regions, _STEP * tolerance, sides)
-    else:
-        drawn = _simplify_each(regions, tolerance, sides)
-    parts = np.array_split(np.arange(len(drawn)), 1 + len(regions.corners) // _CORNERS_AT_ONCE)
+        return regions
+    share_edges = len(np.unique(regions.values)) > 1 and _HAS_COVERAGES
+    parts, drawn = _parts_that_meet(regions), []
     for part in parts:
-        # Corners are only left out: those that stay are whole numbers.
-        drawn[part] = shapely.transform(drawn[part], lambda xy: np.round(xy / sides))
+        polygons = shapely.transform(regions.take(part).polygons, lambda xy: xy * sides)
+        if share_edges:
+            polygons = shapely.coverage_simplify(polygons, _STEP * tolerance)
+        else:
+            polygons = _simplify_each(polygons, tolerance)
+        drawn.append(shapely.to_ragged_array(polygons)[1:])
+    corners, ends = zip(*drawn, strict=True)
+    ring_ends, polygon_ends = (_join_ends(of_parts) for of_parts in zip(*ends, strict=True))
+    # Corners are only left out: those that stay are whole numbers.
+    whole = np.round(np.concatenate(corners) / sides).astype(np.int32)
+    order = np.concatenate(parts)
+    return Regions(whole, ring_ends, polygon_ends, regions.values[order]).take(np.argsort(order))
+
+
+def _simplify_each(polygons: NDArray[Any], tolerance: float) -> NDArray[Any]:
+    """Simplify polygons that touch at corners at most."""
+    drawn = shapely.simplify(polygons, tolerance, preserve_topology=True)
+    is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(polygons)
+    while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
+        drawn[is_invalid], is_thinner[is_invalid] = polygons[is_invalid], False
     return drawn
 
 
-def _simplify_edges(regions: Regions, tolerance: float, sides: tuple[float, float]) -> NDArray[Any]:
-    """Simplify the edges that regions share; in units of the sides.
+def _join_ends(of_parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return where groups end in parts joined, of where they end in each; all begin with 0."""
+    counts = [np.diff(ends) for ends in of_parts]
+    return np.concatenate([[0], np.cumsum(np.concatenate(counts))])
 
-    A corner is kept for what lies in the triangle with its neighbours, within the bounds of its
-    region: those whose bounds meet are simplified together, others need not be.
+
+def _parts_that_meet(regions: Regions) -> list[NDArray[np.intp]]:
+    """Cut regions into parts that are simplified by themselves, so many as are in memory at once.
+
+    A corner may go or stay for what lies in the triangle with its neighbours, within the bounds of
+    its region: those whose bounds meet are in one part, however many they are.
     """
-    drawn = np.empty(len(regions), object)
-    order = np.argsort(groups := _groups_that_meet(regions), kind="stable")
-    counts = np.diff(regions.corner_ends)[order]
-    part_of = (np.cumsum(counts) - 1) // _CORNERS_AT_ONCE
+    groups = _groups_that_meet(regions)
+    order = np.argsort(groups, kind="stable")
+    part_of = (np.cumsum(np.diff(regions.corner_ends)[order]) - 1) // _CORNERS_AT_ONCE
     # A group goes to the part of its first region.
     is_first = np.diff(groups[order], prepend=-1) != 0
     part_of = part_of[is_first][np.cumsum(is_first) - 1]
-    for part in np.split(order, np.flatnonzero(np.diff(part_of)) + 1):
-        some = np.sort(part)
-        scaled = _scaled(regions.take(some).polygons, sides)
-        drawn[some] = shapely.coverage_simplify(scaled, tolerance)
-    return drawn
+    parts = np.split(order, np.flatnonzero(np.diff(part_of)) + 1)
+    return [np.sort(part) for part in parts]
 
 
 def _groups_that_meet(regions: Regions) -> NDArray[np.intp]:
@@ -353,25 +370,6 @@ def _groups_that_meet(regions: Regions) -> NDArray[np.intp]:
         if (smallest == groups).all():
             return groups
         groups = smallest
-
-
-def _simplify_each(regions: Regions, tolerance: float, sides: tuple[float, float]) -> NDArray[Any]:
-    """Simplify regions that touch at corners at most; in units of the sides."""
-    drawn = np.concatenate(
-        [
-            shapely.simplify(_scaled(part.polygons, sides), tolerance, preserve_topology=True)
-            for part in regions.parts()
-        ]
-    )
-    is_thinner = shapely.get_num_coordinates(drawn) < np.diff(regions.corner_ends)
-    while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
-        drawn[is_invalid] = _scaled(regions.take(np.flatnonzero(is_invalid)).polygons, sides)
-        is_thinner[is_invalid] = False
-    return drawn
-
-
-def _scaled(polygons: NDArray[Any], sides: tuple[float, float]) -> NDArray[Any]:
-    return shapely.transform(polygons, lambda xy: xy * sides)
 
 
 def _reaching_over(polygons: NDArray[Any]) -> NDArray[np.bool_]:

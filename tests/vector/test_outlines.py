@@ -10,7 +10,7 @@ from lemevit_cli.vector.outlines import (
     areas_of,
     create_draft,
     outline_regions,
-    simplify_polygons,
+    simplify_regions,
     sums_within,
 )
 
@@ -92,7 +92,7 @@ def test_nothing_has_no_outlines_and_no_sums(write):
     path = write(np.zeros((20, 30), np.uint8))
     regions = outline_regions(path)
     assert len(regions) == len(regions.polygons) == len(areas_of(regions)) == 0
-    assert len(sums_within(regions, path)) == len(simplify_polygons(regions, 1.0)) == 0
+    assert len(sums_within(regions, path)) == len(simplify_regions(regions, 1.0)) == 0
     assert [len(part) for part in regions.parts()] == [0]
 
 
@@ -101,7 +101,7 @@ def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values, sh
     ids = blobs(5, values=values)
     ids *= np.kron(np.random.default_rng(7).random((6, 8)) < share, np.ones((10, 10), bool))
     regions = outline_regions(write(ids))
-    whole = simplify_polygons(regions, 1.0)
+    whole = simplify_regions(regions, 1.0).polygons
     if values > 2 and outlines._HAS_COVERAGES:
         at_once = shapely.coverage_simplify(regions.polygons, outlines._STEP)
         assert shapely.equals_exact(whole, at_once).all()
@@ -111,14 +111,14 @@ def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values, sh
     polygons = np.concatenate([part.polygons for part in parts])
     assert shapely.equals_exact(polygons, regions.polygons).all()
     np.testing.assert_array_equal(np.concatenate([p.values for p in parts]), regions.values)
-    assert shapely.equals_exact(simplify_polygons(regions, 1.0), whole).all()
+    assert shapely.equals_exact(simplify_regions(regions, 1.0).polygons, whole).all()
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 2.0, 6.0])
 @pytest.mark.parametrize("values", [2, 4])
 def test_simplified_polygons_are_valid_and_lie_beside_one_another(write, tolerance, values):
     regions = outline_regions(write(blobs(4, values=values)))
-    thin = simplify_polygons(regions, tolerance)
+    thin = simplify_regions(regions, tolerance).polygons
     assert len(thin) == len(regions.polygons)
     assert shapely.is_valid(thin).all() and not shapely.is_empty(thin).any()
     assert (
@@ -137,7 +137,7 @@ def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
     monkeypatch.setattr(outlines, "_HAS_COVERAGES", has_coverages and outlines._HAS_COVERAGES)
     rows, cols = np.indices((60, 80))
     ids = np.where(cols + rows // 3 < 45, 1, 2).astype(np.uint8)
-    thin = simplify_polygons(outline_regions(write(ids)), 2.0)
+    thin = simplify_regions(outline_regions(write(ids)), 2.0).polygons
     assert shapely.intersection(thin[0], thin[1]).area == 0
     if outlines._HAS_COVERAGES:
         assert shapely.union_all(thin).area == ids.size
@@ -150,7 +150,7 @@ def test_a_tolerance_in_metres_knows_the_sides_of_a_pixel():
     _, corners, ends = shapely.to_ragged_array([shapely.Polygon(steps)])
     regions = Regions(corners, *ends, np.array([1], np.int32))
     corners = [
-        shapely.get_num_coordinates(simplify_polygons(regions, 0.6, sides=sides))[0]
+        len(simplify_regions(regions, 0.6, sides=sides).corners)
         for sides in ((1.0, 0.5), (1.0, 2.0))
     ]
     assert corners[0] < 8 and corners[1] == shapely.get_num_coordinates(regions.polygons)[0] - 1

@@ -38,7 +38,6 @@ from lemevit_cli.vector.layer import (
     crs_of_map,
     in_parts,
     on_the_map,
-    split,
     write_layer,
 )
 from lemevit_cli.vector.outlines import (
@@ -48,7 +47,7 @@ from lemevit_cli.vector.outlines import (
     areas_of,
     create_draft,
     outline_regions,
-    simplify_polygons,
+    simplify_regions,
     sums_within,
 )
 from lemevit_cli.vector.qgis_style import write_style
@@ -194,23 +193,22 @@ def layer_of(
     tolerance, sides = spec.simplify, spec.sides
     if tolerance is None:
         tolerance, sides = _HALF_A_PIXEL, (1.0, 1.0)
-    drawn = simplify_polygons(regions, tolerance, sides=sides)
+    drawn = simplify_regions(regions, tolerance, sides=sides)
     georeference = spec.raster.georeference
     crs_wkt = crs_of_map(georeference)
     is_tied = is_tied_to_earth(crs_wkt)
 
-    def describe(part: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
-        polygons, ids, scores = part
+    def describe(part: Regions) -> tuple[NDArray[Any], ...]:
+        polygons = part.polygons
         mapped = on_the_map(polygons, georeference)
         areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
         # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
         kept = ~(areas < min_area)
         mapped, polygons = mapped[kept], polygons[kept]
         lengths = polygon_perimeters_m(mapped, crs_wkt) if is_tied else shapely.length(polygons)
-        return shapely.to_wkb(mapped), ids[kept], scores[kept], areas[kept], lengths
+        return shapely.to_wkb(mapped), part.values[kept], areas[kept], lengths, kept
 
-    parts = split(drawn, regions.values, scores)
-    wkb, class_ids, scores, areas, perimeters = in_parts(describe, parts)
+    wkb, class_ids, areas, perimeters, kept = in_parts(describe, drawn.parts())
     names = np.array([info.name for info in spec.raster.classes], object)
     unit = "m" if is_tied else "px"
     return PolygonLayer(
@@ -218,7 +216,7 @@ def layer_of(
         fields={
             "id": np.arange(1, len(wkb) + 1, dtype=np.int32),
             "class": names[class_ids],
-            "score": scores,
+            "score": scores[kept],
             "area_m2" if is_tied else "area_px": areas,
             f"perim_{unit}": perimeters,
             "before": np.full(len(wkb), spec.before, object),
