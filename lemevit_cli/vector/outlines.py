@@ -222,9 +222,11 @@ def _take_groups(
 
 def areas_of(regions: Regions) -> NDArray[np.int64]:
     """Count the pixels of each region."""
-    col, row = regions.corners.astype(np.int64).T
+    col, row = regions.corners.T
     # The shoelace formula along vertical edges: the area is that between them and column 0.
-    steps = np.diff(row, prepend=0) * col
+    steps = np.zeros(len(row), np.int64)
+    np.subtract(row[1:], row[:-1], out=steps[1:])
+    steps *= col
     steps[regions.ring_ends[:-1]] = 0
     return _sums_of_regions(steps, regions)
 
@@ -240,7 +242,18 @@ def sums_within(regions: Regions, path: Path) -> NDArray[np.int64]:
     Args:
         path: a raster of one band of unsigned integers, on the same grid.
     """
-    col, row = regions.corners.T
+    col = regions.corners[:, 0]
+    steps = _sums_above_and_left(regions.corners, path)
+    steps[1:] -= steps[:-1].copy()
+    # Along rows nothing counts, nor from one ring to the next.
+    steps[1:][col[1:] != col[:-1]] = 0
+    steps[regions.ring_ends[:-1]] = 0
+    return _sums_of_regions(steps, regions)
+
+
+def _sums_above_and_left(corners: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Return the sum of all pixels above and to the left of each corner, ``(C,)``."""
+    col, row = corners.T
     running = np.zeros(len(col), np.int64)
     order = np.argsort(row, kind="stable")
     sorted_rows = row[order]
@@ -248,11 +261,7 @@ def sums_within(regions: Regions, path: Path) -> NDArray[np.int64]:
         bottom = top + len(above)
         here = order[slice(*np.searchsorted(sorted_rows, (top, bottom)))]
         running[here] = above[row[here] - top, col[here]]
-    steps = np.diff(running, prepend=0)
-    # Along rows nothing counts, nor from one ring to the next.
-    steps[1:][col[1:] != col[:-1]] = 0
-    steps[regions.ring_ends[:-1]] = 0
-    return _sums_of_regions(steps, regions)
+    return running
 
 
 def _sums_of_regions(steps: NDArray[np.int64], regions: Regions) -> NDArray[np.int64]:
