@@ -271,8 +271,8 @@ def _points(
 
 def _is_same(points: Points, box: Points) -> bool:
     """Say whether an outline is just its box, which a rotation turns as well."""
-    corners = {tuple(np.round(xy / _SAME)) for xy in points.tolist()}
-    return corners == {tuple(np.round(xy / _SAME)) for xy in np.asarray(box).tolist()}
+    is_close = np.abs(points[:, None] - box).max(axis=-1) < _SAME
+    return bool(is_close.any(axis=0).all() and is_close.any(axis=1).all())
 
 
 def _box(annotation: Mapping[str, Any], place: str) -> tuple[Points, Points] | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lemevit_cli.errors import DataError
+
+_SPACED_NUMBERS = re.compile(r"\d\s+[-\d]")
 
 
 class Line(NamedTuple):
@@ -46,5 +49,12 @@ def read_lines(path: Path) -> Iterator[Line]:
     """
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
-            fields = line.strip().rstrip(",").split("," if "," in line else None)
-            yield Line(f"{path}, line {number}", [field.strip() for field in fields])
+            yield Line(f"{path}, line {number}", _fields(line))
+
+
+def _fields(line: str) -> list[str]:
+    fields = [field.strip() for field in line.strip().rstrip(",").split(",")]
+    # Numbers with spaces between them: the commas are decimal ones, or none.
+    if len(fields) == 1 or any(_SPACED_NUMBERS.search(field) for field in fields):
+        return line.split()
+    return fields
