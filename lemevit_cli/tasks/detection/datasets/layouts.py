@@ -11,13 +11,14 @@ COCO          ``annotations/instances_{train,val}.json``, ``{train,val}.json`` o
 CSV           ``{train,val}.csv``, ``{train,val}/_annotations.csv``, or ``annotations.csv``
 ============  ===========================================================================
 
-A split may be missing; ``valid`` is ``val`` too. Labels may also lie beside their pictures.
+A split may be missing; ``valid`` is ``val`` too. Labels may also lie beside their pictures. Without
+any split all of a folder is for training: ``images`` with ``labels``, one COCO file, one table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote, urlparse
@@ -28,7 +29,12 @@ from lemevit_cli.tasks.detection.datasets.class_names import (
     read_yaml,
     yaml_of,
 )
-from lemevit_cli.tasks.detection.datasets.coco import CocoFile, read_coco
+from lemevit_cli.tasks.detection.datasets.coco import (
+    CocoFile,
+    is_coco,
+    is_coco_results,
+    read_coco,
+)
 from lemevit_cli.tasks.detection.datasets.dota import read_dota
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
@@ -101,11 +107,31 @@ def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport)
         found = {split: place for split in SPLITS if (place := find(split)) is not None}
         if found:
             return make(folder, found)
+    undivided = _undivided(folder, stated, report)
+    if undivided is not None:
+        note = "is not divided into train and val; all of it is trained on"
+        return replace(undivided, notes=(note, *undivided.notes))
+    empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
+    raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
+
+
+def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout | None:
+    """Read a folder without splits: one COCO file or one table, or pictures and their labels."""
+    files = sorted(p for place in (folder, folder / "annotations") for p in place.glob("*.json"))
+    coco = [path for path in files if is_coco(path) and not is_coco_results(path)]
+    if len(coco) == 1:
+        return _coco_layout(folder, {"train": coco[0]}, report=report)
     tables = [path for path in sorted(folder.glob("*.csv")) if is_box_table(path)]
     if len(tables) == 1:
         return _table_layout(folder, {"train": tables[0]}, report=report)
-    empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
-    raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
+    for images in (folder / "images", folder):
+        for labels in (*(folder / kind for kind in _LABEL_FOLDERS), folder):
+            if images.is_dir() and labels.is_dir() and (found := _labels_in(labels)):
+                pictures = list_rasters(images)
+                if set(pictures) & set(found):
+                    pairs = {"train": _Pairs(pictures, found, labels)}
+                    return _file_layout(folder, pairs, stated)
+    return None
 
 
 # --- a file of labels a picture ------------------------------------------------------------------
@@ -171,16 +197,22 @@ def _labels_in(place: Path) -> dict[str, Path]:
 
 
 def _voc_split(folder: Path, split: str) -> _Pairs | None:
-    """Find the pictures that Pascal VOC's own layout lists; all are for training without a list."""
+    """Find the pictures that Pascal VOC's own layout lists; without lists all are for training."""
     images, labels = folder / "JPEGImages", folder / "Annotations"
     if not (images.is_dir() and labels.is_dir()):
         return None
     lists = folder / "ImageSets" / "Main"
     pictures, files = list_rasters(images), _labels_in(labels)
-    path = next((p for n in _NAMES_OF_SPLIT[split] if (p := lists / f"{n}.txt").is_file()), None)
-    if path is None:
-        return _Pairs(pictures, files, labels) if split == "train" and not lists.is_dir() else None
-    stems = {Path(line.fields[0]).stem for line in read_lines(path)}
+    listed = {
+        kind: path
+        for kind, names in _NAMES_OF_SPLIT.items()
+        for name in names
+        if (path := lists / f"{name}.txt").is_file()
+    }
+    if split not in listed:
+        is_all = split == "train" and not listed
+        return _Pairs(pictures, files, labels) if is_all else None
+    stems = {Path(line.fields[0]).stem for line in read_lines(listed[split])}
     return _Pairs(
         {stem: image for stem, image in pictures.items() if stem in stems},
         {stem: file for stem, file in files.items() if stem in stems},

@@ -181,6 +181,16 @@ def test_pictures_are_found_by_other_spellings(tmp_path, name, place):
     assert read(coco(tmp_path, [{"bbox": BOX}], name=name))[0] == [AS_BOX]
 
 
+@pytest.mark.parametrize("file", ["annotations/instances_default.json", "labels.json"])
+def test_a_file_without_splits_is_for_training(tmp_path, file):
+    picture(tmp_path / "images" / "a.png")
+    coco(tmp_path, [{"bbox": BOX}])
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "train.json").rename(tmp_path / file)
+    boxes, _, notes = read(tmp_path)
+    assert boxes == [AS_BOX] and any("not divided into train and val" in n for n in notes)
+
+
 def test_two_names_of_one_file_are_refused(root):
     images = [{"id": 7, "file_name": "x/a.png"}, {"id": 8, "file_name": "y/a.png"}]
     with pytest.raises(DataError, match=r"x/a\.png and y/a\.png both are "):

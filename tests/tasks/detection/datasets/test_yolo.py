@@ -141,6 +141,15 @@ def test_the_yaml_says_where_pictures_are(tmp_path):
         assert read(tmp_path)[0] == [pytest.approx(AS_BOX, abs=1e-2)]
 
 
+def test_pictures_and_labels_without_splits_are_for_training(tmp_path):
+    picture(tmp_path / "images/a.png")
+    text(tmp_path / "labels/a.txt", f"0 {BOX}")
+    text(tmp_path / "data.yaml", "names: [ship]")
+    boxes, _, notes = read(tmp_path)
+    assert boxes == [pytest.approx(AS_BOX, abs=1e-2)]
+    assert any("not divided into train and val" in note for note in notes)
+
+
 def test_a_text_beside_its_picture_and_names_in_a_list_do_as_well(tmp_path):
     picture(tmp_path / "train/a.png")
     text(tmp_path / "train/a.txt", f"0 {BOX}")
