@@ -164,7 +164,7 @@ def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, fin
 def test_eval_tells_of_bad_labels_or_refuses_them(harbour, tmp_path, report):
     folder = shutil.copytree(harbour, tmp_path / "bad")
     with next(folder.glob("val/labelTxt/*.txt")).open("a") as file:
-        file.write("10 20 40 20 40 30 10 boat 0\n")
+        file.write("\n10 20 40 20 40 30 10 boat 0\n")
     with pytest.raises(DataError, match="has 7 coordinates"):
         evaluate(report["path"], str(folder))
     listener = Interrupting(after=100)
