@@ -26,6 +26,7 @@ from lemevit_cli.tasks.detection.datasets.dota import (
     read_dota_results,
     read_task1,
 )
+from lemevit_cli.tasks.detection.datasets.folders import picture_of
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
     Outline,
@@ -41,9 +42,11 @@ from lemevit_cli.tasks.detection.files import (
     is_box_text,
     notes_of,
 )
-from lemevit_cli.training.datasets.folders import list_rasters, open_picture
+from lemevit_cli.training.datasets.folders import open_picture
 
 Size = tuple[int, int]
+_RASTERS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".JPG", ".PNG", ".TIF")
+_NO_BOXES = ("classes.txt", "labels.txt")
 _NUMBERED = tuple(map(str, range(1000)))  # classes of YOLO's texts that nothing names
 
 
@@ -69,13 +72,22 @@ class PictureBoxes:
         notes = notes_of(self.report, self.path)
         return boxes_of_outlines(self.outlines.get(picture, ()), self.path, notes)
 
+    def renamed(self, picture: str) -> PictureBoxes:
+        """Call the only picture otherwise."""
+        ((name, outlines),) = self.outlines.items()
+        sizes = {picture: self.sizes[name]} if name in self.sizes else {}
+        return replace(self, outlines={picture: outlines}, sizes=sizes)
+
 
 def holds_pictures(path: str) -> bool:
     """Say whether a path is one of boxes of many pictures."""
     place = Path(path)
     if place.is_dir():
         return bool(label_files(place))
-    return is_coco(place) or (is_box_table(place) and names_pictures(place))
+    if place.suffix.lower() == ".txt" and place.is_file():
+        return vote_for_yolo(place) > 0
+    is_xml = place.suffix.lower() == ".xml" and place.is_file()
+    return is_xml or is_coco(place) or (is_box_table(place) and names_pictures(place))
 
 
 def is_box_file(path: str) -> bool:
@@ -123,7 +135,9 @@ def _read(
     pictures_of: CocoFile | None,
 ) -> PictureBoxes:
     if place.is_dir():
-        return _read_folder(place, report, classes)
+        return _read_files(place, label_files(place), report, classes)
+    if place.suffix.lower() in (".txt", ".xml"):
+        return _read_files(place, [place], report, classes)
     if is_coco(place):
         coco = read_coco(place, report, pictures_of=pictures_of)
         names = _short_names({key: image.name for key, image in coco.images.items()})
@@ -152,40 +166,42 @@ def bring_to_pixels(found: PictureBoxes, true: PictureBoxes) -> tuple[PictureBox
     if found.in_parts == true.in_parts:
         return found, true
     sizes = {**found.sizes, **true.sizes}
-    return _in_pixels(found, sizes), _in_pixels(true, sizes)
+    return in_pixels(found, sizes), in_pixels(true, sizes)
 
 
 def label_files(folder: Path) -> list[Path]:
     """List the texts of a folder that may hold boxes, else its XML files."""
-    texts = sorted(p for p in folder.glob("*.txt") if p.name not in ("classes.txt", "labels.txt"))
-    return texts or sorted(folder.glob("*.xml"))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    texts = [p for p in files if p.suffix.lower() == ".txt" and p.name not in _NO_BOXES]
+    return texts or [path for path in files if path.suffix.lower() == ".xml"]
 
 
-def _read_folder(
-    folder: Path, report: LabelReport, classes: tuple[str, ...] | None
+def _read_files(
+    place: Path, files: Sequence[Path], report: LabelReport, classes: tuple[str, ...] | None
 ) -> PictureBoxes:
-    files = label_files(folder)
-    if files[0].suffix == ".xml":
+    """Read a file a picture."""
+    folder = files[0].parent
+    if files[0].suffix.lower() == ".xml":
         stated = {path.stem: read_voc_as_stated(path, report) for path in files}
         return PictureBoxes(
-            str(folder),
+            str(place),
             {name: outlines for name, (outlines, _) in stated.items()},
             report,
             sizes={name: size for name, (_, size) in stated.items() if size is not None},
         )
     if all(class_of_task1(path) is not None for path in files):
-        return PictureBoxes(str(folder), _read_tasks(files, report), report)
+        return PictureBoxes(str(place), _read_tasks(files, report), report)
     by_name = {path.stem.removesuffix("_boxes"): path for path in files}
     if sum(map(vote_for_yolo, files)) <= 0:
         read = {name: read_dota_results(path, report) for name, path in by_name.items()}
-        return PictureBoxes(str(folder), read, report)
+        return PictureBoxes(str(place), read, report)
     known = _classes_beside(folder) or classes or _NUMBERED
     whole = Picture(path="", width=1, height=1)
     read = {
         name: read_yolo(recognise_yolo(path), known, whole, report)
         for name, path in by_name.items()
     }
-    return PictureBoxes(str(folder), read, report, in_parts=True, sizes=_sizes_beside(folder))
+    return PictureBoxes(str(place), read, report, in_parts=True, sizes=_sizes_beside(folder, read))
 
 
 def _read_tasks(files: Iterable[Path], report: LabelReport) -> dict[str, list[Outline]]:
@@ -202,19 +218,26 @@ def _classes_beside(folder: Path) -> tuple[str, ...] | None:
     return next((names for place in above if (names := read_numbered_classes(place))), None)
 
 
-def _sizes_beside(labels: Path) -> dict[str, Size]:
-    """Measure the pictures of a folder of labels, which lie where YOLO looks for them."""
+def _sizes_beside(labels: Path, names: Iterable[str]) -> dict[str, Size]:
+    """Measure the pictures of a folder of labels, which lie where YOLO looks for them, or near."""
     parts = [("images" if part == "labels" else part) for part in labels.resolve().parts]
-    places = (Path(*parts), labels.parent / "images")
-    images = next((p for p in places if p.is_dir() and p != labels), None)
+    places = (Path(*parts), labels.parent / "images", labels / "images")
     sizes: dict[str, Size] = {}
-    for name, path in list_rasters(images).items() if images else ():
-        with open_picture(path) as scene:
-            sizes[name] = (scene.width, scene.height)
+    for name in names:
+        files = (place / f"{name}{suffix}" for place in places for suffix in _RASTERS)
+        path = next((file for file in files if file.is_file()), None)
+        if path is not None:
+            with open_picture(path) as scene:
+                sizes[name] = picture_of(scene).size_shown
     return sizes
 
 
-def _in_pixels(boxes: PictureBoxes, sizes: Mapping[str, Size]) -> PictureBoxes:
+def in_pixels(boxes: PictureBoxes, sizes: Mapping[str, Size]) -> PictureBoxes:
+    """Bring boxes to pixels of their pictures.
+
+    Raises:
+        DataError: if the size of a picture is not known.
+    """
     if not boxes.in_parts:
         return boxes
     missing = [name for name, found in boxes.outlines.items() if found and name not in sizes]

@@ -18,6 +18,7 @@ from lemevit_cli.tasks.detection.files import BoxFile, BoxReading, is_box_text, 
 from lemevit_cli.tasks.detection.picture_files import (
     bring_to_pixels,
     holds_pictures,
+    in_pixels,
     is_box_file,
     read_pictures,
 )
@@ -131,6 +132,8 @@ def _pairs_of_pictures(
         classes=options.classes,
         pictures_of=true.coco,
     )
+    if len(found.outlines) == len(true.outlines) == 1 and not Path(prediction).is_dir():
+        found = found.renamed(next(iter(true.outlines)))
     found, true = bring_to_pixels(found, true)
     shared = [name for name in true.outlines if name in found.outlines]
     if not shared:
@@ -165,12 +168,12 @@ def _pair_of_single(single: str, many: str, options: ScoreOptions, *, is_truth: 
             f"{single} and {many}: one is of one picture, the other of {len(names)} "
             f"({_first_of(names)}), none of which is called {stem}"
         )
-    if boxes.crs_wkt is not None or pictures.in_parts:
+    if boxes.crs_wkt is not None:
         raise DataError(
-            f"{single} and {many}: only one of them holds pixels; score takes both in pixels or "
-            "both with a CRS"
+            f"{single} lies on a map and {many} holds pixels of pictures; score takes both in "
+            "pixels or both with a CRS"
         )
-    pair = boxes, pictures.boxes_of(name)
+    pair = boxes, in_pixels(pictures, pictures.sizes).boxes_of(name)
     return pair[::-1] if is_truth else pair
 
 

@@ -176,6 +176,23 @@ def test_parts_of_pictures_need_no_pictures_among_themselves_and_some_beside_pix
         score(str(found), str(as_dota(tmp_path / "true", TRUE)), ScoreOptions(classes=CLASSES))
 
 
+def test_two_files_of_yolo_or_voc_are_one_picture(tmp_path):
+    found, truth = as_yolo(tmp_path / "x", FOUND), as_yolo(tmp_path / "y", TRUE, with_corners=True)
+    figures = score(str(found / "a.txt"), str(truth / "a.txt"))
+    assert (figures["precision"], figures["recall"]) == (pytest.approx(2 / 3), 1.0)
+    (truth / "a.txt").rename(truth / "truth.txt")
+    assert score(str(found / "a.txt"), str(truth / "truth.txt")) | {"seconds": 0} == (
+        figures | {"truth": str(truth / "truth.txt"), "seconds": 0}
+    )
+    # Pixels on one side: how large the picture is tells the file beside the text.
+    picture(tmp_path / "x" / "images" / "a.png")
+    voc = as_voc(tmp_path / "z", TRUE)
+    named = ScoreOptions(classes=CLASSES)
+    assert score(str(found / "a.txt"), str(voc / "a.xml"), named)["recall"] == 1.0
+    dota = as_dota(tmp_path / "w", TRUE)
+    assert score(str(found / "a.txt"), str(dota / "a.txt"), named)["recall"] == 1.0
+
+
 def test_a_text_is_compared_with_its_picture_in_a_file_of_many(tmp_path):
     truth = as_coco(tmp_path / "true.json", TRUE)
     text(tmp_path / "a_boxes.txt", " ".join(map(str, [*corners(FOUND["a"][0]), "ship", 0.9])))

@@ -4,7 +4,7 @@ What turns a box is read where it is documented: ``rotation``, or ``attributes.r
 writes it, degrees clockwise about the centre of the unturned ``bbox``; and Detectron2's
 ``bbox_mode`` 0 (two corners), 1 (COCO's own), 4 (centre, size, degrees counter-clockwise).
 
-Source: COCO's data format, cocodataset.org; Detectron2's ``structures/boxes.py``; CVAT's manual.
+Source: COCO's data format, cocodataset.org; Detectron2's class BoxMode; CVAT's manual.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def _open_picture(
     image: Path, read: ReadLabels, stated: tuple[str, ...] | None, report: LabelReport
 ) -> LabelledPicture:
     with open_picture(image) as scene:
-        outlines, gsd_m = read(_picture_of(scene), report)
+        outlines, gsd_m = read(picture_of(scene), report)
         kept = []
         for outline in outlines:
             with report.over_label():
@@ -146,7 +146,8 @@ def _open_picture(
         return LabelledPicture(site, kept, (str(image), scene.num_bands, scene.dtype))
 
 
-def _picture_of(scene: Scene) -> Picture:
+def picture_of(scene: Scene) -> Picture:
+    """Return what labels have to know of a raster."""
     # GDAL reads pictures as they are stored, and tells how they are to be shown.
     tag = str(scene.dataset().tags().get("EXIF_Orientation", "1"))
     return Picture(

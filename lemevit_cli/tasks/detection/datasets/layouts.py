@@ -97,6 +97,8 @@ def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport)
     Raises:
         DataError: if there is no such folder, none of the layouts, or pictures lack their labels.
     """
+    if folder.is_file():
+        return _recognise_file(folder, stated, report)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     for find, make in (
@@ -134,6 +136,17 @@ def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport
     return None
 
 
+def _recognise_file(file: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout:
+    """Read a file that holds all labels, for training, or the YAML of a folder."""
+    if file.suffix.lower() in (".yaml", ".yml"):
+        return recognise(file.parent, stated, report)
+    if is_coco(file):
+        return _coco_layout(file.parent, {"train": file}, report=report)
+    if is_box_table(file):
+        return _table_layout(file.parent, {"train": file}, report=report)
+    raise DataError(f"{file}: no labels of boxes; it takes a folder: {_KNOWN}")
+
+
 # --- a file of labels a picture ------------------------------------------------------------------
 
 
@@ -164,7 +177,7 @@ def _files_of_split(folder: Path, split: str) -> _Pairs | None:
                 f"{images}: pictures without labels; put a text for each into {places[0]}"
             )
         return _Pairs(list_rasters(images), _labels_in(labels), labels if labels else images)
-    return _voc_split(folder, split)
+    return _yaml_split(folder, split) or _voc_split(folder, split)
 
 
 def _places_of_split(folder: Path, split: str) -> Iterable[tuple[Path, list[Path]]]:
@@ -175,25 +188,57 @@ def _places_of_split(folder: Path, split: str) -> Iterable[tuple[Path, list[Path
         images = folder / "images" / name
         yield images, [folder / kind / name for kind in _LABEL_FOLDERS]
         yield own, [own]
+
+
+def _yaml_split(folder: Path, split: str) -> _Pairs | None:
+    """Find the pictures that YOLO's YAML names for a split: folders, or lists of files."""
     if (path := yaml_of(folder)) is None:
-        return
+        return None
     content = read_yaml(path)
-    root = Path(str(content.get("path") or "."))
-    for name in _NAMES_OF_SPLIT[split]:
-        listed = content.get(name)
-        # Paths in a YAML are often those of the machine that it was written on.
-        for base in (folder / root, folder) if isinstance(listed, str) else ():
-            images = base / str(listed).removeprefix("../")
-            parts = [("labels" if part == "images" else part) for part in images.parts]
-            yield images, [Path(*parts), images]
+    listed = next((content[name] for name in _NAMES_OF_SPLIT[split] if content.get(name)), None)
+    images: list[Path] = []
+    for entry in listed if isinstance(listed, list) else [listed]:
+        place = _place_in_yaml(folder, str(content.get("path") or "."), entry)
+        if place is not None and place.is_dir():
+            images += list_rasters(place).values()
+        elif place is not None:
+            lines = (" ".join(line.fields) for line in read_lines(place))
+            files = (_place_in_yaml(folder, str(place.parent), line) for line in lines)
+            images += [file for file in files if file is not None]
+    if not images:
+        return None
+    labels = {image.stem: _label_of_yolo(image) for image in images}
+    return _Pairs(
+        {image.stem: image for image in images},
+        {stem: label for stem, label in labels.items() if label.is_file()},
+        labels[images[0].stem].parent,
+    )
+
+
+def _place_in_yaml(folder: Path, root: str, entry: object) -> Path | None:
+    """Find what a YAML names; its paths are often those of the machine that it was written on."""
+    if not isinstance(entry, str):
+        return None
+    places = (folder / root / entry, folder / entry, folder / entry.removeprefix("../"))
+    return next((place for place in places if place.exists()), None)
+
+
+def _label_of_yolo(image: Path) -> Path:
+    """Return where YOLO looks for the labels of a picture: in labels in place of images."""
+    parts = list(image.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts).with_suffix(".txt")
 
 
 def _labels_in(place: Path) -> dict[str, Path]:
-    files = {suffix: sorted(place.glob(f"*{suffix}")) for suffix in _LABEL_SUFFIXES}
-    texts = [
-        path for path in files[".txt"] if path.name not in _NO_LABELS and "README" not in path.name
-    ]
-    return {path.stem: path for path in (texts or files[".xml"])}
+    """List the label files of a folder by their stems: texts, or XML where there are none."""
+    texts, others = (
+        [p for p in sorted(place.iterdir()) if p.suffix.lower() == suffix and p.is_file()]
+        for suffix in _LABEL_SUFFIXES
+    )
+    texts = [p for p in texts if p.name not in _NO_LABELS and not p.name.startswith("README")]
+    return {path.stem: path for path in (texts or others)}
 
 
 def _voc_split(folder: Path, split: str) -> _Pairs | None:

@@ -141,6 +141,16 @@ def test_the_yaml_says_where_pictures_are(tmp_path):
         assert read(tmp_path)[0] == [pytest.approx(AS_BOX, abs=1e-2)]
 
 
+def test_the_yaml_lists_folders_or_files(tmp_path):
+    for name in ("first", "second"):
+        picture(tmp_path / f"images/{name}/{name}.png")
+        text(tmp_path / f"labels/{name}/{name}.txt", f"0 {BOX}")
+    text(tmp_path / "list.txt", "./images/first/first.png", "images/second/second.png")
+    for train in ("[images/first, images/second]", "list.txt"):
+        text(tmp_path / "data.yaml", f"train: {train}", "names: [ship]")
+        assert read(tmp_path)[1] == read(tmp_path / "data.yaml")[1] == ["ship", "ship"]
+
+
 def test_pictures_and_labels_without_splits_are_for_training(tmp_path):
     picture(tmp_path / "images/a.png")
     text(tmp_path / "labels/a.txt", f"0 {BOX}")
