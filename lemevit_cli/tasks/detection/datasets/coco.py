@@ -159,6 +159,8 @@ def _image(entry: Any, place: str) -> tuple[str, CocoImage]:
     if not isinstance(entry, dict) or not entry.get("file_name") or "id" not in entry:
         raise DataError(f"{place}: has no id or no file_name")
     width, height = (finite_number(entry.get(side)) for side in ("width", "height"))
+    if min(width or 0, height or 0) < 0:
+        raise DataError(f"{place}: states {width:g} x {height:g} pixels")
     # Some tools write zeros for what they do not know.
     size = (int(width), int(height)) if width and height else None
     return _key(entry["id"]), CocoImage(str(entry["file_name"]), size)

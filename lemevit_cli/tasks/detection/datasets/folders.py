@@ -135,13 +135,13 @@ def _open_picture(
         kept = []
         for outline in outlines:
             with report.over_label():
+                if not has_area(outline):
+                    report.leave_out("objects without area left out", outline.place)
+                    continue
                 check_inside(outline, width=scene.width, height=scene.height)
                 if stated is not None:
                     check_name(outline, stated, CLASSES_FILE)
-                if has_area(outline):
-                    kept.append(outline)
-                else:
-                    report.leave_out("objects without area left out", outline.place)
+                kept.append(outline)
         site = Site.whole(str(image), scene.width, scene.height, scene.gsd_m or gsd_m)
         return LabelledPicture(site, kept, (str(image), scene.num_bands, scene.dtype))
 

@@ -139,6 +139,10 @@ def test_an_id_that_repeats_is_told(root):
     ("others", "said"),
     [
         ({"images": None}, "it takes the lists images, categories, annotations"),
+        (
+            {"images": [{"id": 7, "file_name": "a.png", "width": -80, "height": 60}]},
+            "image 1: states -80 x 60 pixels",
+        ),
         ({"images": [{"id": 7}]}, "image 1: has no id or no file_name"),
         (
             {"images": [{"id": 7, "file_name": "a.png"}, {"id": 7, "file_name": "b.png"}]},

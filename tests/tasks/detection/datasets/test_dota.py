@@ -63,6 +63,7 @@ def test_names_of_several_words_are_kept(tmp_path):
     [
         (f"{SQUARE} 0.25", "field 9 is '0.25', a number and no class name"),
         (f"{SQUARE} 3 0", "field 9 is '3', a number and no class name"),
+        (f"{SQUARE} nan 0", "field 9 is 'nan', a number and no class name"),
         (f"{SQUARE} ship 0.9", "difficult is '0.9', it takes 0, 1 or 2"),
         (f"{SQUARE} ship 7", "difficult is '7', it takes 0, 1 or 2"),
         (f"{SQUARE} ship 0 0", "has 11 fields"),

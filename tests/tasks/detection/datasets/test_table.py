@@ -38,8 +38,11 @@ def test_a_row_is_a_box(root, header, row):
 
 def test_an_only_table_is_for_training_and_a_row_without_a_box_says_that_nothing_is_there(root):
     picture(root / "images" / "b.png")
-    text(root / "boxes.csv", HEADER, ROW, "b.png,,,,,", "gone.png,1,1,2,2,ship")
+    # DeepForest's zeros say the same.
+    rows = [ROW, "b.png,,,,,", "b.png,0,0,0,0,ship", "gone.png,1,1,2,2,ship"]
+    text(root / "boxes.csv", HEADER, *rows)
     boxes, _, notes = read(root)
+    assert any("1 objects without area left out" in note for note in notes)
     assert boxes == [AS_BOX] and ", 2 pictures" in notes[0]
     assert any("gone.png: pictures of boxes.csv that are not there" in note for note in notes)
 
