@@ -173,7 +173,9 @@ def label_files(folder: Path) -> list[Path]:
     """List the texts of a folder that may hold boxes, else its XML files."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     texts = [p for p in files if p.suffix.lower() == ".txt" and p.name not in _NO_BOXES]
-    return texts or [path for path in files if path.suffix.lower() == ".xml"]
+    # What GDAL keeps beside rasters is no label.
+    others = [p for p in files if p.suffix.lower() == ".xml" and not p.name.endswith(".aux.xml")]
+    return texts or others
 
 
 def _read_files(

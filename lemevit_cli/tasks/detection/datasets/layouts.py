@@ -58,6 +58,7 @@ SPLITS = ("train", "val")
 _NAMES_OF_SPLIT = {"train": ("train",), "val": ("val", "valid")}
 _LABEL_FOLDERS = ("labelTxt", "labels", "annfiles", "annotations", "Annotations", "xml")
 _LABEL_SUFFIXES = (".txt", ".xml")
+_NO_RASTERS = (".yaml", ".yml", ".toml", ".md", ".cache", ".html", ".py", ".sh")
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt")  # YOLO's lists
 _COCO_FILES = ("annotations/instances_{}.json", "{}.json", "{}/_annotations.coco.json")
 _TABLES = ("{}.csv", "{}/_annotations.csv", "annotations/{}.csv", "{}/annotations.csv")
@@ -129,7 +130,7 @@ def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport
     for images in (folder / "images", folder):
         for labels in (*(folder / kind for kind in _LABEL_FOLDERS), folder):
             if images.is_dir() and labels.is_dir() and (found := _labels_in(labels)):
-                pictures = list_rasters(images)
+                pictures = _rasters_in(images)
                 if set(pictures) & set(found):
                     pairs = {"train": _Pairs(pictures, found, labels)}
                     return _file_layout(folder, pairs, stated)
@@ -176,7 +177,7 @@ def _files_of_split(folder: Path, split: str) -> _Pairs | None:
             raise DataError(
                 f"{images}: pictures without labels; put a text for each into {places[0]}"
             )
-        return _Pairs(list_rasters(images), _labels_in(labels), labels if labels else images)
+        return _Pairs(_rasters_in(images), _labels_in(labels), labels if labels else images)
     return _yaml_split(folder, split) or _voc_split(folder, split)
 
 
@@ -200,7 +201,7 @@ def _yaml_split(folder: Path, split: str) -> _Pairs | None:
     for entry in listed if isinstance(listed, list) else [listed]:
         place = _place_in_yaml(folder, str(content.get("path") or "."), entry)
         if place is not None and place.is_dir():
-            images += list_rasters(place).values()
+            images += _rasters_in(place).values()
         elif place is not None:
             lines = (" ".join(line.fields) for line in read_lines(place))
             files = (_place_in_yaml(folder, str(place.parent), line) for line in lines)
@@ -231,12 +232,19 @@ def _label_of_yolo(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
+def _rasters_in(place: Path) -> dict[str, Path]:
+    """List the rasters of a folder by their stems; a data set's own notes are none."""
+    files = list_rasters(place)
+    return {stem: path for stem, path in files.items() if path.suffix.lower() not in _NO_RASTERS}
+
+
 def _labels_in(place: Path) -> dict[str, Path]:
     """List the label files of a folder by their stems: texts, or XML where there are none."""
     texts, others = (
         [p for p in sorted(place.iterdir()) if p.suffix.lower() == suffix and p.is_file()]
         for suffix in _LABEL_SUFFIXES
     )
+    others = [path for path in others if not path.name.endswith(".aux.xml")]  # GDAL's
     texts = [p for p in texts if p.name not in _NO_LABELS and not p.name.startswith("README")]
     return {path.stem: path for path in (texts or others)}
 
@@ -247,7 +255,7 @@ def _voc_split(folder: Path, split: str) -> _Pairs | None:
     if not (images.is_dir() and labels.is_dir()):
         return None
     lists = folder / "ImageSets" / "Main"
-    pictures, files = list_rasters(images), _labels_in(labels)
+    pictures, files = _rasters_in(images), _labels_in(labels)
     listed = {
         kind: path
         for kind, names in _NAMES_OF_SPLIT.items()

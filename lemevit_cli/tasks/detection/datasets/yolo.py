@@ -38,6 +38,7 @@ from lemevit_cli.tasks.detection.datasets.lines import Line, read_lines
 Kind = Literal["boxes", "corners", "outlines"]
 _BOX, _CORNERS = 4, 8  # numbers after the class
 _FAR_OUTSIDE = 2.0  # in parts of a picture: pixels where parts of it are asked for
+_ROUNDING = 0.01  # of a picture's width
 _WHOLE = 1.01  # of a picture's width: no box is wider
 _NEEDS = {
     "boxes": "4: class cx cy w h",
@@ -106,6 +107,8 @@ def read_yolo(
     for line in read_lines(file.path):
         with report.over_label():
             points, confidence = _points(line, file)
+            if points.min() < -_ROUNDING or points.max() > 1 + _ROUNDING:
+                report.remark("labels reach over the edge of their picture", line.place)
             name = _class_of_number(line.fields[0], classes, line.place)
             points = points * picture.size_shown
             outlines.append(Outline(points, name, False, line.place, confidence))

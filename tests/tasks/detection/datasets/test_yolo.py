@@ -160,6 +160,12 @@ def test_pictures_and_labels_without_splits_are_for_training(tmp_path):
     assert any("not divided into train and val" in note for note in notes)
 
 
+def test_what_reaches_over_the_edge_is_read_and_told(tmp_path):
+    boxes, _, notes = read(yolo(tmp_path, "0 0.95 0.5 0.3 0.1", f"0 {BOX}"))
+    assert boxes[0] == pytest.approx((76, 30, 24, 6, 0), abs=1e-2)
+    assert any("1 labels reach over the edge of their picture" in note for note in notes)
+
+
 def test_a_text_beside_its_picture_and_names_in_a_list_do_as_well(tmp_path):
     picture(tmp_path / "train/a.png")
     text(tmp_path / "train/a.txt", f"0 {BOX}")
