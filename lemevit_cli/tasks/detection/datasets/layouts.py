@@ -17,7 +17,7 @@ any split all of a folder is for training: ``images`` with ``labels``, one COCO 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -26,8 +26,6 @@ from urllib.parse import unquote, urlparse
 from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.detection.datasets.class_names import (
     read_numbered_classes,
-    read_yaml,
-    yaml_of,
 )
 from lemevit_cli.tasks.detection.datasets.coco import (
     CocoFile,
@@ -43,7 +41,16 @@ from lemevit_cli.tasks.detection.datasets.labels import (
     bring_to_stored,
     fit_to_picture,
 )
-from lemevit_cli.tasks.detection.datasets.lines import read_lines
+from lemevit_cli.tasks.detection.datasets.pairs import (
+    LABEL_FOLDERS,
+    NAMES_OF_SPLIT,
+    Pairs,
+    files_of_split,
+    labels_in,
+    match_labels,
+    note_of,
+    rasters_in,
+)
 from lemevit_cli.tasks.detection.datasets.table import TableFile, is_box_table, read_table
 from lemevit_cli.tasks.detection.datasets.voc import read_voc
 from lemevit_cli.tasks.detection.datasets.yolo import (
@@ -52,20 +59,15 @@ from lemevit_cli.tasks.detection.datasets.yolo import (
     recognise_yolo,
     vote_for_yolo,
 )
-from lemevit_cli.training.datasets.folders import list_rasters
 
 SPLITS = ("train", "val")
-_NAMES_OF_SPLIT = {"train": ("train",), "val": ("val", "valid")}
-_LABEL_FOLDERS = ("labelTxt", "labels", "annfiles", "annotations", "Annotations", "xml")
-_LABEL_SUFFIXES = (".txt", ".xml")
-_NO_RASTERS = (".yaml", ".yml", ".toml", ".md", ".cache", ".html", ".py", ".sh")
-_NO_LABELS = ("classes.txt", "train.txt", "val.txt")  # YOLO's lists
 _COCO_FILES = ("annotations/instances_{}.json", "{}.json", "{}/_annotations.coco.json")
 _TABLES = ("{}.csv", "{}/_annotations.csv", "annotations/{}.csv", "{}/annotations.csv")
 _PICTURES = ("{split}", "{split}/images", "images/{split}", "images", "{split}2017", ".")
 _KNOWN = (
     "{train,val}/images with labelTxt or labels (DOTA, YOLO, Pascal VOC), "
-    "annotations/instances_{train,val}.json (COCO), or {train,val}.csv"
+    "annotations/instances_{train,val}.json (COCO), or {train,val}.csv with image_path, xmin, ymin, "
+    "xmax, ymax, label"
 )
 
 # What is labelled on a picture, in its pixels as stored, and the metres a pixel if that is stated.
@@ -104,8 +106,8 @@ def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport)
         raise DataError(f"{folder}: no such folder")
     for find, make in (
         (partial(_file_of_split, folder, _COCO_FILES), partial(_coco_layout, report=report)),
-        (partial(_file_of_split, folder, _TABLES), partial(_table_layout, report=report)),
-        (partial(_files_of_split, folder), partial(_file_layout, stated=stated)),
+        (partial(_table_of_split, folder), partial(_table_layout, report=report)),
+        (partial(files_of_split, folder), partial(_file_layout, stated=stated)),
     ):
         found = {split: place for split in SPLITS if (place := find(split)) is not None}
         if found:
@@ -128,11 +130,11 @@ def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport
     if len(tables) == 1:
         return _table_layout(folder, {"train": tables[0]}, report=report)
     for images in (folder / "images", folder):
-        for labels in (*(folder / kind for kind in _LABEL_FOLDERS), folder):
-            if images.is_dir() and labels.is_dir() and (found := _labels_in(labels)):
-                pictures = _rasters_in(images)
+        for labels in (*(folder / kind for kind in LABEL_FOLDERS), folder):
+            if images.is_dir() and labels.is_dir() and (found := labels_in(labels)):
+                pictures = rasters_in(images)
                 if set(pictures) & set(found):
-                    pairs = {"train": _Pairs(pictures, found, labels)}
+                    pairs = {"train": Pairs(pictures, found, labels)}
                     return _file_layout(folder, pairs, stated)
     return None
 
@@ -151,132 +153,10 @@ def _recognise_file(file: Path, stated: tuple[str, ...] | None, report: LabelRep
 # --- a file of labels a picture ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Pictures and label files of a split, by stem, and where either are."""
-
-    pictures: Mapping[str, Path]
-    labels: Mapping[str, Path]
-    place: Path
-
-
-def _files_of_split(folder: Path, split: str) -> _Pairs | None:
-    """Find pictures and label files of a split; None where there is no such split.
-
-    Raises:
-        DataError: if there are pictures without a folder of labels.
-    """
-    for images, places in _places_of_split(folder, split):
-        if not images.is_dir():
-            continue
-        labels = next((place for place in places if place.is_dir() and _labels_in(place)), None)
-        labels = labels or next((place for place in places if place.is_dir()), None)
-        if labels == images and not _labels_in(images):
-            continue
-        if labels is None:
-            raise DataError(
-                f"{images}: pictures without labels; put a text for each into {places[0]}"
-            )
-        return _Pairs(_rasters_in(images), _labels_in(labels), labels if labels else images)
-    return _yaml_split(folder, split) or _voc_split(folder, split)
-
-
-def _places_of_split(folder: Path, split: str) -> Iterable[tuple[Path, list[Path]]]:
-    """Yield folders that may hold the pictures of a split, with those that may hold its labels."""
-    for name in _NAMES_OF_SPLIT[split]:
-        own = folder / name
-        yield own / "images", [own / kind for kind in _LABEL_FOLDERS]
-        images = folder / "images" / name
-        yield images, [folder / kind / name for kind in _LABEL_FOLDERS]
-        yield own, [own]
-
-
-def _yaml_split(folder: Path, split: str) -> _Pairs | None:
-    """Find the pictures that YOLO's YAML names for a split: folders, or lists of files."""
-    if (path := yaml_of(folder)) is None:
-        return None
-    content = read_yaml(path)
-    listed = next((content[name] for name in _NAMES_OF_SPLIT[split] if content.get(name)), None)
-    images: list[Path] = []
-    for entry in listed if isinstance(listed, list) else [listed]:
-        place = _place_in_yaml(folder, str(content.get("path") or "."), entry)
-        if place is not None and place.is_dir():
-            images += _rasters_in(place).values()
-        elif place is not None:
-            lines = (" ".join(line.fields) for line in read_lines(place))
-            files = (_place_in_yaml(folder, str(place.parent), line) for line in lines)
-            images += [file for file in files if file is not None]
-    if not images:
-        return None
-    labels = {image.stem: _label_of_yolo(image) for image in images}
-    return _Pairs(
-        {image.stem: image for image in images},
-        {stem: label for stem, label in labels.items() if label.is_file()},
-        labels[images[0].stem].parent,
-    )
-
-
-def _place_in_yaml(folder: Path, root: str, entry: object) -> Path | None:
-    """Find what a YAML names; its paths are often those of the machine that it was written on."""
-    if not isinstance(entry, str):
-        return None
-    places = (folder / root / entry, folder / entry, folder / entry.removeprefix("../"))
-    return next((place for place in places if place.exists()), None)
-
-
-def _label_of_yolo(image: Path) -> Path:
-    """Return where YOLO looks for the labels of a picture: in labels in place of images."""
-    parts = list(image.parts)
-    if "images" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts).with_suffix(".txt")
-
-
-def _rasters_in(place: Path) -> dict[str, Path]:
-    """List the rasters of a folder by their stems; a data set's own notes are none."""
-    files = list_rasters(place)
-    return {stem: path for stem, path in files.items() if path.suffix.lower() not in _NO_RASTERS}
-
-
-def _labels_in(place: Path) -> dict[str, Path]:
-    """List the label files of a folder by their stems: texts, or XML where there are none."""
-    texts, others = (
-        [p for p in sorted(place.iterdir()) if p.suffix.lower() == suffix and p.is_file()]
-        for suffix in _LABEL_SUFFIXES
-    )
-    others = [path for path in others if not path.name.endswith(".aux.xml")]  # GDAL's
-    texts = [p for p in texts if p.name not in _NO_LABELS and not p.name.startswith("README")]
-    return {path.stem: path for path in (texts or others)}
-
-
-def _voc_split(folder: Path, split: str) -> _Pairs | None:
-    """Find the pictures that Pascal VOC's own layout lists; without lists all are for training."""
-    images, labels = folder / "JPEGImages", folder / "Annotations"
-    if not (images.is_dir() and labels.is_dir()):
-        return None
-    lists = folder / "ImageSets" / "Main"
-    pictures, files = _rasters_in(images), _labels_in(labels)
-    listed = {
-        kind: path
-        for kind, names in _NAMES_OF_SPLIT.items()
-        for name in names
-        if (path := lists / f"{name}.txt").is_file()
-    }
-    if split not in listed:
-        is_all = split == "train" and not listed
-        return _Pairs(pictures, files, labels) if is_all else None
-    stems = {Path(line.fields[0]).stem for line in read_lines(listed[split])}
-    return _Pairs(
-        {stem: image for stem, image in pictures.items() if stem in stems},
-        {stem: file for stem, file in files.items() if stem in stems},
-        labels,
-    )
-
-
 def _file_layout(
-    folder: Path, places: Mapping[str, _Pairs], stated: tuple[str, ...] | None
+    folder: Path, places: Mapping[str, Pairs], stated: tuple[str, ...] | None
 ) -> Layout:
-    matched = {split: _match_labels(place) for split, place in places.items()}
+    matched = {split: match_labels(place) for split, place in places.items()}
     every = [label for pairs, _ in matched.values() for label in pairs.values()]
     notes = [note for _, notes in matched.values() for note in notes]
     name, classes, reader_of = _text_or_xml(folder, every, stated)
@@ -295,7 +175,7 @@ def _text_or_xml(
     folder: Path, labels: Sequence[Path], stated: tuple[str, ...] | None
 ) -> tuple[str, tuple[str, ...] | None, Callable[[Path], ReadLabels]]:
     """Return the layout's name, the classes that it states, and what reads a file."""
-    if labels[0].suffix == ".xml":
+    if labels[0].suffix.lower() == ".xml":
         return "Pascal VOC", None, lambda label: partial(_read_voc, label)
     if sum(map(vote_for_yolo, labels)) <= 0:
         return "DOTA", None, lambda label: partial(_read_dota, label)
@@ -332,40 +212,17 @@ def _read_yolo(
     return outlines, None
 
 
-def _match_labels(found: _Pairs) -> tuple[dict[Path, Path], list[str]]:
-    """Match each picture with its label file, and note those that have no partner.
-
-    Raises:
-        DataError: if none has one.
-    """
-    pictures, files = found.pictures, found.labels
-    if not pictures:
-        raise DataError(f"{_images_of(found)}: an empty folder; put the pictures there")
-    pairs = {image: files[stem] for stem, image in pictures.items() if stem in files}
-    if not pairs:
-        raise DataError(f"{found.place}: no label file; each needs its picture's name and .txt")
-    alone = [image for stem, image in pictures.items() if stem not in files]
-    lost = [label for stem, label in files.items() if stem not in pictures]
-    return pairs, [
-        *_note_of(alone, "without a label file left out; an empty one says that nothing is there"),
-        *_note_of(lost, "without a picture"),
-    ]
-
-
-def _images_of(found: _Pairs) -> Path:
-    return found.place.parent / "images" if found.place.name in _LABEL_FOLDERS else found.place
-
-
-def _note_of(paths: Sequence[Path | str], what: str) -> list[str]:
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return [f"{paths[0]}{more}: {what}"] if paths else []
-
-
 # --- a file of labels a split --------------------------------------------------------------------
 
 
+def _table_of_split(folder: Path, split: str) -> Path | None:
+    # Other tables, such as lists of pictures and classes, may lie there as well.
+    path = _file_of_split(folder, _TABLES, split)
+    return path if path is not None and is_box_table(path) else None
+
+
 def _file_of_split(folder: Path, patterns: Sequence[str], split: str) -> Path | None:
-    names = (*_NAMES_OF_SPLIT[split], f"{split}2017")
+    names = (*NAMES_OF_SPLIT[split], f"{split}2017")
     files = (folder / pattern.format(name) for name in names for pattern in patterns)
     return next((file for file in files if file.is_file()), None)
 
@@ -435,7 +292,7 @@ def _find_pictures(
     Raises:
         DataError: if none is, or two are the same.
     """
-    splits = (*_NAMES_OF_SPLIT[split], split)
+    splits = (*NAMES_OF_SPLIT[split], split)
     places = [
         file.parent,
         *(folder / pattern.format(split=name) for name in splits for pattern in _PICTURES),
@@ -455,7 +312,7 @@ def _find_pictures(
     if not pictures:
         first = f", such as {missing[0]}" if missing else ""
         raise DataError(f"{file}: none of its pictures{first} is below {folder}")
-    return pictures, _note_of(missing, f"pictures of {file.name} that are not there")
+    return pictures, note_of(missing, f"pictures of {file.name} that are not there")
 
 
 def _find_picture(name: str, places: Sequence[Path]) -> Path | None:

@@ -67,6 +67,16 @@ def test_a_wrong_row_is_told_with_its_line_or_counted(root, row, said):
     assert boxes == [AS_BOX] and any("1 bad labels left out" in note for note in notes)
 
 
+def test_a_table_of_something_else_is_no_table_of_boxes(root):
+    text(root / "train.csv", "path,class", "a.png,ship")
+    with pytest.raises(
+        DataError, match=r"no labels of boxes; it takes .*csv with image_path, xmin"
+    ):
+        read(root)
+    text(root / "labels/a.txt", "10 20 40 20 40 30 10 30 ship 0")
+    assert read(root)[0] == [AS_BOX]
+
+
 def test_a_table_without_pictures_or_classes_is_refused(root):
     text(root / "train.csv", "xmin,ymin,xmax,ymax,label", "10,20,40,30,ship")
     with pytest.raises(DataError, match="names no picture; it takes a column image_path"):
