@@ -66,8 +66,8 @@ _TABLES = ("{}.csv", "{}/_annotations.csv", "annotations/{}.csv", "{}/annotation
 _PICTURES = ("{split}", "{split}/images", "images/{split}", "images", "{split}2017", ".")
 _KNOWN = (
     "{train,val}/images with labelTxt or labels (DOTA, YOLO, Pascal VOC), "
-    "annotations/instances_{train,val}.json (COCO), or {train,val}.csv with image_path, xmin, ymin, "
-    "xmax, ymax, label"
+    "annotations/instances_{train,val}.json (COCO), or {train,val}.csv with image_path, xmin, "
+    "ymin, xmax, ymax, label"
 )
 
 # What is labelled on a picture, in its pixels as stored, and the metres a pixel if that is stated.
