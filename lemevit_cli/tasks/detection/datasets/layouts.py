@@ -179,7 +179,8 @@ def _text_or_xml(
         return "Pascal VOC", None, lambda label: partial(_read_voc, label)
     if sum(map(vote_for_yolo, labels)) <= 0:
         return "DOTA", None, lambda label: partial(_read_dota, label)
-    numbered = read_numbered_classes(folder)
+    # labelImg writes its classes.txt beside the labels.
+    numbered = read_numbered_classes(folder) or read_numbered_classes(labels[0].parent)
     classes = numbered or stated
     if classes is None:
         raise DataError(

@@ -171,6 +171,8 @@ def test_a_text_beside_its_picture_and_names_in_a_list_do_as_well(tmp_path):
     text(tmp_path / "train/a.txt", f"0 {BOX}")
     text(tmp_path / "classes.txt", "ship", "plane")
     assert read(tmp_path)[:2] == ([pytest.approx(AS_BOX, abs=1e-2)], ["ship"])
+    (tmp_path / "classes.txt").rename(tmp_path / "train/classes.txt")  # as labelImg has it
+    assert read(tmp_path)[:2] == ([pytest.approx(AS_BOX, abs=1e-2)], ["ship"])
 
 
 def test_a_picture_that_is_shown_turned_is_labelled_as_shown(tmp_path):
