@@ -18,6 +18,7 @@ from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 _FIRST_SWAPPED = 5  # orientation of EXIF from which on width and height change places
+_SKIPPING = "train, eval and score leave such labels out on --skip-bad-labels"
 _TURNED = (
     "pictures are shown otherwise than they are stored, and their labels are read as of what is "
     "shown"
@@ -80,7 +81,7 @@ class LabelReport:
             yield
         except DataError as error:
             if not self._skip_bad:
-                raise DataError(f"{error} (--skip-bad-labels leaves such labels out)") from error
+                raise DataError(f"{error} ({_SKIPPING})") from error
             self.leave_out("bad labels left out", str(error))
 
     def leave_out(self, reason: str, place: str) -> None:
