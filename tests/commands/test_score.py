@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -105,6 +107,28 @@ def test_boxes_and_options_of_rasters_are_one_line_and_exit_1(texts):
     run = invoke(*texts, "--tolerance", "1")
     assert run.exit_code == 1 and run.stderr.count("\n") == 1
     assert "--tolerance is for rasters" in run.stderr
+
+
+def test_bad_labels_are_one_line_or_are_skipped_and_counted(texts):
+    with Path(texts[1]).open("a") as file:
+        file.write("\n10 20 40 20 40 30 10 ship 0\n")
+    run = invoke(*texts)
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1
+    assert "has 7 coordinates" in run.stderr
+    run = invoke(*texts, "--skip-bad-labels")
+    assert run.exit_code == 0 and "1 bad labels left out, the first: " in run.stderr
+
+
+def test_polygons_are_told_by_area_and_one_by_one(tmp_path):
+    outline = shapely.Polygon([(0, 0), (60, 0), (60, 20), (20, 20), (20, 60), (0, 60)])
+    paths = [str(tmp_path / name) for name in ("p.gpkg", "t.gpkg")]
+    for path in paths:
+        table = geopandas.GeoDataFrame({"class": ["house"]}, geometry=[outline], crs="EPSG:32633")
+        table.to_file(path)
+    run = invoke(*paths)
+    assert run.exit_code == 0 and "mean by area  1.000" in run.stdout
+    assert "F1 at IoU 0.5" in run.stdout and "no boxes are made of them" in run.stderr
+    assert json.loads(invoke(*paths, "--json").stdout)["objects_75"]["f1"] == 1.0
 
 
 def test_change_is_told_as_pixels_and_as_polygons(write_scene):

@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 import geopandas
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.metrics.confusion import figures_of
+from lemevit_cli.metrics.polygons import area_figures, single_polygons
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import check_class_raster, read_legend
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
@@ -165,12 +164,10 @@ def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[
         truth,
     )
     found, true = map(_valid_areas, tables, (prediction, truth))
-    all_found, all_true = shapely.union_all(found), shapely.union_all(true)
-    hits = shapely.area(shapely.intersection(all_found, all_true))
     objects = ObjectTally()
     objects.add(found, true)
     return {
-        **figures_of(hits, found=all_found.area, true=all_true.area),
+        **area_figures(found, true),
         **BatchTally().figures(),
         "objects": objects.figures(),
         "pixels": None,
@@ -194,9 +191,8 @@ def _bring_to_one_map(
 
 
 def _valid_areas(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
-    """Return the valid geometries of a layer, without those that are missing or have no area."""
-    geometries = shapely.make_valid(table.geometry.to_numpy())
-    areas: NDArray[Any] = geometries[shapely.area(geometries) > 0]
+    """Return the polygons of a layer that have an area; a multipolygon's parts are its polygons."""
+    areas, _ = single_polygons(table.geometry.to_numpy())
     if len(table) and not len(areas):
         raise DataError(f"{path}: holds no polygons")
     return areas

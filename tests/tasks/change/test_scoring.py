@@ -162,6 +162,15 @@ def test_nothing_found_and_nothing_there_have_no_figures(write_mask, write_layer
     assert figures["f1"] is None and figures["objects"]["f1"] is None
 
 
+def test_parts_of_a_multipolygon_are_objects_of_their_own(write_layer, tmp_path):
+    layer, dissolved = write_layer(FOUND, "p.gpkg"), str(tmp_path / "t.gpkg")
+    geopandas.read_file(layer).dissolve("class", as_index=False).to_file(dissolved)
+    for prediction, truth in ((layer, dissolved), (dissolved, layer)):
+        figures = score(prediction, truth)
+        assert figures["f1"] == pytest.approx(1.0)
+        assert (figures["objects"]["truths"], figures["objects"]["matched"]) == (5, 5)
+
+
 def test_features_without_an_area_are_no_objects(write_layer, tmp_path):
     layer, odd = write_layer(TRUTH, "t.gpkg"), str(tmp_path / "odd.gpkg")
     table = geopandas.read_file(layer)
