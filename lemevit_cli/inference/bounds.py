@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene
+from lemevit_cli.vector.frames import bounds_text
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
-    bounds_text,
     extent,
-    polygons_on,
-    read_layer,
+    read_polygons_on,
 )
 
 # Bounds copied from a file's own printout miss its pixel edges by rounding.
@@ -79,6 +78,11 @@ class PolygonsMask:
 
     polygons: ScenePolygons
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know of how they were read, a line each."""
+        return self.polygons.notes
+
     def read(self, window: Window) -> NDArray[np.bool_]:
         """Mark the pixels ``(H, W)`` whose centre lies inside a polygon."""
         ones = np.ones(len(self.polygons.polygons), dtype=np.uint8)
@@ -88,10 +92,14 @@ class PolygonsMask:
 def polygons_mask(path: str, scene: Scene) -> PolygonsMask:
     """Read the polygons of a vector file and bring them to the scene's CRS.
 
-    How a layer is named and which CRS is meant: see ``vector/scene_polygons.py``.
+    How a layer is named and which CRS is meant: see
+    ``vector/frames.py``.
 
     Raises:
         SceneError: if the file cannot be read, has no polygons, cannot be reprojected, or none of
             its polygons touches the scene.
     """
-    return PolygonsMask(polygons_on(scene, read_layer(path), path))
+    polygons, table = read_polygons_on(scene, path)
+    if len(table) == 0:
+        raise SceneError(f"{path}: holds no polygons")
+    return PolygonsMask(polygons)

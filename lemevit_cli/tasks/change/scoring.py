@@ -35,8 +35,8 @@ from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
     is_vector,
-    polygons_on,
     read_layer,
+    read_polygons_on,
 )
 
 _CHANGE = "change"  # as a kind of file
@@ -149,9 +149,11 @@ def _open_on_grid_of(
 ) -> Iterator[tuple[ChangeReader, Window]]:
     """Open the change in a file on the grid of a raster, and give the part that both reach."""
     if is_vector(path):
-        table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
-        polygons = None if table.empty else polygons_on(grid, table, path)
-        yield _PolygonsOfChange(polygons), grid.window
+        labels = options.labels
+        polygons, table = read_polygons_on(grid, path, layer=labels.layer, where=labels.where)
+        for note in polygons.notes:
+            progress.note(note)
+        yield _PolygonsOfChange(None if table.empty else polygons), grid.window
         return
     with open_classes_on_grid_of(grid, path, progress) as (_, ids, part):
         yield _RasterOfChange(ids.scene), part

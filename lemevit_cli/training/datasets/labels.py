@@ -21,10 +21,10 @@ from lemevit_cli.raster.source import STDIN
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
+    field_names,
     is_vector,
     layer_name,
-    polygons_on,
-    read_layer,
+    read_polygons_on,
 )
 
 IGNORE = "ignore"
@@ -169,16 +169,17 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
         DataError: if the field is missing, or no polygon with a name is left.
     """
     path, field = labelled.labels, labelled.label_field
-    table = read_layer(path, layer=labelled.layer, where=labelled.where)
-    if field is not None and field not in table.columns:
-        fields = [str(name) for name in table.columns if name != table.geometry.name]
+    fields = field_names(path, labelled.layer)
+    if field is not None and field not in fields:
         raise DataError(
             f"{path}: has no field {field!r}; its fields are {', '.join(fields) or 'none'}"
         )
+    polygons, table = read_polygons_on(
+        scene, path, layer=labelled.layer, where=labelled.where, with_points=True
+    )
     if len(table) == 0:
         left = f"is left by the filter {labelled.where!r}" if labelled.where else "is there"
         raise DataError(f"{path}: no polygon {left}")
-    polygons = polygons_on(scene, table, path, with_points=True)
     if field is None:
         name = labelled.class_name or layer_name(path, labelled.layer)[1]
         names: list[str | None] = [name] * len(table)
@@ -191,6 +192,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
+    notes = (*polygons.notes, *notes)
     return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
 
 
