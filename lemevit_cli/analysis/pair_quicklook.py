@@ -18,7 +18,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     class_layer,
     draw_polygons,
     is_layer,
-    part_shown,
+    parts_shown,
     read_over,
     sheet_of,
     warp,
@@ -105,13 +105,15 @@ def _read_after(
     if pair.resampling is None:
         pixels, valid = after.read_overview_by_band(longest, window=part)
         return pixels.astype(np.float32), valid
-    reached, read = part_shown(after, sheet, pair.before, part)
-    pixels, valid = after.read_overview_by_band(2 * longest, window=reached)
-    # Whatever nodata pixels hold must not be mixed into those around them.
-    known = pixels.astype(np.float32)
-    known[~valid] = np.nan
-    shown = warp(known, read, sheet, nodata=np.nan, resampling=Resampling.bilinear)
-    return np.nan_to_num(shown), np.isfinite(shown)
+    warped = np.full((after.num_bands, *sheet.shape), np.nan, dtype=np.float32)
+    for turn, reached, read in parts_shown(after, sheet, pair.before, part):
+        pixels, valid = after.read_overview_by_band(2 * longest, window=reached)
+        # Whatever nodata pixels hold must not be mixed into those around them.
+        known = pixels.astype(np.float32)
+        known[~valid] = np.nan
+        shown = warp(known, read.moved(turn), sheet, nodata=np.nan, resampling=Resampling.bilinear)
+        warped = np.where(np.isfinite(warped), warped, shown)
+    return np.nan_to_num(warped), np.isfinite(warped)
 
 
 def _read_change(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> Layer | None:

@@ -20,7 +20,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
-from lemevit_cli.raster.overlap import outline_in, part_over, same_grid, window_around
+from lemevit_cli.raster.overlap import outlines_of, part_over, same_grid, window_around
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
@@ -57,6 +57,11 @@ class Sheet:
     @property
     def shape(self) -> tuple[int, int]:
         return self.height, self.width
+
+    def moved(self, turn: float) -> Sheet:
+        """Return the sheet some map units further to the east."""
+        transform = Affine.translation(turn, 0) @ (self.georeference.transform or Affine.identity())
+        return replace(self, georeference=replace(self.georeference, transform=transform))
 
 
 @dataclass(frozen=True)
@@ -148,21 +153,33 @@ def _warp_ids(
 ) -> NDArray[np.uint8]:
     """Warp classes from another grid: read at about the sheet's pixel size, then nearest."""
     part_over(scene, raster)  # for what it says if there is none
-    reached, read = part_shown(raster, sheet, scene, part)
-    ids = _read_ids(raster, reached, read.shape, is_scores=is_scores)
-    return warp(ids, read, sheet, nodata=NODATA_CLASS, resampling=Resampling.nearest)
+    warped = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
+    for turn, reached, read in parts_shown(raster, sheet, scene, part):
+        ids = _read_ids(raster, reached, read.shape, is_scores=is_scores)
+        ids = warp(ids, read.moved(turn), sheet, nodata=NODATA_CLASS, resampling=Resampling.nearest)
+        warped = np.where(warped == NODATA_CLASS, ids, warped)
+    return warped
 
 
-def part_shown(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> tuple[Window, Sheet]:
+def parts_shown(
+    raster: Scene, sheet: Sheet, scene: Scene, part: Window
+) -> list[tuple[float, Window, Sheet]]:
     """Find what a raster has of a scene's part, and the grid to read it on, twice as fine.
+
+    Returns:
+        One, or several turns round the globe, see :func:`outlines_of`.
 
     Raises:
         SceneError: if it has nothing of it.
     """
-    reached = window_around(raster, outline_in(scene, raster.georeference.crs_wkt, part))
-    if reached is None:
+    found = []
+    for turn, outline in outlines_of(scene, raster, part).items():
+        reached = window_around(raster, outline)
+        if reached is not None:
+            found.append((turn, reached, sheet_of(raster, reached, 2 * max(sheet.shape))))
+    if not found:
         raise SceneError(f"{raster.name}: does not reach this part of {scene.name}")
-    return reached, sheet_of(raster, reached, 2 * max(sheet.shape))
+    return found
 
 
 def warp(

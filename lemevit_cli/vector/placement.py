@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.transform import GCPTransformer
 
 from lemevit_cli.geometry.georeference import Georeference
-from lemevit_cli.geometry.ground import is_tied_to_earth
+from lemevit_cli.geometry.ground import is_tied_to_earth, period_of
 from lemevit_cli.vector.layer import crs_of_map, gcp_transformer, points_on_the_map
 
 _SIDE_POINTS = 64  # of each side of an outline, which curves in another CRS
 _INNER_POINTS = 15  # along each axis of what lies within: a pole may
 _NEWTON_STEPS = 6
-_LATITUDES = (0.0, 40.0)  # where a cylinder has the same x
 
 
 class Grid(Protocol):
@@ -132,32 +130,3 @@ def _invert_points(points: NDArray[np.float64], georeference: Georeference) -> N
 
 def _forward(transformer: GCPTransformer, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.column_stack(transformer.xy(rows=pixels[:, 1], cols=pixels[:, 0], offset="ul"))
-
-
-@lru_cache(maxsize=32)
-def period_of(crs_wkt: str) -> float | None:
-    """Return how far apart two places with the same longitude lie in x, None where none do.
-
-    That is 360 of a geographic CRS in degrees, and the length of the equator of a cylinder
-    (Mercator, equidistant, equal-area): the maps on which a scene may go on across their edge.
-    """
-    crs = pyproj.CRS.from_wkt(crs_wkt)
-    if crs.is_compound:
-        crs = crs.sub_crs_list[0]
-    if crs.is_geographic:
-        return float(2 * np.pi / crs.axis_info[0].unit_conversion_factor)
-    if crs.geodetic_crs is None:
-        return None
-    step = 10.0
-    degrees = np.arange(-180.0, 181.0, step)
-    to_map = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
-    steps = []
-    for latitude in _LATITUDES:
-        x, y = to_map.transform(degrees, np.full(degrees.shape, latitude))
-        if not np.isfinite(x).all() or np.ptp(y) > 1e-3 * np.ptp(x):
-            return None
-        steps.append(np.diff(x))
-    usual = float(np.median(steps))
-    # Where the map is cut, one step leads back.
-    num_others = (np.abs(np.array(steps) - usual) > 1e-3 * abs(usual)).sum(axis=1)
-    return abs(usual) * 360.0 / step if usual and (num_others <= 1).all() else None

@@ -15,7 +15,8 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.vector.placement import Placement, period_of
+from lemevit_cli.geometry.ground import period_of
+from lemevit_cli.vector.placement import Placement
 
 Bounds = tuple[float, float, float, float]
 
@@ -248,13 +249,13 @@ class Way:
         pairs = [(0, 2), (3, 5), (6, 8), (0, 6), (1, 7), (2, 8), (0, 8), (2, 6)]
         starts, ends = (corners[[pair[i] for pair in pairs]] for i in (0, 1))
         longest = float(np.hypot(*(ends - starts).T).max())
-        tolerance, pieces = _EDGE_TOLERANCE_PX * self.place.pixel_size, 4
+        tolerance, pieces = _EDGE_TOLERANCE_PX * self.place.pixel_size, 1
         while pieces < _MOST_PIECES:
             share = np.linspace(0, 1, 2 * pieces + 1)[:, np.newaxis, np.newaxis]
             points = self._forward((starts + share * (ends - starts)).reshape(-1, 2))
             points = points.reshape(2 * pieces + 1, len(pairs), 2)
-            middles = (points[:-2:2] + points[2::2]) / 2
-            leaves = self._distance(points[1::2], middles, turns=0.5)
+            middles = self._middle(points[:-2:2], points[2::2])
+            leaves = self._distance(points[1::2], middles)
             if not (leaves[np.isfinite(leaves)] > tolerance).any():
                 break
             pieces *= 2
@@ -267,26 +268,33 @@ class Way:
         _, ring = shapely.get_coordinates(shapely.get_rings(fine), return_index=True)
         is_edge = ring[1:] == ring[:-1]
         middles = self._forward(((xy[1:] + xy[:-1]) / 2)[is_edge])
-        straight = ((on_map[1:] + on_map[:-1]) / 2)[is_edge]
-        leaves = self._distance(middles, straight, turns=0.5)
+        straight = self._middle(on_map[:-1][is_edge], on_map[1:][is_edge])
+        leaves = self._distance(middles, straight)
         broken = np.zeros(len(fine), dtype=bool)
         is_off = ~(leaves <= _BROKEN_PX * self.place.pixel_size)
         broken[owner[1:][is_edge][is_off]] = True
         broken[owner[~np.isfinite(on_map).all(axis=1)]] = True
         return broken
 
-    def _distance(self, these: NDArray, those: NDArray, *, turns: float = 1.0) -> NDArray:
-        """Measure how far points ``(..., 2)`` of the map lie apart, the short way round.
+    def _distance(self, these: NDArray, those: NDArray) -> NDArray[np.float64]:
+        """Measure how far points ``(..., 2)`` of the map lie apart, the short way round."""
+        apart = self._step_between(those, these)
+        distances: NDArray[np.float64] = np.hypot(apart[..., 0], apart[..., 1])
+        return distances
 
-        Args:
-            turns: that count for nothing. The middle of two points on either side of the map's
-                edge is half a turn off.
-        """
-        apart = these - those
-        if self.place.period is not None:
-            turn = self.place.period * turns
-            apart[..., 0] -= turn * np.round(apart[..., 0] / turn)
-        return np.hypot(apart[..., 0], apart[..., 1])
+    def _middle(self, starts: NDArray, ends: NDArray) -> NDArray[np.float64]:
+        """Return the middles of edges on the map, which take the short way round."""
+        with np.errstate(invalid="ignore"):
+            middles: NDArray[np.float64] = starts + self._step_between(starts, ends) / 2
+        return middles
+
+    def _step_between(self, starts: NDArray, ends: NDArray) -> NDArray[np.float64]:
+        period = self.place.period
+        with np.errstate(invalid="ignore"):  # of what is not finite
+            steps: NDArray[np.float64] = ends - starts
+            if period is not None:
+                steps[..., 0] -= period * np.round(steps[..., 0] / period)
+        return steps
 
     def _repeat(self, mapped: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
         """Add what lies on the scene a turn round the globe away; return with what each is of."""

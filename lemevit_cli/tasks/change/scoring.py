@@ -19,6 +19,7 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import figures_of
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import check_class_raster, read_legend
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
@@ -87,7 +88,7 @@ class ChangeReader(Protocol):
 
 @dataclass(frozen=True)
 class _RasterOfChange:
-    raster: Scene
+    raster: Scene | JoinedScenes
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         pixels, valid = self.raster.read(window)

@@ -14,7 +14,7 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
-from lemevit_cli.raster.overlap import classes_on_grid_of, part_over, same_grid
+from lemevit_cli.raster.overlap import classes_on_grid_of, is_placed, part_over, same_grid
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.source import STDIN
@@ -286,7 +286,10 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         ids = tuple(sorted(names))
         classes = tuple(names[i] for i in ids)
         is_complete = labelled.background != IGNORE
-        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+        are_placed = is_placed(scene) and is_placed(raster)
+        by_pixel = f"{path}: is taken pixel by pixel; not both say where on the earth they lie"
+        notes = () if are_placed else (by_pixel,)
+        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete, notes)
 
 
 def _names_of(raster: Scene, path: str) -> dict[int, str]:
