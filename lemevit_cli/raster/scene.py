@@ -458,7 +458,8 @@ def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> l
         if georeference.gcps:
             return [
                 f"has {len(georeference.gcps)} ground control points and no transform: its pixels "
-                "have no known size on the ground; outlines are placed by the points"
+                "have no known size on the ground; polygons are placed by the points, bounds are "
+                "pixels"
             ]
         if georeference.rpcs:
             what = "RPCs and no transform"

@@ -27,6 +27,22 @@ class SinglePolygons:
     lost: NDArray[np.int64]
     others: NDArray[np.int64]
 
+    def notes(self, path: str, *, among: NDArray[np.int64] | None = None) -> tuple[str, ...]:
+        """Return what was mended and what was left out, by number, a line each.
+
+        Args:
+            path: what messages call the layer.
+            among: rows that matter of those mended; None counts all.
+        """
+        mended = self.mended if among is None else np.intersect1d(self.mended, among)
+        counts = (
+            (np.unique(mended), "cross or touch themselves; what an outline encloses an odd number "
+             "of times counts"),
+            (self.lost, "have no area, or coordinates that are no numbers, and are left out"),
+            (self.others, "hold lines or points, which are left out"),
+        )  # fmt: skip
+        return tuple(f"{path}: {len(r)} of its features {what}" for r, what in counts if len(r))
+
 
 def single_polygons(geometries: NDArray) -> SinglePolygons:
     """Take collections apart and mend polygons that cross themselves.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import geopandas
@@ -27,7 +27,6 @@ _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
 _NOWHERE = (1e300, 1e300, 1e300, 1e300)  # a box that no feature touches
 _IN_ORDER = (".geojson", ".json", ".csv")  # read in whole: their numbers need not be their order
-_MENDED = "cross or touch themselves; what their outlines enclose an odd number of times counts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,16 +273,17 @@ def _bring(
     *,
     with_points: bool,
 ) -> ScenePolygons:
+    path = facts.path
     found = single_polygons(table.geometry.to_numpy())
     points, point_rows = _points_of(table.geometry.to_numpy(), found.others, wanted=with_points)
     if len(found.polygons) + len(points) == 0:
-        raise SceneError(f"{facts.path}: holds no polygons")
+        raise SceneError(f"{path}: holds no polygons")
     try:
         polygons, origin, broken = way.bring(found.polygons)
         squares, square_of = way.bring_points(points)
     except (ProjError, CRSError) as error:
         raise SceneError(
-            f"{facts.path}: cannot be brought to the CRS of {scene.name} ({one_line(error)})"
+            f"{path}: cannot be brought to the CRS of {scene.name} ({one_line(error)})"
         ) from error
     rows = np.concatenate([found.rows[origin], point_rows[square_of]])
     polygons = np.concatenate([polygons, squares])
@@ -292,15 +292,11 @@ def _bring(
     if len(polygons) == 0:
         raise _none_touches(scene, way, facts, num_broken=len(broken))
     polygons = shapely.transform(polygons, lambda xy: np.round(xy, _DECIMALS))
-    others = np.setdiff1d(found.others, point_rows)
-    counts = (
-        (np.intersect1d(found.mended, rows), _MENDED),
-        (found.lost, "have no area, or coordinates that are no numbers, and are left out"),
-        (others, "hold lines or points, which are left out"),
-        (np.unique(found.rows[broken]), f"reach beyond the CRS of {scene.name} and are left out"),
-    )
-    told = tuple(f"{facts.path}: {len(r)} of its features {what}" for r, what in counts if len(r))
-    return ScenePolygons(polygons, rows, shapely.STRtree(polygons), (*notes, *told))
+    told = replace(found, others=np.setdiff1d(found.others, point_rows)).notes(path, among=rows)
+    num_broken = len(np.unique(found.rows[broken]))
+    beyond = f"{path}: {num_broken} of its features reach beyond the CRS of {scene.name} and are "
+    lost = (f"{beyond}left out",) if num_broken else ()
+    return ScenePolygons(polygons, rows, shapely.STRtree(polygons), (*notes, *told, *lost))
 
 
 def _points_of(

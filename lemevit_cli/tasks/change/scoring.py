@@ -13,6 +13,7 @@ import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
@@ -32,6 +33,7 @@ from lemevit_cli.tasks.scoring import (
     Scoring,
     refuse_options_of_rasters,
 )
+from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
@@ -71,7 +73,7 @@ def score_change(
     """
     refuse_options_of_rasters(options, "change is")
     if is_vector(prediction) and is_vector(truth):
-        return _compare_layers(prediction, truth, options)
+        return _compare_layers(prediction, truth, options, progress)
     figures = _compare_on_grid(prediction, truth, options, progress)
     if not figures["pixels"]:
         raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
@@ -160,14 +162,17 @@ def _open_on_grid_of(
         yield _RasterOfChange(ids.scene), part
 
 
-def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[str, Any]:
+def _compare_layers(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
     labels = options.labels
     tables = _bring_to_one_map(
         read_layer(prediction),
         read_layer(truth, layer=labels.layer, where=labels.where),
         truth,
     )
-    found, true = map(_valid_areas, tables, (prediction, truth))
+    pairs = zip(tables, (prediction, truth), strict=True)
+    found, true = (_valid_areas(table, path, progress) for table, path in pairs)
     all_found, all_true = shapely.union_all(found), shapely.union_all(true)
     hits = shapely.area(shapely.intersection(all_found, all_true))
     objects = ObjectTally()
@@ -183,25 +188,59 @@ def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[
 def _bring_to_one_map(
     found: geopandas.GeoDataFrame, true: geopandas.GeoDataFrame, truth: str
 ) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
-    """Bring both to the prediction's map; to the truth's where only that has a plane."""
+    """Bring both to the prediction's map; to the truth's where only that has a plane.
+
+    Raises:
+        DataError: if only one has a CRS, or the map of one cannot hold the other.
+    """
     if (found.crs is None) != (true.crs is None):
         raise DataError(
             f"{truth} and its prediction: one has a CRS and the other has none; state it "
             "(ogr2ogr -a_srs)"
         )
-    if found.crs is None or found.crs == true.crs:
+    if found.crs is None:
         return found, true
+    if found.crs == true.crs:
+        return found, _turned_to(found, true)
     if found.crs.is_geographic:
-        return found.to_crs(true.crs), true
-    return found, true.to_crs(found.crs)
+        found = found.to_crs(true.crs)
+    else:
+        true = true.to_crs(found.crs)
+    for table in (found, true):
+        bounds = table.geometry.bounds.to_numpy()
+        num_lost = int((~np.isfinite(bounds[~table.geometry.is_empty])).any(axis=1).sum())
+        if num_lost:
+            raise DataError(
+                f"{truth} and its prediction: {num_lost} polygons of one lie beyond the CRS of the "
+                "other; bring both to one that holds them (ogr2ogr -t_srs)"
+            )
+    return found, _turned_to(found, true)
 
 
-def _valid_areas(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
-    """Return the valid geometries of a layer, without those that are missing or have no area."""
-    geometries = shapely.make_valid(table.geometry.to_numpy())
-    areas: NDArray[Any] = geometries[shapely.area(geometries) > 0]
-    if len(table) and not len(areas):
+def _turned_to(
+    found: geopandas.GeoDataFrame, true: geopandas.GeoDataFrame
+) -> geopandas.GeoDataFrame:
+    """Move a layer round the globe to where another of its CRS counts its longitudes."""
+    period = period_of(found.crs.to_wkt())
+    west, _, east, _ = np.array([found.total_bounds, true.total_bounds]).T
+    apart = np.diff((west + east) / 2)[0]
+    if period is None or not np.isfinite(apart) or round(apart / period) == 0:
+        return true
+    return true.set_geometry(true.translate(-period * round(apart / period)))
+
+
+def _valid_areas(table: geopandas.GeoDataFrame, path: str, progress: Progress) -> NDArray[Any]:
+    """Return a valid geometry for each feature that has an area, see :func:`single_polygons`."""
+    single = single_polygons(table.geometry.to_numpy())
+    if len(table) and not len(single.polygons):
         raise DataError(f"{path}: holds no polygons")
+    for note in single.notes(path):
+        progress.note(note)
+    rows, first = np.unique(single.rows, return_index=True)
+    areas: NDArray[Any] = np.empty(len(rows), dtype=object)
+    groups = np.split(single.polygons, first[1:]) if len(rows) else []
+    for i, parts in enumerate(groups):
+        areas[i] = parts[0] if len(parts) == 1 else shapely.union_all(parts)
     return areas
 
 
