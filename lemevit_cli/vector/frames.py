@@ -12,6 +12,7 @@ import pyproj
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
+from lemevit_cli.vector.layer import crs_of_map
 from lemevit_cli.vector.placement import Grid, Placement
 from lemevit_cli.vector.way import Bounds, Way, touch
 
@@ -78,6 +79,11 @@ def choose_way(place: Placement, layer: LayerFacts) -> tuple[Way, tuple[str, ...
     if crs is None:
         return _way_without_crs(place, pixels, layer)
     if place.crs_wkt is None:
+        if crs_of_map(scene.georeference) is not None:
+            raise SceneError(
+                f"{layer.path}: lies on the earth ({crs.name}), and the CRS of {scene.name} is "
+                "local; state the true one by --src-crs or gdal_translate -a_srs"
+            )
         note = f"{scene.name} has no CRS and is taken to be in that of {layer.path}, {crs.name}"
         return Way(place, None), (note,)
     if crs.is_geographic and layer.bounds is not None and not touch(layer.bounds, _DEGREES):

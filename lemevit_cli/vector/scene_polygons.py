@@ -208,7 +208,10 @@ def read_polygons_on(
         SceneError: as :func:`read_layer` and :func:`polygons_on`; not for a layer without features.
     """
     file, name = layer_name(path, layer)
-    info = pyogrio.read_info(file, layer=name, force_total_bounds=True)
+    try:
+        info = pyogrio.read_info(file, layer=name, force_total_bounds=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read as polygons ({one_line(error)})") from error
     facts = facts_of(path, info["crs"], info["total_bounds"], info["fields"])
     way, notes = choose_way(Placement(scene), facts)
     table = _read_near(path, name, where, way, facts)
