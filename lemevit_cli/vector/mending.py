@@ -19,6 +19,7 @@ class SinglePolygons:
         mended: rows of those that were not valid.
         lost: rows of polygons that have no area, or coordinates that are no numbers.
         others: rows that hold something else, lines or points.
+        missing: rows without a geometry, or with one that cannot be read.
     """
 
     polygons: NDArray
@@ -26,6 +27,7 @@ class SinglePolygons:
     mended: NDArray[np.int64]
     lost: NDArray[np.int64]
     others: NDArray[np.int64]
+    missing: NDArray[np.int64]
 
     def notes(self, path: str, *, among: NDArray[np.int64] | None = None) -> tuple[str, ...]:
         """Return what was mended and what was left out, by number, a line each.
@@ -40,6 +42,7 @@ class SinglePolygons:
              "of times counts"),
             (self.lost, "have no area, or coordinates that are no numbers, and are left out"),
             (self.others, "hold lines or points, which are left out"),
+            (self.missing, "have no geometry that can be read, and are left out"),
         )  # fmt: skip
         return tuple(f"{path}: {len(r)} of its features {what}" for r, what in counts if len(r))
 
@@ -53,6 +56,7 @@ def single_polygons(geometries: NDArray) -> SinglePolygons:
     pentagram, which neither of them does. Lines and points that mending leaves have no area and
     are dropped. Valid polygons stay as they are, corner by corner.
     """
+    missing = np.flatnonzero(shapely.is_missing(geometries))
     rows = np.flatnonzero(~shapely.is_missing(geometries) & ~shapely.is_empty(geometries))
     parts, rows = _take_apart(shapely.force_2d(geometries[rows]), rows)
     is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
@@ -73,7 +77,12 @@ def single_polygons(geometries: NDArray) -> SinglePolygons:
     )
     gone = np.unique(np.concatenate(lost))
     return SinglePolygons(
-        parts[is_area], rows[is_area], np.setdiff1d(mended, gone), gone, np.unique(others)
+        polygons=parts[is_area],
+        rows=rows[is_area],
+        mended=np.setdiff1d(mended, gone),
+        lost=gone,
+        others=np.unique(others),
+        missing=missing,
     )
 
 

@@ -182,7 +182,12 @@ def read_layer(
             # GDAL's doubts about a filter; an error says what is wrong in one line.
             warnings.simplefilter("ignore", RuntimeWarning)
             return geopandas.read_file(
-                file, layer=name, where=where, bbox=bbox, fid_as_index=bbox is not None
+                file,
+                layer=name,
+                where=where,
+                bbox=bbox,
+                fid_as_index=bbox is not None,
+                on_invalid="fix",  # open rings are closed; else they are errors of GEOS
             )
     except (RuntimeError, OSError, ValueError) as error:
         what = f"with the filter {where!r}" if where else "as polygons"

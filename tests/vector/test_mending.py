@@ -1,7 +1,10 @@
 """Mended polygons against GDAL's even-odd filling of the outlines as they were."""
 
+import struct
+
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from affine import Affine
@@ -63,12 +66,37 @@ def test_what_mending_leaves_of_no_area_is_dropped_and_counted():
         [0, 3],
         [5],
     )
+    assert found.missing.tolist() == [2]
     assert shapely.equals(found.polygons[0], square)
     np.testing.assert_allclose(shapely.area(found.polygons[1]), 625)
+
+
+def wkb(*points):
+    """Write a polygon of one ring, closed or not."""
+    head = struct.pack("<BIII", 1, 3, 1, len(points))
+    return head + b"".join(struct.pack("<dd", *point) for point in points)
+
+
+@pytest.mark.parametrize("name", ["open.gpkg", "open.shp", "open.geojson"])
+def test_open_rings_are_closed_and_those_of_a_point_told(scene, tmp_path, name):
+    x, y = 500_010, 5_399_990
+    square = wkb((x, y), (x + 40, y), (x + 40, y - 20), (x, y - 20))
+    pyogrio.raw.write(
+        tmp_path / name,
+        geometry=np.array([square, wkb((x, y))], object),
+        field_data=[np.array([1, 2], np.int32)],
+        fields=["id"],
+        geometry_type="Polygon",
+        crs="EPSG:32633",
+    )
+    found, _ = read_polygons_on(scene, str(tmp_path / name))
+    assert [polygon.bounds for polygon in found.polygons] == [(5, 5, 25, 15)]
+    told = f"{tmp_path / name}: 1 of its features have no geometry that can be read"
+    assert [note.partition(", and")[0] for note in found.notes] == [told]
 
 
 def test_valid_polygons_stay_as_they_are():
     touching = shapely.box(0, 0, 9, 9).difference(shapely.Polygon([(0, 4), (3, 2), (3, 6)]))
     found = single_polygons(np.array([touching, shapely.box(0, 0, 1, 1)], object))
     assert found.polygons.tolist() == [touching, shapely.box(0, 0, 1, 1)]
-    assert len(found.mended) + len(found.lost) + len(found.others) == 0
+    assert found.notes("layer") == ()
