@@ -19,7 +19,7 @@ class SinglePolygons:
         mended: rows of those that were not valid.
         lost: rows of polygons that have no area, or coordinates that are no numbers.
         others: rows that hold something else, lines or points.
-        missing: rows without a geometry, or with one that cannot be read.
+        missing: rows without a geometry, with an empty one, or one that cannot be read.
     """
 
     polygons: NDArray
@@ -53,11 +53,12 @@ def single_polygons(geometries: NDArray) -> SinglePolygons:
     What an outline encloses an odd number of times belongs to the polygon, as GDAL and QGIS fill
     it (Shapely's ``make_valid(method="linework")``): both lobes of an eight stay, a hole stays a
     hole. Its other method, "structure", fills what is enclosed twice, such as the middle of a
-    pentagram, which neither of them does. Lines and points that mending leaves have no area and
-    are dropped. Valid polygons stay as they are, corner by corner.
+    pentagram, which neither of them does. Parts of a multipolygon are polygons by themselves.
+    Lines and points that mending leaves have no area and are dropped. Valid polygons stay as they
+    are, corner by corner.
     """
-    missing = np.flatnonzero(shapely.is_missing(geometries))
-    rows = np.flatnonzero(~shapely.is_missing(geometries) & ~shapely.is_empty(geometries))
+    is_missing = shapely.is_missing(geometries) | shapely.is_empty(geometries)
+    missing, rows = np.flatnonzero(is_missing), np.flatnonzero(~is_missing)
     parts, rows = _take_apart(shapely.force_2d(geometries[rows]), rows)
     is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
     others = rows[~is_polygon]

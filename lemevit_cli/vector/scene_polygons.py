@@ -281,12 +281,15 @@ def _bring(
     *,
     with_points: bool,
 ) -> ScenePolygons:
-    path = facts.path
-    found = single_polygons(table.geometry.to_numpy())
-    points, point_rows = _points_of(table.geometry.to_numpy(), found.others, wanted=with_points)
-    if len(found.polygons) + len(points) == 0:
-        raise SceneError(f"{path}: holds no polygons")
+    path, geometries = facts.path, table.geometry.to_numpy()
     try:
+        near = way.find_near(shapely.bounds(geometries))
+        found = single_polygons(geometries[near])
+        points, point_rows = _points_of(geometries[near], found.others, wanted=with_points)
+        if len(found.polygons) + len(points) == 0:
+            if len(near) < len(geometries) and _hold_polygons(geometries):
+                raise _none_touches(scene, way, facts)
+            raise SceneError(f"{path}: holds no polygons")
         polygons, origin, broken = way.bring(found.polygons)
         squares, square_of = way.bring_points(points)
     except (ProjError, CRSError) as error:
@@ -304,7 +307,17 @@ def _bring(
     num_broken = len(np.unique(found.rows[broken]))
     beyond = f"{path}: {num_broken} of its features reach beyond the CRS of {scene.name} and are "
     lost = (f"{beyond}left out",) if num_broken else ()
-    return ScenePolygons(polygons, rows, shapely.STRtree(polygons), (*notes, *told, *lost))
+    index = shapely.STRtree(polygons)
+    return ScenePolygons(polygons, near[rows], index, (*notes, *told, *lost))
+
+
+def _hold_polygons(geometries: NDArray) -> bool:
+    kinds = (
+        shapely.GeometryType.POLYGON,
+        shapely.GeometryType.MULTIPOLYGON,
+        shapely.GeometryType.GEOMETRYCOLLECTION,
+    )
+    return bool(np.isin(shapely.get_type_id(geometries), kinds).any())
 
 
 def _points_of(

@@ -145,6 +145,23 @@ class Way:
             boxes = [(west + turn, south, east + turn, north) for turn in turns]
         return [box for box in boxes if within is None or touch(box, within)]
 
+    def find_near(self, bounds: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Find what may touch the scene by its bounds ``(N, 4)`` in the layer's CRS.
+
+        What has no bounds (NaN) may.
+
+        Raises:
+            ProjError: as :meth:`bring`.
+        """
+        boxes = self.boxes()
+        if boxes is None:
+            return np.arange(len(bounds))
+        west, south, east, north = bounds.T
+        is_outside = np.ones(len(bounds), dtype=bool)
+        for box in boxes:
+            is_outside &= (west > box[2]) | (east < box[0]) | (south > box[3]) | (north < box[1])
+        return np.flatnonzero(~is_outside)
+
     def bring(self, polygons: NDArray) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64]]:
         """Bring valid polygons ``(N,)`` to pixels of the grid, those that touch it.
 
