@@ -1,14 +1,16 @@
-"""Polygons of a vector layer, brought onto a scene's grid and found by place."""
+"""Polygons of a vector layer, brought onto a scene's grid and found by place.
+
+pyogrio and geopandas are imported where a layer is read: most runs read none.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import geopandas
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ from lemevit_cli.vector.frames import LayerFacts, bounds_text, choose_way, facts
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.placement import Grid, Placement
 from lemevit_cli.vector.way import Bounds, Way
+
+if TYPE_CHECKING:
+    import geopandas
 
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
@@ -114,6 +119,8 @@ def is_vector(path: str) -> bool:
     """
     if path == STDIN:
         return False
+    import pyogrio
+
     file, _, layer = path.partition("|layername=")
     try:
         return len(pyogrio.list_layers(file)) > 0
@@ -128,6 +135,8 @@ def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
     Raises:
         SceneError: if the file cannot be read as polygons.
     """
+    import pyogrio
+
     file, name = layer_name(path, layer)
     return tuple(pyogrio.read_info(file, layer=name)["fields"])
 
@@ -139,6 +148,8 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
         SceneError: if the file cannot be read as polygons, or holds several layers and none is
             named.
     """
+    import pyogrio
+
     file, _, named = path.partition("|layername=")
     wanted = layer or named
     try:
@@ -176,6 +187,8 @@ def read_layer(
     Raises:
         SceneError: if the file, the layer or the filter cannot be understood.
     """
+    import geopandas
+
     file, name = layer_name(path, layer)
     try:
         with warnings.catch_warnings():
@@ -212,6 +225,8 @@ def read_polygons_on(
     Raises:
         SceneError: as :func:`read_layer` and :func:`polygons_on`; not for a layer without features.
     """
+    import pyogrio
+
     file, name = layer_name(path, layer)
     try:
         info = pyogrio.read_info(file, layer=name, force_total_bounds=True)
@@ -252,6 +267,8 @@ def _read_near(
     path: str, name: str, where: str | None, way: Way, facts: LayerFacts
 ) -> geopandas.GeoDataFrame:
     """Read the features around the scene, in the order of the layer."""
+    import geopandas
+
     try:
         boxes = way.boxes(facts.bounds)
     except (ProjError, CRSError):
@@ -266,6 +283,8 @@ def _read_near(
 
 
 def _has_features(path: str, name: str, where: str | None) -> bool:
+    import pyogrio
+
     file = path.partition("|")[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
