@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.georeference import bounds_text
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene
-from lemevit_cli.vector.frames import bounds_text
-from lemevit_cli.vector.scene_polygons import (
-    ScenePolygons,
-    extent,
-    read_polygons_on,
-)
+
+if TYPE_CHECKING:
+    from lemevit_cli.vector.scene_polygons import ScenePolygons
 
 # Bounds copied from a file's own printout miss its pixel edges by rounding.
 _ROUNDING_PX = 1e-3
@@ -66,6 +65,14 @@ def window_of_bounds(scene: Scene, bounds: tuple[float, float, float, float]) ->
     )
 
 
+def extent(scene: Scene) -> tuple[float, float, float, float]:
+    """Return ``(west, south, east, north)`` in map units; in pixels without a transform."""
+    transform = scene.georeference.transform or Affine.identity()
+    w, h = scene.width, scene.height
+    x, y = zip(*(transform @ corner for corner in ((0, 0), (w, 0), (w, h), (0, h))), strict=True)
+    return min(x), min(y), max(x), max(y)
+
+
 def _whole_pixels(low: float, high: float, *, outward: bool) -> tuple[int, int]:
     if outward:
         return math.floor(low + _ROUNDING_PX), math.ceil(high - _ROUNDING_PX)
@@ -99,6 +106,9 @@ def polygons_mask(path: str, scene: Scene) -> PolygonsMask:
         SceneError: if the file cannot be read, has no polygons, cannot be reprojected, or none of
             its polygons touches the scene.
     """
+    # Most runs have no mask, and import nothing of what reads one.
+    from lemevit_cli.vector.scene_polygons import read_polygons_on
+
     polygons, table = read_polygons_on(scene, path)
     if len(table) == 0:
         raise SceneError(f"{path}: holds no polygons")

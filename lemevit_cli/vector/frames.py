@@ -10,11 +10,11 @@ import numpy as np
 import pyproj
 
 from lemevit_cli.errors import SceneError
-from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.georeference import Bounds, Georeference, bounds_text
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.vector.layer import crs_of_map
 from lemevit_cli.vector.placement import Grid, Placement
-from lemevit_cli.vector.way import Bounds, Way, touch
+from lemevit_cli.vector.way import Way, touch
 
 _DEGREES = (-540.0, -90.001, 540.0, 90.001)  # nothing beyond is a longitude and a latitude
 _PIXEL_FIELD = "length_px"  # what detect writes of boxes on no map
@@ -178,11 +178,6 @@ def _in_pixels(scene: Grid) -> Grid:
 def _within(inner: Bounds, outer: Bounds) -> bool:
     is_above = inner[0] >= outer[0] and inner[1] >= outer[1]
     return is_above and inner[2] <= outer[2] and inner[3] <= outer[3]
-
-
-def bounds_text(bounds: Bounds) -> str:
-    """Write four numbers as a message shows them."""
-    return " ".join(f"{b:.10g}" for b in bounds)
 
 
 def one_line(error: BaseException) -> str:

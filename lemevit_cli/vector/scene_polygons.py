@@ -18,12 +18,13 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.georeference import Bounds, bounds_text
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
-from lemevit_cli.vector.frames import LayerFacts, bounds_text, choose_way, facts_of, one_line
+from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of, one_line
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.placement import Grid, Placement
-from lemevit_cli.vector.way import Bounds, Way
+from lemevit_cli.vector.way import Way
 
 if TYPE_CHECKING:
     import geopandas
@@ -360,19 +361,6 @@ def _none_touches(scene: Grid, way: Way, facts: LayerFacts, *, num_broken: int =
         f"{facts.path}: its polygons span {bounds_text(facts.bounds)}, none touches "
         f"{scene.name}, which spans {bounds_text(around.scene)}"
     )
-
-
-def extent(scene: Grid) -> tuple[float, float, float, float]:
-    """Return ``(west, south, east, north)`` in map units; in pixels without a transform."""
-    west, south, east, north = footprint(scene).bounds
-    return west, south, east, north
-
-
-def footprint(scene: Grid) -> shapely.Polygon:
-    """Return the scene's outline in map units; in pixels without a transform."""
-    transform = scene.georeference.transform or Affine.identity()
-    w, h = scene.width, scene.height
-    return shapely.Polygon([transform @ corner for corner in ((0, 0), (w, 0), (w, h), (0, h))])
 
 
 def _apply(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,10 +15,9 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from lemevit_cli.geometry.georeference import Bounds
 from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.vector.placement import Placement
-
-Bounds = tuple[float, float, float, float]
 
 _MARGINS = (0.5, 0.02)  # around the scene, in lengths of its longer side; the first that projects
 _POINTS_MARGIN = 0.1  # a polynomial knows nothing of what is far from its points

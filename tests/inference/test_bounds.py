@@ -13,11 +13,10 @@ from making.collector import Collector
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.bounds import polygons_mask, window_of_bounds
+from lemevit_cli.inference.bounds import extent, polygons_mask, window_of_bounds
 from lemevit_cli.inference.scene_input import area_of
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import ReadingOptions
-from lemevit_cli.vector.scene_polygons import extent
 
 NORTH_UP = Affine(2, 0, 500_000, 0, -2, 5_400_000)
 SOUTH_UP = Affine(2, 0, 500_000, 0, 2, 5_400_000)
