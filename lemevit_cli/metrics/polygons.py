@@ -11,19 +11,6 @@ from numpy.typing import NDArray
 from lemevit_cli.metrics.confusion import figures_of
 
 
-def single_polygons(geometries: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return valid polygons with an area, and the row that each is from.
-
-    Parts of a multipolygon, or of a collection, are polygons of their own.
-    """
-    rows = np.flatnonzero(~shapely.is_missing(geometries))
-    parts, origin = shapely.get_parts(shapely.make_valid(geometries[rows]), return_index=True)
-    rows = rows[origin]
-    parts, origin = shapely.get_parts(parts, return_index=True)  # collections hold multipolygons
-    has_area = shapely.area(parts) > 0
-    return parts[has_area], rows[origin][has_area]
-
-
 def area_figures(found: NDArray[Any], true: NDArray[Any]) -> dict[str, float | None]:
     """Return ``iou``, ``f1``, ``precision`` and ``recall`` of the areas that polygons cover."""
     all_found, all_true = shapely.union_all(found), shapely.union_all(true)

@@ -17,7 +17,7 @@ from pyproj.exceptions import CRSError, ProjError
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.metrics.confusion import figures_of, mean_known
-from lemevit_cli.metrics.polygons import area_figures, count_matches, single_polygons
+from lemevit_cli.metrics.polygons import area_figures, count_matches
 from lemevit_cli.progress import Progress
 from lemevit_cli.tasks.detection.files import (
     BoxReading,
@@ -28,6 +28,7 @@ from lemevit_cli.tasks.detection.files import (
     polygon_parts,
     read_table_of,
 )
+from lemevit_cli.vector.mending import single_polygons
 
 _IOUS = {"50": 0.5, "75": 0.75}  # from which on a polygon is found
 _OF_BOXES = ({"bearing", "length_m"}, {"bearing", "length_px"})  # fields that detect writes
@@ -140,15 +141,17 @@ def _by_class(
 ) -> dict[str, NDArray[Any]]:
     """Return the polygons of each class."""
     names = np.array(class_names_of(table, path, reading), dtype=object)
-    polygons, rows = single_polygons(table.geometry.to_numpy())
-    if len(polygons) == 0:
+    single = single_polygons(table.geometry.to_numpy())
+    if len(single.polygons) == 0:
         raise DataError(f"{path}: holds no polygons")
-    of_polygons = names[rows]
+    for note in single.notes(path):
+        progress.note(note)
+    of_polygons = names[single.rows]
     has_name = np.array([name is not None for name in of_polygons], dtype=bool)
     if not has_name.all():
         progress.note(f"{path}: {(~has_name).sum()} polygons without a class are left out")
     classes = sorted(set(of_polygons[has_name]))
-    return {name: polygons[of_polygons == name] for name in classes}
+    return {name: single.polygons[of_polygons == name] for name in classes}
 
 
 def _on_one_map(

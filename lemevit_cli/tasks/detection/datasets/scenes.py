@@ -102,7 +102,7 @@ def _objects(scene: Scene, named: NamedPolygons) -> tuple[Objects, list[str]]:
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
-        for polygon, name in zip(named.polygons.in_pixels(), named.names, strict=True)
+        for polygon, name in zip(named.polygons.polygons, named.names, strict=True)
     ]
     objects = objects_of(outlines, named.classes)
     flat = len(outlines) - len(objects)
