@@ -34,6 +34,7 @@ from job import Job
 
 HERE = Path(__file__).parent
 OURS = "lemevit"
+AS_IT_COMES = "lemevit-defaults"  # the arithmetic that it chooses by itself, with the real network
 CLASSES = {"conv": 6, "landcover": 5}
 PAUSE_S = 0.1
 
@@ -54,7 +55,8 @@ def main() -> None:
         work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         write_inputs(work, args)
-        runs: dict[str, list[Run]] = {name: [] for name in (OURS, *args.peers)}
+        names = [OURS, *([AS_IT_COMES] if args.model == "landcover" else []), *args.peers]
+        runs: dict[str, list[Run]] = {name: [] for name in names}
         equal: dict[str, float] = {}
         for repeat in range(args.repeats):
             for name, found in runs.items():
@@ -62,12 +64,15 @@ def main() -> None:
                     continue  # it would fail again
                 found.append(run_peer(name, work, args))
                 print(f"{name}, repeat {repeat + 1}: {found[-1]}", file=sys.stderr)
-                if name not in equal and not found[-1].failure:
-                    equal[name] = share_of_equal_pixels(work / f"{name}.tif", work / f"{OURS}.tif")
-    names = {name: f"{name} {version_of(name, args.environments)}" for name in runs}
-    print(table(names, runs, equal))
+                if name == OURS and found[-1].failure:
+                    sys.exit(f"lemevit failed, so there is nothing to compare with; see {work}")
+                if not found[-1].failure:
+                    theirs, ours = result_of(name, work), result_of(OURS, work)
+                    equal[name] = share_of_equal_pixels(theirs, ours)
+    titles = {name: f"{name} {version_of(name, args.environments)}" for name in runs}
+    print(table(titles, runs, equal))
     if args.json:
-        args.json.write_text(json.dumps(report(args, names, runs, equal), indent=1))
+        args.json.write_text(json.dumps(report(args, titles, runs, equal), indent=1))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,58 +103,58 @@ def write_inputs(work: Path, args: argparse.Namespace) -> None:
 
 
 def run_peer(name: str, work: Path, args: argparse.Namespace) -> Run:
-    """Run one process to its end, looking at its memory."""
-    scratch, result = work / f"{name}.scratch", work / f"{name}.tif"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    result.unlink(missing_ok=True)
+    """Run one process to its end, looking at its memory; its folder keeps what it wrote."""
+    folder = work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "scratch").mkdir(parents=True)
     job = Job(
         scene=str(work / "scene.tif"),
         probabilities=str(work / "probabilities.pt"),
         logits=str(work / "logits.pt"),
-        result=str(result),
-        scratch=str(scratch),
+        result=str(result_of(name, work)),
+        scratch=str(folder / "scratch"),
         window=args.window,
         overlap=args.window // 2,  # geo-inference knows no other
         batch=args.batch,
         classes=CLASSES[args.model],
     )
-    file = work / f"{name}.json"
+    file, out, log = (folder / leaf for leaf in ("job.json", "stdout", "stderr"))
     file.write_text(json.dumps(asdict(job)))
     start = time.perf_counter()
-    with (work / f"{name}.log").open("w+") as log, (work / f"{name}.out").open("w+") as out:
-        process = psutil.Popen(
-            command_of(name, job, file, args), stdout=out, stderr=log, env=environment_of(args)
-        )
+    with out.open("w") as stdout, log.open("w") as stderr:
+        command, variables = command_of(name, job, file, args), environment_of(args)
+        process = psutil.Popen(command, stdout=stdout, stderr=stderr, env=variables)
         peak = watch(process, args.memory_limit * 1e9)
-        seconds = time.perf_counter() - start
-        out.seek(0), log.seek(0)
-        answer, said = out.read(), log.read().strip()
-    shutil.rmtree(scratch)
+    seconds = time.perf_counter() - start
     if peak > args.memory_limit * 1e9:
         return Run(seconds, 0, peak / 1e6, f"ended above {args.memory_limit:.0f} GB")
-    if process.returncode or not result.exists():
-        last = said.splitlines()[-1] if said else "no word"
+    if process.returncode or not Path(job.result).exists():
+        last = (log.read_text().splitlines() or ["no word"])[-1]
         return Run(seconds, 0, peak / 1e6, f"exit {process.returncode}: {last}")
-    return Run(seconds, seconds_of_call(answer), peak / 1e6)
+    return Run(seconds, seconds_of_call(out.read_text()), peak / 1e6)
+
+
+def result_of(name: str, work: Path) -> Path:
+    return work / name / "classes.tif"
 
 
 def command_of(name: str, job: Job, file: Path, args: argparse.Namespace) -> list[str]:
     """Return the command: a runner, or with the real network our own `lemevit predict`."""
-    if name != OURS:
+    if name in PEERS:
         runner = HERE / f"{name.replace('-', '_')}_runner.py"
         return [str(interpreter(args.environments.resolve(), name)), str(runner), str(file)]
     if args.model == "conv":
         return [sys.executable, str(HERE / "lemevit_runner.py"), str(file)]
-    options = {
+    options: dict[str, object] = {
         "--output": job.result,
         "--weights": args.model,
         "--window": job.window,
         "--overlap": job.overlap,
         "--batch-size": job.batch,
         "--gsd": "native",
-        "--precision": "fp32",
     }
+    if name == OURS:
+        options["--precision"] = "fp32"
     command = [sys.executable, "-m", "lemevit_cli", "predict", job.scene, "--json", "--no-progress"]
     return [*command, *(str(word) for option in options.items() for word in option)]
 
@@ -205,7 +210,7 @@ def share_of_equal_pixels(path: Path, reference: Path) -> float:
 
 def version_of(name: str, environments: Path) -> str:
     """Return the installed version of a peer, or of lemevit."""
-    python = sys.executable if name == OURS else str(interpreter(environments, name))
+    python = str(interpreter(environments, name)) if name in PEERS else sys.executable
     distribution = PEERS.get(name, [OURS])[0]
     code = f"from importlib.metadata import version; print(version({distribution!r}))"
     return subprocess.run(
@@ -213,21 +218,21 @@ def version_of(name: str, environments: Path) -> str:
     ).stdout.strip()
 
 
-def table(names: dict[str, str], runs: dict[str, list[Run]], equal: dict[str, float]) -> str:
+def table(titles: dict[str, str], runs: dict[str, list[Run]], equal: dict[str, float]) -> str:
     """Return a Markdown table of medians and ratios; what beats lemevit is bold."""
     ours = medians(runs[OURS])
     lines = ["| | process, s | ratio | call, s | ratio | peak, MB | ratio | equal pixels |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for name, found in runs.items():
         if found[-1].failure:
-            lines.append(f"| {names[name]} | {found[-1].failure} | | | | | | |")
+            lines.append(f"| {titles[name]} | {found[-1].failure} | | | | | | |")
             continue
         cells = []
         for value, reference in zip(medians(found), ours, strict=True):
             ratio = f"{value / reference:.2f}"
             cells += [f"{value:.1f}" if value < 1000 else f"{value:.0f}"]
             cells += [f"**{ratio}**" if value < reference else ratio]
-        lines.append(f"| {names[name]} | {' | '.join(cells)} | {equal[name]:.4f} |")
+        lines.append(f"| {titles[name]} | {' | '.join(cells)} | {equal[name]:.4f} |")
     return "\n".join(lines)
 
 
@@ -241,12 +246,12 @@ def medians(runs: list[Run]) -> tuple[float, float, float]:
 
 def report(
     args: argparse.Namespace,
-    names: dict[str, str],
+    titles: dict[str, str],
     runs: dict[str, list[Run]],
     equal: dict[str, float],
 ) -> dict[str, Any]:
     settings = {name: str(value) for name, value in vars(args).items()}
-    found = {names[name]: [asdict(run) for run in done] for name, done in runs.items()}
+    found = {titles[name]: [asdict(run) for run in done] for name, done in runs.items()}
     return {"settings": settings, "runs": found, "equal_pixels": equal}
 
 
