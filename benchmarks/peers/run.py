@@ -9,7 +9,8 @@ call within it (imports left out), and the peak of the resident memory of the pr
 children, looked at ten times a second. A table goes to stdout: medians, their ratios to lemevit's
 (bold where below 1), and the share of pixels that get lemevit's class, so that whoever computes
 something else is found out. A process that passes `--memory-limit` is ended, and the table says so.
-The folder `--work` keeps scene, results and what each process said.
+The folder `--work` keeps scene, results and what each process said; `--json` all runs, with their
+CPU seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -41,10 +43,15 @@ PAUSE_S = 0.1
 
 @dataclass(frozen=True)
 class Run:
-    """One process: its seconds, those of the call within it, peak memory, and why it failed."""
+    """One process: its seconds, those of the call within it, peak memory, and why it failed.
+
+    ``cpu`` adds up the seconds of all its threads, which says more than the clock on a machine that
+    has other work.
+    """
 
     seconds: float
     call: float
+    cpu: float
     peak_mb: float
     failure: str = ""
 
@@ -120,18 +127,24 @@ def run_peer(name: str, work: Path, args: argparse.Namespace) -> Run:
     )
     file, out, log = (folder / leaf for leaf in ("job.json", "stdout", "stderr"))
     file.write_text(json.dumps(asdict(job)))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), cpu_of_children()
     with out.open("w") as stdout, log.open("w") as stderr:
         command, variables = command_of(name, job, file, args), environment_of(args)
         process = psutil.Popen(command, stdout=stdout, stderr=stderr, env=variables)
         peak = watch(process, args.memory_limit * 1e9)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, cpu_of_children() - cpu
     if peak > args.memory_limit * 1e9:
-        return Run(seconds, 0, peak / 1e6, f"ended above {args.memory_limit:.0f} GB")
+        return Run(seconds, 0, cpu, peak / 1e6, f"ended above {args.memory_limit:.0f} GB")
     if process.returncode or not Path(job.result).exists():
         last = (log.read_text().splitlines() or ["no word"])[-1]
-        return Run(seconds, 0, peak / 1e6, f"exit {process.returncode}: {last}")
-    return Run(seconds, seconds_of_call(out.read_text()), peak / 1e6)
+        return Run(seconds, 0, cpu, peak / 1e6, f"exit {process.returncode}: {last}")
+    return Run(seconds, seconds_of_call(out.read_text()), cpu, peak / 1e6)
+
+
+def cpu_of_children() -> float:
+    """Return user and system seconds of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def result_of(name: str, work: Path) -> Path:
