@@ -37,6 +37,7 @@ from job import Job
 HERE = Path(__file__).parent
 OURS = "lemevit"
 AS_IT_COMES = "lemevit-defaults"  # the arithmetic that it chooses by itself, with the real network
+SAME_ARITHMETIC = ["--precision", "fp32"]  # with it `lemevit predict` computes as the others do
 CLASSES = {"conv": 6, "landcover": 5}
 PAUSE_S = 0.1
 
@@ -166,10 +167,9 @@ def command_of(name: str, job: Job, file: Path, args: argparse.Namespace) -> lis
         "--batch-size": job.batch,
         "--gsd": "native",
     }
-    if name == OURS:
-        options["--precision"] = "fp32"
     command = [sys.executable, "-m", "lemevit_cli", "predict", job.scene, "--json", "--no-progress"]
-    return [*command, *(str(word) for option in options.items() for word in option)]
+    command += [str(word) for option in options.items() for word in option]
+    return command + (SAME_ARITHMETIC if name == OURS else [])
 
 
 def environment_of(args: argparse.Namespace) -> dict[str, str]:
