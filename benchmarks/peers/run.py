@@ -135,7 +135,7 @@ def run_peer(name: str, work: Path, args: argparse.Namespace) -> Run:
         peak = watch(process, args.memory_limit * 1e9)
     seconds, cpu = time.perf_counter() - start, cpu_of_children() - cpu
     if peak > args.memory_limit * 1e9:
-        return Run(seconds, 0, cpu, peak / 1e6, f"ended above {args.memory_limit:.0f} GB")
+        return Run(seconds, 0, cpu, peak / 1e6, f"ended above {args.memory_limit:.1f} GB")
     if process.returncode or not Path(job.result).exists():
         last = (log.read_text().splitlines() or ["no word"])[-1]
         return Run(seconds, 0, cpu, peak / 1e6, f"exit {process.returncode}: {last}")
