@@ -35,6 +35,7 @@ from lemevit_cli.inference.runtimes.torch import TorchRuntime
 from lemevit_cli.inference.scenes import infer_scenes
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.scores import PixelScores
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings, OutputOptions, RuntimeOptions
@@ -83,7 +84,7 @@ def write_scene(path: Path, side: int) -> None:
 def run_ours(path: Path) -> None:
     """Run all that `lemevit predict` does after loading its weights."""
     card = Card(task="seg", backbone="-", classes=classes_from_names([f"c{i}" for i in range(6)]))
-    runtime = TorchRuntime(OneConvolution(), lambda logits: logits.softmax(1), RuntimeOptions())
+    runtime = TorchRuntime(PixelScores(OneConvolution()), lambda scores: scores, RuntimeOptions())
     predictor = Predictor("one convolution", "0", card, runtime, "cpu")
     settings = InferenceSettings(output=OutputOptions(overwrite=True))
     task, target = Segmentation(card, settings, Silent()), str(path.with_name("out.tif"))

@@ -100,8 +100,10 @@ def attention(
         opened.digest,
         replace(opened.card, head=head, classes=classes_from_names(names)),
         runtime,
-        str(runtime.device),
+        runtime.device,
         arithmetic=runtime.arithmetic,
+        version=runtime.version,
+        threads=runtime.threads,
     )
     task = Attention(opened.card, model.stage, model.block, settings, progress)
     record = infer_scenes(task, [scene], [target], lambda: predictor).results[0]
@@ -197,6 +199,7 @@ class Attention:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "width": spec.width,
             "height": spec.height,
             "stage": self.stage,

@@ -43,7 +43,7 @@ def triangle_filter(first: int, stop: int, *, source: int, target: int) -> AxisF
     centre = (np.arange(first, stop) + 0.5) * shrink
     low = np.maximum(np.floor(centre - reach + 0.5), 0).astype(np.intp)
     high = np.minimum(np.floor(centre + reach + 0.5), source).astype(np.intp)
-    taps = low[:, None] + np.arange(int(np.ceil(2 * reach)) + 1)
+    taps = low[:, None] + np.arange(int(np.ceil(2 * reach)))
     distance = np.abs(taps + 0.5 - centre[:, None]) / reach
     weights = np.where(taps < high[:, None], np.maximum(1 - distance, 0), 0)
     weights /= weights.sum(axis=1, keepdims=True)

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -27,7 +25,7 @@ class Rows:
     """
 
     window: Window
-    scores: Tensor
+    scores: NDArray[np.float32]
     valid: NDArray[np.bool_]
 
 
@@ -52,11 +50,11 @@ class Mosaic:
         self._grid = grid
         self._area = area
         height = min(grid.size, area.height)
-        self._scores = torch.zeros(num_classes, height, area.width)
+        self._scores = np.zeros((num_classes, height, area.width), np.float32)
         self._valid = np.zeros((height, area.width), dtype=bool)
         self._top = area.row_off
 
-    def add(self, window: Window, scores: Tensor, valid: NDArray[np.bool_]) -> None:
+    def add(self, window: Window, scores: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         """Add a window's share.
 
         Args:
@@ -79,11 +77,15 @@ class Mosaic:
         if part.row_off < band.row_off or part.bottom > band.bottom:
             raise ValueError(f"{window} does not fit the band at row {self._top}")
         inside, place = part.relative_to(window).slices, part.relative_to(band).slices
-        weights = torch.outer(
-            torch.from_numpy(self._grid.row_weights[window.row_off][inside[0]]),
-            torch.from_numpy(self._grid.col_weights[window.col_off][inside[1]]),
+        weights = np.outer(
+            self._grid.row_weights[window.row_off][inside[0]],
+            self._grid.col_weights[window.col_off][inside[1]],
         )
-        self._scores[:, *place].addcmul_(scores[:, *inside], weights)
+        share = np.empty_like(weights)
+        # Class by class: what is made of one stays in the processor's cache.
+        for total, of_class in zip(self._scores, scores, strict=True):
+            np.multiply(of_class[inside], weights, out=share)
+            total[place] += share
         self._valid[place] |= valid[inside]
 
     def rows_above(self, row: int) -> Iterator[Rows]:

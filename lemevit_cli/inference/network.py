@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from lemevit_cli.inference.runtimes.torch import Runtime, SymmetricRuntime
-from lemevit_cli.models.lemevit_inference import optimise_for_inference
+from lemevit_cli.inference.runtime import Answer, SymmetricRuntime
 from lemevit_cli.models.weights import Card
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Brings what a network gives to scores in [0, 1] that may be blended, or to boxes.
+Decode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Network(Protocol):
-    """A task's network: built from a card, made fast, its answers decoded."""
+    """A task's network: built from a card, made fast, its answers decoded.
+
+    Nothing that computes with it is imported before a model is built.
+    """
 
     @property
     def task(self) -> str:
@@ -27,23 +36,26 @@ class Network(Protocol):
         ...
 
     def for_inference(self, model: nn.Module) -> nn.Module:
-        """Give a network with the same answers, sooner; the model given may be changed."""
+        """Give a network that answers sooner, with scores in place of logits.
+
+        The model given may be changed.
+        """
         ...
 
-    def decode(self, outputs: Tensor) -> Tensor:
-        """Bring outputs to scores in [0, 1] that may be blended, or to boxes.
+    def decode(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring outputs of :meth:`for_inference` to scores in [0, 1] that may be blended, or boxes.
 
         Pure: nothing of the model takes part, so that any runtime may have made the outputs.
         """
         ...
 
-    def over_symmetries(self, runtime: Runtime) -> Runtime:
+    def over_symmetries(self, runtime: Answer) -> Answer:
         """Let a runtime answer with what all symmetries of a window show."""
         ...
 
 
-def _softmax_over_classes(logits: Tensor) -> Tensor:
-    return torch.softmax(logits, dim=1)
+def _as_they_are(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,29 @@ class CardNetwork:
     """A network of ours: its card says how it is built, and its LeMeViT is folded for inference.
 
     Args:
-        build: makes the model of a card, with timm's own weights of the backbone if asked to.
-        decode: as :meth:`Network.decode`; logits ``(B, classes, H, W)`` to scores that sum to one.
+        build: ``module:function`` that makes the model of a card, with timm's own weights of the
+            backbone if asked to.
+        scores: ``module:class`` of the module around the model whose logits become scores; None
+            of a model that answers candidates.
+        decode: as :meth:`Network.decode`.
         over_symmetries: as :meth:`Network.over_symmetries`; the mean of scores.
     """
 
     task: str
-    build: Callable[[Card, bool], nn.Module]
-    decode: Callable[[Tensor], Tensor] = _softmax_over_classes
-    over_symmetries: Callable[[Runtime], Runtime] = SymmetricRuntime
+    build: str
+    scores: str | None = "lemevit_cli.models.scores:PixelScores"
+    decode: Decode = _as_they_are
+    over_symmetries: Callable[[Answer], Answer] = SymmetricRuntime
 
     def build_model(self, card: Card, *, pretrained: bool = False) -> nn.Module:
         """Build the network of a card."""
-        return self.build(card, pretrained)
+        model: nn.Module = resolve_name(self.build)(card, pretrained)
+        return model
 
     def for_inference(self, model: nn.Module) -> nn.Module:
-        """Fold what can be folded."""
-        return optimise_for_inference(model)
+        """Fold what can be folded, and end with scores."""
+        fold: Callable[[Any], nn.Module] = resolve_name(
+            "lemevit_cli.models.lemevit_inference:optimise_for_inference"
+        )
+        folded = fold(model)
+        return folded if self.scores is None else resolve_name(self.scores)(folded)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
-from lemevit_cli.inference.runtimes.torch import Runtime, TorchRuntime
-from lemevit_cli.models.backbone import check_fusion
+from lemevit_cli.inference.runtime import Answer, Runtime
+from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.settings import RuntimeOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TORCH = "lemevit_cli.inference.runtimes.torch"
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,20 @@ class Predictor:
     Args:
         name: as the user gave it, for reports and tags.
         digest: first 16 hexadecimal digits of the file's SHA-256.
+        runtime: answers windows.
+        device, arithmetic, version, threads: of the runtime, as it calls them.
         fuse_tokens: what is fused, as tags tell it.
-        arithmetic: what the model computes in.
     """
 
     name: str
     digest: str
     card: Card
-    runtime: Runtime
+    runtime: Answer
     device: str
     fuse_tokens: str = "0"
     arithmetic: str = "float32"
+    version: str = "unknown"
+    threads: int = 1
 
 
 def open_weights_for(task: str, name_or_file: str | None) -> Weights:
@@ -67,22 +74,45 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
     return model
 
 
-def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) -> Predictor:
+def load_predictor(
+    weights: Weights, network: Network, options: RuntimeOptions, **decided: Any
+) -> Predictor:
     """Load weights onto a device.
+
+    Args:
+        decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
         WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
         DeviceError: if the machine lacks the device.
     """
-    card = weights.card
+    card, options = weights.card, replace(options, **decided)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     model = load_model(weights, network)
     fused = _fuse(model, card, options)
-    plain = TorchRuntime(network.for_inference(model), network.decode, options)
+    make = import_module(_TORCH).TorchRuntime
+    plain: Runtime = make(network.for_inference(model), network.decode, options)
     runtime = network.over_symmetries(plain) if options.tta else plain
     return Predictor(
-        weights.name, weights.digest, card, runtime, str(plain.device), fused, plain.arithmetic
+        weights.name,
+        weights.digest,
+        card,
+        runtime,
+        plain.device,
+        fused,
+        plain.arithmetic,
+        plain.version,
+        plain.threads,
     )
+
+
+def check_runtime(options: RuntimeOptions) -> None:
+    """Refuse options that no model could be run with on this machine, before one is loaded.
+
+    Raises:
+        DeviceError: naming the device or the precision.
+    """
+    import_module(_TORCH).check_options(options)
 
 
 def _fuse(model: nn.Module, card: Card, options: RuntimeOptions) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter
@@ -28,23 +26,21 @@ class RowResampler:
 
     def __init__(self, rows: AxisFilter, cols: AxisFilter) -> None:
         self._first = rows.first
-        self._taps = torch.from_numpy(rows.taps) + rows.start
-        self._weights = torch.from_numpy(rows.weights)
-        self._needed = self._taps.max(dim=1).values
-        self._col_taps = torch.from_numpy(cols.taps)
-        self._col_weights = torch.from_numpy(cols.weights)
+        self._taps, self._weights = rows.taps + rows.start, rows.weights
+        self._needed = self._taps.max(axis=1)
+        self._col_taps, self._col_weights = cols.taps, cols.weights
         self._done = 0
-        self._kept: Tensor | None = None
+        self._kept: NDArray[np.float32] | None = None
         self._kept_top = rows.start
 
-    def add(self, scores: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def add(self, scores: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Take the next model rows ``(C, H, W)``; yield scene rows that they complete.
 
         Each is given as its first row and ``(C, rows, columns)``.
         """
-        self._kept = scores if self._kept is None else torch.cat([self._kept, scores], dim=1)
+        self._kept = scores if self._kept is None else np.concatenate([self._kept, scores], axis=1)
         bottom = self._kept_top + self._kept.shape[1]
-        ready = int(torch.searchsorted(self._needed, bottom))
+        ready = int(np.searchsorted(self._needed, bottom))
         while self._done < ready:
             stop = min(ready, self._done + _ROWS_AT_ONCE)
             taps = self._taps[self._done : stop] - self._kept_top
@@ -59,7 +55,7 @@ class RowResampler:
         first = int(self._taps[self._done].min())
         drop = min(max(first - self._kept_top, 0), self._kept.shape[1])
         # A copy: what came was a view of rows that will change.
-        self._kept, self._kept_top = self._kept[:, drop:].clone(), self._kept_top + drop
+        self._kept, self._kept_top = self._kept[:, drop:].copy(), self._kept_top + drop
 
 
 class MaskRows:
@@ -87,9 +83,26 @@ class MaskRows:
         return taken
 
 
-def _gather(values: Tensor, taps: Tensor, weights: Tensor, *, axis: int) -> Tensor:
-    """Sum taps by weight, tap by tap: ``values`` along ``axis`` to ``len(taps)`` pixels."""
-    total = values.index_select(axis, taps[:, 0]) * weights[:, 0]
-    for tap in range(1, taps.shape[1]):
-        total += values.index_select(axis, taps[:, tap]) * weights[:, tap]
-    return total
+def _gather(
+    values: NDArray[np.float32],
+    taps: NDArray[np.intp],
+    weights: NDArray[np.float32],
+    *,
+    axis: int,
+) -> NDArray[np.float32]:
+    """Sum taps by weight, tap by tap: ``(C, H, W)`` along ``axis`` to ``len(taps)`` pixels."""
+    shape = list(values.shape)
+    shape[axis] = len(taps)
+    totals = np.empty(shape, np.float32)
+    share = np.empty(shape[1:], np.float32)
+    columns = np.ascontiguousarray(taps.T)
+    # Class by class, so that what is made of one stays in the processor's cache; "clip" (no tap
+    # lies outside) writes where it is told to, without a copy between.
+    for total, of_class in zip(totals, values, strict=True):
+        np.take(of_class, columns[0], axis - 1, out=total, mode="clip")
+        total *= weights[:, 0]
+        for tap, column in enumerate(columns[1:], start=1):
+            np.take(of_class, column, axis - 1, out=share, mode="clip")
+            share *= weights[:, tap]
+            total += share
+    return totals

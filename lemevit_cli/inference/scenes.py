@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -11,19 +12,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
-from lemevit_cli.inference.parts import open_parts
-from lemevit_cli.inference.predictor import Predictor, load_predictor, open_weights_for
+from lemevit_cli.inference.parts import Order, open_parts
+from lemevit_cli.inference.predictor import (
+    Predictor,
+    check_runtime,
+    load_predictor,
+    open_weights_for,
+)
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, check_gsd
-from lemevit_cli.models.backbone import check_fusion
-from lemevit_cli.models.device import choose_device, choose_dtype
+from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.radiometry import check_stretch
@@ -115,7 +118,8 @@ def infer_scenes(
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             with locked(task.outputs(target)), task.open(scene) as source:
-                report.add(scene, infer_scene(task, source, predictor(), target))
+                order = Order(task, scene, target, load)
+                report.add(scene, infer_scene(order, source, predictor()))
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
@@ -123,9 +127,9 @@ def infer_scenes(
     return report
 
 
-def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    settings, progress = task.settings, task.progress
+    task, settings, progress = order.task, order.task.settings, order.task.progress
     with inference_over(
         source,
         predictor,
@@ -134,10 +138,10 @@ def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, targe
         skips_unreadable=settings.recovery.on_error == "nodata",
     ) as run:
         plan = task.plan(run)
-        with open_parts(task, run, plan, target) as parts:
+        with open_parts(order, run, plan) as parts:
             progress.start(source.name, total=plan.windows, unit="windows")
             try:
-                record = task.assemble(run, parts, target)
+                record = task.assemble(run, parts, order.target)
             finally:
                 progress.finish()
     if run.account.unreadable:
@@ -216,7 +220,10 @@ def describe_failure(error: Exception) -> Failure:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether numpy or torch, on any device, asked for more memory than there is."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+    torch = sys.modules.get("torch")  # where it was not imported it has raised nothing
+    if isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    ):
         return True
     # torch has no class of its own for the memory of the machine.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -257,7 +264,7 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_gsd(settings.reading.gsd)
     tiling_of(card, settings.tiling)
     check_fusion(card.backbone, card.backbone_args, settings.runtime.fuse_tokens)
-    choose_dtype(settings.runtime.precision, choose_device(settings.runtime.device))
+    check_runtime(settings.runtime)
 
 
 def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.lemevit import STAGE_KINDS, VARIANTS, LeMeViT
+from lemevit_cli.models.lemevit import STAGE_KINDS, LeMeViT
+from lemevit_cli.models.variants import VARIANTS
 
 _OFFICIAL_TO_OURS = (
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),

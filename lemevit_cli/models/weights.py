@@ -1,7 +1,8 @@
 """Weights with their contract: tensors in safetensors, a JSON card in its metadata.
 
 The one module that reads and writes weight files, and the only caller of ``torch.load``
-(with ``weights_only=True``): for checkpoints of a training, and of the authors.
+(with ``weights_only=True``): for checkpoints of a training, and of the authors. Who asks for no
+tensor, but for the card or the bytes, imports no torch.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as deserialise
-from safetensors.torch import save as serialise
-from torch import Tensor, nn
 
 from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 FORMAT_VERSION = 1
 _CARD_KEY = "lemevit_card"
+_TENSORS = "safetensors.torch"
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors allows
 _STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
 
@@ -119,6 +120,7 @@ def save_weights(
             "astray: start again with a smaller learning rate"
         )
     tensors = {k: _storable(v, half=half) for k, v in state.items()}
+    serialise = import_module(_TENSORS).save
     with written_whole(target) as temporary:
         # Not save_file, whose files nobody but their owner may read.
         metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
@@ -154,6 +156,7 @@ class Weights:
         Raises:
             WeightsError: if they are not what the file's header says.
         """
+        deserialise = import_module(_TENSORS).load
         try:
             tensors = deserialise(self.content)
         except SafetensorError as error:
@@ -258,7 +261,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         checkpoint = load_checkpoint(path)
     places = (checkpoint.get(key) for key in _STATES)
     inner = next((place for place in places if isinstance(place, Mapping)), checkpoint)
-    state = {k: v for k, v in inner.items() if isinstance(v, Tensor)}
+    kind = import_module("torch").Tensor
+    state = {k: v for k, v in inner.items() if isinstance(v, kind)}
     if not state:
         raise WeightsError(f"{path}: holds no tensors under their names")
     return {key: _as_float32(tensor) for key, tensor in state.items()}
@@ -268,6 +272,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """Read a torch checkpoint of tensors and plain values; anything else in it is refused."""
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such checkpoint")
+    torch = import_module("torch")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:

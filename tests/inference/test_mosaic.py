@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.mosaic import Mosaic
@@ -18,7 +17,7 @@ def collect(grid, area, predict, skip=lambda window: False):
         nonlocal tallest
         for rows in mosaic.rows_above(row):
             place = rows.window.relative_to(area).slices
-            scores[:, *place] = rows.scores.numpy()
+            scores[:, *place] = rows.scores
             valid[place] = rows.valid
             tallest = max(tallest, rows.window.height)
 
@@ -32,12 +31,12 @@ def collect(grid, area, predict, skip=lambda window: False):
 
 
 def constant(window):
-    return torch.tensor([0.3, 0.7]).view(2, 1, 1).expand(2, window.height, window.width)
+    return np.tile(np.float32([[[0.3]], [[0.7]]]), (window.height, window.width))
 
 
 def random(window):
-    seed = torch.Generator().manual_seed(window.row_off * 10_007 + window.col_off)
-    return torch.rand(2, window.height, window.width, generator=seed)
+    generator = np.random.default_rng(window.row_off * 10_007 + window.col_off)
+    return generator.random((2, window.height, window.width), dtype=np.float32)
 
 
 def whole(width, height):
@@ -61,7 +60,7 @@ def test_blending_equals_the_weighted_mean_over_the_whole_scene():
     total = np.zeros((2, 90, 70))
     for window in grid.windows_over(area):
         weight = np.outer(grid.row_weights[window.row_off], grid.col_weights[window.col_off])
-        total[:, *window.slices] += random(window).numpy() * weight
+        total[:, *window.slices] += random(window) * weight
     scores, _, tallest = collect(grid, area, random)
     np.testing.assert_allclose(scores, total, atol=1e-6)
     assert tallest <= 32

@@ -11,14 +11,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo, classes_from_names
 from lemevit_cli.models.change import HEADS, build_change_detector, check_head, head_defaults
 from lemevit_cli.models.cost import count
-from lemevit_cli.models.lemevit import VARIANTS
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.official_checkpoint import bit_head_state, load_official_state_dict
 from lemevit_cli.models.segmenter import build_segmenter, decoder_defaults
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card, initialise, save_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

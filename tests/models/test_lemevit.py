@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from lemevit_cli.models.lemevit import VARIANTS, LeMeViT
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
+from lemevit_cli.models.lemevit import LeMeViT
+from lemevit_cli.models.variants import VARIANTS
 
 
 @pytest.fixture

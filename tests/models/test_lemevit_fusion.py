@@ -9,11 +9,12 @@ import timm
 import torch
 from safetensors import safe_open
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import check_fusion
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.lemevit_fusion import FuseAlike, FuseShare, fuse_tokens
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
+from lemevit_cli.models.variants import check_fusion
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "tomesd_fuse.safetensors"
 REDUCTIONS = [FuseShare(0.25), FuseShare(0.5), FuseShare(0.9), FuseAlike(0.3), FuseAlike(0.99)]

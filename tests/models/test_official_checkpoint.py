@@ -13,14 +13,15 @@ import timm
 import torch
 import torch.nn.functional as F
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.lemevit import VARIANTS
 from lemevit_cli.models.official_checkpoint import (
     identify_official,
     load_backbone,
     load_official_state_dict,
     our_key,
 )
+from lemevit_cli.models.variants import VARIANTS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VANISHING = 1e-12  # norm below which a gradient is rounding: key biases, biases before a norm

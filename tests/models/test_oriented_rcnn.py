@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.legend import classes_from_names
@@ -51,6 +52,10 @@ def pictures(batch=2, height=96, width=128):
     return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
+def decode_tensor(candidates):
+    return torch.from_numpy(decode(candidates.detach().numpy()))
+
+
 def truth(batch=2, labels=(0, 2)):
     return BOXES.expand(batch, -1, -1), torch.tensor(labels).expand(batch, -1)
 
@@ -61,7 +66,7 @@ def test_any_backbone_and_size_gives_rows_of_boxes_best_first(backbone):
     with torch.inference_mode():
         candidates = model(pictures(2, 45, 70))
     assert candidates.shape == (2, 200, 8) and candidates.dtype == torch.float32
-    found = decode(candidates)
+    found = decode_tensor(candidates)
     assert found.shape == (2, 300, 7) and found.dtype == torch.float32
     scores, class_ids = found[..., 5], found[..., 6]
     assert (scores[:, :-1] >= scores[:, 1:]).all() and (scores <= 1).all()
@@ -75,8 +80,8 @@ def test_any_backbone_and_size_gives_rows_of_boxes_best_first(backbone):
 def test_a_picture_is_answered_alike_in_any_batch():
     model = detector().eval()
     with torch.inference_mode():
-        both = decode(model(pictures(2)))
-        alone = decode(torch.cat([model(picture[None]) for picture in pictures(2)]))
+        both = decode_tensor(model(pictures(2)))
+        alone = decode_tensor(torch.cat([model(picture[None]) for picture in pictures(2)]))
     assert ((both[..., 6] >= 0).sum(dim=1) > 20).all()
     assert farthest(both[0], both[1]) > 1  # pictures with one answer would prove nothing
     for rows, expected in zip(both, alone, strict=True):
@@ -91,7 +96,7 @@ def farthest(rows, others):
 
 def test_no_pictures_have_no_boxes():
     candidates = detector().eval()(torch.zeros(0, 3, 64, 64))
-    assert candidates.shape == (0, 200, 8) and decode(candidates).shape == (0, 300, 7)
+    assert candidates.shape == (0, 200, 8) and decode_tensor(candidates).shape == (0, 300, 7)
 
 
 def test_pixels_are_normalised_inside():
@@ -112,7 +117,7 @@ def test_what_is_not_finite_is_not_silently_nothing():
     nn.init.constant_(model.roi_head.classify.weight, float("nan"))
     with torch.inference_mode():
         candidates = model(pictures())
-    assert candidates[..., 5:].isnan().all() and decode(candidates).isnan().all()
+    assert candidates[..., 5:].isnan().all() and decode_tensor(candidates).isnan().all()
 
 
 def test_training_without_truth_is_a_mistake_of_the_caller():
@@ -410,7 +415,7 @@ def test_a_few_steps_find_turned_rectangles():
     assert losses[-1] < losses[0] / 3
     model.eval()
     with torch.inference_mode():
-        found = decode(model(picture))[0]
+        found = decode_tensor(model(picture))[0]
     overlaps = rotated_iou(found[:2, :5], BOXES)
     best = overlaps.argmax(dim=1)
     assert sorted(best.tolist()) == [0, 1]

@@ -106,6 +106,6 @@ def test_held_back_blocks_are_scored_as_predict_would_answer(predictor, write_sc
 
 def _whole(inference, window):
     """Return all rows of a scene in one piece."""
-    parts = [(rows.scores.clone(), rows.valid.copy()) for rows in inference.rows(window)]
+    parts = [(rows.scores.copy(), rows.valid.copy()) for rows in inference.rows(window)]
     scores, valid = zip(*parts, strict=True)
-    return Rows(window, torch.cat(scores, dim=1), np.concatenate(valid))
+    return Rows(window, np.concatenate(scores, axis=1), np.concatenate(valid))

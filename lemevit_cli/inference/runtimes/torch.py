@@ -1,98 +1,77 @@
-"""A model that takes a batch of windows and answers scores."""
+"""A module of torch that takes a batch of windows and answers scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from lemevit_cli.errors import DeviceError
+from lemevit_cli.inference.network import Decode
 from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.settings import RuntimeOptions
-
-
-class Runtime(Protocol):
-    """A model as block inference sees it."""
-
-    def __call__(self, pixels: NDArray[Any]) -> Tensor:
-        """Answer a batch.
-
-        Args:
-            pixels: ``(N, bands, H, W)``, any real dtype, in the values of the card.
-
-        Returns:
-            float32 on the CPU: scores ``(N, classes, H, W)``, or a detector's boxes ``(N, K, 7)``
-            as ``cx, cy, w, h, angle_rad, score, class id`` in pixels of the window, best first;
-            rows of class -1 are empty.
-        """
-        ...
 
 
 class TorchRuntime:
     """Runs a module with torch: one device, one precision, no gradients.
 
     Args:
-        model: pixels to logits or candidates, a tensor.
+        model: pixels to scores or candidates, a tensor.
         decode: these to scores or boxes (a task's).
     """
 
-    def __init__(
-        self, model: nn.Module, decode: Callable[[Tensor], Tensor], options: RuntimeOptions
-    ) -> None:
+    def __init__(self, model: nn.Module, decode: Decode, options: RuntimeOptions) -> None:
         use_threads(options.threads)
-        self.device = choose_device(options.device)
-        self.dtype = choose_dtype(options.precision, self.device)
+        self._device = choose_device(options.device)
+        self._dtype = choose_dtype(options.precision, self._device, for_inference=True)
         self._decode = decode
-        self._model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self._model = model.eval().to(self._device).to(memory_format=torch.channels_last)
+
+    @property
+    def version(self) -> str:
+        """Name torch with its version."""
+        return f"torch {torch.__version__}"
+
+    @property
+    def device(self) -> str:
+        """Name the device."""
+        return str(self._device)
 
     @property
     def arithmetic(self) -> str:
         """Name what the model computes in."""
-        return str(self.dtype).removeprefix("torch.")
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def threads(self) -> int:
+        """Count torch's threads."""
+        return torch.get_num_threads()
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[Any]) -> Tensor:
-        batch = torch.from_numpy(as_torch_dtype(pixels)).to(self.device, non_blocking=True)
-        lowered = self.dtype != torch.float32
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=lowered):
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        batch = torch.from_numpy(as_torch_dtype(pixels)).to(self._device, non_blocking=True)
+        lowered = self._dtype != torch.float32
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=lowered):
             outputs = self._model(batch)
-        scores = self._decode(outputs.float()).cpu()
-        if not torch.isfinite(scores.sum()):
+        answers = self._decode(outputs.float().cpu().numpy())
+        if not np.isfinite(answers.sum()):
             raise DeviceError(
-                f"the model answers what is no number in {self.dtype} on {self.device}; "
+                f"the model answers what is no number in {self._dtype} on {self._device}; "
                 "try --precision fp32"
             )
-        return scores
+        return answers
 
 
-class SymmetricRuntime:
-    """Answers with the mean of another runtime's scores over the eight symmetries of the square.
+def check_options(options: RuntimeOptions) -> None:
+    """Refuse a device or a precision that this machine has not.
 
-    The windows are turned and mirrored, the scores turned back. One symmetry runs after the other:
-    eight times the work, the memory of one. A window that is turned gives the turned scores, to
-    the rounding of a sum.
-
-    Args:
-        runtime: answers one orientation; its windows should be square.
+    Raises:
+        DeviceError: naming it.
     """
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def __call__(self, pixels: NDArray[Any]) -> Tensor:
-        total = self._both_sides(pixels)
-        for turns in (1, 2, 3):
-            turned = self._both_sides(np.rot90(pixels, turns, axes=(2, 3)))
-            total += turned.rot90(-turns, (2, 3))
-        return total / 8
-
-    def _both_sides(self, pixels: NDArray[Any]) -> Tensor:
-        mirrored = self._runtime(np.ascontiguousarray(pixels[..., ::-1])).flip(3)
-        return self._runtime(np.ascontiguousarray(pixels)) + mirrored
+    choose_dtype(options.precision, choose_device(options.device))
 
 
 def as_torch_dtype(pixels: NDArray[Any]) -> NDArray[Any]:

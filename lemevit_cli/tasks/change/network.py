@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from lemevit_cli.inference.network import CardNetwork
-from lemevit_cli.models.change import build_change_detector
 
-NETWORK = CardNetwork("change", build_change_detector)
+NETWORK = CardNetwork("change", build="lemevit_cli.models.change:build_change_detector")

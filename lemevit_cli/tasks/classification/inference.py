@@ -42,6 +42,7 @@ from lemevit_cli.tasks.classification.results import write_table
 _TASK = NETWORK.task
 _POLYGONS = "lemevit_cli.tasks.classification.results"
 _BLOCK = 256  # cells: their scores wait in memory until all are known
+_SPREAD_BLOCK = 16  # where several processes share in them
 
 WRITERS = (
     *RASTERS,
@@ -160,7 +161,8 @@ class Windows:
         """Choose blocks of cells."""
         cells = cells_of(run)
         wanted = cells.cells_over(run.source.on_view(run.source.area))
-        blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or _BLOCK))
+        usual = _SPREAD_BLOCK if self.settings.cluster.is_used else _BLOCK
+        blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or usual))
         return Plan(blocks, sum(map(cells.count_windows, blocks)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
@@ -172,7 +174,7 @@ class Windows:
         shape = (run.num_classes, block.height, block.width)
         scores = np.full(shape, np.nan, dtype=np.float32)
         for batch, answers in run.batches(places):
-            shares = zip(batch.windows, answers.numpy(), batch.valid, strict=False)
+            shares = zip(batch.windows, answers, batch.valid, strict=False)
             for window, share, valid in shares:
                 for col, row in places[window]:
                     core = cells.core(col, row).relative_to(window)
@@ -203,6 +205,7 @@ class Windows:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,
@@ -285,6 +288,7 @@ class Pictures:
             "class": best,
             "score": score,
             "scores": scores,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "line": f"{target}\t{best}\t{score:.4f}",
         }
@@ -307,7 +311,7 @@ def classify_whole(run: BlockInference) -> NDArray[np.float32] | None:
     # By itself: a batch that is filled with zeros would cost as much as a full one.
     alone = replace(run, source=replace(run.source, view=view), batch_size=1)
     for _, answers in alone.batches([middle]):
-        scores: NDArray[np.float32] = answers[0, :, 0, 0].numpy()
+        scores: NDArray[np.float32] = answers[0, :, 0, 0]
         return scores
     return None
 

@@ -8,15 +8,14 @@ of a lower one that have the score, for any number of rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.rotated_nms import rotated_nms
-from lemevit_cli.inference.runtimes.torch import Runtime
+from lemevit_cli.inference.runtime import Answer
 from lemevit_cli.settings import DetectionOptions
 from lemevit_cli.tasks.detection.merge import SURE
 
@@ -54,10 +53,9 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
     return Decoding(min(options.score, SURE), max_per_window=options.max_per_window)
 
 
-def decode(candidates: Tensor, options: DetectionOptions | None = None) -> Tensor:
+def decode(candidates: Floats, options: DetectionOptions | None = None) -> NDArray[np.float32]:
     """Return boxes ``(B, K, 7)`` of a network's candidates: see :func:`decode_candidates`."""
-    rows = decode_candidates(candidates.detach().float().cpu().numpy(), decoding_of(options))
-    return torch.from_numpy(rows)
+    return decode_candidates(candidates, decoding_of(options))
 
 
 def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.float32]:
@@ -107,20 +105,20 @@ class SymmetricDetector:
         decoding: how it decodes; the same holds for what all symmetries show.
     """
 
-    def __init__(self, runtime: Runtime, decoding: Decoding) -> None:
+    def __init__(self, runtime: Answer, decoding: Decoding) -> None:
         self._runtime, self._decoding = runtime, decoding
 
-    def __call__(self, pixels: NDArray) -> Tensor:
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         side = pixels.shape[-1]
         found = []
         for turns in range(4):
             turned = np.rot90(pixels, turns, axes=(2, 3))
             for mirrored in (False, True):
                 seen = np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
-                rows = self._runtime(seen).double().numpy()
+                rows = self._runtime(seen).astype(np.float64)
                 found.append(_turned_back(rows, turns, side=side, mirrored=mirrored))
         answers = [self._best(rows) for rows in np.concatenate(found, axis=1)]
-        return torch.from_numpy(np.stack(answers).astype(np.float32))
+        return np.stack(answers).astype(np.float32)
 
     def _best(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
@@ -133,7 +131,7 @@ class SymmetricDetector:
         return best
 
 
-def symmetric_detector(runtime: Runtime, options: DetectionOptions | None) -> Runtime:
+def symmetric_detector(runtime: Answer, options: DetectionOptions | None) -> Answer:
     """Let a detector answer with what the eight symmetries of each window show."""
     return SymmetricDetector(runtime, decoding_of(options))
 

@@ -104,7 +104,8 @@ class BoxValidation:
         self, answer: Callable[[Tensor], Tensor], source: Source, site: Site, window: Window
     ) -> BoxExample:
         pixels = model_values(*source.read_pixels(site, window), self.card.mean)
-        rows = decode(answer(torch.from_numpy(pixels[None])))[0].double().numpy()
+        candidates = answer(torch.from_numpy(pixels[None])).detach().float().cpu().numpy()
+        rows = decode(candidates)[0].astype(np.float64)
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         truth = objects_in(source.objects[site.scene], window)

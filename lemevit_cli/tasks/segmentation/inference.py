@@ -125,6 +125,7 @@ class Segmentation:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "fuse_tokens": run.predictor.fuse_tokens,
             "width": spec.width,
             "height": spec.height,

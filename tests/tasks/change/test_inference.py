@@ -46,7 +46,7 @@ class Difference:
         apart = (before - after).abs().mean(1, keepdim=True)
         apart = torch.nn.functional.avg_pool2d(apart, 3, 1, 1, count_include_pad=False)
         score = torch.sigmoid((apart - 40) / 4)
-        return torch.cat([1 - score, score], dim=1)
+        return torch.cat([1 - score, score], dim=1).numpy()
 
 
 @pytest.fixture

@@ -58,14 +58,13 @@ def test_boxes_of_a_higher_score_are_those_of_a_lower_one_that_have_it(candidate
 
 
 def test_a_window_is_decoded_for_the_merge_and_by_itself(candidates):
-    outputs = torch.from_numpy(candidates)
-    np.testing.assert_array_equal(decode(outputs), decode_candidates(candidates, Decoding()))
+    np.testing.assert_array_equal(decode(candidates), decode_candidates(candidates, Decoding()))
     # What is surer than the merge asks for is chosen after the merge.
     options = DetectionOptions(score=0.9, max_per_window=7)
     expected = decode_candidates(candidates, Decoding(SURE, max_per_window=7))
-    np.testing.assert_array_equal(decode(outputs, options), expected)
+    np.testing.assert_array_equal(decode(candidates, options), expected)
     expected = decode_candidates(candidates, Decoding(0.01, max_per_window=7))
-    np.testing.assert_array_equal(decode(outputs, replace(options, score=0.01)), expected)
+    np.testing.assert_array_equal(decode(candidates, replace(options, score=0.01)), expected)
 
 
 def test_a_picture_without_an_answer_spoils_no_other(candidates):

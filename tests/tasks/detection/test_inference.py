@@ -4,7 +4,6 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
-import torch
 from affine import Affine
 
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon, canonical, corners_of, map_boxes
@@ -48,12 +47,12 @@ class Seer:
         self.seen = []
 
     def __call__(self, pixels):
-        answers = torch.zeros(len(pixels), ROWS, 7)
+        answers = np.zeros((len(pixels), ROWS, 7), np.float32)
         answers[:, :, 6] = -1
         for answer, window in zip(answers, pixels, strict=True):
             if (window[2] == 1).any():  # else it fills the batch
                 rows = self.answer(window)[:ROWS]
-                answer[: len(rows)] = torch.from_numpy(rows)
+                answer[: len(rows)] = rows
         return answers
 
     def answer(self, window):
@@ -237,10 +236,10 @@ class Fixed:
     """A detector that answers the same boxes in every window."""
 
     def __init__(self, rows):
-        self.rows = torch.tensor(rows, dtype=torch.float32)
+        self.rows = np.float32(rows)
 
     def __call__(self, pixels):
-        return self.rows[None].expand(len(pixels), -1, -1)
+        return np.tile(self.rows, (len(pixels), 1, 1))
 
 
 def test_what_lies_in_the_mirrored_filling_of_a_small_scene_is_dropped(write_ramp):
@@ -283,14 +282,14 @@ def test_symmetries_keep_the_best_of_what_each_of_them_sees():
         """Sees the one bright pixel, surer the farther left it is, as a box that lies along x."""
 
         def __call__(self, pixels):
-            _, row, col = (int(v) for v in torch.from_numpy(pixels[0]).nonzero()[0])
+            _, row, col = np.argwhere(pixels[0])[0]
             first = [col + 0.5, row + 0.5, 9.0, 8.0, 0.0, 1 - col / 10, 0]
-            return torch.tensor([[first, [0, 0, 0, 0, 0, 0, -1]]])
+            return np.float32([[first, [0, 0, 0, 0, 0, 0, -1]]])
 
     pixels = np.zeros((1, 1, 10, 10), np.float32)
     pixels[0, 0, 2, 6] = 1
     answer = SymmetricDetector(LeftEye(), Decoding(max_per_window=3))(pixels)
-    assert answer.shape == (1, 3, 7) and answer.dtype == torch.float32
+    assert answer.shape == (1, 3, 7) and answer.dtype == np.float32
     # Nearest to the left edge when a quarter turn brings the top there: the box lies along y then.
     np.testing.assert_allclose(answer[0, 0], [6.5, 2.5, 9, 8, -np.pi / 2, 0.8, 0], atol=1e-6)
     assert answer[0, 1:, 6].tolist() == [-1, -1]

@@ -1,0 +1,76 @@
+"""A model as block inference sees it, whatever library computes it: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Answers a batch of pixels; see :meth:`Runtime.__call__`.
+Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+class Runtime(Protocol):
+    """A model that a library runs on a device, and what decides the digits of its answers."""
+
+    @property
+    def version(self) -> str:
+        """Name the library with its version."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Name the device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+        ...
+
+    @property
+    def arithmetic(self) -> str:
+        """Name what the model computes in."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Count the threads of the processor that it computes with."""
+        ...
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Answer a batch.
+
+        Args:
+            pixels: ``(N, bands, H, W)``, any real dtype, in the values of the card.
+
+        Returns:
+            Scores ``(N, classes, H, W)``, or a detector's boxes ``(N, K, 7)`` as ``cx, cy, w, h,
+            angle_rad, score, class id`` in pixels of the window, best first; rows of class -1 are
+            empty.
+        """
+        ...
+
+
+class SymmetricRuntime:
+    """Answers with the mean of another runtime's scores over the eight symmetries of the square.
+
+    The windows are turned and mirrored, the scores turned back. One symmetry runs after the other:
+    eight times the work, the memory of one. A window that is turned gives the turned scores, to
+    the rounding of a sum.
+
+    Args:
+        runtime: answers one orientation; its windows should be square.
+    """
+
+    def __init__(self, runtime: Answer) -> None:
+        self._runtime = runtime
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        total = self._both_sides(pixels)
+        for turns in (1, 2, 3):
+            turned = self._both_sides(np.rot90(pixels, turns, axes=(2, 3)))
+            total += np.rot90(turned, -turns, axes=(2, 3))
+        total /= 8
+        return total
+
+    def _both_sides(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        mirrored = self._runtime(np.ascontiguousarray(pixels[..., ::-1]))[..., ::-1]
+        return self._runtime(np.ascontiguousarray(pixels)) + mirrored
