@@ -21,6 +21,8 @@ from rasterio.windows import Window
 from torch import nn
 
 from lemevit_cli.inference.predictor import load_model, open_weights_for
+from lemevit_cli.models.lemevit_inference import optimise_for_inference
+from lemevit_cli.models.scores import PixelScores
 from lemevit_cli.simulation.pair import simulate_pair
 from lemevit_cli.tasks import load_network
 
@@ -39,20 +41,9 @@ class OneConvolution(nn.Module):
         return self.convolution((pixels.float() - 128.0) / 16.0)
 
 
-class Probabilities(nn.Module):
-    """A model with its softmax."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.model(pixels).softmax(1)
-
-
 def landcover() -> nn.Module:
-    weights, network = open_weights_for("seg", "landcover"), load_network("seg")
-    return network.for_inference(load_model(weights, network))
+    weights = open_weights_for("seg", "landcover")
+    return optimise_for_inference(load_model(weights, load_network("seg")))
 
 
 MODELS = {"conv": OneConvolution, "landcover": landcover}
@@ -71,7 +62,7 @@ def write_model(folder: Path, name: str, window: int) -> None:
         for batch in (1, 2)
     )
     with torch.inference_mode():
-        for form, module in {"logits": model, "probabilities": Probabilities(model)}.items():
+        for form, module in {"logits": model, "probabilities": PixelScores(model)}.items():
             traced = torch.jit.trace(module, two, check_trace=False)
             if not torch.allclose(traced(one), module(one), atol=1e-4):
                 raise RuntimeError(f"the traced {name} answers another batch otherwise")
