@@ -93,6 +93,14 @@ def assert_copied(copy, tmp_path, *, without=()):
     assert not list(tmp_path.glob(".*"))
 
 
+class Impatient(Collector):
+    """Ends a run as soon as it has been warned of something."""
+
+    def advance(self, count=1, **figures):
+        if self.warnings:
+            raise KeyboardInterrupt
+
+
 class Watching(Silent):
     """Does something at every sign of progress."""
 
@@ -217,10 +225,7 @@ def test_processes_that_cannot_begin_are_one_line(copy, tmp_path, monkeypatch):
 
 def test_without_workers_the_command_says_so_until_one_comes_or_it_is_ended(copy, tmp_path):
     with start_cluster(0) as empty:
-        impatient = Collector()
-        impatient.advance = lambda *_, **__: (
-            impatient.warnings and signal.raise_signal(signal.SIGINT)
-        )
+        impatient = Impatient()
         with pytest.raises(KeyboardInterrupt):
             copy(to=at(empty), progress=impatient)
         assert any("no worker; waiting for one (0 of 12" in told for told in impatient.warnings)
