@@ -23,7 +23,7 @@ LAYERS = [
     ["raster"],
     ["models", "metrics", "simulation"],
     ["geometry"],
-    ["atomic"],
+    ["atomic", "cache"],
     ["settings", "errors", "legend", "progress"],
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
@@ -36,6 +36,7 @@ OWNERS = {
     "matplotlib": {"pictures"},
     "accelerate": {"training"},
     "safetensors": {"models"},
+    "openvino": {"models", "inference"},
     "segmentation_models_pytorch": {"models", "training"},
     "yaml": {"tasks"},
 }
