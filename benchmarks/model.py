@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.models import lemevit_inference
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.lemevit_inference import optimise_for_inference

@@ -23,6 +23,7 @@ from lemevit_cli.commands import (
     import_weights,
     info,
     interruption,
+    lifetime,
     options,
     predict,
     pretrain,
@@ -33,8 +34,6 @@ from lemevit_cli.commands import (
     train,
 )
 from lemevit_cli.errors import LemevitError
-
-_BROKEN_PIPE = 141
 
 
 class _Program(TyperGroup):
@@ -54,7 +53,7 @@ class _Program(TyperGroup):
             raise typer.Exit(interruption.INTERRUPTED) from error
         except BrokenPipeError as error:
             _abandon_stdout()
-            raise typer.Exit(_BROKEN_PIPE) from error
+            raise typer.Exit(lifetime.BROKEN_PIPE) from error
         except OSError as error:
             # A full disk, a folder that may not be written to: the system's word is the cause.
             if options.is_debugging():
@@ -108,7 +107,8 @@ def _program(version: options.Version = False) -> None:
 
 
 def main() -> None:
-    """Run the program on ``sys.argv``."""
+    """Run the program on ``sys.argv``, and end the process."""
+    lifetime.begin()
     interruption.install()
     try:
         app()
@@ -116,4 +116,4 @@ def main() -> None:
         if leaving.code in (interruption.INTERRUPTED, interruption.TERMINATED):
             sys.stderr.flush()
             interruption.leave(leaving.code)
-        raise
+        lifetime.end(leaving.code)

@@ -199,6 +199,7 @@ class Attention:
             "scene": run.source.name,
             "weights": run.predictor.name,
             "device": run.predictor.device,
+            "arithmetic": run.predictor.arithmetic,
             "width": spec.width,
             "height": spec.height,
             "stage": self.stage,

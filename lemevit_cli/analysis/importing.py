@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from lemevit_cli.atomic import check_replaceable
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card, load_checkpoint, save_weights
 
 
@@ -26,7 +26,7 @@ def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) 
     check_replaceable(target, overwrite=overwrite)
     state = load_checkpoint(checkpoint)
     variant, arguments = identify_official(state)
-    model = timm.create_model(variant, **arguments)
+    model = LeMeViT(**VARIANTS[variant] | arguments)
     load_official_state_dict(model, state)
     card = Card(
         task="backbone",

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from lemevit_cli.commands import interruption
+from lemevit_cli.commands import interruption, lifetime
 
 _SECONDS_BETWEEN_LINES = 30.0
 _WIDEST = 400  # columns of a table
@@ -34,6 +34,7 @@ class Console:
 
     def start(self, label: str, *, total: int, unit: str) -> None:
         interruption.hold()
+        lifetime.settle()  # all that the command imports is there
         self._label, self._unit, self._total, self._done = label, unit, total, 0
         self._started = self._last_line = time.monotonic()
         if self._show and sys.stderr.isatty():

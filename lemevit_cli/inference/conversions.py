@@ -35,9 +35,6 @@ _CONVERSION = 1  # of what is converted, and how: another number makes all anew
 _FARTHEST = 1e-3  # that scores of the converted network may lie from torch's
 _DATES = {"change": 2}  # pictures of a window, where it is more than one
 
-# OpenVINO 2026.4 reads outside of the table of features when it sums the rows of a proposal.
-_NOT_YET = ("det",)
-
 Size = tuple[int, int]
 
 
@@ -110,8 +107,6 @@ def networks_of(
         return partial(_of_one_size, converted_in(weights.content, weights.name), weights.name)
     if options.fuse_tokens or options.fuse_blocks not in (None, "r=0"):
         raise UnfitError("--fuse-tokens: only torch fuses tokens; use --runtime torch")
-    if weights.card.task in _NOT_YET:
-        raise UnfitError(_unfit(weights, "a detector's answers are not trustworthy there yet"))
     return cache(partial(_network, weights, build))
 
 

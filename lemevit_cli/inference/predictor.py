@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -94,19 +94,25 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
 
 
 def load_predictor(
-    weights: Weights, network: Network, options: RuntimeOptions, *, window: int | None = None
+    weights: Weights,
+    network: Network,
+    options: RuntimeOptions,
+    *,
+    window: int | None = None,
+    **decided: Any,
 ) -> Predictor:
     """Load weights into a runtime.
 
     Args:
         window: side of the windows to come; None takes the card's.
+        decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
         WeightsError: if tensors and card do not fit each other, tokens cannot be fused, or a
             network is to run where it cannot.
         DeviceError: if the machine lacks the device.
     """
-    card = weights.card
+    card, options = weights.card, replace(options, **decided)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     fused, fallback = str(card.backbone_args.get("fuse_tokens", "0")), None
     plain: Runtime | None = None

@@ -1,24 +1,24 @@
 """What every task asks of a backbone of timm: a name that exists, any size of image, whole strides.
 
 Backbones are built through segmentation-models-pytorch's wrapper, which turns the maps of every
-family to ``(B, C, H, W)``. Their tensors have the same names in every task: weights of one task can
-begin the training of another.
+family to ``(B, C, H, W)``; LeMeViT without it and without timm, whose import takes longer than a
+small scene. Their tensors have the same names in every task: weights of one task can begin the
+training of another.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-import lemevit_cli.models.lemevit  # noqa: F401 - registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.variants import VARIANTS
 
 STRIDE = 32  # of the coarsest features
@@ -30,6 +30,9 @@ def check_backbone(backbone: str, *, pretrained: bool = False) -> None:
     Raises:
         WeightsError: if timm does not know it, or ``pretrained`` and timm has no weights of it.
     """
+    if backbone in VARIANTS and not pretrained:
+        return
+    timm = load_timm()
     if not timm.is_model(backbone):
         raise WeightsError(
             f"no backbone {backbone!r} in timm {timm.__version__}; "
@@ -71,12 +74,7 @@ def make_encoder(
         WeightsError: if timm or the wrapper refuses; one line with what fits.
     """
     try:
-        encoder = get_encoder(
-            f"tu-{backbone}",
-            in_channels=bands,
-            weights=True if pretrained else None,
-            **any_size(backbone) | dict(backbone_args or {}),
-        )
+        encoder = _build_encoder(backbone, dict(backbone_args or {}), bands, pretrained)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
@@ -85,8 +83,57 @@ def make_encoder(
     return encoder, list(encoder.out_channels[1:])
 
 
+def _build_encoder(backbone: str, arguments: dict[str, Any], bands: int, pretrained: bool) -> Any:
+    if backbone in VARIANTS and not pretrained:
+        return LeMeViTEncoder(build_lemevit(backbone, bands=bands, **arguments))
+    encoders = import_module("segmentation_models_pytorch.encoders")
+    return encoders.get_encoder(
+        f"tu-{backbone}",
+        in_channels=bands,
+        weights=True if pretrained else None,
+        **any_size(backbone) | arguments,
+    )
+
+
+def build_lemevit(variant: str, *, bands: int, **arguments: Any) -> LeMeViT:
+    """Build one of ours, untrained, as ``timm.create_model`` does: there None leaves the default.
+
+    Raises:
+        TypeError: for an argument that :class:`LeMeViT` does not take.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return LeMeViT(**VARIANTS[variant] | {"in_chans": bands} | given)
+
+
+class LeMeViTEncoder(nn.Module):
+    """LeMeViT as the library's wrapper answers: the picture, stride 2 (no channels), four maps."""
+
+    def __init__(self, network: LeMeViT) -> None:
+        super().__init__()
+        network.prune_intermediate_layers(len(network.feature_info), prune_norm=True)
+        widths = [info["num_chs"] for info in network.feature_info]
+        self.out_channels = [network.in_chans, 0, *widths]
+        # Two names deep, as in the wrapper: tensors are called model.model.*.
+        self.model = nn.ModuleDict({"model": network})
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        B, _, H, W = x.shape
+        network: Any = self.model["model"]
+        maps = network.forward_intermediates(x, intermediates_only=True)
+        return [x, x.new_empty(B, 0, H // 2, W // 2), *maps]
+
+
+def load_timm() -> Any:
+    """Import timm, with our backbones among its own; it takes longer than a small scene."""
+    import_module("lemevit_cli.models.timm_backbones")
+    return import_module("timm")
+
+
 def any_size(backbone: str) -> dict[str, Any]:
     """Return what frees a backbone of the image size of its training, if timm can do so."""
+    if backbone in VARIANTS:
+        return {}
+    timm = load_timm()
     configuration = timm.get_pretrained_cfg(backbone)
     if configuration is None or not configuration.fixed_input_size:
         return {}

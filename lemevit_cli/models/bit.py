@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import Tensor, nn
 
 from lemevit_cli.models.backbone import PixelFront
 from lemevit_cli.models.lemevit import split_heads
 from lemevit_cli.models.two_dates import DATES, difference, one_batch
+from lemevit_cli.models.upernet import ConvNormRelu
 
 LEVELS = 4  # of the backbone, strides 4 to 32
 
@@ -106,7 +106,7 @@ class BitHead(nn.Module):
         self.position = nn.Parameter(torch.randn(1, DATES * form.tokens, channels))
         self.encoder = nn.ModuleList(TokenLayer(form) for _ in range(form.encoder_depth))
         self.decoder = nn.ModuleList(TokenLayer(form) for _ in range(form.decoder_depth))
-        self.refine = Conv2dReLU(channels, channels, kernel_size=3, padding=1)
+        self.refine = ConvNormRelu(channels, channels, kernel_size=3, padding=1)
         self.classify = nn.Conv2d(channels, num_classes, 3, padding=1)
 
     def forward(self, both: Tensor) -> Tensor:

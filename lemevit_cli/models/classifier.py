@@ -8,19 +8,26 @@ tokens that the last block has merged away (see ``token_merging.py``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import STRIDE, PixelFront, any_size, check_backbone
-from lemevit_cli.models.token_fusion import apply_mctf, parse_fusion
-from lemevit_cli.models.token_merging import merge_share
+from lemevit_cli.models.backbone import (
+    STRIDE,
+    PixelFront,
+    any_size,
+    build_lemevit,
+    check_backbone,
+    load_timm,
+)
 from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card
 
 HEAD = "linear"
+# Of timm's vision transformers: they import timm.
+_FUSION, _MERGING = "lemevit_cli.models.token_fusion", "lemevit_cli.models.token_merging"
 # The encoder's answers to pictures, whose ``logits`` are yet to pass the head.
 Ask = Callable[[Any, Tensor], tuple[Any, ...]]
 
@@ -66,13 +73,7 @@ def build_classifier(card: Card, pretrained: bool = False) -> Classifier:
     check_backbone(card.backbone, pretrained=pretrained)
     arguments, fusion, merged = _split_arguments(card)
     try:
-        encoder = timm.create_model(
-            card.backbone,
-            pretrained=pretrained,
-            num_classes=len(card.classes),
-            in_chans=card.bands,
-            **any_size(card.backbone) | arguments,
-        )
+        encoder = _build_encoder(card, arguments, pretrained=pretrained)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"backbone {card.backbone!r}: {reason}") from error
@@ -86,17 +87,34 @@ def build_classifier(card: Card, pretrained: bool = False) -> Classifier:
     encoder.reset_classifier(0)
     stride = _stride_of(encoder)
     if merged:
-        merge_share(encoder, merged, side=-(-card.window // stride) * stride)
+        import_module(_MERGING).merge_share(
+            encoder, merged, side=-(-card.window // stride) * stride
+        )
     if fusion:
-        apply_mctf(encoder, parse_fusion(fusion))
+        mctf = import_module(_FUSION)
+        mctf.apply_mctf(encoder, mctf.parse_fusion(fusion))
     front = PixelFront(card.mean, card.std, stride=stride)
     return Classifier(front=front, encoder=encoder, head=head)
+
+
+def _build_encoder(card: Card, arguments: dict[str, Any], *, pretrained: bool) -> Any:
+    if card.backbone in VARIANTS and not pretrained:
+        return build_lemevit(
+            card.backbone, bands=card.bands, num_classes=len(card.classes), **arguments
+        )
+    return load_timm().create_model(
+        card.backbone,
+        pretrained=pretrained,
+        num_classes=len(card.classes),
+        in_chans=card.bands,
+        **any_size(card.backbone) | arguments,
+    )
 
 
 def fusion_of(card: Card) -> str | None:
     """Return how the blocks of a card's vision transformer fuse tokens; None where none does."""
     text = _split_arguments(card)[1]
-    return text if text and parse_fusion(text).r else None
+    return text if text and import_module(_FUSION).parse_fusion(text).r else None
 
 
 def merges_in_blocks(card: Card) -> bool:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.backbone import PixelFront, any_size, check_backbone, make_encoder
 from lemevit_cli.models.weights import find_weights, has_card, load_state, load_weights, rename_keys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lemevit_cli.errors import DeviceError
+from lemevit_cli.models.cpu_arithmetic import pays_in_bf16
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,16 +38,21 @@ def _best() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Choose the model's arithmetic: ``auto`` is fp32, on CUDA bf16 where it is native, else fp16.
+def choose_dtype(
+    precision: str, device: torch.device, *, for_inference: bool = False
+) -> torch.dtype:
+    """Choose the model's arithmetic; ``auto`` is bf16 on CUDA where it is native, else fp16 there.
+
+    On a CPU it is fp32, but ``for_inference`` bf16 where that pays (``cpu_arithmetic.py``).
 
     Raises:
         DeviceError: for fp16 on a CPU, which is slower there than fp32 and overflows.
     """
     if precision == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        measured = for_inference and device.type == "cpu" and pays_in_bf16()
+        return torch.bfloat16 if measured else torch.float32
     if precision not in _DTYPES:
         raise DeviceError(f"unknown precision {precision!r}; use auto, fp32, bf16 or fp16")
     if precision == "fp16" and device.type == "cpu":

@@ -14,12 +14,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segmentation_models_pytorch.base.modules import Conv2dReLU
-from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from lemevit_cli.models.backbone import PixelFront
 from lemevit_cli.models.two_dates import DATES, difference, one_batch
+from lemevit_cli.models.upernet import ConvNormRelu, UPerNet
 
 _LEVELS = 4  # of the backbone, strides 4 to 32
 _FINEST = 4  # stride of the first of them
@@ -92,20 +91,16 @@ class Difference(nn.Module):
 
 
 def light_decoder(widths: Sequence[int], form: DifferenceForm) -> nn.Module:
-    """Make the library's UPerNet: maps of strides 4 to 32 to one of stride 4."""
-    # In front stand the picture and, of a backbone without it, stride 2: neither is looked at.
-    decoder = UPerNetDecoder([0, 0, *widths[-_LEVELS:]], decoder_channels=form.channels)
-    if not form.decode_first:
-        # They would make the faintest difference as large as a new house.
-        decoder.feature_norms = nn.ModuleList(nn.Identity() for _ in decoder.feature_norms)
-    return decoder
+    """Make a UPerNet: maps of strides 4 to 32 to one of stride 4."""
+    # Norms of differences would make the faintest one as large as a new house.
+    return UPerNet(widths[-_LEVELS:], form.channels, norm_channels=form.decode_first)
 
 
 def difference_head(channels: int, num_classes: int) -> nn.Module:
     """Make layers that turn a difference of stride 4 into logits at the size of the picture."""
     return nn.Sequential(
         OrderedDict(
-            refine=Conv2dReLU(channels, channels, kernel_size=3, padding=1),
+            refine=ConvNormRelu(channels, channels, kernel_size=3, padding=1),
             classify=nn.Conv2d(channels, num_classes, kernel_size=1),
             enlarge=nn.Upsample(scale_factor=float(_FINEST), mode="bilinear"),
         )

@@ -29,6 +29,9 @@ Deviations, none of which changes a feature map or a logit:
 A stage of self-attention may run its attention and MLPs on fewer tokens (``reduce_tokens``). The
 grid stays whole: tokens are merged behind each positional convolution, what the block adds to them
 is spread back, and meta tokens have no part in it. ``merge_tokens`` has stage 3 learn which.
+
+timm is not imported here, for that takes longer than a small scene: ``timm_backbones.py`` makes the
+network known to it.
 """
 
 from __future__ import annotations
@@ -39,19 +42,14 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, SelectAdaptivePool2d
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
-
-from lemevit_cli.models.variants import VARIANTS
 
 STAGE_KINDS = "CDDSS"
 MLP_RATIO = 4
 # Stages 1 and 2 divide by ln(N): at or below this side the map of stage 2 is one pixel.
 LARGEST_SIDE_TOO_SMALL = 8
+POOLINGS = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
 MERGED_STAGE = 3  # of most of the operations
 
 
@@ -172,6 +170,27 @@ def log_ratio(num_meta: int, num_pixels: int, *, like: Tensor) -> Tensor:
 # --- Blocks and stages ----------------------------------------------------------------------
 
 ATTENTIONS = {"C": CrossAttention, "D": DualCrossAttention, "S": SelfAttention}
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, take what a block adds away from some images of a batch.
+
+    The others get it divided by the share that keeps it, so that the mean stays. As timm's, which
+    draws the same images from the same state of the generator.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        kept = 1.0 - self.drop_prob
+        mask = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(kept)
+        return x * (mask.div_(kept) if kept > 0.0 else mask)
 
 
 class Mlp(nn.Module):
@@ -306,7 +325,7 @@ class LeMeViT(nn.Module):
         head_dim: width of an attention head; divides every ``embed_dims``.
         num_meta_tokens: M.
         num_classes: 0 for no head: the answer is then the pooled feature.
-        global_pool: as in timm; '' leaves the map unpooled.
+        global_pool: avg or max; '' leaves the map unpooled.
         drop_path_rate: of the last block; rises linearly from 0 over all blocks.
         merge_tokens: share of stage 3's tokens that a learned mask merges away; not of the paper.
     """
@@ -386,7 +405,8 @@ class LeMeViT(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be NCHW, got {output_fmt}")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take = _choose_maps(len(self.feature_info), indices)
+        last = max(take)
         num_stages = last + 2 if intermediates_only else len(self.stages)
         maps, c = self._run_stages(x, num_stages, keep_meta=not intermediates_only)
         taken = [
@@ -419,9 +439,7 @@ class LeMeViT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(
-                pool_type=global_pool, flatten=bool(global_pool)
-            )
+            self.global_pool = _pooling(global_pool)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.head.apply(_init_weights)
 
@@ -432,7 +450,8 @@ class LeMeViT(nn.Module):
         prune_head: bool = True,
     ) -> list[int]:
         """Drop every part that the maps at ``indices`` do not depend on; timm calls it."""
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take = _choose_maps(len(self.feature_info), indices)
+        last = max(take)
         self.stages = self.stages[: last + 2]
         if prune_norm or last + 1 < len(self.feature_info):
             self.norm = nn.Identity()
@@ -488,56 +507,29 @@ class LeMeViT(nn.Module):
         }
 
 
+def _pooling(name: str) -> nn.Module:
+    """Return what makes one vector of a map ``(B, C, H, W)``, by timm's name for it."""
+    if not name:
+        return nn.Identity()
+    if name not in POOLINGS:
+        raise ValueError(f"LeMeViT pools by {', '.join(POOLINGS)}, not by {name!r}")
+    return nn.Sequential(POOLINGS[name](1), nn.Flatten(1))
+
+
+def _choose_maps(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Return which of ``count`` maps are meant: all, the last so many, or these (-1 is the last).
+
+    Raises:
+        IndexError: if there is no such map.
+    """
+    if indices is None:
+        return list(range(count))
+    chosen = range(-indices, 0) if isinstance(indices, int) else indices
+    return [range(count)[i] for i in chosen]
+
+
 def _init_weights(module: nn.Module) -> None:
     """Initialise linear layers as the original; norms and convolutions keep PyTorch's defaults."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
-
-
-# --- Variants -----------------------------------------------------------------------------------
-
-
-def _cfg() -> dict[str, Any]:
-    # No url: the authors never released weights.
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stages.0.downsample.0",
-        "classifier": "head",
-        "paper_ids": "arXiv:2405.09789",
-    }
-
-
-default_cfgs = generate_default_cfgs({name: _cfg() for name in VARIANTS})
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> LeMeViT:
-    return build_model_with_cfg(
-        LeMeViT,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **(VARIANTS[variant] | kwargs),
-    )
-
-
-@register_model
-def lemevit_tiny(pretrained: bool = False, **kwargs: Any) -> LeMeViT:
-    return _create("lemevit_tiny", pretrained, **kwargs)
-
-
-@register_model
-def lemevit_small(pretrained: bool = False, **kwargs: Any) -> LeMeViT:
-    return _create("lemevit_small", pretrained, **kwargs)
-
-
-@register_model
-def lemevit_base(pretrained: bool = False, **kwargs: Any) -> LeMeViT:
-    return _create("lemevit_base", pretrained, **kwargs)

@@ -22,13 +22,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from lemevit_cli.models.device import is_recording
 from lemevit_cli.models.lemevit import (
     Block,
     CrossAttention,
+    DropPath,
     DualCrossAttention,
     LeMeViT,
     Mlp,

@@ -1,31 +1,44 @@
-"""A segmentation network: any timm backbone, and a library's decoder or the paper's.
+"""A segmentation network: any timm backbone, and UPerNet, a library's decoder or the paper's.
 
 LeMeViT's features leave the backbone without a normalisation: after some training, channels of
-one level differ in size by two orders of magnitude, and a LayerNorm over them, as the library's
-UPerNet has, lets the largest few hide the rest. A batch norm of each level in front of the decoder
+one level differ in size by two orders of magnitude, and a LayerNorm over them, as UPerNet has
+here, lets the largest few hide the rest. A batch norm of each level in front of the decoder
 gives every channel the same say. The paper's own head (``upernet_paper``) reads the raw features.
 For few labels, ``upernet_pixels`` is ``upernet`` with a second opinion from single pixels and
 scores that are smoothed along edges (see ``pixel_view.py``); weights of the one fit the other.
 
 Paper: Jiang et al., "LeMeViT", IJCAI 2024, arXiv 2405.09789; its head is mmsegmentation's UPerHead
-(Xiao et al., ECCV 2018, arXiv 1807.10221) with an auxiliary FCN head, built here from the library's
-UPerNet, which computes the same once its LayerNorms are taken away.
+(Xiao et al., ECCV 2018, arXiv 1807.10221) with an auxiliary FCN head, built here from
+``upernet.py``, which computes the same without its LayerNorms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.base.modules import Conv2dReLU
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.models.backbone import PixelFront, any_size, check_backbone, level_norms
+from lemevit_cli.models.backbone import (
+    PixelFront,
+    any_size,
+    check_backbone,
+    level_norms,
+    load_timm,
+    make_encoder,
+)
 from lemevit_cli.models.pixel_view import PixelView, colours_around, smooth_along_edges
+from lemevit_cli.models.upernet import (
+    ConvNormRelu,
+    UPerNet,
+    initialise_decoder,
+    initialise_head,
+    segmentation_head,
+)
 from lemevit_cli.models.weights import Card
 
 PAPER_DECODER = "upernet_paper"
@@ -50,7 +63,8 @@ _ARGUMENTS = {
     PIXEL_DECODER: {"decoder_channels": 64},
     PAPER_DECODER: {"decoder_channels": 512},
 }
-_LIBRARYS_NAME = {PIXEL_DECODER: "upernet", PAPER_DECODER: "upernet"}
+_UPERNETS = {"upernet", PIXEL_DECODER, PAPER_DECODER}
+_UPERNET_WIDTH = {"decoder_channels": 256}  # the one argument that ours takes, as the library's
 _AUXILIARY_LEVEL = 4  # of [picture, stride 2, 4, 8, 16, 32]: stride 16, as in the paper
 _DETAIL_LEVEL = 2  # likewise: stride 4, the finest that every backbone has
 _AUXILIARY_CHANNELS = 256
@@ -166,54 +180,68 @@ def build_segmenter(card: Card, pretrained: bool = False) -> Segmenter:
     Raises:
         WeightsError: if timm or the decoder refuses; one line with what fits.
     """
-    decoder = card.head
-    check_architecture(card.backbone, decoder, pretrained=pretrained)
-    network = _librarys_network(card, decoder, pretrained=pretrained)
-    channels = network.encoder.out_channels
-    num_classes, is_paper = len(card.classes), decoder == PAPER_DECODER
+    check_architecture(card.backbone, card.head, pretrained=pretrained)
+    try:
+        encoder, widths, decoder, head = _build_parts(card, pretrained=pretrained)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"backbone {card.backbone!r} with decoder {card.head!r}: {reason}; "
+            "a backbone needs features of strides 4 to 32"
+        ) from error
+    num_classes, is_paper = len(card.classes), card.head == PAPER_DECODER
     if is_paper:
-        network.decoder.feature_norms = nn.ModuleList(
-            nn.Identity() for _ in network.decoder.feature_norms
-        )
+        decoder.feature_norms = nn.ModuleList(nn.Identity() for _ in decoder.feature_norms)
     pixel_view = None
-    if decoder == PIXEL_DECODER:
+    if card.head == PIXEL_DECODER:
         pixel_view = PixelView(
-            bands=card.bands, detail=channels[_DETAIL_LEVEL], num_classes=num_classes
+            bands=card.bands, detail=widths[_DETAIL_LEVEL - 1], num_classes=num_classes
         ).requires_grad_(False)  # fitted by itself, see pixel_inputs
     return Segmenter(
         front=PixelFront(card.mean, card.std),
-        encoder=network.encoder,
-        feature_norms=level_norms([0 if is_paper else width for width in channels[1:]]),
-        decoder=network.decoder,
+        encoder=encoder,
+        feature_norms=level_norms([0 if is_paper else width for width in widths]),
+        decoder=decoder,
         dropout=nn.Dropout2d(_DROPOUT) if is_paper else nn.Identity(),
-        segmentation_head=network.segmentation_head,
-        auxiliary_head=_fcn_head(channels, num_classes) if is_paper else None,
+        segmentation_head=head,
+        auxiliary_head=_fcn_head(widths, num_classes) if is_paper else None,
         pixel_view=pixel_view,
     )
 
 
-def _librarys_network(card: Card, decoder: str, *, pretrained: bool) -> Any:
-    try:
-        return smp.create_model(
-            _LIBRARYS_NAME.get(decoder, decoder),
-            encoder_name=f"tu-{card.backbone}",
-            encoder_weights=True if pretrained else None,
-            in_channels=card.bands,
-            classes=len(card.classes),
-            **any_size(card.backbone) | card.backbone_args,
-            **card.head_args,
-        )
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"backbone {card.backbone!r} with decoder {decoder!r}: {reason}; "
-            "a backbone needs features of strides 4 to 32"
-        ) from error
+def _build_parts(card: Card, *, pretrained: bool) -> tuple[nn.Module, list[int], Any, nn.Module]:
+    """Build encoder (also return its widths, of strides 2 to 32), decoder and segmentation head."""
+    if card.head not in _UPERNETS or not card.head_args.keys() <= _UPERNET_WIDTH.keys():
+        return _librarys_parts(card, pretrained=pretrained)
+    encoder, widths = make_encoder(
+        card.backbone, card.backbone_args, bands=card.bands, pretrained=pretrained
+    )
+    channels = (_UPERNET_WIDTH | card.head_args)["decoder_channels"]
+    decoder = UPerNet(widths[1:], channels)
+    head = segmentation_head(channels, len(card.classes))
+    initialise_decoder(decoder)
+    initialise_head(head)
+    return encoder, widths, decoder, head
 
 
-def _fcn_head(channels: Sequence[int], num_classes: int) -> nn.Module:
+def _librarys_parts(card: Card, *, pretrained: bool) -> tuple[nn.Module, list[int], Any, nn.Module]:
+    load_timm()  # the library asks it for ours too
+    network = import_module("segmentation_models_pytorch").create_model(
+        "upernet" if card.head in _UPERNETS else card.head,
+        encoder_name=f"tu-{card.backbone}",
+        encoder_weights=True if pretrained else None,
+        in_channels=card.bands,
+        classes=len(card.classes),
+        **any_size(card.backbone) | card.backbone_args,
+        **card.head_args,
+    )
+    widths = list(network.encoder.out_channels[1:])
+    return network.encoder, widths, network.decoder, network.segmentation_head
+
+
+def _fcn_head(widths: Sequence[int], num_classes: int) -> nn.Module:
     return nn.Sequential(
-        Conv2dReLU(channels[_AUXILIARY_LEVEL], _AUXILIARY_CHANNELS, kernel_size=3, padding=1),
+        ConvNormRelu(widths[_AUXILIARY_LEVEL - 1], _AUXILIARY_CHANNELS, kernel_size=3, padding=1),
         nn.Dropout2d(_DROPOUT),
         nn.Conv2d(_AUXILIARY_CHANNELS, num_classes, kernel_size=1),
     )

@@ -303,9 +303,12 @@ def _score(
     """Score the best weights by data set, on the whole of what was held back."""
     if not task_data.validation:
         return {}
-    # In full precision, as `lemevit eval` does it by default on a CPU.
+    # In full precision: the card's figures do not depend on the machine.
     runtime = RuntimeOptions(
-        device=options.device, threads=options.threads, fuse_tokens=options.fuse_tokens
+        device=options.device,
+        precision="fp32",
+        threads=options.threads,
+        fuse_tokens=options.fuse_tokens,
     )
     predictor = predictor_to_score(weights, runtime)
     return {
@@ -323,12 +326,13 @@ def _metrics(
 ) -> tuple[dict[str, Any], ...]:
     """Make the card's record of the scores, each with the command that gives it."""
     folders = {Path(path).resolve().name: path for path in data.paths}
-    fused = f" --fuse-tokens {options.fuse_tokens}" if options.fuse_tokens else ""
+    further = " --precision fp32"
+    further += f" --fuse-tokens {options.fuse_tokens}" if options.fuse_tokens else ""
     return tuple(
         {key: figures[key] for key in headline}
         | {
             "data": name,
-            "command": f"lemevit eval {target.name} {folders[name]}{fused}"
+            "command": f"lemevit eval {target.name} {folders[name]}{further}"
             if name in folders
             else f"lemevit train -o {target.name}, on what it held back",
         }

@@ -1,15 +1,16 @@
-"""Polygons of a vector layer, brought onto a scene's grid and found by place."""
+"""Polygons of a vector layer, brought onto a scene's grid and found by place.
+
+pyogrio and geopandas are imported where a layer is read: most runs read none.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import geopandas
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
+
+if TYPE_CHECKING:
+    import geopandas
 
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
@@ -135,6 +139,8 @@ def is_vector(path: str) -> bool:
     """
     if path == STDIN:
         return False
+    import pyogrio
+
     file, _, layer = path.partition("|layername=")
     try:
         return len(pyogrio.list_layers(file)) > 0
@@ -149,6 +155,8 @@ def field_names(path: str) -> tuple[str, ...]:
     Raises:
         SceneError: if the file cannot be read as polygons.
     """
+    import pyogrio
+
     file, name = layer_name(path)
     return tuple(pyogrio.read_info(file, layer=name)["fields"])
 
@@ -160,6 +168,8 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
         SceneError: if the file cannot be read as polygons, or holds several layers and none is
             named.
     """
+    import pyogrio
+
     file, _, named = path.partition("|layername=")
     wanted = layer or named
     try:
@@ -195,6 +205,8 @@ def read_layer(
     Raises:
         SceneError: if the file, the layer or the filter cannot be understood.
     """
+    import geopandas
+
     file, name = layer_name(path, layer)
     try:
         with warnings.catch_warnings():
@@ -276,6 +288,8 @@ def _with_short_edges(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     An edge of a degree departs from its chord by about 240 m on the ground, a thousandth of that
     edge by a millionth: a quarter of a millimetre.
     """
+    import geopandas
+
     if not is_tied_to_earth(table.crs.to_wkt()):
         return table
     metres_per_unit = table.crs.axis_info[0].unit_conversion_factor

@@ -177,6 +177,7 @@ def test_training_refuses_another_backbone_and_keeps_a_threshold(tmp_path):
     card = read_card(target)
     assert 0.5 < card.fuse_threshold <= 1
     assert card.training["recipe"]["fuse_tokens"] == "auto"
-    assert card.metrics[0]["command"] == f"lemevit eval w.safetensors {town} --fuse-tokens auto"
+    command = f"lemevit eval w.safetensors {town} --precision fp32 --fuse-tokens auto"
+    assert card.metrics[0]["command"] == command
     run = invoke("eval", target, town, "--device", "cpu", "--fuse-tokens", "auto", "--json")
     assert json.loads(run.stdout)["miou"] == pytest.approx(card.metrics[0]["miou"], abs=1e-4)

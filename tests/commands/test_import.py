@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.cli import app
 from lemevit_cli.models.weights import load_weights
 

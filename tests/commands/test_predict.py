@@ -55,6 +55,7 @@ def test_the_result_lies_on_the_scenes_grid_with_names_and_colours(scene, pixels
         assert result.nodata == 255 and result.colormap(1)[1][:3] == (214, 69, 65)
         ids = result.read(1)
         assert result.tags()["LEMEVIT_WEIGHTS"].startswith("tiny.safetensors sha256:")
+        assert result.tags()["LEMEVIT_ARITHMETIC"] == "float32"
     np.testing.assert_array_equal(ids == 255, (pixels == 0).all(0))
     assert ids[ids != 255].max() < 5
     assert "<Category>vegetation</Category>" in Path("scene_seg.tif.aux.xml").read_text()

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo, classes_from_names
 from lemevit_cli.models.change import HEADS, build_change_detector, check_head, head_defaults

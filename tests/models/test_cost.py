@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.cost import cost_of, count
 from lemevit_cli.models.variants import VARIANTS

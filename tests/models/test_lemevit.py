@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.variants import VARIANTS
 

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors import safe_open
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.lemevit_fusion import FuseAlike, FuseShare, fuse_tokens

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch import nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.models import lemevit_inference
 from lemevit_cli.models.lemevit import Block, LeMeViT
 from lemevit_cli.models.lemevit_inference import FoldedBlock, optimise_for_inference

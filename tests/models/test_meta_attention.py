@@ -4,6 +4,7 @@ import timm
 import torch
 from torch import nn
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.meta_attention import MetaAttention, attention_to_image

@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.official_checkpoint import (
     identify_official,

@@ -19,6 +19,7 @@ from timm.models.vision_transformer import (
 from torch import nn
 from torch.testing import assert_close
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.cost import count
 from lemevit_cli.models.token_fusion import (

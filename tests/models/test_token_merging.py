@@ -5,6 +5,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit_inference import optimise_for_inference
 from lemevit_cli.models.token_merging import (

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.legend import ClassInfo, classes_from_names
 from lemevit_cli.models.segmenter import build_segmenter

@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-import lemevit_cli.models.lemevit  # noqa: F401  registers lemevit_* with timm
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.training.optimizer import make_optimizer, parameter_groups
 from lemevit_cli.training.options import TrainingOptions

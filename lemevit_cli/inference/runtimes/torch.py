@@ -26,7 +26,7 @@ class TorchRuntime:
     def __init__(self, model: nn.Module, decode: Decode, options: RuntimeOptions) -> None:
         use_threads(options.threads)
         self._device = choose_device(options.device)
-        self._dtype = choose_dtype(options.precision, self._device)
+        self._dtype = choose_dtype(options.precision, self._device, for_inference=True)
         self._decode = decode
         self._model = model.eval().to(self._device).to(memory_format=torch.channels_last)
 

@@ -15,13 +15,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.backbone import PixelFront, check_backbone, level_norms, make_encoder
 from lemevit_cli.models.oriented_rcnn.assignment import ASSIGNERS
 from lemevit_cli.models.oriented_rcnn.detector import LEVELS, OrientedRCNN
+from lemevit_cli.models.oriented_rcnn.pyramid import FeaturePyramid
 from lemevit_cli.models.oriented_rcnn.roi_head import RoiHead
 from lemevit_cli.models.oriented_rcnn.rpn import RegionProposals
 from lemevit_cli.models.weights import Card
@@ -145,7 +143,7 @@ def build_detector(card: Card, pretrained: bool = False) -> OrientedRCNN:
         front=PixelFront(card.mean, card.std),
         encoder=encoder,
         feature_norms=level_norms(normed),
-        pyramid=FeaturePyramidNetwork(widths[first:], form.channels, LastLevelMaxPool()),
+        pyramid=FeaturePyramid(widths[first:], form.channels),
         rpn=_rpn(form),
         roi_head=_roi_head(form, num_classes=len(card.classes)),
         pyramid_scales=form.pyramid_scales,

@@ -10,8 +10,6 @@ Its parts are put together in ``build.py``. Which candidates are an answer is de
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ class OrientedRCNN(nn.Module):
     Args:
         encoder: answers the picture and its maps, the last four of strides 4 to 32.
         feature_norms: one for each map of the encoder; the last four are asked.
-        pyramid: four maps, by name, to five of strides 4 to 64.
+        pyramid: four maps to five of strides 4 to 64.
         pyramid_scales: 1 sees pictures as they are, 2 at half their size too, and so on.
         freeze_norms: the encoder's batch norms keep their statistics while training.
     """
@@ -125,7 +123,8 @@ class OrientedRCNN(nn.Module):
         features = self.encoder(self.front(pixels))[-LEVELS:]
         norms = list(self.feature_norms)[-LEVELS:]
         normed = [norm(level) for norm, level in zip(norms, features, strict=True)]
-        return list(self.pyramid(OrderedDict((str(i), f) for i, f in enumerate(normed))).values())
+        pyramid: list[Tensor] = self.pyramid(normed)
+        return pyramid
 
 
 def halve_pictures(pixels: Tensor, times: int) -> Tensor:

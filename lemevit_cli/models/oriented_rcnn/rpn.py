@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import nms
 
+from lemevit_cli.geometry.axis_aligned_nms import suppress_axis_aligned
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import axis_aligned_intersections
+from lemevit_cli.models.device import is_recording
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
 from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
 from lemevit_cli.models.oriented_rcnn.coders import (
@@ -133,10 +135,17 @@ class RegionProposals(nn.Module):
 
 def _mark_best(boxes: Tensor, scores: Tensor) -> Tensor:
     """Mark ``(B, N)`` which axis-aligned boxes ``(B, N, 4)`` of a level no better one covers."""
+    on_arrays = boxes.device.type == "cpu" and not is_recording()
+    # torchvision's, for a GPU or as one operation of a graph, takes as long to import as torch.
+    nms = _nms_on_arrays if on_arrays else import_module("torchvision.ops").nms
     stays = torch.zeros_like(scores, dtype=torch.bool)
     for number in range(len(boxes)):
         stays[number, nms(boxes[number], scores[number], _NMS_IOU)] = True
     return stays
+
+
+def _nms_on_arrays(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    return torch.from_numpy(suppress_axis_aligned(boxes.numpy(), scores.numpy(), iou))
 
 
 def anchors_like(levels: Sequence[Tensor]) -> list[Tensor]:

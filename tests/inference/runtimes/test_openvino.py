@@ -22,7 +22,13 @@ SMALL = {"embed_dims": [32, 32, 32, 64, 64], "depths": [1, 1, 1, 2, 1]}
 HEADS = {
     "seg": ("upernet", {"decoder_channels": 16}, ["land", "building", "water"]),
     "change": ("difference", {"channels": 16}, ["unchanged", "changed"]),
+    "det": (
+        "oriented_rcnn",
+        {"channels": 16, "hidden": 32, "proposals": 50, "pyramid_scales": 1, "cascade_stages": 2},
+        ["ship", "plane"],
+    ),
 }
+MAPS = ("seg", "change")
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +48,11 @@ def small(tmp_path_factory):
             overlap=16,
         )
         paths[task] = str(folder / f"{task}.safetensors")
-        save_weights(paths[task], load_network(task).build_model(card).state_dict(), card)
+        state = load_network(task).build_model(card).state_dict()
+        for layer, spread in (("classify", 1.0), ("regress", 0.1)):
+            if (key := f"roi_head.{layer}.weight") in state:  # else all scores are alike
+                state[key] = spread * torch.randn(state[key].shape)
+        save_weights(paths[task], state, card)
     return paths
 
 
@@ -53,12 +63,12 @@ def predictor_of(path, **options):
 
 
 def pixels_of(task, *, windows=3, dtype=np.uint8):
-    bands = {"seg": 3, "change": 6}[task]
+    bands = 6 if task == "change" else 3
     values = np.random.default_rng(2).integers(0, 256, (windows, bands, 96, 96))
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("task", MAPS)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_scores_are_those_of_torch(small, task, dtype):
     pixels = pixels_of(task, dtype=dtype)
@@ -68,6 +78,16 @@ def test_scores_are_those_of_torch(small, task, dtype):
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert (found.argmax(1) != expected.argmax(1)).mean() < 1e-3
+
+
+def test_boxes_are_those_of_torch(small):
+    pixels = pixels_of("det")
+    expected = predictor_of(small["det"], runtime="torch").runtime(pixels)
+    found = predictor_of(small["det"]).runtime(pixels)
+    assert (expected[..., 6] >= 0).sum() > 10 and np.ptp(
+        expected[expected[..., 6] >= 0][:, 5]
+    ) > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_a_window_has_the_same_answer_in_any_batch(small):
@@ -158,25 +178,39 @@ def test_what_cannot_be_converted_is_remembered(small):
     assert network.built == 1
 
 
-def test_predict_and_change_import_no_torch_once_converted(
+def test_commands_import_no_torch_once_converted(
     small, scene, write_scene, pixels, tmp_path, run_without_torch
 ):
     after = write_scene(pixels[:, ::-1].copy(), "after.tif", nodata=0)
     commands = {
-        "seg": ["predict", scene, "-w", small["seg"], "--precision", "fp32"],
-        "change": ["change", scene, after, "-w", small["change"], "--precision", "fp32"],
+        "det": ["detect", scene, "-w", small["det"], "--score", "0.1"],
+        "seg": ["predict", scene, "-w", small["seg"]],
+        "change": ["change", scene, after, "-w", small["change"]],
     }
     for task, command in commands.items():
         predictor_of(small[task])
-        target = tmp_path / f"{task}.tif"
+        suffix = "geojson" if task == "det" else "tif"
+        target, by_torch = tmp_path / f"{task}.{suffix}", tmp_path / f"torch.{suffix}"
+        command = [*command, "--precision", "fp32"]
         done = run_without_torch(*command, "-o", target, "--json", "-q")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["runtime"].startswith("openvino")
         again = CliRunner().invoke(
-            app, [*command, "-o", str(tmp_path / "torch.tif"), "--overwrite", "--runtime", "torch"]
+            app, [*command, "-o", str(by_torch), "--overwrite", "--runtime", "torch"]
         )
         assert again.exit_code == 0, again.stderr
-        with rasterio.open(target) as found, rasterio.open(tmp_path / "torch.tif") as expected:
+        if task == "det":
+            found, expected = (
+                [
+                    feature["properties"]["score"]
+                    for feature in json.loads(path.read_text())["features"]
+                ]
+                for path in (target, by_torch)
+            )
+            assert len(expected) > 1
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            continue
+        with rasterio.open(target) as found, rasterio.open(by_torch) as expected:
             np.testing.assert_array_equal(found.read(), expected.read())
             assert found.tags()["LEMEVIT_RUNTIME"].startswith("openvino")
             assert expected.tags()["LEMEVIT_RUNTIME"].startswith("torch")

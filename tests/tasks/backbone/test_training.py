@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import lemevit_cli.models.lemevit  # noqa: F401
+import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.models.dense_features import FeatureSource
 from lemevit_cli.models.distiller import build_distiller, tokens_of
 from lemevit_cli.models.weights import Card

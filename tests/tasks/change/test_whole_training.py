@@ -66,7 +66,7 @@ def test_change_is_learned_and_signed(report, village):
     card = read_card(report["path"])
     assert (card.task, card.class_names) == ("change", ("unchanged", "changed"))
     (metrics,) = card.metrics
-    assert metrics["command"] == f"lemevit eval w.safetensors {village}"
+    assert metrics["command"] == f"lemevit eval w.safetensors {village} --precision fp32"
     assert set(metrics) >= {"f1", "iou", "precision", "recall", "batch_f1"}
     assert report["scores"]["village"]["f1"] > 0.7
     json.dumps(report)

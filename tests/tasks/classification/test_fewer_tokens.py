@@ -60,7 +60,7 @@ def answers(path, **runtime):
         open_weights(path), NETWORK, RuntimeOptions(device="cpu", precision="fp32", **runtime)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64)).astype(np.uint8)
-    return predictor.runtime(pixels)[:, :, 0, 0], predictor.fuse_tokens
+    return torch.from_numpy(predictor.runtime(pixels)[:, :, 0, 0]), predictor.fuse_tokens
 
 
 def test_the_card_says_what_is_fused_and_a_run_may_say_otherwise(fused_weights):

@@ -29,7 +29,7 @@ def test_a_model_learns_what_is_easy(class_training):
     assert card.class_names == ("blue", "green", "red") and card.task == "cls"
     assert (card.window, card.overlap, card.head) == (32, 16, "linear")
     assert card.metrics[0]["top1"] == report["scores"]["colours"]["top1"]
-    assert card.metrics[0]["command"] == f"lemevit eval colours.safetensors {data}"
+    assert card.metrics[0]["command"] == f"lemevit eval colours.safetensors {data} --precision fp32"
     state, _ = load_weights(report["path"])
     TRAINING.network.build_model(card).load_state_dict(state)
 

@@ -79,7 +79,7 @@ def test_a_detector_is_trained_and_signs_what_it_learned(report, harbour):
     assert card.training["data"][0]["objects"] == 4
     (metrics,) = card.metrics
     assert metrics["data"] == "harbour"
-    assert metrics["command"] == f"lemevit eval w.safetensors {harbour}"
+    assert metrics["command"] == f"lemevit eval w.safetensors {harbour} --precision fp32"
     assert metrics["ap50"] == report["scores"]["harbour"]["ap50"]
     assert set(metrics) >= {"ap75", "ap50_95", "ap50_voc07", "length_error", "classes"}
     json.dumps(report)
