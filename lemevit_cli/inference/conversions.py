@@ -23,7 +23,7 @@ from lemevit_cli.atomic import written_whole
 from lemevit_cli.cache import cache_folder
 from lemevit_cli.errors import DeviceError, WeightsError
 from lemevit_cli.models.converted import Converted, converted_in, save_converted
-from lemevit_cli.models.weights import Weights
+from lemevit_cli.models.weights import Card, Weights
 from lemevit_cli.settings import RUNTIMES, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ INSTALL = "install it by `pip install lemevit[openvino]`"
 _CONVERSION = 1  # of what is converted, and how: another number makes all anew
 _FARTHEST = 1e-3  # that scores of the converted network may lie from torch's
 _DATES = {"change": 2}  # pictures of a window, where it is more than one
+
+# A detector's graph is read and answers as torch on one stream. On two, OpenVINO 2026.4.1 sums rows
+# behind the end of the table of features; with rows chosen by their scores, the heap was broken.
+UNTRUSTED = {"det": "OpenVINO 2026.4.1 reads outside of a detector's arrays"}
 
 Size = tuple[int, int]
 
@@ -107,6 +111,8 @@ def networks_of(
         return partial(_of_one_size, converted_in(weights.content, weights.name), weights.name)
     if options.fuse_tokens or options.fuse_blocks not in (None, "r=0"):
         raise UnfitError("--fuse-tokens: only torch fuses tokens; use --runtime torch")
+    if (reason := UNTRUSTED.get(weights.card.task)) is not None:
+        raise UnfitError(_unfit(weights, reason))
     return cache(partial(_network, weights, build))
 
 
@@ -129,7 +135,7 @@ def _network(weights: Weights, build: Callable[[], nn.Module], size: Size) -> Co
     file = file_of(weights.digest, size)
     if (kept := _read_kept(file, weights)) is not None:
         return kept
-    bands = weights.card.bands * _DATES.get(weights.card.task, 1)
+    bands = bands_of(weights.card)
     conversion: Any = import_module("lemevit_cli.models.conversion")
     model = build()
     try:
@@ -146,6 +152,11 @@ def _network(weights: Weights, build: Callable[[], nn.Module], size: Size) -> Co
 
 def _unfit(weights: Weights, reason: str) -> str:
     return f"{weights.name} cannot be converted for OpenVINO ({reason}); use --runtime torch"
+
+
+def bands_of(card: Card) -> int:
+    """Count the bands of a window: of two dates there are those of both."""
+    return card.bands * _DATES.get(card.task, 1)
 
 
 class UnfitError(WeightsError):

@@ -18,7 +18,6 @@ from lemevit_cli.settings import RuntimeOptions
 VERSION = f"openvino {openvino.get_version().split('-')[0]}"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-_CANDIDATES = 3  # dimensions of a detector's answer, ``(B, N, 5 + classes)``
 _PIN = "LEMEVIT_CPU_PRECISION"  # what auto means, as for torch on a CPU
 
 
@@ -91,9 +90,7 @@ class OpenVINORuntime:
     def _compile(self, shape: tuple[int, ...]) -> list[openvino.InferRequest]:
         network, core = self._networks((shape[2], shape[3])), openvino.Core()
         graph = core.read_model(network.graph, openvino.Tensor(network.constants))
-        # Of a detector with several streams, OpenVINO 2026.4 reads outside of a table.
-        is_detector = graph.output(0).get_partial_shape().rank.get_length() == _CANDIDATES
-        streams = 1 if is_detector else min(shape[0], self._threads)
+        streams = min(shape[0], self._threads)
         configuration = {
             "INFERENCE_PRECISION_HINT": _HINTS[self._lowered],
             "INFERENCE_NUM_THREADS": self._threads,
