@@ -91,11 +91,6 @@ def _has_gpu() -> bool:
     return bool(device.type != "cpu")
 
 
-def is_quantized(weights: Weights) -> bool:
-    """Tell whether weights are a network of whole numbers."""
-    return weights.is_converted
-
-
 def networks_of(
     weights: Weights, build: Callable[[], nn.Module], options: RuntimeOptions
 ) -> Callable[[Size], Converted]:

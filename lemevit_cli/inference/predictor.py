@@ -10,7 +10,6 @@ from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.conversions import (
     UnfitError,
     chosen_runtime,
-    is_quantized,
     networks_of,
 )
 from lemevit_cli.inference.network import Network
@@ -174,9 +173,9 @@ def _openvino_runtime(
     networks = networks_of(
         weights, lambda: network.for_inference(load_model(weights, network)), options
     )
-    networks((window, window))
+    is_quantized = networks((window, window)).arithmetic == "int8"
     make = import_module(_OPENVINO).OpenVINORuntime
-    runtime: Runtime = make(networks, network.decode, options, quantized=is_quantized(weights))
+    runtime: Runtime = make(networks, network.decode, options, quantized=is_quantized)
     return runtime
 
 

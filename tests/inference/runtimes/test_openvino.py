@@ -113,6 +113,8 @@ def test_a_broken_file_of_the_cache_is_made_anew(small):
     file = file_of(digest, (96, 96))
     whole = file.read_bytes()
     assert kept_of(digest) == [file]
+    told = CliRunner().invoke(app, ["info", small["seg"], "--json"])
+    assert json.loads(told.stdout)["converted"] == [str(file)]
     for broken in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         file.write_bytes(broken)
         found = predictor_of(small["seg"]).runtime(pixels_of("seg"))
