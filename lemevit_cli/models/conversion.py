@@ -16,6 +16,7 @@ import openvino
 import torch
 from numpy.typing import NDArray
 from openvino import Model, serialize
+from openvino._offline_transformations import apply_moc_transformations
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
@@ -52,6 +53,8 @@ def graph_of(model: nn.Module, bands: int, size: tuple[int, int], batch: int = 1
         decoder = TorchScriptPythonDecoder(model.eval(), example_input=(example,))
         graph = front_end.convert(front_end.load(decoder))
     graph.reshape([batch or -1, bands, *size])
+    # As convert_model does: constants are folded once, not in each run.
+    apply_moc_transformations(graph, cf=True)
     return graph
 
 
