@@ -28,6 +28,7 @@ def evaluate(
         typer.Argument(metavar="DATA", help="A folder as `train` takes it, with its labels."),
     ],
     split: Annotated[Split, options.option("--split", "Which part.")] = Split.val,
+    skip_bad_labels: options.SkipBadLabels = False,
     batch_size: options.BatchSize = None,
     *,
     running: Running,
@@ -49,6 +50,7 @@ def evaluate(
         data,
         split=split.value,
         runtime=running.runtime(runtime.value, tta=tta, fuse_tokens=fuse_tokens),
+        skip_bad_labels=skip_bad_labels,
         batch_size=batch_size,
         progress=reporting.console,
     )

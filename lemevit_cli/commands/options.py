@@ -278,6 +278,14 @@ Scheduler = Annotated[
 ]
 Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
+SkipBadLabels = Annotated[
+    bool,
+    option(
+        "--skip-bad-labels",
+        "Of boxes: leave out labels that cannot be understood, and count them; else the first "
+        "is an error.",
+    ),
+]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]
 Quiet = Annotated[bool, _report("-q --quiet", "Errors only.")]
 Verbose = Annotated[bool, _report("-v --verbose", "Also a summary.")]

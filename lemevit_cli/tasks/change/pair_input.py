@@ -86,7 +86,7 @@ def pair_input(
     for warning in pair.warnings:
         progress.warn(f"{pair.name}: {warning}")
     grid = pair.before
-    area = area or area_of(grid, options)
+    area = area or area_of(grid, options, progress)
     stretches = [
         choose_stretch(
             scene,
