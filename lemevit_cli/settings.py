@@ -7,8 +7,10 @@ from typing import Literal
 
 Device = str  # "auto", "cpu", "cuda", "cuda:N", "mps"
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+RuntimeName = Literal["auto", "torch", "openvino"]
 OutputType = Literal["classes", "scores"]
 OnError = Literal["fail", "nodata"]
+RUNTIMES: tuple[RuntimeName, ...] = ("auto", "torch", "openvino")
 FusedShare = float | Literal["auto"]  # of the tokens of LeMeViT's long stage
 
 
@@ -109,6 +111,8 @@ class RuntimeOptions:
     """Device, precision and passes of the model.
 
     Args:
+        runtime: library that computes; ``auto`` is OpenVINO on a CPU where it is installed and
+            can run the network, else torch.
         tta: answer with the mean over the eight symmetries of every window.
         fuse_tokens: share of LeMeViT's tokens that similar ones take over, 0 <= share < 1; ``auto``
             fuses in every window what is alike there.
@@ -119,6 +123,7 @@ class RuntimeOptions:
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    runtime: RuntimeName = "auto"
     tta: bool = False
     fuse_tokens: FusedShare = 0.0
     fuse_blocks: str | None = None

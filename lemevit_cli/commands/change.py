@@ -9,7 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
-from lemevit_cli.commands.reporting import exit_if_unreadable
+from lemevit_cli.commands.reporting import exit_if_unreadable, tell_runtime
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
@@ -101,3 +101,4 @@ def _summary(result: dict[str, Any]) -> None:
         rows,
         to_stderr=True,
     )
+    tell_runtime(result)

@@ -9,7 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
-from lemevit_cli.commands.reporting import check_folder, telling_report
+from lemevit_cli.commands.reporting import check_folder, tell_runtime, telling_report
 from lemevit_cli.settings import DetectionOptions, OutputOptions
 
 
@@ -91,6 +91,7 @@ def _summary(result: dict[str, Any]) -> None:
         ],
         to_stderr=True,
     )
+    tell_runtime(result)
 
 
 def _size(value: float | None) -> str:

@@ -32,6 +32,7 @@ def evaluate(
     batch_size: options.BatchSize = None,
     *,
     running: Running,
+    runtime: options.Runtime = options.RuntimeChoice.auto,
     tta: options.Tta = False,
     fuse_tokens: options.FuseTokens = None,
     reporting: Reporting,
@@ -48,8 +49,8 @@ def evaluate(
         weights,
         data,
         split=split.value,
+        runtime=running.runtime(runtime.value, tta=tta, fuse_tokens=fuse_tokens),
         skip_bad_labels=skip_bad_labels,
-        runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
         batch_size=batch_size,
         progress=reporting.console,
     )

@@ -21,6 +21,7 @@ from lemevit_cli.settings import (
     InferenceSettings,
     ReadingOptions,
     Recovery,
+    RuntimeName,
     RuntimeOptions,
     SceneOptions,
     Tiling,
@@ -78,10 +79,12 @@ class Running:
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
 
-    def runtime(self, *, tta: bool = False, fuse_tokens: str | None = None) -> RuntimeOptions:
+    def runtime(
+        self, name: RuntimeName = "auto", *, tta: bool = False, fuse_tokens: str | None = None
+    ) -> RuntimeOptions:
         """Give the settings of a runtime."""
         share, blocks = options.parse_fusion(fuse_tokens)
-        fields = self.training_fields()
+        fields = {**self.training_fields(), "runtime": name}
         return RuntimeOptions(**fields, tta=tta, fuse_tokens=share, fuse_blocks=blocks)
 
     def training_fields(self) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class Scenes:
     device: options.Device = "auto"
     precision: options.Precision = options.PrecisionName.auto
     threads: options.Threads = None
+    runtime: options.Runtime = options.RuntimeChoice.auto
     on_error: options.OnError = options.OnErrorName.fail
     restart: options.Restart = False
 
@@ -133,7 +137,7 @@ class Scenes:
                 block_size=self.block_size,
             ),
             recovery=Recovery(on_error=self.on_error.value, restart=self.restart),
-            runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
+            runtime=running.runtime(self.runtime.value, tta=tta, fuse_tokens=fuse_tokens),
             **further,
         )
 

@@ -88,6 +88,14 @@ class PrecisionName(StrEnum):
     fp16 = "fp16"
 
 
+class RuntimeChoice(StrEnum):
+    """Libraries that run a model."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 option = in_panel(None)
 _input, _windows, _running = in_panel("Input"), in_panel("Windows"), in_panel("Running")
 _output, _report, _labels = (
@@ -187,6 +195,10 @@ BlockSize = Annotated[
 Device = Annotated[str, _running("--device", "auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[PrecisionName, _running("--precision", "Arithmetic.")]
 Threads = Annotated[int | None, _running("--threads", "CPU threads.", min=1)]
+Runtime = Annotated[
+    RuntimeChoice,
+    _running("--runtime", "Library that runs the model; auto: OpenVINO on a CPU, if installed."),
+]
 Tta = Annotated[
     bool,
     _running(

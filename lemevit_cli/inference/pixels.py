@@ -58,8 +58,9 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
         "bands": ",".join(map(str, scene.bidx)),
         "stretch": source.stretch.describe() if source.stretch else "none",
         "model_grid": f"{run.view.width} x {run.view.height}",
-        "symmetries": "8" if settings.runtime.tta else "1",
+        "runtime": run.predictor.version,
         "arithmetic": run.predictor.arithmetic,
+        "symmetries": "8" if settings.runtime.tta else "1",
     }
     if run.predictor.fuse_tokens != "0":
         tags["fuse_tokens"] = run.predictor.fuse_tokens

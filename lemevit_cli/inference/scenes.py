@@ -93,7 +93,10 @@ def prepare_weights(
     """
     opened = open_weights_for(network.task, weights)
     check_settings(opened.card, settings)
-    return opened.card, partial(load_predictor, opened, network, settings.runtime)
+    check_runtime(opened, settings.runtime)
+    window, _ = tiling_of(opened.card, settings.tiling)
+    load = partial(load_predictor, opened, network, settings.runtime, window=window)
+    return opened.card, load
 
 
 def infer_scenes(
@@ -264,7 +267,6 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_gsd(settings.reading.gsd)
     tiling_of(card, settings.tiling)
     check_fusion(card.backbone, card.backbone_args, settings.runtime.fuse_tokens)
-    check_runtime(settings.runtime)
 
 
 def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:

@@ -121,7 +121,8 @@ def _decided_by(fingerprint: Fingerprint) -> dict[str, Any]:
     return {
         "threads": int(fingerprint["threads"]),
         "device": fingerprint["device"],
-        "precision": _PRECISIONS.get(fingerprint["arithmetic"], "auto"),
+        "precision": _PRECISIONS.get(fingerprint["arithmetic"].rpartition(" ")[2], "auto"),
+        "runtime": fingerprint["runtime"].partition(" ")[0],
     }
 
 
