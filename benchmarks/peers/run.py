@@ -37,7 +37,7 @@ from job import Job
 HERE = Path(__file__).parent
 OURS = "lemevit"
 AS_IT_COMES = "lemevit-defaults"  # the arithmetic that it chooses by itself, with the real network
-SAME_ARITHMETIC = ["--precision", "fp32"]  # with it `lemevit predict` computes as the others do
+SAME_ARITHMETIC = ["--precision", "fp32", "--runtime", "torch"]  # as all others compute
 CLASSES = {"conv": 6, "landcover": 5}
 PAUSE_S = 0.1
 
