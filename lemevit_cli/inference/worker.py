@@ -18,6 +18,7 @@ from lemevit_cli.inference.journal import Fingerprint, Journal, fingerprint_of
 from lemevit_cli.inference.parts import Order
 from lemevit_cli.inference.run import Account, BlockInference, inference_over
 from lemevit_cli.progress import Silent
+from lemevit_cli.settings import RUNTIMES
 
 UNKNOWN = "unknown run"
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -118,11 +119,12 @@ def _opened_run(order: Order, decided: Mapping[str, Any]) -> Iterator[BlockInfer
 
 def _decided_by(fingerprint: Fingerprint) -> dict[str, Any]:
     """Return the options of a runtime that the client has chosen by its own machine."""
+    runtime = fingerprint.get("runtime", "auto").partition(" ")[0]
     return {
         "threads": int(fingerprint["threads"]),
         "device": fingerprint["device"],
         "precision": _PRECISIONS.get(fingerprint["arithmetic"].rpartition(" ")[2], "auto"),
-        "runtime": fingerprint["runtime"].partition(" ")[0],
+        "runtime": runtime if runtime in RUNTIMES else "auto",
     }
 
 
