@@ -34,6 +34,17 @@ def is_tied_to_earth(crs_wkt: str | None) -> bool:
     return crs_wkt is not None and _horizontal_crs(crs_wkt) is not None
 
 
+def is_projected(crs_wkt: str) -> bool:
+    """Say whether positions in the CRS are places on a map projection, not degrees."""
+    crs = _horizontal_crs(crs_wkt)
+    return crs is not None and not crs.is_geographic
+
+
+def metres_per_unit(crs_wkt: str) -> float:
+    """Return the length of a unit of a projected CRS, such as 0.3048 for feet."""
+    return _metres_per_unit(_require_horizontal(crs_wkt))
+
+
 def pixel_area_m2(georeference: Georeference, *, col: float, row: float) -> float | None:
     """Measure the ground area of a pixel-sized square centred on ``(col, row)``, in pixels.
 
