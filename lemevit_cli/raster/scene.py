@@ -21,7 +21,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.bands import choose_bands
 from lemevit_cli.raster.source import Source, Warp, WarpResampling
-from lemevit_cli.raster.validity import as_dtype, nodata_by_band, valid_pixels
+from lemevit_cli.raster.validity import as_dtype, is_colour, nodata_by_band, valid_pixels
 from lemevit_cli.raster.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
@@ -198,14 +198,17 @@ class Scene:
         A band is nodata, too, where it alone holds its nodata value.
         """
         window = window or self.window
-        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side), complete=False)
         by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
         return self._pick(raw), by_band[list(self._reading.picks)]
 
     def _read_raw(
-        self, window: Window, shape: tuple[int, int]
+        self, window: Window, shape: tuple[int, int], *, complete: bool = True
     ) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``."""
+        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``.
+
+        ``complete`` as of :func:`valid_pixels`.
+        """
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         reading = self._reading
@@ -222,7 +225,7 @@ class Scene:
                 dataset.read_masks(reading.masked_bands, **where) if reading.masked_bands else None
             )
         pixels = raw[: len(reading.bands)]
-        valid = valid_pixels(pixels, reading.nodata)
+        valid = valid_pixels(pixels, reading.nodata, complete=complete)
         if reading.alpha is not None:
             valid = _both(valid, raw[-1] > 0)
         if masks is not None:
@@ -359,6 +362,13 @@ def _warper_knows_validity(reading: _Reading, bands_of_file: int) -> bool:
     has_nodata = any(value is not None for value in reading.nodata)
     if not has_nodata:
         return reading.alpha is None or not reading.masked_bands
+    dtype = np.dtype(reading.dtype)
+    holds_gaps = any(
+        v is not None and not is_colour(v) and as_dtype(v, dtype) is not None
+        for v in reading.nodata
+    )
+    if holds_gaps and len(reading.bands) > 1:  # it asks for the value in all bands
+        return False
     is_alone = reading.alpha is None and not reading.masked_bands
     return is_alone and len(set(reading.nodata)) == 1 and len(reading.bands) == bands_of_file
 

@@ -152,6 +152,28 @@ def test_pixel_is_nodata_only_where_every_band_is(write_scene, rgb):
     assert not valid[0, 0] and valid[5, 5]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "lacks"),
+    [
+        ("float32", -9999, True),
+        ("float64", -3.4e38, True),
+        ("int16", -32768, True),
+        ("uint16", 65535, True),
+        ("uint16", 0, False),  # may be the brightness of a band
+        ("float32", 255, False),
+        ("uint8", 255, False),
+    ],
+)
+def test_a_value_that_is_no_colour_is_nodata_in_any_band(write_scene, rgb, dtype, nodata, lacks):
+    pixels = (rgb // 2 + 10).astype(dtype)
+    pixels[1, 5, 6] = nodata
+    pixels[:, 7, 8] = nodata
+    _, valid = read_all(write_scene(pixels, nodata=nodata))
+    expected = np.ones(valid.shape, bool)
+    expected[7, 8], expected[5, 6] = False, not lacks
+    np.testing.assert_array_equal(valid, expected)
+
+
 def test_bands_may_differ_in_nodata(write_scene, tmp_path):
     source = write_scene(np.array([[[1, 1, 9]], [[2, 7, 2]]], np.uint8))
     band = (

@@ -381,6 +381,16 @@ def test_nodata_that_the_dtype_cannot_hold_masks_nothing(write_scene, rgb):
     assert valid[:, 1:].all()
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_gap_of_one_band_of_after_is_nodata_on_the_grid_of_before(write_scene, dtype):
+    pixels = smooth().astype(dtype)
+    pixels[1, 40:60] = -9999
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    grid = NORTH_UP @ Affine.translation(0, 0.3)
+    _, valid = read_pair(before, write_scene(pixels, "b.tif", transform=grid, nodata=-9999))
+    assert not valid[41:59].any() and valid[1:39].all() and valid[61:].all()
+
+
 def test_scale_and_offset_of_after_are_kept(write_scene):
     def setup(out):
         out.scales, out.offsets = (0.5,) * 3, (10.0,) * 3
