@@ -106,7 +106,9 @@ class Scene:
         self._source = source
         dataset = source.handle()
         _refuse_containers(dataset, source.name)
-        choice = choose_bands(dataset, options.bidx, name=source.name)
+        choice = choose_bands(
+            dataset, options.bidx, name=source.name, expand_palette=options.expand_palette
+        )
 
         self.path, self.name, self.stem = source.path, source.name, source.stem
         self.width, self.height = dataset.width, dataset.height
@@ -118,7 +120,8 @@ class Scene:
         self.band_warnings = choice.warnings
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
-        self.dtype = _scaled_dtype(self._reading)
+        self._palette = choice.palette
+        self.dtype = _scaled_dtype(self._reading) if choice.palette is None else "uint8"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -139,6 +142,8 @@ class Scene:
     def nodata_as_read(self) -> tuple[float | None, ...]:
         """Return the same as :meth:`read` gives it; None also where a band cannot hold it."""
         reading = self._reading
+        if self._palette is not None:  # an index is no colour
+            return (None,) * self.num_bands
         numbers: list[float | None] = [None] * len(reading.bands)
         for i, value in enumerate(reading.nodata):
             number = None if value is None else as_dtype(value, np.dtype(reading.dtype))
@@ -230,6 +235,8 @@ class Scene:
             valid = _both(valid, raw[-1] > 0)
         if masks is not None:
             valid = _both(valid, masks.any(axis=0))
+        if self._palette is not None:
+            valid = _both(valid, self._palette[pixels[0], 3] > 0)
         if valid is None:
             valid = np.broadcast_to(np.True_, shape)
         return pixels, valid
@@ -237,6 +244,8 @@ class Scene:
     def _pick(self, raw: NDArray) -> NDArray:
         """Pick the scene's bands, scaled, from what was read of the file."""
         reading = self._reading
+        if self._palette is not None:
+            return np.moveaxis(self._palette[raw[0], :3], -1, 0)
         pixels = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
         if reading.picks == tuple(range(len(reading.bands))):
             return pixels
@@ -256,6 +265,11 @@ class Scene:
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
         """
         reading, dataset = self._reading, self.dataset()
+        if self._palette is not None:
+            raise SceneError(
+                f"{self.name}: holds palette indexes, which cannot be resampled; expand it first: "
+                f"gdal_translate -expand rgb {self.path} {self.stem}_rgb.tif"
+            )
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
