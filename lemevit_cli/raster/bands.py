@@ -66,7 +66,9 @@ def choose_bands(
     _refuse_complex(dataset, chosen, name=name)
     if expand_palette and _is_palette(interpretation, chosen) and (bidx is None or len(chosen) > 1):
         band = chosen[0]
-        warnings.append(f"band {band} is read as the colours of its palette; -b {band} keeps indexes")
+        warnings.append(
+            f"band {band} is read as the colours of its palette; -b {band} keeps indexes"
+        )
         return BandChoice((band,) * 3, None, tuple(warnings), _colours_of(dataset, band))
     warnings += _palette_warnings(interpretation, chosen)
     alpha = alphas[0] if alphas and not is_cmyk else None

@@ -13,9 +13,12 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.validity import is_colour
 
+# For those who read scenes without an option for it.
+STATE_NODATA = "gdal_edit.py -a_nodata"
+
 _SIDE = 512  # of the decimated read
 _READ_WHOLE = 64_000_000  # pixels: more of them without overviews are asked in their corners
-_WORTH_TELLING = 0.005  # share of the pixels
+_WORTH_TELLING = 0.01  # share of the pixels
 _SWEEPS = 64
 # Sentinel-2 since processing baseline 04.00: 0 is nodata, and reflectances begin at 1000.
 _S2_OFFSET = 1000
@@ -122,8 +125,8 @@ def _gap_line(scene: Scene, parts: _Parts, place: str) -> str | None:
     bands = ", ".join(str(b) for b, lacks in zip(scene.bidx, lacking, strict=True) if lacks)
     numbers = ", ".join(f"{value:g}" for value in sorted(values))
     return (
-        f"{share:.1%} of the pixels{place} hold nodata ({numbers}) in some of their bands ({bands}) "
-        "and are left out"
+        f"{share:.1%} of the pixels{place} hold nodata ({numbers}) in some of their bands "
+        f"({bands}) and are left out"
     )
 
 

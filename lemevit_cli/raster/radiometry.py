@@ -128,7 +128,8 @@ def choose_stretch(
 
     Args:
         spec: ``auto`` (none if the scene has the weights' dtype or, in another one, numbers of
-            their range; else percentiles 2 and 98), ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in the scene's values.
+            their range; else percentiles 2 and 98), ``none``, ``LOW,HIGH`` in percent, or
+            ``min=A,max=B`` in the scene's values.
         dtype: numpy name of the weights' training pictures.
         value_range: their lowest and highest value.
         window: the part of the scene that is measured; None measures all of it.

@@ -262,8 +262,8 @@ def _told_of_coarse(before: Scene, after: Scene) -> tuple[str, ...]:
     if before.gsd_m is None or after.gsd_m is None or after.gsd_m < _COARSE * before.gsd_m:
         return ()
     return (
-        f"pixels of {after.gsd_m:.3g} m after {before.gsd_m:.3g} m before: what is smaller than the "
-        "coarser ones is blurred, and may be taken for change; "
+        f"pixels of {after.gsd_m:.3g} m after {before.gsd_m:.3g} m before: what is smaller than "
+        "the coarser ones is blurred, and may be taken for change; "
         f"gdalwarp -tr brings {before.name} to them",
     )
 

@@ -26,7 +26,12 @@ def triangle(shape):
 
 @pytest.mark.parametrize(
     ("dtype", "value", "name"),
-    [("uint8", 0, "black"), ("uint8", 255, "white"), ("uint16", 0, "black"), ("float32", 0, "black")],
+    [
+        ("uint8", 0, "black"),
+        ("uint8", 255, "white"),
+        ("uint16", 0, "black"),
+        ("float32", 0, "black"),
+    ],
 )
 def test_a_border_without_nodata_is_told_with_the_option_that_mends_it(
     write_scene, rgb, dtype, value, name
