@@ -115,18 +115,26 @@ def _sweep(reached: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.bo
 
 
 def _gap_line(scene: Scene, parts: _Parts, place: str) -> str | None:
-    """Tell of pixels that lack some bands and not all, and are left out for it."""
-    values = {v for v in scene.nodata if v is not None and not is_colour(v)}
-    gaps = [valid.any(axis=0) & ~valid.all(axis=0) for _, valid in parts]
+    """Tell of pixels that lack some bands and not all, and what becomes of them."""
+    numbers = np.array([np.nan if v is None else v for v in scene.nodata_as_read])
+    holes = [~np.isfinite(p) | (p == numbers[:, None, None]) for p, _ in parts]
+    gaps = [hole.any(axis=0) & ~hole.all(axis=0) for hole in holes]
     share = sum(int(gap.sum()) for gap in gaps) / sum(gap.size for gap in gaps)
-    if share == 0 or not values:
+    stated = {value for value in scene.nodata if value is not None and np.isfinite(value)}
+    may_be_colours = bool(stated) and all(is_colour(value) for value in stated)
+    if share == 0 or (may_be_colours and share < _WORTH_TELLING):
         return None
-    lacking = [any((~valid[i]).any() for _, valid in parts) for i in range(scene.num_bands)]
+    lacking = np.any(
+        [(hole & gap).any(axis=(1, 2)) for hole, gap in zip(holes, gaps, strict=True)], axis=0
+    )
     bands = ", ".join(str(b) for b, lacks in zip(scene.bidx, lacking, strict=True) if lacks)
-    numbers = ", ".join(f"{value:g}" for value in sorted(values))
+    values = ", ".join(f"{value:g}" for value in sorted(stated)) or "NaN"
+    what_becomes = (
+        "and are read as ground, for it may be a colour" if may_be_colours else "and are left out"
+    )
     return (
-        f"{share:.1%} of the pixels{place} hold nodata ({numbers}) in some of their bands "
-        f"({bands}) and are left out"
+        f"{share:.1%} of the pixels{place} hold nodata ({values}) in some of their bands ({bands}) "
+        f"{what_becomes}"
     )
 
 

@@ -76,11 +76,27 @@ def test_a_huge_file_is_asked_in_its_corners(write_scene, rgb, monkeypatch):
     assert warnings_of(write_scene(rgb), window=half) == ()
 
 
-def test_gaps_of_one_band_are_counted(write_scene, rgb):
-    pixels = rgb.astype(np.float32)
-    pixels[1, ::4] = -9999
-    (line,) = warnings_of(write_scene(pixels, nodata=-9999))
-    assert "25.0% of the pixels hold nodata (-9999) in some of their bands (2)" in line
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "what_becomes"),
+    [
+        ("float32", -9999, "left out"),
+        ("float32", np.nan, "left out"),
+        ("uint16", 65535, "left out"),
+        ("uint16", 0, "read as ground"),
+    ],
+)
+def test_gaps_of_one_band_are_counted(write_scene, rgb, dtype, nodata, what_becomes):
+    pixels = rgb.astype(dtype)
+    pixels[1, ::4] = nodata
+    (line,) = warnings_of(write_scene(pixels, nodata=nodata))
+    value = "NaN" if np.isnan(nodata) else f"{nodata}"
+    assert f"25.0% of the pixels hold nodata ({value}) in some of their bands (2)" in line
+    assert what_becomes in line
+
+
+def test_a_colour_of_few_pixels_that_equals_nodata_is_no_gap(write_scene, rgb):
+    rgb[1, 5, :6] = 0
+    assert warnings_of(write_scene(rgb, nodata=0)) == ()
 
 
 @pytest.mark.parametrize(("offset", "told"), [(1000, True), (0, False)])
