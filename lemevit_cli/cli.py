@@ -20,6 +20,7 @@ from lemevit_cli.commands import (
     demo,
     detect,
     evaluate,
+    export,
     import_weights,
     info,
     interruption,
@@ -97,6 +98,7 @@ app.command("quicklook")(quicklook.quicklook)
 app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("import")(import_weights.import_weights)
+app.command("export")(export.export)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 

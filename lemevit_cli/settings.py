@@ -7,8 +7,10 @@ from typing import Literal
 
 Device = str  # "auto", "cpu", "cuda", "cuda:N", "mps"
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+RuntimeName = Literal["auto", "torch", "openvino"]
 OutputType = Literal["classes", "scores"]
 OnError = Literal["fail", "nodata"]
+RUNTIMES: tuple[RuntimeName, ...] = ("auto", "torch", "openvino")
 FusedShare = float | Literal["auto"]  # of the tokens of LeMeViT's long stage
 
 
@@ -61,7 +63,8 @@ class Tiling:
         batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
             None makes one block of the scene, several side by side where one would hold more
-            than ``block_bytes``, and blocks that a restart need not repeat of a large scene.
+            than ``block_bytes``, and blocks that a restart need not repeat of a large scene;
+            4096 where they are spread over processes.
         block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
             rows that wait until their tiles are full. This much leaves a process with a small
             model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
@@ -89,10 +92,30 @@ class Recovery:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Processes that blocks of a scene are spread over; this one alone if neither is given.
+
+    Args:
+        workers: to be started on this machine.
+        scheduler: address of a Dask scheduler that runs, ``tcp://HOST:PORT``.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether blocks go to other processes."""
+        return self.workers is not None or self.scheduler is not None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
     """Device, precision and passes of the model.
 
     Args:
+        runtime: library that computes; ``auto`` is OpenVINO on a CPU where it is installed and
+            can run the network, else torch.
         tta: answer with the mean over the eight symmetries of every window.
         fuse_tokens: share of LeMeViT's tokens that similar ones take over, 0 <= share < 1; ``auto``
             fuses in every window what is alike there.
@@ -103,6 +126,7 @@ class RuntimeOptions:
     device: Device = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    runtime: RuntimeName = "auto"
     tta: bool = False
     fuse_tokens: FusedShare = 0.0
     fuse_blocks: str | None = None
@@ -177,6 +201,7 @@ class InferenceSettings:
     reading: ReadingOptions = ReadingOptions()
     tiling: Tiling = Tiling()
     recovery: Recovery = Recovery()
+    cluster: ClusterOptions = ClusterOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()

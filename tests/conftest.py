@@ -29,7 +29,10 @@ pytest_plugins = (
     "making.trained",
     "making.results",
     "making.classes",
+    "making.converted",
 )
+# Networks of a test are not worth their conversion; tests of OpenVINO ask for it.
+os.environ.setdefault("LEMEVIT_RUNTIME", "torch")
 # About 0.5 m, rotated by 20 degrees, near Prague.
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 

@@ -18,11 +18,12 @@ from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
+from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.inference.pixels import plan_of_rows, raster_spec
 from lemevit_cli.inference.predictor import Predictor, load_model
 from lemevit_cli.inference.run import BlockInference, masked_scores
 from lemevit_cli.inference.runtimes.torch import TorchRuntime
-from lemevit_cli.inference.scene_input import SceneInput, area_of, open_input
+from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
     Record,
     check_settings,
@@ -218,7 +219,8 @@ def draw_attention(png: str, scene: str, record: Record, settings: InferenceSett
     """Draw the maps of a finished raster over its scene, from one decimated read of each."""
     with open_scene(record["path"]) as raster, open_scene(scene, settings.scene) as under:
         maps, valid = raster.read_overview_by_band(_PICTURE_SIDE)
-        part = area_of(under, settings.reading).window
+        bounds = settings.reading.bounds
+        part = window_of_bounds(under, bounds) if bounds else under.window
         rgb = scale_for_display(*under.read_overview_by_band(_PICTURE_SIDE, window=part))
     caption = f"stage {record['stage']}, block {record['block']}; 1 is an even look"
     with replacing(png, overwrite=settings.output.overwrite) as path:

@@ -14,9 +14,10 @@ import torch
 
 from lemevit_cli import __version__
 from lemevit_cli.errors import LemevitError, SceneError
+from lemevit_cli.inference.conversions import kept_of, openvino_version
 from lemevit_cli.inference.journal import describe_unfinished
 from lemevit_cli.models.cost import cost_of
-from lemevit_cli.models.weights import find_weights, read_card, starter_weights
+from lemevit_cli.models.weights import find_weights, open_weights, read_card, starter_weights
 from lemevit_cli.raster.describe import describe as describe_scene
 from lemevit_cli.raster.scene import open_scene
 
@@ -43,7 +44,8 @@ def describe(subject: str | None, *, size: int) -> dict[str, Any]:
 def _describe_file(subject: str, *, size: int) -> dict[str, Any]:
     weights = find_weights(subject)
     if weights.suffix == ".safetensors":
-        return {"weights": str(weights), **asdict(read_card(weights))}
+        converted = [str(file) for file in kept_of(open_weights(weights).digest)]
+        return {"weights": str(weights), "converted": converted, **asdict(read_card(weights))}
     if not Path(subject).exists() and timm.is_model(subject):
         return model(subject, size=size)
     try:
@@ -65,6 +67,7 @@ def installation() -> dict[str, Any]:
         "lemevit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "openvino": openvino_version(),
         "rasterio": f"{rasterio.__version__} (GDAL {rasterio.__gdal_version__})",
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         "devices": ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])],

@@ -16,10 +16,10 @@ from lemevit_cli.analysis.quicklook_layers import (
     Sheet,
     blend_layer,
     class_layer,
+    draw_polygons,
     is_layer,
-    part_shown,
-    polygon_layer,
-    read_polygons,
+    parts_shown,
+    read_over,
     sheet_of,
     warp,
 )
@@ -28,6 +28,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.pictures.picture import scale_for_display
+from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.raster.source import stem_of
@@ -43,6 +44,7 @@ def pair_quicklook(
     *,
     change: str | None = None,
     options: QuicklookOptions | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Draw two dates on the grid of the first, where both are, and the change over the second.
 
@@ -60,7 +62,7 @@ def pair_quicklook(
     Raises:
         LemevitError: if something cannot be read or written, or the dates do not go together.
     """
-    options = options or QuicklookOptions()
+    options, progress = options or QuicklookOptions(), progress or Silent()
     target = check_target(target, after, overwrite=options.overwrite)
     usual = f"{stem_of(after)}_changes.shp"
     if change is None and Path(usual).is_file():
@@ -81,6 +83,8 @@ def pair_quicklook(
                 pictures[1] if layer is None else blend_layer(pictures[1], layer, options.alpha)
             )
             titles.append(Path(change).name)
+    for note in () if layer is None else layer.notes:
+        progress.note(note)
     rgb = _put_side_by_side(pictures)
     record = save_sheet(target, sheet, rgb, layer, titles, overwrite=options.overwrite)
     return {**record, "panels": len(pictures), "change": change}
@@ -101,20 +105,22 @@ def _read_after(
     if pair.resampling is None:
         pixels, valid = after.read_overview_by_band(longest, window=part)
         return pixels.astype(np.float32), valid
-    reached, read = part_shown(after, sheet, pair.before, part)
-    pixels, valid = after.read_overview_by_band(2 * longest, window=reached)
-    # Whatever nodata pixels hold must not be mixed into those around them.
-    known = pixels.astype(np.float32)
-    known[~valid] = np.nan
-    shown = warp(known, read, sheet, nodata=np.nan, resampling=Resampling.bilinear)
-    return np.nan_to_num(shown), np.isfinite(shown)
+    warped = np.full((after.num_bands, *sheet.shape), np.nan, dtype=np.float32)
+    for turn, reached, read in parts_shown(after, sheet, pair.before, part):
+        pixels, valid = after.read_overview_by_band(2 * longest, window=reached)
+        # Whatever nodata pixels hold must not be mixed into those around them.
+        known = pixels.astype(np.float32)
+        known[~valid] = np.nan
+        shown = warp(known, read.moved(turn), sheet, nodata=np.nan, resampling=Resampling.bilinear)
+        warped = np.where(np.isfinite(warped), warped, shown)
+    return np.nan_to_num(warped), np.isfinite(warped)
 
 
 def _read_change(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> Layer | None:
     """Bring what has changed onto a sheet; None of a layer without polygons."""
     if is_layer(change):
-        table = read_polygons(change, pair.before)
-        return polygon_layer(table, change, sheet) if len(table) else None
+        polygons, table = read_over(change, sheet, pair.before, part)
+        return draw_polygons(polygons, table, change, sheet) if len(table) else None
     with open_scene(change) as raster:
         layer = class_layer(raster, sheet, pair.before, part)
     if layer.classes[0].name != UNCHANGED:

@@ -89,6 +89,8 @@ def quicklook(
         sheet, rgb, layer = _draw_alone(result, options)
     else:
         sheet, rgb, layer = _draw_over(options.over, result, options)
+    for note in () if layer is None else layer.notes:
+        progress.note(note)
     title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
     record = save_sheet(target, sheet, rgb, layer, title, overwrite=options.overwrite)
     if layer is not None and layer.counts is not None:

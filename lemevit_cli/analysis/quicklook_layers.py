@@ -20,7 +20,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
-from lemevit_cli.raster.overlap import apply, outline_in, part_over, same_grid, window_around
+from lemevit_cli.raster.overlap import outlines_of, part_over, same_grid, window_around
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
@@ -31,6 +31,7 @@ from lemevit_cli.vector.scene_polygons import (
     layer_name,
     polygons_on,
     read_layer,
+    read_polygons_on,
 )
 
 _CLASS_FIELD, _ID_FIELD, _SCORE_FIELD = "class", "class_id", "score"
@@ -57,6 +58,11 @@ class Sheet:
     def shape(self) -> tuple[int, int]:
         return self.height, self.width
 
+    def moved(self, turn: float) -> Sheet:
+        """Return the sheet some map units further to the east."""
+        transform = Affine.translation(turn, 0) @ (self.georeference.transform or Affine.identity())
+        return replace(self, georeference=replace(self.georeference, transform=transform))
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -68,6 +74,7 @@ class Layer:
         listed: those that the legend names.
         outlines: ids where a line is drawn, fully opaque; None draws none.
         counts: objects of each of those listed, where objects are what is drawn.
+        notes: what a user should know of how polygons were read, a line each.
     """
 
     ids: NDArray[np.uint8]
@@ -75,6 +82,7 @@ class Layer:
     listed: tuple[ClassInfo, ...]
     outlines: NDArray[np.uint8] | None = None
     counts: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def legend(self) -> tuple[ClassInfo, ...]:
@@ -145,21 +153,33 @@ def _warp_ids(
 ) -> NDArray[np.uint8]:
     """Warp classes from another grid: read at about the sheet's pixel size, then nearest."""
     part_over(scene, raster)  # for what it says if there is none
-    reached, read = part_shown(raster, sheet, scene, part)
-    ids = _read_ids(raster, reached, read.shape, is_scores=is_scores)
-    return warp(ids, read, sheet, nodata=NODATA_CLASS, resampling=Resampling.nearest)
+    warped = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
+    for turn, reached, read in parts_shown(raster, sheet, scene, part):
+        ids = _read_ids(raster, reached, read.shape, is_scores=is_scores)
+        ids = warp(ids, read.moved(turn), sheet, nodata=NODATA_CLASS, resampling=Resampling.nearest)
+        warped = np.where(warped == NODATA_CLASS, ids, warped)
+    return warped
 
 
-def part_shown(raster: Scene, sheet: Sheet, scene: Scene, part: Window) -> tuple[Window, Sheet]:
+def parts_shown(
+    raster: Scene, sheet: Sheet, scene: Scene, part: Window
+) -> list[tuple[float, Window, Sheet]]:
     """Find what a raster has of a scene's part, and the grid to read it on, twice as fine.
+
+    Returns:
+        One, or several turns round the globe, see :func:`outlines_of`.
 
     Raises:
         SceneError: if it has nothing of it.
     """
-    reached = window_around(raster, outline_in(scene, raster.georeference.crs_wkt, part))
-    if reached is None:
+    found = []
+    for turn, outline in outlines_of(scene, raster, part).items():
+        reached = window_around(raster, outline)
+        if reached is not None:
+            found.append((turn, reached, sheet_of(raster, reached, 2 * max(sheet.shape))))
+    if not found:
         raise SceneError(f"{raster.name}: does not reach this part of {scene.name}")
-    return reached, sheet_of(raster, reached, 2 * max(sheet.shape))
+    return found
 
 
 def warp(
@@ -184,9 +204,29 @@ def warp(
 def layer_of(result: str, sheet: Sheet, scene: Scene, part: Window) -> Layer:
     """Draw a result, whatever it is, on the sheet of a scene's part."""
     if is_layer(result):
-        return polygon_layer(read_polygons(result, scene), result, sheet)
+        return draw_polygons(*read_over(result, sheet, scene, part), result, sheet)
     with open_scene(result) as raster:
         return class_layer(raster, sheet, scene, part)
+
+
+def read_over(
+    path: str, sheet: Sheet, scene: Scene, part: Window
+) -> tuple[ScenePolygons | None, GeoDataFrame]:
+    """Read polygons or boxes where a scene is, in pixels of the sheet of a part of it.
+
+    Returns:
+        The polygons, None where the file has none at all, and the table that their rows are of.
+    """
+    if _is_box_table(path):
+        table = _read_box_table(path)
+        polygons = None if table.empty else polygons_on(scene, table, path)
+    else:
+        polygons, table = read_polygons_on(scene, path)
+    if polygons is None or table.empty:
+        return None, table
+    scale = Affine.scale(sheet.width / part.width, sheet.height / part.height)
+    to_sheet = scale @ Affine.translation(-part.col_off, -part.row_off)
+    return polygons.moved(to_sheet), table
 
 
 def is_layer(path: str) -> bool:
@@ -194,22 +234,16 @@ def is_layer(path: str) -> bool:
     return path != STDIN and (_is_box_table(path) or is_vector(path))
 
 
-def read_polygons(path: str, scene: Scene | None = None) -> GeoDataFrame:
-    """Read polygons or boxes; those in pixels are brought onto the map of their scene.
+def read_polygons(path: str) -> GeoDataFrame:
+    """Read polygons or boxes that lie on a map.
 
     Raises:
-        LemevitError: if they cannot be read, or are in pixels and no scene is named.
+        LemevitError: if they cannot be read, or are in pixels of a scene.
     """
     table = _read_box_table(path) if _is_box_table(path) else read_layer(path)
-    if _PIXEL_FIELD not in table.columns:
-        return table
-    if scene is None:
+    if _PIXEL_FIELD in table.columns:
         raise DataError(f"{path}: holds pixels of a scene; name it by --over SCENE")
-    transform = scene.georeference.transform or Affine.identity()
-    mapped = shapely.transform(table.geometry.to_numpy(), lambda xy: apply(transform, xy))
-    # Not with set_geometry: a GeoJSON in pixels is taken for degrees by GDAL.
-    fields = table.drop(columns="geometry")
-    return GeoDataFrame(fields, geometry=mapped, crs=scene.georeference.crs_wkt)
+    return table
 
 
 def _is_box_table(path: str) -> bool:
@@ -232,32 +266,43 @@ def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
 
     They are filled and outlined; boxes are outlined alone, and counted.
     """
+    polygons = None if table.empty else polygons_on(sheet, table, path)
+    return draw_polygons(polygons, table, path, sheet)
+
+
+def draw_polygons(
+    polygons: ScenePolygons | None, table: GeoDataFrame, path: str, sheet: Sheet
+) -> Layer:
+    """Draw polygons in pixels of a sheet, with the fields of their table; None is none."""
     # A GeoJSON without features has no fields at all: nothing was found.
     is_empty = len(table) == 0 and list(table.columns) == ["geometry"]
     if is_empty or set(table.columns) >= _BOX_FIELDS:
-        return _box_layer(table, path, sheet)
-    polygons = polygons_on(sheet, table, path)
+        return _box_layer(polygons, table, path, sheet)
+    if polygons is None:
+        raise SceneError(f"{path}: holds no polygons")
     classes, ids_of_rows = _classes_of(table, path)
     ids = ids_of_rows[polygons.rows]
-    lines = shapely.boundary(_in_pixels(polygons))
+    lines = shapely.boundary(polygons.polygons)
     outlines = _rasterize(lines, ids, sheet, all_touched=True)
     filled = polygons.burn(sheet.window, ids, background=NODATA_CLASS)
-    return Layer(filled, classes, classes, outlines)
+    return Layer(filled, classes, classes, outlines, notes=polygons.notes)
 
 
-def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
+def _box_layer(
+    polygons: ScenePolygons | None, table: GeoDataFrame, path: str, sheet: Sheet
+) -> Layer:
     """Draw outlines of boxes, the surest on top."""
     nothing = np.full(sheet.shape, NODATA_CLASS, dtype=np.uint8)
-    if len(table) == 0:
+    if polygons is None:
         return Layer(nothing, (), (), nothing, ())
-    if _SCORE_FIELD in table.columns:
-        table = table.sort_values(_SCORE_FIELD, kind="stable", ignore_index=True)
-    polygons = polygons_on(sheet, table, path)
     classes, ids_of_rows = _classes_of(table, path)
-    ids = ids_of_rows[polygons.rows]
+    boxes, rows = polygons.polygons, polygons.rows
+    if _SCORE_FIELD in table.columns:
+        order = np.argsort(table[_SCORE_FIELD].to_numpy(np.float64)[rows], kind="stable")
+        boxes, rows = boxes[order], rows[order]
+    ids = ids_of_rows[rows]
     # A ring as wide as the line: rasterize draws lines of one pixel alone.
-    rings = shapely.boundary(_in_pixels(polygons))
-    rings = shapely.buffer(rings, _BOX_LINE_PX / 2, join_style="mitre")
+    rings = shapely.buffer(shapely.boundary(boxes), _BOX_LINE_PX / 2, join_style="mitre")
     counts = np.bincount(ids, minlength=len(classes))[: len(classes)]
     present = np.flatnonzero(counts).tolist()
     return Layer(
@@ -266,6 +311,7 @@ def _box_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
         listed=tuple(classes[i] for i in present),
         outlines=_rasterize(rings, ids, sheet, all_touched=False),
         counts=tuple(int(counts[i]) for i in present),
+        notes=polygons.notes,
     )
 
 
@@ -303,11 +349,6 @@ def _by_id(names: list[str | None], ids: NDArray[Any]) -> list[str] | None:
     if not is_clear or not all(number in range(MAX_CLASSES) for number in name_of):
         return None
     return [name_of.get(i, f"class_{i}") for i in range(max(name_of, default=-1) + 1)]
-
-
-def _in_pixels(polygons: ScenePolygons) -> NDArray[Any]:
-    to_pixels = ~polygons.transform
-    return shapely.transform(polygons.polygons, lambda xy: apply(to_pixels, xy))
 
 
 def _rasterize(

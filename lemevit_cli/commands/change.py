@@ -8,8 +8,8 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
-from lemevit_cli.commands.reporting import exit_if_unreadable
+from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
+from lemevit_cli.commands.reporting import exit_if_unreadable, tell_runtime
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
@@ -30,6 +30,7 @@ def change(
     nodata_after: options.NodataAfter = None,
     *,
     reading: Scenes,
+    spreading: Spreading,
     tta: options.Tta = False,
     fuse_tokens: options.FuseTokens = None,
     output_type: options.OutputType = options.OutputTypeName.classes,
@@ -73,7 +74,7 @@ def change(
         after,
         output or (),
         weights=weights,
-        settings=settings,
+        settings=spreading.spread(settings),
         progress=reporting.console,
     )
     to_stdout = "-" in result["paths"]
@@ -104,3 +105,4 @@ def _summary(result: dict[str, Any]) -> None:
         rows,
         to_stderr=True,
     )
+    tell_runtime(result)

@@ -88,6 +88,14 @@ class PrecisionName(StrEnum):
     fp16 = "fp16"
 
 
+class RuntimeChoice(StrEnum):
+    """Libraries that run a model."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 option = in_panel(None)
 _input, _windows, _running = in_panel("Input"), in_panel("Windows"), in_panel("Running")
 _output, _report, _labels = (
@@ -187,6 +195,10 @@ BlockSize = Annotated[
 Device = Annotated[str, _running("--device", "auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[PrecisionName, _running("--precision", "Arithmetic.")]
 Threads = Annotated[int | None, _running("--threads", "CPU threads.", min=1)]
+Runtime = Annotated[
+    RuntimeChoice,
+    _running("--runtime", "Library that runs the model; auto: OpenVINO on a CPU, if installed."),
+]
 Tta = Annotated[
     bool,
     _running(
@@ -262,8 +274,24 @@ OnError = Annotated[
         "Unreadable windows: the end of the run, or nodata (exit 3).",
     ),
 ]
+Processes = Annotated[
+    int | None,
+    _running("--workers N", "Spread the blocks over N processes of this machine.", min=1),
+]
+Scheduler = Annotated[
+    str | None,
+    _running("--scheduler ADDRESS", "Spread the blocks over the workers of a Dask cluster."),
+]
 Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
+SkipBadLabels = Annotated[
+    bool,
+    option(
+        "--skip-bad-labels",
+        "Of boxes: leave out labels that cannot be understood, and count them; else the first "
+        "is an error.",
+    ),
+]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]
 Quiet = Annotated[bool, _report("-q --quiet", "Errors only.")]
 Verbose = Annotated[bool, _report("-v --verbose", "Also a summary.")]

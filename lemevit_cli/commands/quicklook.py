@@ -59,10 +59,13 @@ def quicklook(
     from lemevit_cli.analysis.quicklook import quicklook as draw
 
     chosen = QuicklookOptions(over=over, alpha=alpha, size=size, bounds=bounds, overwrite=overwrite)
+    console = Console(quiet=quiet)
     if after is None:
-        record = draw(result, output, chosen, Console(quiet=quiet))
+        record = draw(result, output, chosen, console)
     else:
-        record = pair_quicklook(result, after, output, change=change, options=chosen)
+        record = pair_quicklook(
+            result, after, output, change=change, options=chosen, progress=console
+        )
     if json:
         print_json(record)
     else:

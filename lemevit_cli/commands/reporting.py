@@ -79,6 +79,14 @@ def telling_report(
     exit_if_unreadable(report.results)
 
 
+def tell_runtime(result: dict[str, Any]) -> None:
+    """Say on stderr what computed a result, and why it was not what was to."""
+    line = f"{result['runtime']} on {result['device']} in {result['arithmetic']}"
+    if result["fallback"] is not None:
+        line += f"; {result['fallback']}"
+    typer.echo(line, err=True)
+
+
 def exit_if_unreadable(results: Sequence[dict[str, Any]]) -> None:
     """End with 3 if windows of a scene could not be read, and its result is without them."""
     if any(result.get("unreadable") for result in results):

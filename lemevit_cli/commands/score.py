@@ -50,6 +50,7 @@ def score(
             max=1.0,
         ),
     ] = 0.0,
+    skip_bad_labels: options.SkipBadLabels = False,
     *,
     labelling: Labelling,
     png: Annotated[
@@ -66,8 +67,11 @@ def score(
     Change, as a mask or as polygons, is compared with either: pixels are pooled, and polygons are
     found where their IoU with true ones is 0.5 or more.
 
-    Boxes are layers of polygons, CSV, or DOTA texts (also two folders of them): average precision
-    by the overlap of turned boxes, objects with the field difficult left out.
+    Boxes are layers of four-cornered polygons, CSV, COCO's JSON (labels or results), or texts of
+    DOTA, YOLO or Pascal VOC (two folders of them): average precision by the overlap of turned
+    boxes; difficult objects, crowds and ignored areas are neither missed nor wrong to find.
+
+    Two layers of other polygons are compared by area, and one by one at IoU 0.5 and 0.75.
     """
     from lemevit_cli.analysis.scoring import score as compare
     from lemevit_cli.tasks.scoring import ScoreOptions
@@ -80,6 +84,7 @@ def score(
             tolerance_m=tolerance,
             labels=labelling.labels(),
             min_score=min_score,
+            skip_bad_labels=skip_bad_labels,
             picture=png,
             overwrite=overwrite,
         ),

@@ -95,8 +95,9 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="Folders with {train,val}/{images,masks}, for det in the layouts of DOTA, "
-            "YOLO-OBB or COCO, for change {train,val}/{A,B,label}, for cls {train,val}/CLASS, "
-            "CLASS alone or a .csv of paths and classes; or .toml lists of folders and scenes.",
+            "YOLO, COCO, Pascal VOC or a CSV, for change {train,val}/{A,B,label}, for cls "
+            "{train,val}/CLASS, CLASS alone or a .csv of paths and classes; or .toml lists of "
+            "folders and scenes.",
         ),
     ] = None,
     output: Annotated[
@@ -115,6 +116,7 @@ def train(
             max=0.9,
         ),
     ] = None,
+    skip_bad_labels: options.SkipBadLabels = False,
     show_samples: Annotated[
         str | None,
         _windows(
@@ -210,6 +212,7 @@ def train(
         source_weights=tuple(source_weight) if source_weight else None,
         val_fraction=val_fraction,
         seed=recipe.seed,
+        skip_bad_labels=skip_bad_labels,
     )
     _refuse_options_of_scenes(options.names_given(context), sources, task)
     if not sources.paths and not sources.scenes:
@@ -251,7 +254,9 @@ def train(
 
 
 def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions, task: str) -> None:
-    """Refuse options that only scenes heed, if there is none, rather than ignore them."""
+    """Refuse options that only scenes, or boxes, heed, if there is none: none is ignored."""
+    if data.skip_bad_labels and task != "det":
+        raise typer.BadParameter("is for --task det", param_hint="--skip-bad-labels")
     may_list_scenes = any(path.lower().endswith(".toml") for path in data.paths)
     for name, (option, in_lists) in _OF_SCENES.items():
         if name == "val_fraction" and TASKS[task].divides_folders:

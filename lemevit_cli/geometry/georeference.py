@@ -10,6 +10,8 @@ from affine import Affine
 
 from lemevit_cli.geometry.window import Window
 
+Bounds = tuple[float, float, float, float]  # west, south, east, north
+
 
 @dataclass(frozen=True, kw_only=True)
 class Georeference:
@@ -59,3 +61,8 @@ class Georeference:
         gcps = tuple((g[0] / rows, g[1] / cols, *g[2:]) for g in self.gcps)
         transform = None if self.transform is None else self.transform @ scale
         return replace(self, transform=transform, gcps=gcps, rpcs={})
+
+
+def bounds_text(bounds: Bounds) -> str:
+    """Write four numbers as a message shows them."""
+    return " ".join(f"{b:.10g}" for b in bounds)

@@ -26,6 +26,7 @@ from lemevit_cli.geometry.georeference import Georeference
 _MAX_EDGE_M = 2_000.0
 _CORNERS_AT_ONCE = 1_000_000  # measuring one takes 150 bytes
 _GRID_NORTHWARD_M = 10.0  # far above rounding, below what any map bends
+_LATITUDES = (0.0, 40.0)  # degrees, where a cylinder has the same x
 _NORTHWARD_RAD = 1e-6  # 6 m: far above rounding, below any curvature of a meridian
 
 
@@ -233,6 +234,34 @@ def north_in_pixels(
     if not np.isfinite(length) or length == 0:
         return None
     return float(col_to - col_from) / length, float(row_to - row_from) / length
+
+
+@lru_cache(maxsize=32)
+def period_of(crs_wkt: str) -> float | None:
+    """Return how far apart two places with the same longitude lie in x, None where none do.
+
+    It is 360 of a geographic CRS in degrees, and the length of the equator of a cylinder (Mercator,
+    equidistant, equal-area): the maps on which a scene may go on across their edge. None, too, of a
+    CRS that is not tied to the earth.
+    """
+    crs = _horizontal_crs(crs_wkt)
+    if crs is None:
+        return None
+    if crs.is_geographic:
+        return float(2 * np.pi / crs.axis_info[0].unit_conversion_factor)
+    step = 10.0
+    degrees = np.arange(-180.0, 181.0, step)
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    steps = []
+    for latitude in _LATITUDES:
+        x, y = to_map.transform(degrees, np.full(degrees.shape, latitude))
+        if not np.isfinite(x).all() or np.ptp(y) > 1e-3 * np.ptp(x):
+            return None
+        steps.append(np.diff(x))
+    usual = float(np.median(steps))
+    # Where the map is cut, one step leads back.
+    num_others = (np.abs(np.array(steps) - usual) > 1e-3 * abs(usual)).sum(axis=1)
+    return abs(usual) * 360.0 / step if usual and (num_others <= 1).all() else None
 
 
 @lru_cache(maxsize=32)

@@ -63,6 +63,31 @@ def boxes_of_corners(corners: ArrayLike) -> Floats:
     return _smallest_rectangles(corners, corners[:, second] - corners[:, first])
 
 
+def uncrossed(corners: ArrayLike) -> Floats:
+    """Return quadrilaterals ``(N, 4, 2)`` whose sides do not cross: corners may be given anyhow.
+
+    Of two sides that cross, both are the diagonals; quadrilaterals without such stay as they are.
+    """
+    corners = np.array(corners, dtype=np.float64).reshape(-1, 4, 2)
+    a, b, c, d = corners.transpose(1, 0, 2)
+    first, second = _cross(a, b, c, d), _cross(b, c, d, a)
+    corners[first] = corners[first][:, [0, 2, 1, 3]]
+    corners[second] = corners[second][:, [0, 1, 3, 2]]
+    return corners
+
+
+def _cross(a: Floats, b: Floats, c: Floats, d: Floats) -> NDArray[np.bool_]:
+    """Say of lines from a to b and from c to d, ``(N, 2)`` each, whether they cross."""
+
+    def side(start: Floats, end: Floats, point: Floats) -> Floats:
+        way, other = end - start, point - start
+        return way[:, 0] * other[:, 1] - way[:, 1] * other[:, 0]
+
+    is_between = side(a, b, c) * side(a, b, d) < 0
+    crosses: NDArray[np.bool_] = is_between & (side(c, d, a) * side(c, d, b) < 0)
+    return crosses
+
+
 def box_of_polygon(points: ArrayLike) -> Floats:
     """Return the minimum rectangle ``(5,)`` of a polygon's corners ``(K, 2)``, canonical.
 

@@ -151,13 +151,24 @@ def paired_iou_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:
     The corners follow each other around, either way; quadrilaterals need be neither rectangles nor
     convex. Zero where one has no area.
     """
+    return _over_union(*_shared_and_own_areas(corners, others))
+
+
+def paired_share_of_corners(corners: ArrayLike, others: ArrayLike) -> Floats:
+    """Return the share of quadrilateral i inside other i, as :func:`paired_iou_of_corners`."""
+    shared, areas, _ = _shared_and_own_areas(corners, others)
+    share: Floats = _share(shared, areas)
+    return share
+
+
+def _shared_and_own_areas(corners: ArrayLike, others: ArrayLike) -> tuple[Floats, Floats, Floats]:
     # Map coordinates are large: measured from a corner nearby, no digits are lost.
     start = np.asarray(others, dtype=np.float64)[:, :1]
     near: Floats = np.asarray(corners, dtype=np.float64) - start
     other_near: Floats = np.asarray(others, dtype=np.float64) - start
     areas, other_areas = _signed_areas(near), _signed_areas(other_near)
     shared = _signed_overlaps(near, other_near) * np.sign(areas) * np.sign(other_areas)
-    return _over_union(shared, np.abs(areas), np.abs(other_areas))
+    return shared, np.abs(areas), np.abs(other_areas)
 
 
 def _over_union(shared: Array, areas: Array, other_areas: Array) -> Array:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.georeference import bounds_text
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.scene import Scene
-from lemevit_cli.vector.scene_polygons import (
-    ScenePolygons,
-    bounds_text,
-    extent,
-    polygons_on,
-    read_layer,
-)
+
+if TYPE_CHECKING:
+    from lemevit_cli.vector.scene_polygons import ScenePolygons
 
 # Bounds copied from a file's own printout miss its pixel edges by rounding.
 _ROUNDING_PX = 1e-3
@@ -67,6 +65,14 @@ def window_of_bounds(scene: Scene, bounds: tuple[float, float, float, float]) ->
     )
 
 
+def extent(scene: Scene) -> tuple[float, float, float, float]:
+    """Return ``(west, south, east, north)`` in map units; in pixels without a transform."""
+    transform = scene.georeference.transform or Affine.identity()
+    w, h = scene.width, scene.height
+    x, y = zip(*(transform @ corner for corner in ((0, 0), (w, 0), (w, h), (0, h))), strict=True)
+    return min(x), min(y), max(x), max(y)
+
+
 def _whole_pixels(low: float, high: float, *, outward: bool) -> tuple[int, int]:
     if outward:
         return math.floor(low + _ROUNDING_PX), math.ceil(high - _ROUNDING_PX)
@@ -79,6 +85,11 @@ class PolygonsMask:
 
     polygons: ScenePolygons
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a user should know of how they were read, a line each."""
+        return self.polygons.notes
+
     def read(self, window: Window) -> NDArray[np.bool_]:
         """Mark the pixels ``(H, W)`` whose centre lies inside a polygon."""
         ones = np.ones(len(self.polygons.polygons), dtype=np.uint8)
@@ -88,10 +99,17 @@ class PolygonsMask:
 def polygons_mask(path: str, scene: Scene) -> PolygonsMask:
     """Read the polygons of a vector file and bring them to the scene's CRS.
 
-    How a layer is named and which CRS is meant: see ``vector/scene_polygons.py``.
+    How a layer is named and which CRS is meant: see
+    ``vector/frames.py``.
 
     Raises:
         SceneError: if the file cannot be read, has no polygons, cannot be reprojected, or none of
             its polygons touches the scene.
     """
-    return PolygonsMask(polygons_on(scene, read_layer(path), path))
+    # Most runs have no mask, and import nothing of what reads one.
+    from lemevit_cli.vector.scene_polygons import read_polygons_on
+
+    polygons, table = read_polygons_on(scene, path)
+    if len(table) == 0:
+        raise SceneError(f"{path}: holds no polygons")
+    return PolygonsMask(polygons)

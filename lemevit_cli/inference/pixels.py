@@ -12,7 +12,7 @@ from lemevit_cli import __version__
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import Plan, aligned_blocks, large_block_height
+from lemevit_cli.inference.blocks import Plan, aligned_blocks, block_size_of, large_block_height
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
 from lemevit_cli.raster.gdal import TILE_SIZE, tile_width
@@ -32,9 +32,10 @@ def plan_of_rows(
     """
     area, tiling = run.source.area, settings.tiling
     tile = tile_width(spec, settings.output)
-    if tiling.block_size is not None:
+    block_size = block_size_of(settings)
+    if block_size is not None:
         step = tile if tile < area.width else 1  # strips are shared in any case
-        width = height = -(-tiling.block_size // step) * step
+        width = height = -(-block_size // step) * step
     else:
         band = min(run.grid.size, run.view.height) * (4 * run.num_classes + 1)
         waiting = min(TILE_SIZE, area.height) * pixel_bytes
@@ -57,8 +58,9 @@ def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:
         "bands": ",".join(map(str, scene.bidx)),
         "stretch": source.stretch.describe() if source.stretch else "none",
         "model_grid": f"{run.view.width} x {run.view.height}",
-        "symmetries": "8" if settings.runtime.tta else "1",
+        "runtime": run.predictor.version,
         "arithmetic": run.predictor.arithmetic,
+        "symmetries": "8" if settings.runtime.tta else "1",
     }
     if run.predictor.fuse_tokens != "0":
         tags["fuse_tokens"] = run.predictor.fuse_tokens

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.inference.conversions import (
+    UnfitError,
+    chosen_runtime,
+    networks_of,
+)
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtime import Answer, Runtime
 from lemevit_cli.models.variants import check_fusion
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _TORCH = "lemevit_cli.inference.runtimes.torch"
+_OPENVINO = "lemevit_cli.inference.runtimes.openvino"
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Predictor:
         runtime: answers windows.
         device, arithmetic, version, threads: of the runtime, as it calls them.
         fuse_tokens: what is fused, as tags tell it.
+        fallback: why torch answers where OpenVINO was to; None if nothing stood in its way.
     """
 
     name: str
@@ -40,6 +47,17 @@ class Predictor:
     arithmetic: str = "float32"
     version: str = "unknown"
     threads: int = 1
+    fallback: str | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """Return what computed, and how, for the record of a result."""
+        return {
+            "device": self.device,
+            "runtime": self.version,
+            "arithmetic": self.arithmetic,
+            "fallback": self.fallback,
+            "fuse_tokens": self.fuse_tokens,
+        }
 
 
 def open_weights_for(task: str, name_or_file: str | None) -> Weights:
@@ -74,40 +92,91 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
     return model
 
 
-def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) -> Predictor:
-    """Load weights onto a device.
+def load_predictor(
+    weights: Weights,
+    network: Network,
+    options: RuntimeOptions,
+    *,
+    window: int | None = None,
+    **decided: Any,
+) -> Predictor:
+    """Load weights into a runtime.
+
+    Args:
+        window: side of the windows to come; None takes the card's.
+        decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
-        WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
+        WeightsError: if tensors and card do not fit each other, tokens cannot be fused, or a
+            network is to run where it cannot.
         DeviceError: if the machine lacks the device.
     """
-    card = weights.card
+    card, options = weights.card, replace(options, **decided)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
-    model = load_model(weights, network)
-    fused = _fuse(model, card, options)
-    make = import_module(_TORCH).TorchRuntime
-    plain: Runtime = make(network.for_inference(model), network.decode, options)
-    runtime = network.over_symmetries(plain) if options.tta else plain
+    fused, fallback = str(card.backbone_args.get("fuse_tokens", "0")), None
+    plain: Runtime | None = None
+    if chosen_runtime(weights, options) == "openvino":
+        try:
+            plain = _openvino_runtime(weights, network, options, window or card.window)
+        except UnfitError as unfit:
+            if options.runtime == "openvino":
+                raise
+            fallback = str(unfit)
+    if plain is None:
+        plain, fused = _torch_runtime(weights, network, options)
     return Predictor(
         weights.name,
         weights.digest,
         card,
-        runtime,
+        network.over_symmetries(plain) if options.tta else plain,
         plain.device,
         fused,
         plain.arithmetic,
         plain.version,
         plain.threads,
+        fallback,
     )
 
 
-def check_runtime(options: RuntimeOptions) -> None:
+def check_runtime(weights: Weights, options: RuntimeOptions) -> None:
     """Refuse options that no model could be run with on this machine, before one is loaded.
 
     Raises:
-        DeviceError: naming the device or the precision.
+        DeviceError: naming the device, the precision or the runtime.
+        WeightsError: if the weights are for another runtime.
     """
-    import_module(_TORCH).check_options(options)
+    if chosen_runtime(weights, options) == "openvino":
+        import_module(_OPENVINO).choose_arithmetic(options.precision)
+    else:
+        import_module(_TORCH).check_options(options)
+
+
+def _torch_runtime(
+    weights: Weights, network: Network, options: RuntimeOptions
+) -> tuple[Runtime, str]:
+    """Return a runtime of torch, and what it fuses."""
+    model = load_model(weights, network)
+    fused = _fuse(model, weights.card, options)
+    make = import_module(_TORCH).TorchRuntime
+    runtime: Runtime = make(network.for_inference(model), network.decode, options)
+    return runtime, fused
+
+
+def _openvino_runtime(
+    weights: Weights, network: Network, options: RuntimeOptions, window: int
+) -> Runtime:
+    """Return a runtime of OpenVINO; what it is converted from is loaded if none is kept.
+
+    Raises:
+        UnfitError: if it cannot run this network.
+    """
+    networks = networks_of(
+        weights, lambda: network.for_inference(load_model(weights, network)), options
+    )
+    is_quantized = networks((window, window)).arithmetic == "int8"
+    make = import_module(_OPENVINO).OpenVINORuntime
+    runtime: Runtime = make(networks, network.decode, options, quantized=is_quantized)
+    return runtime
 
 
 def _fuse(model: nn.Module, card: Card, options: RuntimeOptions) -> str:

@@ -99,16 +99,17 @@ class Area:
         return MaskedScene(source, self.mask) if self.mask else source
 
 
-def area_of(grid: Scene, options: ReadingOptions) -> Area:
-    """Return what ``--bounds`` and ``--mask`` leave of a scene's grid.
+def area_of(grid: Scene, options: ReadingOptions, progress: Progress) -> Area:
+    """Return what ``--bounds`` and ``--mask`` leave of a scene's grid; tell how a mask was read.
 
     Raises:
         SceneError: if they miss it, or the mask cannot be read.
     """
-    return Area(
-        window_of_bounds(grid, options.bounds) if options.bounds else grid.window,
-        polygons_mask(options.mask, grid) if options.mask else None,
-    )
+    window = window_of_bounds(grid, options.bounds) if options.bounds else grid.window
+    mask = polygons_mask(options.mask, grid) if options.mask else None
+    for note in mask.notes if mask else ():
+        progress.note(note)
+    return Area(window, mask)
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def scene_input(
     check_bands(scene, card.bands)
     for warning in value_warnings(scene):
         progress.warn(f"{scene.name}: {warning}")
-    area = area_of(scene, options)
+    area = area_of(scene, options, progress)
     stretch = choose_stretch(
         scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
     )

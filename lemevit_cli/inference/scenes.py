@@ -17,7 +17,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
-from lemevit_cli.inference.parts import open_parts
+from lemevit_cli.inference.parts import Order, open_parts
 from lemevit_cli.inference.predictor import (
     Predictor,
     check_runtime,
@@ -93,7 +93,10 @@ def prepare_weights(
     """
     opened = open_weights_for(network.task, weights)
     check_settings(opened.card, settings)
-    return opened.card, partial(load_predictor, opened, network, settings.runtime)
+    check_runtime(opened, settings.runtime)
+    window, _ = tiling_of(opened.card, settings.tiling)
+    load = partial(load_predictor, opened, network, settings.runtime, window=window)
+    return opened.card, load
 
 
 def infer_scenes(
@@ -118,7 +121,8 @@ def infer_scenes(
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             with locked(task.outputs(target)), task.open(scene) as source:
-                report.add(scene, infer_scene(task, source, predictor(), target))
+                order = Order(task, scene, target, load)
+                report.add(scene, infer_scene(order, source, predictor()))
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
@@ -126,9 +130,9 @@ def infer_scenes(
     return report
 
 
-def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    settings, progress = task.settings, task.progress
+    task, settings, progress = order.task, order.task.settings, order.task.progress
     with inference_over(
         source,
         predictor,
@@ -137,10 +141,10 @@ def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, targe
         skips_unreadable=settings.recovery.on_error == "nodata",
     ) as run:
         plan = task.plan(run)
-        with open_parts(task, run, plan, target) as parts:
+        with open_parts(order, run, plan) as parts:
             progress.start(source.name, total=plan.windows, unit="windows")
             try:
-                record = task.assemble(run, parts, target)
+                record = task.assemble(run, parts, order.target)
             finally:
                 progress.finish()
     if run.account.unreadable:
@@ -263,7 +267,6 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_gsd(settings.reading.gsd)
     tiling_of(card, settings.tiling)
     check_fusion(card.backbone, card.backbone_args, settings.runtime.fuse_tokens)
-    check_runtime(settings.runtime)
 
 
 def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:

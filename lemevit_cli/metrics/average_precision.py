@@ -5,12 +5,16 @@ its picture that it overlaps most. If that overlap is above the threshold, the b
 it is the first for that truth, wrong when it is not, and nothing at all when the truth is marked
 as difficult; else it is wrong. Recall counts the truths that are not difficult.
 
-Source: DOTA devkit, dota_evaluation_task1.py, ``voc_eval`` and ``voc_ap``.
+Of ignored areas, such as COCO's crowds, any number of boxes is nothing: a box that is not right
+and lies in one, by as large a share of its own area as the threshold.
+
+Source: DOTA devkit, dota_evaluation_task1.py, ``voc_eval`` and ``voc_ap``; for crowds COCO's API,
+``cocoeval.py`` and ``bbIou``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +23,7 @@ import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.oriented_boxes import corners_of
-from lemevit_cli.geometry.rotated_iou import paired_iou_of_corners
+from lemevit_cli.geometry.rotated_iou import paired_iou_of_corners, paired_share_of_corners
 from lemevit_cli.metrics.confusion import mean_known, ratio
 
 Floats = NDArray[np.float64]
@@ -40,12 +44,19 @@ class Truth:
         class_ids: ``(N,)``.
         image_ids: ``(N,)`` integers: boxes of different pictures never meet.
         difficult: ``(N,)`` bool: neither finding nor missing them counts.
+        is_area: ``(N,)`` bool: difficult ones that are no objects, but places that may hold any
+            number of them; None: none is.
     """
 
     boxes: Floats
     class_ids: Indices
     image_ids: Indices
     difficult: NDArray[np.bool_]
+    is_area: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_area is None:
+            object.__setattr__(self, "is_area", np.zeros(len(self.boxes), dtype=bool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +184,7 @@ class _Match:
         truths: index of the true box of the class that each overlaps most, -1 without any.
         overlaps: with that.
         is_difficult: whether that one is.
+        shares: of each box in the ignored area that has most of it.
         num_truths: that are not difficult.
         num_difficult: that are.
     """
@@ -181,6 +193,7 @@ class _Match:
     truths: Indices
     overlaps: Floats
     is_difficult: NDArray[np.bool_]
+    shares: Floats
     num_truths: int
     num_difficult: int
 
@@ -188,18 +201,22 @@ class _Match:
 def _match(detections: Detections, truth: Truth, class_id: int) -> _Match:
     boxes = np.flatnonzero(detections.class_ids == class_id)
     boxes = boxes[np.argsort(-detections.scores[boxes], kind="stable")]
-    true = np.flatnonzero(truth.class_ids == class_id)
-    best, overlaps = _best_truths(
-        _corners(detections.boxes[boxes]),
-        detections.image_ids[boxes],
-        _corners(truth.boxes[true]),
-        truth.image_ids[true],
+    is_own, is_area = truth.class_ids == class_id, np.asarray(truth.is_area)
+    true, areas = np.flatnonzero(is_own & ~is_area), np.flatnonzero(is_own & is_area)
+    found = _corners(detections.boxes[boxes]), detections.image_ids[boxes]
+    best, overlaps = _best_truths(*found, _corners(truth.boxes[true]), truth.image_ids[true])
+    _, shares = _best_truths(
+        *found,
+        _corners(truth.boxes[areas]),
+        truth.image_ids[areas],
+        overlap_of=paired_share_of_corners,
     )
     # -1, no truth, finds what is appended.
     truths = np.append(true, -1)[best]
     is_difficult = np.append(truth.difficult, False)[truths]
-    num_difficult = int(truth.difficult[true].sum())
-    return _Match(boxes, truths, overlaps, is_difficult, len(true) - num_difficult, num_difficult)
+    num_truths = int((~truth.difficult[true]).sum())
+    num_difficult = len(true) + len(areas) - num_truths
+    return _Match(boxes, truths, overlaps, is_difficult, shares, num_truths, num_difficult)
 
 
 def _judge(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -209,7 +226,8 @@ def _judge(match: _Match, iou: float) -> tuple[NDArray[np.bool_], NDArray[np.boo
     first_of_truth = np.unique(match.truths[candidates], return_index=True)[1]
     right = np.zeros(len(reaches), dtype=bool)
     right[candidates[first_of_truth]] = True
-    return right, ~right & ~(reaches & match.is_difficult)
+    is_nothing = (reaches & match.is_difficult) | (match.shares > iou)
+    return right, ~right & ~is_nothing
 
 
 def _curve(
@@ -221,7 +239,12 @@ def _curve(
 
 
 def _best_truths(
-    corners: Floats, image_ids: Indices, true_corners: Floats, true_image_ids: Indices
+    corners: Floats,
+    image_ids: Indices,
+    true_corners: Floats,
+    true_image_ids: Indices,
+    *,
+    overlap_of: Callable[[Floats, Floats], Floats] = paired_iou_of_corners,
 ) -> tuple[Indices, Floats]:
     """Find for each box the truth that it overlaps most, and by how much; -1, 0 without one."""
     best, overlaps = np.full(len(corners), -1), np.zeros(len(corners))
@@ -234,7 +257,7 @@ def _best_truths(
         asking += first
         same = image_ids[asking] == true_image_ids[near]
         asking, near = asking[same], near[same]
-        iou = paired_iou_of_corners(corners[asking], true_corners[near])
+        iou = overlap_of(corners[asking], true_corners[near])
         # The largest overlap of each box comes last; of equal ones the first truth's.
         for_each = np.lexsort((-near, iou, asking))
         asking, near, iou = asking[for_each], near[for_each], iou[for_each]

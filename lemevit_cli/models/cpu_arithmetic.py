@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemevit_cli.atomic import written_whole
+from lemevit_cli.cache import cache_folder
 from lemevit_cli.errors import DeviceError
 
 PIN = "LEMEVIT_CPU_PRECISION"
@@ -76,8 +77,7 @@ def _write(file: Path, kept: dict[str, Any]) -> None:
 
 
 def _cache_file() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "lemevit" / "cpu-bf16.json"
+    return cache_folder() / "cpu-bf16.json"
 
 
 def _machine() -> str:

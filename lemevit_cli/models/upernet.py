@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lemevit_cli.models.device import is_recording
+
 _POOLED_SIDES = (1, 2, 3, 6)
 _SKIPPED = 2  # the picture, and stride 2
 _FINEST = 4  # stride of the answer
@@ -71,13 +73,37 @@ class UPerNet(nn.Module):
         return fused
 
 
+class AveragePool(nn.Module):
+    """Average a map ``(B, C, H, W)`` over a grid of ``side x side`` fields that may overlap."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_recording():
+            return F.adaptive_avg_pool2d(x, self.side)
+        # ONNX has no such operation where the sides are no multiples: two products are the same.
+        rows, cols = (_averaging(int(length), self.side, like=x) for length in x.shape[-2:])
+        return rows @ x @ cols.t()
+
+
+def _averaging(length: int, fields: int, *, like: Tensor) -> Tensor:
+    """Return the matrix ``(fields, length)`` that averages fields of an axis, as torch cuts it."""
+    begins = torch.arange(fields) * length // fields
+    ends = ((torch.arange(fields) + 1) * length + fields - 1) // fields
+    places = torch.arange(length)
+    inside = (places >= begins[:, None]) & (places < ends[:, None])
+    return (inside / inside.sum(dim=1, keepdim=True)).to(like)
+
+
 class PooledPyramid(nn.Module):
     """Pooling to a few sizes, each brought back and set beside the map: what is all around."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(side), ConvNormRelu(width, channels, kernel_size=1))
+            nn.Sequential(AveragePool(side), ConvNormRelu(width, channels, kernel_size=1))
             for side in _POOLED_SIDES
         )
         self.out_conv = ConvNormRelu(

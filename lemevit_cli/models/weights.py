@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = 1
-_CARD_KEY = "lemevit_card"
+CARD_KEY = "lemevit_card"
+CONVERTED_KEY = "lemevit_converted"
 _TENSORS = "safetensors.torch"
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors allows
 _STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
@@ -123,7 +124,7 @@ def save_weights(
     serialise = import_module(_TENSORS).save
     with written_whole(target) as temporary:
         # Not save_file, whose files nobody but their owner may read.
-        metadata = {_CARD_KEY: card.to_json(), "format": "pt"}
+        metadata = {CARD_KEY: card.to_json(), "format": "pt"}
         temporary.write_bytes(serialise(tensors, metadata=metadata))
 
 
@@ -149,6 +150,11 @@ class Weights:
     card: Card
     digest: str
     content: bytes = field(repr=False)
+
+    @property
+    def is_converted(self) -> bool:
+        """Tell whether it holds a network of OpenVINO in place of tensors."""
+        return CONVERTED_KEY in _metadata_in(self.content, self.name)
 
     def state(self) -> dict[str, Tensor]:
         """Return its tensors, floats as fp32, on the CPU.
@@ -211,11 +217,7 @@ def _read_bytes(path: Path, *, header_only: bool = False) -> bytes:
 
 def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
     """Parse the card in the header of a safetensors file."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        text = json.loads(content[8:end]).get("__metadata__", {}).get(_CARD_KEY)
-    except (AttributeError, ValueError) as error:
-        raise _no_safetensors(path, error) from error
+    text = _metadata_in(content, path).get(CARD_KEY)
     if text is None:
         raise WeightsError(
             f"{path}: a safetensors file without lemevit's card; write it by `lemevit train`"
@@ -224,6 +226,16 @@ def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
         return Card.from_json(text)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card cannot be read ({error})") from error
+
+
+def _metadata_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, str]:
+    """Parse what a safetensors file says of itself."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    try:
+        metadata: dict[str, str] = json.loads(content[8:end]).get("__metadata__", {})
+    except (AttributeError, ValueError) as error:
+        raise _no_safetensors(path, error) from error
+    return metadata
 
 
 def _no_safetensors(name: str | os.PathLike[str], error: Exception) -> WeightsError:
@@ -241,7 +253,7 @@ def has_card(path: str | os.PathLike[str]) -> bool:
     """Tell whether a file is weights of ours, by its card alone."""
     try:
         with safe_open(path, framework="pt") as file:
-            return _CARD_KEY in (file.metadata() or {})
+            return CARD_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
 

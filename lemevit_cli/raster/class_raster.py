@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo, classes_from_names
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene
 
 Color = tuple[int, int, int]
@@ -122,7 +123,7 @@ def check_class_raster(scene: Scene) -> None:
 class ClassRaster:
     """Class ids of a raster, on its own grid."""
 
-    scene: Scene
+    scene: Scene | JoinedScenes
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Read ids ``(H, W)``, ``NODATA_CLASS`` where there is none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyproj
@@ -14,12 +14,17 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.source import WarpResampling
 
 _SAME_PX = 1e-3  # grids whose corners lie closer are one
+_FOLD = 1e-3  # of a raster's sides, that a place may be off after there and back
 _OUTLINE_STEPS = 64  # points on each side of an outline, which curves in another CRS
 
 
@@ -79,7 +84,11 @@ def part_over(scene: Scene, other: Scene) -> Window:
         outline = outline_in(other, scene.georeference.crs_wkt)
     except SceneError as error:
         raise SceneError(f"{scene.name} and {other.name}: {error}") from error
-    part = window_around(scene, outline)
+    if _comes_back(outline, scene, other):
+        part = window_over(scene, outline)
+    else:  # so large a raster that the scene's CRS folds it
+        lies_on = outlines_of(scene, other).values()
+        part = scene.window if any(window_around(other, on) for on in lies_on) else None
     if part is None:
         raise SceneError(
             f"{scene.name} and {other.name} do not overlap: in the CRS of the first they span "
@@ -87,6 +96,98 @@ def part_over(scene: Scene, other: Scene) -> Window:
             "(west south east north)"
         )
     return part
+
+
+def _comes_back(outline: NDArray[np.float64], scene: Scene, other: Scene) -> bool:
+    """Say whether the outline of ``other`` in the CRS of ``scene`` leads back to where it is."""
+    crs_wkt = other.georeference.crs_wkt
+    start = outline_in(other, crs_wkt)
+    apart = reproject_points(outline, scene.georeference.crs_wkt, crs_wkt) - start
+    period = None if crs_wkt is None else period_of(crs_wkt)
+    if period is not None:
+        apart[:, 0] -= period * np.round(apart[:, 0] / period)
+    sides = np.ptp(start, axis=0)
+    return bool((np.abs(apart) <= _FOLD * sides).all())
+
+
+def outlines_of(
+    scene: Scene, other: Scene, window: Window | None = None
+) -> dict[float, NDArray[np.float64]]:
+    """Return how a scene, or a window of it, lies on another raster, round the globe.
+
+    A raster from 170 to 190 degrees lies on a scene from -180 to -170 once it is moved by a turn of
+    -360, one from 0 to 360 degrees lies on one from -10 to 10 as it is and moved by a turn.
+
+    Returns:
+        For each turn, in map units of ``other`` to the east, points ``(N, 2)`` on the outline, in
+        the CRS of ``other`` as it is; those that may meet it. No turn, 0, if none does.
+    """
+    crs_wkt = other.georeference.crs_wkt
+    points = outline_in(scene, crs_wkt, window)
+    period = None if crs_wkt is None else period_of(crs_wkt)
+    corners = outline_in(other, crs_wkt)
+    if period is None or not np.isfinite(points).all():
+        return {0.0: points}
+    west, east = corners[:, 0].min(), corners[:, 0].max()
+    points[:, 0] = np.unwrap(points[:, 0], period=period)
+    # PROJ answers within half a turn of the CRS's middle, whatever the raster counts.
+    is_wrapped = not _same_crs(scene, other)
+    found = {}
+    for turn in (0.0, -period, period):
+        for around in (0.0, -period, period) if is_wrapped else (0.0,):
+            low, high = points[:, 0].min() + around, points[:, 0].max() + around
+            if is_wrapped:
+                low, high = max(low, -period / 2), min(high, period / 2)
+            if min(high, east + turn) > max(low, west + turn) and turn not in found:
+                found[turn] = points + np.array([around - turn, 0.0])
+    return found or {0.0: points}
+
+
+def window_over(scene: Scene, outline: NDArray[np.float64]) -> Window | None:
+    """Return the smallest window under an outline ``(N, 2)`` in the scene's CRS, round the globe.
+
+    None if it lies outside; see :func:`window_around`.
+    """
+    return _hull(window_around(scene, points) for points in _turns_of(scene, outline))
+
+
+def _turns_of(scene: Scene, outline: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Yield an outline in a scene's CRS, in one piece, as it is and a turn to either side."""
+    crs_wkt = scene.georeference.crs_wkt
+    period = None if crs_wkt is None else period_of(crs_wkt)
+    if period is None or not np.isfinite(outline).all():
+        yield outline
+        return
+    x = np.unwrap(outline[:, 0], period=period)
+    for turn in (0.0, -period, period):
+        yield np.column_stack([x + turn, outline[:, 1]])
+
+
+def _hull(windows: Iterable[Window | None]) -> Window | None:
+    """Return the smallest window with all of these, None of none."""
+    there = [window for window in windows if window is not None]
+    if not there:
+        return None
+    left, top = min(w.col_off for w in there), min(w.row_off for w in there)
+    right, bottom = max(w.right for w in there), max(w.bottom for w in there)
+    return Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
+
+
+def on_grid_of(
+    scene: Scene, other: Scene, resampling: WarpResampling, georeference: Georeference | None = None
+) -> Scene | JoinedScenes:
+    """Put ``other`` on the grid of ``scene``, from whichever side of the world it reaches it.
+
+    Args:
+        georeference: of the grid, where it is not that of the scene.
+    """
+    grid = georeference or scene.georeference
+    size = {"width": scene.width, "height": scene.height}
+    turns = list(outlines_of(scene, other))
+    if turns == [0.0]:
+        return other.on_grid(grid, **size, resampling=resampling)
+    views = [other.on_grid(grid, **size, resampling=resampling, turn=turn) for turn in turns]
+    return views[0] if len(views) == 1 else JoinedScenes(views)
 
 
 def window_around(scene: Scene, points: NDArray[np.float64]) -> Window | None:
@@ -152,10 +253,7 @@ def classes_on_grid_of(scene: Scene, raster: Scene) -> Iterator[ClassRaster]:
     Raises:
         SceneError: if GDAL cannot warp it.
     """
-    warped = raster.on_grid(
-        scene.georeference, width=scene.width, height=scene.height, resampling="nearest"
-    )
-    with warped:
+    with on_grid_of(scene, raster, "nearest") as warped:
         yield ClassRaster(warped)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.geometry.ground import pixel_metric_m2
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
 
@@ -125,7 +126,7 @@ def _offsets(length: int, side: int) -> list[int]:
     return [int(offset) for offset in np.linspace(0, length - side, count)]
 
 
-def _edges(scene: Scene, window: Window) -> NDArray[np.complex64] | None:
+def _edges(scene: Scene | JoinedScenes, window: Window) -> NDArray[np.complex64] | None:
     """Find edges in a window ``(H, W)``, tapered to its rim; None where there are none.
 
     Each points along its gradient, columns real and rows imaginary. Its length tells a strong edge

@@ -258,11 +258,16 @@ class Scene:
         width: int,
         height: int,
         resampling: WarpResampling,
+        turn: float | None = None,
     ) -> Scene:
         """Put the raster on another grid, through GDAL's warper as windows are read.
 
         Nodata pixels give nothing to those around them; a pixel is nodata where the one under its
         centre is, or lies beyond the raster. It reads through this scene: close this one last.
+
+        Args:
+            turn: map units to the east that the raster is moved by first, round the globe; None,
+                other than 0, says that the grid does not cross the edge of the world.
         """
         reading, dataset = self._reading, self.dataset()
         if self._palette is not None:
@@ -279,6 +284,9 @@ class Scene:
             src_crs_wkt=self.georeference.crs_wkt,
             src_nodata=_usable_nodata(reading),
         )
+        if turn is not None and self.georeference.transform is not None:
+            moved = Affine.translation(turn, 0) @ self.georeference.transform
+            warp = replace(warp, src_transform=moved)
         if not _warper_knows_validity(reading, dataset.count):
             vrt = validity_vrt(
                 dataset,
@@ -474,7 +482,8 @@ def _georeference_warnings(georeference: Georeference, gsd_m: float | None) -> l
         if georeference.gcps:
             return [
                 f"has {len(georeference.gcps)} ground control points and no transform: its pixels "
-                "have no known size on the ground; outlines are placed by the points"
+                "have no known size on the ground; polygons are placed by the points, bounds are "
+                "pixels"
             ]
         if georeference.rpcs:
             what = "RPCs and no transform"

@@ -13,15 +13,17 @@ from rasterio.crs import CRS
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.overlap import (
     apply,
     is_placed,
+    on_grid_of,
     outline_in,
     part_over,
     reproject_points,
     same_grid,
     same_transform,
-    window_around,
+    window_over,
 )
 from lemevit_cli.raster.radiometry import Stretch
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -117,8 +119,10 @@ class ScenePair:
         self.resampling = (
             None if is_on_grid and dx_px == dy_px == 0 else _resampling(before, after, self.overlap)
         )
-        self.after_on_grid = after if self.resampling is None else self._resample(self.resampling)
-        self._opened: tuple[Scene, ...] = (self.after_on_grid, after, before)
+        self.after_on_grid: Scene | JoinedScenes = (
+            after if self.resampling is None else self._resample(self.resampling)
+        )
+        self._opened: tuple[Scene | JoinedScenes, ...] = (self.after_on_grid, after, before)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -206,18 +210,14 @@ class ScenePair:
         shape = (window.height, window.width)
         return np.zeros((self.num_bands, *shape), self.dtype), np.zeros(shape, bool)
 
-    def _resample(self, resampling: WarpResampling) -> Scene:
+    def _resample(self, resampling: WarpResampling) -> Scene | JoinedScenes:
         """Warp ``after`` to the grid of ``before``, its shift undone through the transform."""
         there = self.georeference.transform or Affine.identity()
-        return self.after.on_grid(
-            Georeference(
-                transform=there @ Affine.translation(self.dx_px, self.dy_px),
-                crs_wkt=self.georeference.crs_wkt,
-            ),
-            width=self.width,
-            height=self.height,
-            resampling=resampling,
+        moved = Georeference(
+            transform=there @ Affine.translation(self.dx_px, self.dy_px),
+            crs_wkt=self.georeference.crs_wkt,
         )
+        return on_grid_of(self.before, self.after, resampling, moved)
 
 
 def _common_dtype(
@@ -306,7 +306,7 @@ def _overlap(
     there = before.georeference.transform or Affine.identity()
     outline = outline_in(before if is_on_grid else after, before.georeference.crs_wkt)
     moved = apply(there @ Affine.translation(-dx_px, -dy_px) @ ~there, outline)
-    window = window_around(before, moved)
+    window = window_over(before, moved)
     if window is None:
         raise SceneError(
             f"{before.name} and {after.name}: a shift by {dx_px:.1f}, {dy_px:.1f} pixels leaves "

@@ -34,6 +34,8 @@ WarpResampling = Literal["average", "cubic", "nearest"]
 # one costs a third more. What is nearest has to be exact.
 _WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
 
+_EDGE_PX = 8  # of the source, read around what GDAL asks for
+
 # For scenes on a network: a server that hangs up is asked again, a silent one is given up. The
 # environment reaches all threads and processes; what a user has set there wins.
 _NETWORK = {
@@ -59,6 +61,8 @@ class Warp:
         src_crs_wkt: CRS of the file, as it states it or as the user does.
         src_nodata: nodata value of the file, None where no value is.
         src_vrt: text of a VRT that is warped instead of the file, None to warp the file.
+        src_transform: taken for the file's own, on a grid across the edge of the world; None takes
+            that.
     """
 
     transform: Affine
@@ -69,6 +73,7 @@ class Warp:
     src_crs_wkt: str | None
     src_nodata: float | None
     src_vrt: str | None = None
+    src_transform: Affine | None = None
 
     def over(self, dataset: Any) -> Any:
         """Return the warped view of a rasterio dataset: its bands, and in alpha what is valid."""
@@ -77,12 +82,16 @@ class Warp:
             dataset,
             src_crs=self.src_crs_wkt,
             src_nodata=self.src_nodata,
+            src_transform=self.src_transform,
             crs=self.crs_wkt,
             transform=self.transform,
             width=self.width,
             height=self.height,
             resampling=Resampling[self.resampling],
             tolerance=_WARP_TOLERANCE[self.resampling],
+            # GDAL guesses what it has to read from points around a block. At the edge of the world
+            # they miss a pixel.
+            **({} if self.src_transform is None else {"SOURCE_EXTRA": _EDGE_PX}),
             # Not a nodata value: pixels between two others may come to equal it.
             nodata=None,
             add_alpha=not has_alpha,

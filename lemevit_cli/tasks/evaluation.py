@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import WeightsError
+from lemevit_cli.errors import DataError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.predictor import Predictor, load_predictor
@@ -56,12 +56,15 @@ class Evaluation:
         tally: made of the card and a source, once.
         open_scene: what the weights read of a site.
         network: asked for all that is judged; None takes the task's own.
+        open_without_bad_labels: as ``open_data``, with bad labels counted and left out; None where
+            a task knows none.
     """
 
     open_data: Callable[[str, str, Card], Any]
     tally: Callable[[Card, Any, Progress], AreaTally]
     open_scene: Callable[[Site, Card], AbstractContextManager[SceneInput]] = open_scene_of
     network: Network | None = None
+    open_without_bad_labels: Callable[[str, str, Card], Any] | None = None
 
 
 def evaluate(
@@ -69,6 +72,7 @@ def evaluate(
     data: str,
     *,
     split: str = "val",
+    skip_bad_labels: bool = False,
     runtime: RuntimeOptions | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -87,7 +91,11 @@ def evaluate(
         raise WeightsError(
             f"{weights}: weights for task {card.task}; eval scores those for {', '.join(TASKS)}"
         )
-    source = load_evaluation(card.task).open_data(data, split, card)
+    evaluation = load_evaluation(card.task)
+    open_data = evaluation.open_without_bad_labels if skip_bad_labels else evaluation.open_data
+    if open_data is None:
+        raise DataError(f"--skip-bad-labels: is for boxes; {weights} is for task {card.task}")
+    source = open_data(data, split, card)
     predictor = predictor_to_score(opened, runtime or RuntimeOptions())
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 

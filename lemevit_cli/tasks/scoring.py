@@ -26,6 +26,7 @@ class ScoreOptions:
         picture: a PNG to draw.
         overwrite: replace an existing picture.
         block_size: pixels; the figures do not depend on it.
+        skip_bad_labels: of boxes in texts and tables: count what cannot be understood.
     """
 
     classes: tuple[str, ...] | None = None
@@ -35,6 +36,7 @@ class ScoreOptions:
     picture: str | None = None
     overwrite: bool = False
     block_size: int = _BLOCK
+    skip_bad_labels: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,7 @@ class DataOptions:
             blocks, or of the pictures of an undivided folder; None holds back a fifth where the
             labels suffice, 0 nothing.
         seed: of the division.
+        skip_bad_labels: of boxes: count labels that cannot be understood, and leave them out.
     """
 
     paths: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ class DataOptions:
     source_weights: tuple[float, ...] | None = None
     val_fraction: float | None = None
     seed: int = 0
+    skip_bad_labels: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

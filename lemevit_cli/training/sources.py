@@ -64,7 +64,10 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
         *((scene,) for scene in data.scenes),
     ]
     division = Division(crop=crop, val_fraction=data.val_fraction, seed=data.seed)
-    items = [_open_item(each, division, reader, openers) for each in entries]
+    items = [
+        _open_item(each, division, reader, openers, skip_bad_labels=data.skip_bad_labels)
+        for each in entries
+    ]
     if data.source_weights is not None:
         items = _share_out(data.source_weights, items)
     parts = [part for item in items for part in item.parts]
@@ -92,10 +95,13 @@ def _open_item(
     division: Division,
     reader: PictureReader,
     openers: Openers,
+    *,
+    skip_bad_labels: bool,
 ) -> _Item:
     parts, cells, weights = [], [], []
     for entry in entries:
         if isinstance(entry, LabelledFolder):
+            entry = replace(entry, skip_bad_labels=skip_bad_labels)
             part = openers.folder(entry, reader, division)
         else:
             part = openers.scene(entry, division)

@@ -109,19 +109,32 @@ def pixel_amid_m(spec: RasterSpec) -> float | None:
 
 def crs_of_map(georeference: Georeference) -> str | None:
     """Return the CRS that :func:`points_on_the_map` leads to, None if it is not known."""
-    if georeference.transform is None and georeference.gcps:
-        return georeference.gcps_crs_wkt
-    return georeference.crs_wkt
+    if georeference.transform is not None:
+        return georeference.crs_wkt
+    return georeference.gcps_crs_wkt if georeference.gcps else None
 
 
 def _by_gcps(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.float64]:
     """Map pixels through the polynomial that GDAL fits to the ground control points."""
-    points = [
-        GroundControlPoint(row=row, col=col, x=x, y=y, z=z)
-        for row, col, x, y, z, *_ in georeference.gcps
-    ]
-    with GCPTransformer(points) as transformer:
+    with gcp_transformer(georeference) as transformer:
         return np.column_stack(transformer.xy(rows=xy[:, 1], cols=xy[:, 0], offset="ul"))
+
+
+def gcp_transformer(georeference: Georeference) -> GCPTransformer:
+    """Return GDAL's polynomial through ground control points, as a context manager.
+
+    Longitudes that jump from 180 to -180 go on beyond 180.
+    """
+    x = np.array([gcp[2] for gcp in georeference.gcps], dtype=np.float64)
+    is_lonlat = is_tied_to_earth(georeference.gcps_crs_wkt) and np.abs(x).max() <= 180
+    if is_lonlat and np.ptp(x) > 180:
+        x = np.where(x < 0, x + 360, x)
+    return GCPTransformer(
+        [
+            GroundControlPoint(row=row, col=col, x=lon, y=y, z=z)
+            for (row, col, _, y, z, *_), lon in zip(georeference.gcps, x.tolist(), strict=True)
+        ]
+    )
 
 
 def in_parts(

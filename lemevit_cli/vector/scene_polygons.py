@@ -6,9 +6,9 @@ pyogrio and geopandas are imported where a layer is read: most runs read none.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -18,56 +18,48 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 
 from lemevit_cli.errors import SceneError
-from lemevit_cli.geometry.georeference import Georeference
-from lemevit_cli.geometry.ground import is_tied_to_earth
+from lemevit_cli.geometry.georeference import Bounds, bounds_text
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
+from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of, one_line
+from lemevit_cli.vector.mending import single_polygons
+from lemevit_cli.vector.placement import Grid, Placement
+from lemevit_cli.vector.way import Way
 
 if TYPE_CHECKING:
     import geopandas
 
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
-
-
-class Grid(Protocol):
-    """A grid that polygons are brought onto: of a scene, or of a picture of it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def georeference(self) -> Georeference: ...
+_NOWHERE = (1e300, 1e300, 1e300, 1e300)  # a box that no feature touches
+_IN_ORDER = (".geojson", ".json", ".csv")  # read in whole: their numbers need not be their order
 
 
 @dataclass(frozen=True, eq=False)
 class ScenePolygons:
-    """The polygons of a layer that touch a scene, in its map units; in pixels without a transform.
+    """The polygons of a layer that touch a scene, in pixels of it.
 
     Args:
-        polygons: single polygons, in the layer's order.
+        polygons: single valid polygons, in the layer's order.
         rows: of the table, for each polygon: parts of one feature share theirs.
         index: finds polygons by place.
-        transform: of the scene.
+        notes: what a user should know of how they were read, and what was left out.
     """
 
     polygons: NDArray
     rows: NDArray[np.int64]
     index: shapely.STRtree
-    transform: Affine
+    notes: tuple[str, ...] = ()
 
     def near(self, window: Window) -> NDArray[np.int64]:
         """Find the polygons that may touch a window of the scene, in the layer's order."""
         outline = shapely.box(window.col_off, window.row_off, window.right, window.bottom)
-        corners = shapely.get_coordinates(outline)
-        rows = self.index.query(shapely.Polygon([self.transform @ xy for xy in corners.tolist()]))
-        return np.sort(rows)
+        return np.sort(self.index.query(outline))
+
+    def moved(self, to_grid: Affine) -> ScenePolygons:
+        """Return the polygons in pixels of another grid over the scene."""
+        polygons = shapely.transform(self.polygons, lambda xy: _apply(to_grid, xy))
+        return ScenePolygons(polygons, self.rows, shapely.STRtree(polygons), self.notes)
 
     def burn(
         self, window: Window, values: NDArray[np.uint8], *, background: int
@@ -99,21 +91,10 @@ class ScenePolygons:
             )
         return drawn
 
-    def in_pixels(self, chosen: NDArray[np.int64] | slice = slice(None)) -> NDArray:
-        """Return polygons in pixels of the scene, south-up or rotated as it may be."""
-        inverse = ~self.transform
-        matrix = np.array([[inverse.a, inverse.b], [inverse.d, inverse.e]])
-        shift = (inverse.c, inverse.f)
-        return shapely.transform(
-            self.polygons[chosen], lambda xy: np.round(xy @ matrix.T + shift, _DECIMALS)
-        )
-
     def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
         """Return polygons in pixels of a window: GDAL then needs no transform."""
         corner = (window.col_off, window.row_off)
-        # Rounded in pixels of the scene, before the window's corner is taken off: an edge through
-        # pixel centres falls on the same side of them in every window.
-        return shapely.transform(self.in_pixels(near), lambda xy: xy - corner)
+        return shapely.transform(self.polygons[near], lambda xy: xy - corner)
 
 
 def _clip(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
@@ -149,7 +130,7 @@ def is_vector(path: str) -> bool:
         return bool(layer) or (":" not in file and not Path(file).exists())
 
 
-def field_names(path: str) -> tuple[str, ...]:
+def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
     """Return the names of the fields of a layer, see :func:`layer_name`.
 
     Raises:
@@ -157,7 +138,7 @@ def field_names(path: str) -> tuple[str, ...]:
     """
     import pyogrio
 
-    file, name = layer_name(path)
+    file, name = layer_name(path, layer)
     return tuple(pyogrio.read_info(file, layer=name)["fields"])
 
 
@@ -175,7 +156,7 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
     try:
         listed = pyogrio.list_layers(file)
     except (RuntimeError, OSError, ValueError) as error:  # pyogrio's are RuntimeErrors
-        raise SceneError(f"{path}: cannot be read as polygons ({_line(error)})") from error
+        raise SceneError(f"{path}: cannot be read as polygons ({one_line(error)})") from error
     layers = [str(name) for name, kind in listed if kind is not None]
     if wanted:
         if wanted not in layers:
@@ -195,12 +176,14 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
 
 
 def read_layer(
-    path: str, *, layer: str | None = None, where: str | None = None
+    path: str, *, layer: str | None = None, where: str | None = None, bbox: Bounds | None = None
 ) -> geopandas.GeoDataFrame:
     """Read a layer of a vector file; see :func:`layer_name` for how one is named.
 
     Args:
         where: an OGR filter of its features.
+        bbox: west, south, east, north in the layer's CRS, that they touch; the index then holds
+            their numbers in the file.
 
     Raises:
         SceneError: if the file, the layer or the filter cannot be understood.
@@ -212,10 +195,52 @@ def read_layer(
         with warnings.catch_warnings():
             # GDAL's doubts about a filter; an error says what is wrong in one line.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return geopandas.read_file(file, layer=name, where=where)
+            return geopandas.read_file(
+                file,
+                layer=name,
+                where=where,
+                bbox=bbox,
+                fid_as_index=bbox is not None,
+                on_invalid="fix",  # open rings are closed; else they are errors of GEOS
+            )
     except (RuntimeError, OSError, ValueError) as error:
         what = f"with the filter {where!r}" if where else "as polygons"
-        raise SceneError(f"{path}: cannot be read {what} ({_line(error)})") from error
+        raise SceneError(f"{path}: cannot be read {what} ({one_line(error)})") from error
+
+
+def read_polygons_on(
+    scene: Grid,
+    path: str,
+    *,
+    layer: str | None = None,
+    where: str | None = None,
+    with_points: bool = False,
+) -> tuple[ScenePolygons, geopandas.GeoDataFrame]:
+    """Read the polygons of a layer that touch a scene, as :func:`polygons_on` brings them to it.
+
+    Of formats that know where their features lie, only those around the scene are read.
+
+    Returns:
+        The polygons, and the table that their rows are of: what was read, in the layer's order.
+
+    Raises:
+        SceneError: as :func:`read_layer` and :func:`polygons_on`; not for a layer without features.
+    """
+    import pyogrio
+
+    file, name = layer_name(path, layer)
+    try:
+        info = pyogrio.read_info(file, layer=name, force_total_bounds=True)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise SceneError(f"{path}: cannot be read as polygons ({one_line(error)})") from error
+    facts = facts_of(path, info["crs"], info["total_bounds"], info["fields"])
+    way, notes = choose_way(Placement(scene), facts)
+    table = _read_near(path, name, where, way, facts)
+    if len(table) == 0 and _has_features(path, name, where):
+        raise _none_touches(scene, way, facts)
+    if len(table) == 0:
+        return ScenePolygons(np.empty(0, object), np.empty(0, np.int64), shapely.STRtree([])), table
+    return _bring(scene, table, facts, way, notes, with_points=with_points), table
 
 
 def polygons_on(
@@ -223,8 +248,9 @@ def polygons_on(
 ) -> ScenePolygons:
     """Bring the polygons of a table to a scene.
 
-    A table without CRS is taken to be in the scene's, a scene without CRS in the table's; a scene
-    without a transform takes the polygons as pixels, rows downward.
+    Polygons that are not valid are mended in the layer's CRS (``vector/mending.py``); those that
+    the scene's CRS cannot hold are left out. Both are told by number. Which map the numbers of a
+    table lie on: see :func:`choose_way`.
 
     Args:
         path: what messages call the table.
@@ -233,88 +259,111 @@ def polygons_on(
     Raises:
         SceneError: if there are no polygons, they cannot be reprojected, or none touches the scene.
     """
-    crs_wkt = scene.georeference.crs_wkt
-    if table.crs is not None and crs_wkt is not None and scene.georeference.transform is not None:
-        try:
-            table = _with_short_edges(table).to_crs(crs_wkt)
-        except (ProjError, CRSError) as error:
-            raise SceneError(
-                f"{path}: cannot be brought to the CRS of {scene.name} ({_line(error)})"
-            ) from error
-    transform = scene.georeference.transform or Affine.identity()
-    geometries = table.geometry.to_numpy()
-    if with_points:
-        geometries = _pixels_of_points(geometries, transform)
-    polygons, rows = _single_polygons(geometries)
-    if len(polygons) == 0:
-        raise SceneError(f"{path}: holds no polygons")
-    touching = np.sort(shapely.STRtree(polygons).query(footprint(scene), predicate="intersects"))
-    if len(touching) == 0:
-        west, south, east, north = (float(v) for v in shapely.total_bounds(polygons))
-        raise SceneError(
-            f"{path}: its polygons span {bounds_text((west, south, east, north))}, none touches "
-            f"{scene.name}, which spans {bounds_text(extent(scene))}"
-        )
-    polygons, rows = polygons[touching], rows[touching]
-    return ScenePolygons(polygons, rows, shapely.STRtree(polygons), transform)
+    facts = facts_of(path, table.crs, table.total_bounds, table.columns)
+    way, notes = choose_way(Placement(scene), facts)
+    return _bring(scene, table, facts, way, notes, with_points=with_points)
 
 
-def _pixels_of_points(geometries: NDArray, transform: Affine) -> NDArray:
-    """Return geometries with the outline of its pixel, in map units, for every point."""
-    found = geometries.copy()
-    for place in np.flatnonzero(shapely.get_type_id(geometries) == shapely.GeometryType.POINT):
-        col, row = np.floor(~transform @ (shapely.get_x(found[place]), shapely.get_y(found[place])))
-        corners = ((col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1))
-        found[place] = shapely.Polygon([transform @ corner for corner in corners])
-    return found
-
-
-def _single_polygons(geometries: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
-    """Return polygons with the row that each is from; parts of collections are taken apart."""
-    rows = np.flatnonzero(~shapely.is_missing(geometries))
-    parts = geometries[rows]
-    for _ in range(2):  # a collection may hold multipolygons
-        parts, origin = shapely.get_parts(parts, return_index=True)
-        rows = rows[origin]
-    is_polygon = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
-        parts
-    )
-    return parts[is_polygon], rows[is_polygon]
-
-
-def _with_short_edges(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """Cut long edges: what is straight in one CRS is curved in another, corners alone miss it.
-
-    An edge of a degree departs from its chord by about 240 m on the ground, a thousandth of that
-    edge by a millionth: a quarter of a millimetre.
-    """
+def _read_near(
+    path: str, name: str, where: str | None, way: Way, facts: LayerFacts
+) -> geopandas.GeoDataFrame:
+    """Read the features around the scene, in the order of the layer."""
     import geopandas
 
-    if not is_tied_to_earth(table.crs.to_wkt()):
-        return table
-    metres_per_unit = table.crs.axis_info[0].unit_conversion_factor
-    step = 1e-3 if table.crs.is_geographic else 100.0 / metres_per_unit
-    cut = shapely.segmentize(table.geometry.to_numpy(), step)
-    return table.set_geometry(geopandas.GeoSeries(cut, index=table.index, crs=table.crs))
+    try:
+        boxes = way.boxes(facts.bounds)
+    except (ProjError, CRSError):
+        boxes = None  # told where the polygons are brought to the scene
+    if boxes is None or facts.bounds is None or path.partition("|")[0].lower().endswith(_IN_ORDER):
+        return read_layer(path, layer=name, where=where)
+    tables = [read_layer(path, layer=name, where=where, bbox=box) for box in boxes or [_NOWHERE]]
+    some = [table for table in tables if len(table)] or tables[:1]
+    table = some[0] if len(some) == 1 else geopandas.GeoDataFrame(geopandas.pd.concat(some))
+    # A spatial index answers in its own order, and of overlapping polygons the later one counts.
+    return table[~table.index.duplicated()].sort_index().reset_index(drop=True)
 
 
-def extent(scene: Grid) -> tuple[float, float, float, float]:
-    """Return ``(west, south, east, north)`` in map units; in pixels without a transform."""
-    west, south, east, north = footprint(scene).bounds
-    return west, south, east, north
+def _has_features(path: str, name: str, where: str | None) -> bool:
+    import pyogrio
+
+    file = path.partition("|")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return len(pyogrio.read_dataframe(file, layer=name, where=where, max_features=1)) > 0
 
 
-def footprint(scene: Grid) -> shapely.Polygon:
-    """Return the scene's outline in map units; in pixels without a transform."""
-    transform = scene.georeference.transform or Affine.identity()
-    w, h = scene.width, scene.height
-    return shapely.Polygon([transform @ corner for corner in ((0, 0), (w, 0), (w, h), (0, h))])
+def _bring(
+    scene: Grid,
+    table: geopandas.GeoDataFrame,
+    facts: LayerFacts,
+    way: Way,
+    notes: tuple[str, ...],
+    *,
+    with_points: bool,
+) -> ScenePolygons:
+    path, geometries = facts.path, table.geometry.to_numpy()
+    try:
+        near = way.find_near(shapely.bounds(geometries))
+        found = single_polygons(geometries[near])
+        points, point_rows = _points_of(geometries[near], found.others, wanted=with_points)
+        if len(found.polygons) + len(points) == 0:
+            if len(near) < len(geometries) and _hold_polygons(geometries):
+                raise _none_touches(scene, way, facts)
+            raise SceneError(f"{path}: holds no polygons")
+        polygons, origin, broken = way.bring(found.polygons)
+        squares, square_of = way.bring_points(points)
+    except (ProjError, CRSError) as error:
+        raise SceneError(
+            f"{path}: cannot be brought to the CRS of {scene.name} ({one_line(error)})"
+        ) from error
+    rows = np.concatenate([found.rows[origin], point_rows[square_of]])
+    polygons = np.concatenate([polygons, squares])
+    order = np.argsort(rows, kind="stable")
+    rows, polygons = rows[order], polygons[order]
+    if len(polygons) == 0:
+        raise _none_touches(scene, way, facts, num_broken=len(broken))
+    polygons = shapely.transform(polygons, lambda xy: np.round(xy, _DECIMALS))
+    told = replace(found, others=np.setdiff1d(found.others, point_rows)).notes(path, among=rows)
+    num_broken = len(np.unique(found.rows[broken]))
+    beyond = f"{path}: {num_broken} of its features reach beyond the CRS of {scene.name} and are "
+    lost = (f"{beyond}left out",) if num_broken else ()
+    index = shapely.STRtree(polygons)
+    return ScenePolygons(polygons, near[rows], index, (*notes, *told, *lost))
 
 
-def bounds_text(bounds: tuple[float, float, float, float]) -> str:
-    """Write four numbers as a message shows them."""
-    return " ".join(f"{b:.10g}" for b in bounds)
+def _hold_polygons(geometries: NDArray) -> bool:
+    kinds = (
+        shapely.GeometryType.POLYGON,
+        shapely.GeometryType.MULTIPOLYGON,
+        shapely.GeometryType.GEOMETRYCOLLECTION,
+    )
+    return bool(np.isin(shapely.get_type_id(geometries), kinds).any())
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _points_of(
+    geometries: NDArray, rows: NDArray[np.int64], *, wanted: bool
+) -> tuple[NDArray, NDArray[np.int64]]:
+    """Return the points among geometries, with the row of each."""
+    if not wanted:
+        return np.empty(0, dtype=object), np.empty(0, dtype=np.int64)
+    parts, origin = shapely.get_parts(shapely.force_2d(geometries[rows]), return_index=True)
+    is_point = (shapely.get_type_id(parts) == shapely.GeometryType.POINT) & ~shapely.is_empty(parts)
+    return parts[is_point], rows[origin[is_point]]
+
+
+def _none_touches(scene: Grid, way: Way, facts: LayerFacts, *, num_broken: int = 0) -> SceneError:
+    """Say that nothing of a layer touches a scene, with both extents in the layer's CRS."""
+    around = way.surroundings
+    if facts.bounds is None or around is None or num_broken:
+        lost = f"; {num_broken} reach beyond its CRS" if num_broken else ""
+        return SceneError(f"{facts.path}: none of its polygons touches {scene.name}{lost}")
+    return SceneError(
+        f"{facts.path}: its polygons span {bounds_text(facts.bounds)}, none touches "
+        f"{scene.name}, which spans {bounds_text(around.scene)}"
+    )
+
+
+def _apply(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.array([[transform.a, transform.b], [transform.d, transform.e]])
+    moved: NDArray[np.float64] = points @ matrix.T + (transform.c, transform.f)
+    return moved

@@ -4,7 +4,9 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from making.collector import Collector
 from PIL import Image
+from rasterio.control import GroundControlPoint
 
 from lemevit_cli.analysis.quicklook import QuicklookOptions, quicklook
 from lemevit_cli.errors import DataError, OutputError, SceneError
@@ -282,3 +284,28 @@ def test_boxes_alone_are_drawn_in_the_colours_of_their_classes(tmp_path):
     boxes = write_boxes_of(tmp_path, "b.gpkg", UTM33, BOXES)
     picture, _ = shown(tmp_path, boxes)
     assert (picture == BLUE).all(axis=2).sum() > 300 and (picture == RED).all(axis=2).sum() > 300
+
+
+def test_polygons_lie_over_a_scene_that_points_place(tmp_path, write_scene, write_polygons):
+    points = [
+        GroundControlPoint(row=r, col=c, x=5 + c / 1000, y=48 - r / 1000)
+        for r in (0, 240, 480)
+        for c in (0, 320, 640)
+    ]
+    pixels = np.full((3, 480, 640), 90, np.uint8)
+    scene = write_scene(pixels, "points.tif", gcps=points, transform=None, crs="EPSG:4326")
+    roof = write_polygons([shapely.box(5.2, 47.8, 5.4, 47.9)], crs="EPSG:4326", **{"class": ["a"]})
+    picture, _ = shown(tmp_path, roof, over=scene, alpha=1.0, size=320)
+    filled = (picture != picture[0, 0]).any(axis=2)
+    assert filled[104:196, 204:396].all()
+    filled[96:204, 196:404] = False  # what the line around it reaches
+    assert not filled.any()
+
+
+def test_what_was_mended_in_a_layer_is_told(tmp_path, gray, write_polygons):
+    eight = shapely.Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])
+    eight = shapely.affinity.translate(eight, 458_050, 5_547_900)
+    said = Collector()
+    path = write_polygons([eight], crs="EPSG:32633")
+    quicklook(path, str(tmp_path / "q.png"), QuicklookOptions(over=gray, size=64), said)
+    assert len(said.notes) == 1 and "1 of its features cross" in said.notes[0]

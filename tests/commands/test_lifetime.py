@@ -99,7 +99,9 @@ def test_the_program_ends_by_it():
 
 
 @pytest.fixture
-def collector():
+def collector(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     before = gc.get_threshold()
     yield before
     gc.set_threshold(*before)
@@ -125,6 +127,21 @@ def test_threads_wait_asleep_unless_the_user_says_otherwise(own, expected, monke
     found = os.environ.get("OMP_WAIT_POLICY")
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "own", "expected"),
+    [("x86_64", None, "1"), ("x86_64", "2", "2"), ("arm64", None, None)],
+)
+def test_numpy_computes_with_one_thread_where_torch_does_without_its_library(
+    machine, own, expected, monkeypatch, collector
+):
+    monkeypatch.setattr(lifetime.platform, "machine", lambda: machine)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", own or "")
+    if own is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    lifetime.begin()
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == expected
 
 
 def test_the_collector_rests_while_modules_load_and_works_as_before_afterwards(collector):

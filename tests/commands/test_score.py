@@ -1,10 +1,16 @@
 import json
+import warnings
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
+from affine import Affine
 from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.features import rasterize
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -107,6 +113,28 @@ def test_boxes_and_options_of_rasters_are_one_line_and_exit_1(texts):
     assert "--tolerance is for rasters" in run.stderr
 
 
+def test_bad_labels_are_one_line_or_are_skipped_and_counted(texts):
+    with Path(texts[1]).open("a") as file:
+        file.write("\n10 20 40 20 40 30 10 ship 0\n")
+    run = invoke(*texts)
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1
+    assert "has 7 coordinates" in run.stderr
+    run = invoke(*texts, "--skip-bad-labels")
+    assert run.exit_code == 0 and "1 bad labels left out, the first: " in run.stderr
+
+
+def test_polygons_are_told_by_area_and_one_by_one(tmp_path):
+    outline = shapely.Polygon([(0, 0), (60, 0), (60, 20), (20, 20), (20, 60), (0, 60)])
+    paths = [str(tmp_path / name) for name in ("p.gpkg", "t.gpkg")]
+    for path in paths:
+        table = geopandas.GeoDataFrame({"class": ["house"]}, geometry=[outline], crs="EPSG:32633")
+        table.to_file(path)
+    run = invoke(*paths)
+    assert run.exit_code == 0 and "mean by area  1.000" in run.stdout
+    assert "F1 at IoU 0.5" in run.stdout and "no boxes are made of them" in run.stderr
+    assert json.loads(invoke(*paths, "--json").stdout)["objects_75"]["f1"] == 1.0
+
+
 def test_change_is_told_as_pixels_and_as_polygons(write_scene):
     found, truth = np.zeros((2, 1, 48, 64), np.uint8)
     found[0, 5:15, 5:25], truth[0, 5:15, 5:20] = 1, 1
@@ -123,3 +151,63 @@ def test_change_is_told_as_pixels_and_as_polygons(write_scene):
     assert json.loads(piped.stdout)["precision"] == 150 / 250
     table = CliRunner().invoke(app, ["score", *paths])
     assert "polygons" in table.stdout and "0.750" in table.stdout
+
+
+@pytest.fixture
+def score_polygons(write_scene, write_polygons):
+    """Return a function that scores ids against polygons: stderr and the figures."""
+
+    def run(ids, polygons, layer_crs, name="truth.gpkg", **profile):
+        raster = write_scene(ids[None], "ids.tif", **profile)
+        with rasterio.open(raster, "r+") as target:
+            target.update_tags(1, CLASS_0="background", CLASS_1="field")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            path = write_polygons(polygons, name, crs=layer_crs, kind=["field"] * len(polygons))
+        run = invoke(raster, path, "--label-field", "kind", "--json")
+        assert run.exit_code == 0, run.stderr
+        return run.stderr, json.loads(run.stdout)
+
+    return run
+
+
+NORTH_UP = Affine(2, 0, 500_000, 0, -2, 5_538_000)
+EIGHT = shapely.Polygon(
+    [(500_010, 5_537_990), (500_090, 5_537_910), (500_090, 5_537_990), (500_010, 5_537_910)]
+)
+
+
+@pytest.mark.parametrize(("name", "crs"), [("eight.gpkg", "EPSG:32633"), ("eight.shp", None)])
+def test_both_lobes_of_an_eight_are_true_with_and_without_crs(score_polygons, name, crs):
+    ids = rasterize([EIGHT], out_shape=(50, 50), transform=NORTH_UP, dtype="uint8")
+    said, figures = score_polygons(ids, [EIGHT], crs, name, transform=NORTH_UP)
+    assert figures["accuracy"] == 1.0
+    assert "1 of its features cross or touch themselves" in said
+    assert ("has no CRS" in said) == (crs is None)
+
+
+def test_a_polygon_on_another_continent_does_not_matter(score_polygons):
+    field = shapely.box(500_020, 5_537_920, 500_060, 5_537_980)
+    ids = rasterize([field], out_shape=(50, 50), transform=NORTH_UP, dtype="uint8")
+    here = geopandas.GeoSeries([field], crs=32633).to_crs(4326)[0]
+    far = shapely.box(-79, -1, -78, 0.5)
+    said, figures = score_polygons(ids, [far, here], "EPSG:4326", transform=NORTH_UP)
+    assert (figures["accuracy"], said) == (1.0, "")
+    world = shapely.box(-180, -90, 180, 90)
+    _, figures = score_polygons(ids, [world], "EPSG:4326", "world.gpkg", transform=NORTH_UP)
+    assert sum(figures["confusion"][1]) == 50 * 50
+
+
+def test_ground_control_points_place_the_truth(score_polygons):
+    place = Affine(0.01, 0, 5, 0, -0.01, 48)
+    points = [
+        GroundControlPoint(row=r, col=c, x=5 + c / 100, y=48 - r / 100)
+        for r in (0, 25, 50)
+        for c in (0, 25, 50)
+    ]
+    field = shapely.box(5.1, 47.6, 5.3, 47.9)
+    ids = rasterize([field], out_shape=(50, 50), transform=place, dtype="uint8")
+    _, figures = score_polygons(
+        ids, [field], "EPSG:4326", gcps=points, transform=None, crs="EPSG:4326"
+    )
+    assert figures["accuracy"] == 1.0

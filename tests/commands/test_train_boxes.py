@@ -55,6 +55,19 @@ def test_boxes_become_weights_and_figures(boats, tmp_path, monkeypatch):
     assert run.exit_code == 1 and "weights for task det, asked for seg" in run.stderr
 
 
+def test_bad_labels_are_skipped_for_boxes_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = "10 20 40 20 40 30 10 30 ship 0\n10 20 40 20 40 30 10 ship 0\n"
+    boats = write_set(tmp_path / "boats", lines)
+    shown = ("train", "--task", "det", boats, "--show-samples", "s.png", *QUICK)
+    run = invoke(*shown)
+    assert run.exit_code == 1 and "a.txt, line 2: has 7 coordinates" in run.stderr
+    run = invoke(*shown, "--skip-bad-labels")
+    assert run.exit_code == 0 and "2 bad labels left out, the first: " in run.stderr
+    run = invoke("train", boats, "--show-samples", "s.png", "--skip-bad-labels")
+    assert run.exit_code == 2 and "is for --task det" in run.stderr
+
+
 def test_a_scene_and_its_layer_are_shown_and_learned_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)

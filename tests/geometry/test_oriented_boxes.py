@@ -1,5 +1,7 @@
 """Oriented boxes against Shapely's rectangles and pyproj's geodesics."""
 
+import itertools
+
 import numpy as np
 import pyproj
 import pytest
@@ -16,6 +18,7 @@ from lemevit_cli.geometry.oriented_boxes import (
     ground_sizes,
     map_boxes,
     sizes_of_corners,
+    uncrossed,
 )
 
 UTM, DEGREES = "EPSG:32633", "EPSG:4326"
@@ -102,6 +105,19 @@ def test_any_quadrilateral_gets_the_smallest_rectangle():
     least = areas.min(axis=1)
     assert (found[:, 2] * found[:, 3] <= least + 1e-9).all()
     assert (found[:, 2] * found[:, 3] >= least * 0.98).all()
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_corners_in_any_order_are_uncrossed(order):
+    square = np.array([(0, 0), (4, 1), (5, 3), (-1, 2)], dtype=float)
+    again = uncrossed(square[list(order)])[0]
+    assert shapely.Polygon(again).equals(shapely.Polygon(square))
+
+
+def test_what_does_not_cross_stays_as_it_is():
+    dart = np.array([(0, 0), (4, 2), (0, 4), (1, 2)], dtype=float)
+    flat = np.zeros((4, 2))
+    np.testing.assert_array_equal(uncrossed([dart, flat]), [dart, flat])
 
 
 def test_corners_on_a_line_or_a_point_make_a_box_without_area():

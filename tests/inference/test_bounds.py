@@ -9,12 +9,14 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from making.collector import Collector
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.bounds import polygons_mask, window_of_bounds
+from lemevit_cli.inference.bounds import extent, polygons_mask, window_of_bounds
+from lemevit_cli.inference.scene_input import area_of
 from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.vector.scene_polygons import extent
+from lemevit_cli.settings import ReadingOptions
 
 NORTH_UP = Affine(2, 0, 500_000, 0, -2, 5_400_000)
 SOUTH_UP = Affine(2, 0, 500_000, 0, 2, 5_400_000)
@@ -188,3 +190,13 @@ def test_a_wide_polygon_in_degrees_keeps_its_curved_edges(tmp_path):
         found = mask.read(scene.window)
     assert 0.2 < expected.mean() < 0.9
     assert (found != expected).sum() <= 2  # centres within a hair of the edge
+
+
+def test_what_was_mended_in_a_mask_is_told(scene_on, tmp_path):
+    scene = scene_on(NORTH_UP)
+    eight = shapely.Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])
+    eight = shapely.affinity.translate(eight, 500_010, 5_399_930)
+    options = ReadingOptions(mask=polygons_file(tmp_path, [eight], "EPSG:32633"))
+    said = Collector()
+    assert area_of(scene, options, said).mask.read(scene.window).sum() == 200
+    assert len(said.notes) == 1 and "1 of its features cross" in said.notes[0]

@@ -15,6 +15,7 @@ from lemevit_cli.raster.overlap import (
     same_grid,
 )
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.scene_pair import open_pair
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
@@ -126,3 +127,67 @@ def test_half_a_file_is_named(open_ids, write_scene):
         pytest.raises(SceneError, match=r"half.tif: cannot read columns .* \("),
     ):
         warped.read(scene.window)
+
+
+def ids_under(scene, crs, transform, ids):
+    """Find ids (H, W) of another grid under the scene's centres, a turn away too; 255 of none."""
+    cols, rows = np.meshgrid(np.arange(scene.width) + 0.5, np.arange(scene.height) + 0.5)
+    x, y = scene.georeference.transform @ (cols, rows)
+    x, y = pyproj.Transformer.from_crs(scene.georeference.crs_wkt, crs, always_xy=True).transform(
+        x, y
+    )
+    found = np.full(cols.shape, 255, np.uint8)
+    for turn in (0, -360, 360) if crs == "EPSG:4326" else (0,):
+        col, row = (np.floor(v) for v in ~transform @ (x + turn, y))
+        there = (col >= 0) & (row >= 0) & (col < ids.shape[1]) & (row < ids.shape[0])
+        found[there] = ids[row[there].astype(int), col[there].astype(int)]
+    return found
+
+
+FIJI = ("EPSG:32660", Affine(2000, 0, 690_123, 0, -2000, 5.5e6))
+
+
+@pytest.mark.parametrize(
+    "crs, transform, west, step, north, shape",
+    [
+        ("EPSG:4326", Affine(0.1, 0, -180, 0, -0.1, 50), 170, 0.1, 51, (60, 200)),
+        ("EPSG:4326", Affine(0.1, 0, 177, 0, -0.1, 50), -180, 0.1, 51, (60, 60)),
+        ("EPSG:4326", Affine(0.1, 0, -3, 0, -0.1, 50), 0, 2.0, 90, (90, 180)),
+        ("EPSG:4326", Affine(0.1, 0, 177, 0, -0.1, 50), -180, 2.0, 90, (90, 180)),
+        ("EPSG:3857", Affine(9000, 0, -20_037_508, 0, -9000, 6e6), 170, 0.1, 50, (60, 200)),
+        (*FIJI, 175, 0.1, 51, (60, 100)),
+        (*FIJI, -185, 0.1, 51, (60, 100)),
+        (*FIJI, -180, 2.0, 90, (90, 180)),
+        (*FIJI, 0, 2.0, 90, (90, 180)),
+        ("EPSG:32633", Affine(2000, 0, 400_123, 0, -2000, 5.5e6), 0, 2.0, 90, (90, 180)),
+    ],
+)
+def test_ids_are_found_round_the_globe(
+    open_ids, write_scene, crs, transform, west, step, north, shape
+):
+    scene = open_ids("scene.tif", transform, crs=crs)
+    ids = np.random.default_rng(0).integers(0, 9, shape, dtype=np.uint8)
+    place = Affine(step, 0, west, 0, -step, north)
+    path = write_scene(ids[None], "ids.tif", transform=place, crs="EPSG:4326")
+    expected = ids_under(scene, "EPSG:4326", place, ids)
+    assert (expected != 255).any()
+    with open_scene(path) as other, classes_on_grid_of(scene, other) as warped:
+        np.testing.assert_array_equal(warped.read(scene.window), expected)
+        part = part_over(scene, other)
+    outside = np.ones(expected.shape, bool)
+    outside[part.slices] = False
+    assert (expected[outside] == 255).all()
+    assert (part != scene.window) == (expected == 255).all(axis=0).any()
+
+
+def test_dates_on_either_side_of_180_degrees_are_a_pair(write_scene, pixels):
+    first = write_scene(
+        pixels, "first.tif", transform=Affine(0.1, 0, -180, 0, -0.1, 50), crs="EPSG:4326"
+    )
+    second = write_scene(
+        pixels, "second.tif", transform=Affine(0.1, 0, 180, 0, -0.1, 50), crs="EPSG:4326"
+    )
+    with open_pair(first, second) as pair:
+        read, valid = pair.read(pair.window)
+    assert valid.all()
+    np.testing.assert_array_equal(read[:3], read[3:])

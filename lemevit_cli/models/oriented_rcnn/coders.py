@@ -102,7 +102,8 @@ def _box_of_diagonals(centre: Tensor, top: Tensor, right: Tensor) -> Tensor:
 
 def within_reach(boxes: Tensor) -> Tensor:
     """Clamp boxes ``(..., 5)``: without NaN, none so far or large that an index would overflow."""
-    return boxes.nan_to_num().clamp(-_FARTHEST_PX, _FARTHEST_PX)
+    # Not by nan_to_num, which OpenVINO's reader of graphs does not know.
+    return boxes.masked_fill(boxes.isnan(), 0.0).clamp(-_FARTHEST_PX, _FARTHEST_PX)
 
 
 def encode_rotated(proposals: Tensor, boxes: Tensor) -> Tensor:

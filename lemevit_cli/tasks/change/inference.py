@@ -118,11 +118,12 @@ class Change:
         with ExitStack() as opened:
             pair = opened.enter_context(open_pair(scene, self.after, first, second))
             check_bands_of_dates(pair, self.card)
-            area = area_of(pair.before, self.settings.reading)  # before what takes seconds
+            reading = self.settings.reading
+            area = area_of(pair.before, reading, self.progress)  # before what takes seconds
             coregister = self.settings.change.coregister
             pair, shift = register_dates(pair, coregister=coregister, progress=self.progress)
             opened.callback(pair.close)
-            source = pair_input(pair, self.card, self.settings.reading, self.progress, area=area)
+            source = pair_input(pair, self.card, reading, self.progress, area=area)
             opened.callback(source.scene.close)
             told = None if shift is None else {**asdict(shift), "undone": coregister}
             register_s = time.perf_counter() - started
@@ -180,9 +181,7 @@ class Change:
             "before": {"path": pair.before.name, "date": date_of(pair.before)},
             "after": {"path": pair.after.name, "date": date_of(pair.after)},
             "weights": run.predictor.name,
-            "device": run.predictor.device,
-            "arithmetic": run.predictor.arithmetic,
-            "fuse_tokens": run.predictor.fuse_tokens,
+            **run.predictor.figures(),
             "width": spec.width,
             "height": spec.height,
             "gsd_m": pair.gsd_m,

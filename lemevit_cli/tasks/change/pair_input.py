@@ -93,7 +93,7 @@ def pair_input(
         for warning in value_warnings(scene, option=option, window=window):
             progress.warn(f"{scene.name}: {warning}")
     grid = pair.before
-    area = area or area_of(grid, options)
+    area = area or area_of(grid, options, progress)
     stretches = [
         choose_stretch(
             scene,

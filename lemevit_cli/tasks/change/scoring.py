@@ -9,16 +9,17 @@ from typing import Any, Protocol
 
 import geopandas
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.metrics.confusion import figures_of
+from lemevit_cli.metrics.polygons import area_figures
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import check_class_raster, read_legend
+from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
@@ -31,12 +32,13 @@ from lemevit_cli.tasks.scoring import (
     Scoring,
     refuse_options_of_rasters,
 )
+from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
     is_vector,
-    polygons_on,
     read_layer,
+    read_polygons_on,
 )
 
 _CHANGE = "change"  # as a kind of file
@@ -70,7 +72,7 @@ def score_change(
     """
     refuse_options_of_rasters(options, "change is")
     if is_vector(prediction) and is_vector(truth):
-        return _compare_layers(prediction, truth, options)
+        return _compare_layers(prediction, truth, options, progress)
     figures = _compare_on_grid(prediction, truth, options, progress)
     if not figures["pixels"]:
         raise DataError(f"{prediction} and {truth}: no pixel is valid in both")
@@ -87,7 +89,7 @@ class ChangeReader(Protocol):
 
 @dataclass(frozen=True)
 class _RasterOfChange:
-    raster: Scene
+    raster: Scene | JoinedScenes
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         pixels, valid = self.raster.read(window)
@@ -149,28 +151,31 @@ def _open_on_grid_of(
 ) -> Iterator[tuple[ChangeReader, Window]]:
     """Open the change in a file on the grid of a raster, and give the part that both reach."""
     if is_vector(path):
-        table = read_layer(path, layer=options.labels.layer, where=options.labels.where)
-        polygons = None if table.empty else polygons_on(grid, table, path)
-        yield _PolygonsOfChange(polygons), grid.window
+        labels = options.labels
+        polygons, table = read_polygons_on(grid, path, layer=labels.layer, where=labels.where)
+        for note in polygons.notes:
+            progress.note(note)
+        yield _PolygonsOfChange(None if table.empty else polygons), grid.window
         return
     with open_classes_on_grid_of(grid, path, progress) as (_, ids, part):
         yield _RasterOfChange(ids.scene), part
 
 
-def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[str, Any]:
+def _compare_layers(
+    prediction: str, truth: str, options: ScoreOptions, progress: Progress
+) -> dict[str, Any]:
     labels = options.labels
     tables = _bring_to_one_map(
         read_layer(prediction),
         read_layer(truth, layer=labels.layer, where=labels.where),
         truth,
     )
-    found, true = map(_valid_areas, tables, (prediction, truth))
-    all_found, all_true = shapely.union_all(found), shapely.union_all(true)
-    hits = shapely.area(shapely.intersection(all_found, all_true))
+    pairs = zip(tables, (prediction, truth), strict=True)
+    found, true = (_valid_areas(table, path, progress) for table, path in pairs)
     objects = ObjectTally()
     objects.add(found, true)
     return {
-        **figures_of(hits, found=all_found.area, true=all_true.area),
+        **area_figures(found, true),
         **BatchTally().figures(),
         "objects": objects.figures(),
         "pixels": None,
@@ -180,26 +185,55 @@ def _compare_layers(prediction: str, truth: str, options: ScoreOptions) -> dict[
 def _bring_to_one_map(
     found: geopandas.GeoDataFrame, true: geopandas.GeoDataFrame, truth: str
 ) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
-    """Bring both to the prediction's map; to the truth's where only that has a plane."""
+    """Bring both to the prediction's map; to the truth's where only that has a plane.
+
+    Raises:
+        DataError: if only one has a CRS, or the map of one cannot hold the other.
+    """
     if (found.crs is None) != (true.crs is None):
         raise DataError(
             f"{truth} and its prediction: one has a CRS and the other has none; state it "
             "(ogr2ogr -a_srs)"
         )
-    if found.crs is None or found.crs == true.crs:
+    if found.crs is None:
         return found, true
+    if found.crs == true.crs:
+        return found, _turned_to(found, true)
     if found.crs.is_geographic:
-        return found.to_crs(true.crs), true
-    return found, true.to_crs(found.crs)
+        found = found.to_crs(true.crs)
+    else:
+        true = true.to_crs(found.crs)
+    for table in (found, true):
+        bounds = table.geometry.bounds.to_numpy()
+        num_lost = int((~np.isfinite(bounds[~table.geometry.is_empty])).any(axis=1).sum())
+        if num_lost:
+            raise DataError(
+                f"{truth} and its prediction: {num_lost} polygons of one lie beyond the CRS of the "
+                "other; bring both to one that holds them (ogr2ogr -t_srs)"
+            )
+    return found, _turned_to(found, true)
 
 
-def _valid_areas(table: geopandas.GeoDataFrame, path: str) -> NDArray[Any]:
-    """Return the valid geometries of a layer, without those that are missing or have no area."""
-    geometries = shapely.make_valid(table.geometry.to_numpy())
-    areas: NDArray[Any] = geometries[shapely.area(geometries) > 0]
-    if len(table) and not len(areas):
+def _turned_to(
+    found: geopandas.GeoDataFrame, true: geopandas.GeoDataFrame
+) -> geopandas.GeoDataFrame:
+    """Move a layer round the globe to where another of its CRS counts its longitudes."""
+    period = period_of(found.crs.to_wkt())
+    west, _, east, _ = np.array([found.total_bounds, true.total_bounds]).T
+    apart = np.diff((west + east) / 2)[0]
+    if period is None or not np.isfinite(apart) or round(apart / period) == 0:
+        return true
+    return true.set_geometry(true.translate(-period * round(apart / period)))
+
+
+def _valid_areas(table: geopandas.GeoDataFrame, path: str, progress: Progress) -> NDArray[Any]:
+    """Return the polygons of a layer that have an area; a multipolygon's parts are its polygons."""
+    single = single_polygons(table.geometry.to_numpy())
+    if len(table) and not len(single.polygons):
         raise DataError(f"{path}: holds no polygons")
-    return areas
+    for note in single.notes(path):
+        progress.note(note)
+    return single.polygons
 
 
 SCORING = Scoring(

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import Confusion, figures_of
+from lemevit_cli.metrics.polygons import count_matches
 from lemevit_cli.tasks.change.figures import BatchTally, change_figures
 from lemevit_cli.vector.outlines import create_draft, outline_regions
 
@@ -78,7 +78,7 @@ class ObjectTally:
         """Count polygons ``(N,)`` against true ones ``(M,)``, of shapely, on one plane."""
         self._found += len(found)
         self._true += len(true)
-        self._matched += _count_matches(found, true)
+        self._matched += count_matches(found, true, _ENOUGH_IOU)
 
     @contextmanager
     def over(self, area: Window) -> Iterator[AddMasks]:
@@ -105,18 +105,3 @@ class ObjectTally:
         shares = figures_of(self._matched, found=self._found, true=self._true)
         del shares["iou"]  # of polygons that count as found or not, it says nothing more
         return {**shares, "found": self._found, "truths": self._true, "matched": self._matched}
-
-
-def _count_matches(found: NDArray[Any], true: NDArray[Any]) -> int:
-    one, other = shapely.STRtree(true).query(found, predicate="intersects")
-    shared = shapely.area(shapely.intersection(found[one], true[other]))
-    iou = shared / (shapely.area(found)[one] + shapely.area(true)[other] - shared)
-    is_free = np.ones(len(found), bool), np.ones(len(true), bool)
-    matched = 0
-    for pair in np.argsort(-iou, kind="stable"):
-        if iou[pair] < _ENOUGH_IOU:
-            break
-        if is_free[0][one[pair]] and is_free[1][other[pair]]:
-            is_free[0][one[pair]] = is_free[1][other[pair]] = False
-            matched += 1
-    return matched

@@ -23,7 +23,12 @@ _MANY_LONG = 0.25  # of a class
 
 
 def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Division) -> Parts:
-    parts = open_box_folder(entry.path, reader=reader, naming=entry.naming)
+    parts = open_box_folder(
+        entry.path,
+        reader=reader,
+        naming=entry.naming,
+        skip_bad_labels=entry.skip_bad_labels,
+    )
     return count_parts(parts, division.crop)
 
 

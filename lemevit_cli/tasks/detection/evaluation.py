@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,19 +27,22 @@ from lemevit_cli.training.datasets.source import Site, Source
 JUDGED = DetectionOptions(score=0.05)
 
 
-def open_boxes(data: str, split: str, card: Card) -> Source:
+def open_boxes(data: str, split: str, card: Card, *, skip_bad_labels: bool = False) -> Source:
     """Open a split of a folder that weights shall be scored on.
+
+    Args:
+        skip_bad_labels: count labels that cannot be understood, and leave them out.
 
     Raises:
         DataError: if there is no such split, its labels are wrong, or no class is shared.
     """
-    parts = open_box_folder(data)
+    parts = open_box_folder(data, skip_bad_labels=skip_bad_labels)
     source = parts.training if split == "train" else parts.validation
     if source is None:
         raise DataError(f"{data}: has no split {split}; name the other one by --split")
     place = next(iter(source.first_of.values()), data)
     match_box_classes(card.class_names, source.classes, place=place)  # for its check
-    return source
+    return replace(source, notes=parts.notes)
 
 
 class DetectionTally:
@@ -54,6 +59,8 @@ class DetectionTally:
     def __init__(self, card: Card, source: Source, progress: Progress) -> None:
         names = card.class_names
         self._source = source
+        for note in source.notes:
+            progress.note(note)
         self._match = match_box_classes(names, source.classes, place=source.name)
         self._boxes = BoxTally(names)
         foreign = [_with_place(name, source) for name in source.classes if name not in names]
@@ -85,4 +92,9 @@ def objects_of_area(objects: Objects, area: Window) -> Objects:
     )
 
 
-EVALUATION = Evaluation(open_boxes, DetectionTally, network=network_for(JUDGED))
+EVALUATION = Evaluation(
+    open_boxes,
+    DetectionTally,
+    network=network_for(JUDGED),
+    open_without_bad_labels=partial(open_boxes, skip_bad_labels=True),
+)

@@ -16,7 +16,18 @@ def _describe_score(figures: Mapping[str, Any]) -> str:
     return f", counted from a score of {figures['score']:g}" if figures.get("score") else ""
 
 
+_BY_AREA = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
+_BY_POLYGON = {"objects_50.f1": "F1 at IoU 0.5", "objects_75.f1": "at 0.75"}
+
 TABLES = (
+    FigureTable(
+        headline="area_iou",
+        columns=_BY_AREA | _BY_POLYGON | _COUNTS,
+        below=(
+            Row("mean by area", {"iou": "area_iou", "f1": "area_f1"}),
+            Row("all polygons", {column: column for column in _BY_POLYGON}),
+        ),
+    ),
     FigureTable(
         headline="ap50",
         columns=_AVERAGES | _SHARES | _COUNTS,

@@ -94,15 +94,18 @@ class BoxTally:
         class_ids: NDArray[np.int64],
         objects: Objects,
         match: BoxMatch,
+        areas: Objects | None = None,
     ) -> None:
         """Add a picture, or a window of one.
 
-        What has no class of its own is difficult for all: whatever is found there is no mistake.
+        What has no class of its own is an ignored area of all: whatever is found there is no
+        mistake.
 
         Args:
             boxes, scores, class_ids: what the model found, ids as it has them.
             objects: what is labelled there, ids as the data have them. Boxes of either may also be
                 corners ``(N, 4, 2)``, which have no errors of length and bearing.
+            areas: ignored areas, each of one class, where any number of its boxes is no mistake.
         """
         picture = len(self)
         known = match.is_judged[class_ids]
@@ -114,7 +117,7 @@ class BoxTally:
                 image_ids=np.full(int(known.sum()), picture),
             )
         )
-        self._truth.append(_truth(objects, match, picture))
+        self._truth.append(_truth(objects, areas, match, picture))
         self._judged.update(match.classes)
 
     def average_precision(self) -> dict[str, Any]:
@@ -152,18 +155,27 @@ def _concatenate(parts: Sequence[Detections] | Sequence[Truth]) -> dict[str, Any
     return {name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])}
 
 
-def _truth(objects: Objects, match: BoxMatch, picture: int) -> Truth:
+def _truth(objects: Objects, areas: Objects | None, match: BoxMatch, picture: int) -> Truth:
     is_ignored = objects.class_ids == IGNORED
-    ids = np.full(len(objects), _UNSHARED)
-    ids[~is_ignored] = match.of_data[objects.class_ids[~is_ignored]]
-    known, ignored = np.flatnonzero(ids != _UNSHARED), np.flatnonzero(is_ignored)
     every = np.flatnonzero(match.is_judged)
-    rows = np.concatenate([known, np.repeat(ignored, len(every))])
+    of_all = np.repeat(np.flatnonzero(is_ignored), len(every))
+    own = [(objects.boxes[~is_ignored], objects.class_ids[~is_ignored])]
+    if areas is not None:
+        own.append((areas.boxes, areas.class_ids))
+    boxes = np.concatenate([*(b for b, _ in own), objects.boxes[of_all]])
+    ids = np.concatenate(
+        [*(match.of_data[ids] for _, ids in own), np.tile(every, int(is_ignored.sum()))]
+    )
+    is_area = np.arange(len(boxes)) >= int((~is_ignored).sum())
+    difficult = is_area.copy()
+    difficult[~is_area] = objects.difficult[~is_ignored]
+    known = ids != _UNSHARED
     return Truth(
-        boxes=objects.boxes[rows],
-        class_ids=np.concatenate([ids[known], np.tile(every, len(ignored))]),
-        image_ids=np.full(len(rows), picture),
-        difficult=(objects.difficult | is_ignored)[rows],
+        boxes=boxes[known],
+        class_ids=ids[known],
+        image_ids=np.full(int(known.sum()), picture),
+        difficult=difficult[known],
+        is_area=is_area[known],
     )
 
 

@@ -14,17 +14,17 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
-from lemevit_cli.raster.overlap import classes_on_grid_of, part_over, same_grid
+from lemevit_cli.raster.overlap import classes_on_grid_of, is_placed, part_over, same_grid
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
+    field_names,
     is_vector,
     layer_name,
-    polygons_on,
-    read_layer,
+    read_polygons_on,
 )
 
 IGNORE = "ignore"
@@ -169,16 +169,17 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
         DataError: if the field is missing, or no polygon with a name is left.
     """
     path, field = labelled.labels, labelled.label_field
-    table = read_layer(path, layer=labelled.layer, where=labelled.where)
-    if field is not None and field not in table.columns:
-        fields = [str(name) for name in table.columns if name != table.geometry.name]
+    fields = field_names(path, labelled.layer)
+    if field is not None and field not in fields:
         raise DataError(
             f"{path}: has no field {field!r}; its fields are {', '.join(fields) or 'none'}"
         )
+    polygons, table = read_polygons_on(
+        scene, path, layer=labelled.layer, where=labelled.where, with_points=True
+    )
     if len(table) == 0:
         left = f"is left by the filter {labelled.where!r}" if labelled.where else "is there"
         raise DataError(f"{path}: no polygon {left}")
-    polygons = polygons_on(scene, table, path, with_points=True)
     if field is None:
         name = labelled.class_name or layer_name(path, labelled.layer)[1]
         names: list[str | None] = [name] * len(table)
@@ -191,6 +192,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
+    notes = (*polygons.notes, *notes)
     return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
 
 
@@ -284,7 +286,10 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         ids = tuple(sorted(names))
         classes = tuple(names[i] for i in ids)
         is_complete = labelled.background != IGNORE
-        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete)
+        are_placed = is_placed(scene) and is_placed(raster)
+        by_pixel = f"{path}: is taken pixel by pixel; not both say where on the earth they lie"
+        notes = () if are_placed else (by_pixel,)
+        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete, notes)
 
 
 def _names_of(raster: Scene, path: str) -> dict[int, str]:

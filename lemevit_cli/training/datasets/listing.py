@@ -64,12 +64,14 @@ class LabelledFolder:
     Args:
         gsd_m: metres a pixel, of pictures that do not say so; where labels are not needed.
         naming: what its classes are called; for boxes.
+        skip_bad_labels: count labels that cannot be understood, and leave them out; for boxes.
     """
 
     path: str
     weight: float | None = None
     gsd_m: float | None = None
     naming: Naming = field(default_factory=Naming)
+    skip_bad_labels: bool = False
 
 
 def is_listing(path: str) -> bool:

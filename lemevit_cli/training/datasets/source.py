@@ -125,6 +125,7 @@ class Source:
         is_complete: whether all that is not nodata has a class; else much is unlabelled.
         whole_pictures: whether a site is labelled as a whole, by one class, and seen as one window.
         first_of: where a class is first labelled, for messages; of folders of boxes alone.
+        notes: what a user should know of how it was read, where nothing else tells it.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Source:
     is_complete: bool = True
     whole_pictures: bool = False
     first_of: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
     def read(self, site: Site, window: Window) -> Sample:
         """Read a window of a site's raster with its labels."""

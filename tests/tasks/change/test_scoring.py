@@ -4,6 +4,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from making.collector import Collector
 from PIL import Image
 from rasterio.features import shapes
 
@@ -162,6 +163,15 @@ def test_nothing_found_and_nothing_there_have_no_figures(write_mask, write_layer
     assert figures["f1"] is None and figures["objects"]["f1"] is None
 
 
+def test_parts_of_a_multipolygon_are_objects_of_their_own(write_layer, tmp_path):
+    layer, dissolved = write_layer(FOUND, "p.gpkg"), str(tmp_path / "t.gpkg")
+    geopandas.read_file(layer).dissolve("class", as_index=False).to_file(dissolved)
+    for prediction, truth in ((layer, dissolved), (dissolved, layer)):
+        figures = score(prediction, truth)
+        assert figures["f1"] == pytest.approx(1.0)
+        assert (figures["objects"]["truths"], figures["objects"]["matched"]) == (5, 5)
+
+
 def test_features_without_an_area_are_no_objects(write_layer, tmp_path):
     layer, odd = write_layer(TRUTH, "t.gpkg"), str(tmp_path / "odd.gpkg")
     table = geopandas.read_file(layer)
@@ -187,3 +197,22 @@ def test_what_change_cannot_be_told_is_refused(write_mask, write_layer, tmp_path
         bare.to_file(tmp_path / "bare.gpkg")
     with pytest.raises(DataError, match="one has a CRS"):
         score(layer, str(tmp_path / "bare.gpkg"))
+
+
+def test_layers_are_mended_and_met_round_the_globe(tmp_path):
+    eight = shapely.Polygon([(181, 10), (183, 12), (183, 10), (181, 12)])
+    fields = {"id": [1], "class": ["changed"], "score": [1.0], "before": ["a"], "after": ["b"]}
+    geopandas.GeoDataFrame(fields, geometry=[eight], crs=4326).to_file(tmp_path / "f.gpkg")
+    moved = shapely.affinity.translate(eight, -360)
+    halves = list(shapely.make_valid(moved).geoms)
+    geopandas.GeoDataFrame(geometry=halves[:1], crs=4326).to_file(tmp_path / "t.gpkg")
+    said = Collector()
+    figures = score(str(tmp_path / "f.gpkg"), str(tmp_path / "t.gpkg"), progress=said)
+    assert (figures["precision"], figures["recall"]) == pytest.approx((0.5, 1.0))
+    assert len(said.notes) == 1 and "1 of its features cross" in said.notes[0]
+    far = shapely.box(-79, -1, -78, 0.5)
+    geopandas.GeoDataFrame(geometry=[far], crs=4326).to_file(tmp_path / "far.gpkg")
+    table = geopandas.GeoDataFrame(fields, geometry=[shapely.box(0, 0, 9, 9)], crs=32633)
+    table.to_file(tmp_path / "utm.gpkg")
+    with pytest.raises(DataError, match="1 polygons of one lie beyond the CRS of the other"):
+        score(str(tmp_path / "utm.gpkg"), str(tmp_path / "far.gpkg"))

@@ -119,7 +119,7 @@ def test_scoring_takes_whole_pairs_through_windows_of_both_dates(village):
     counts = {"found": 2, "truths": 2, "matched": 2}
     assert figures["objects"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, **counts}
     kinds = predictor_of(
-        lambda pixels: torch.cat([what_appeared(pixels), torch.zeros(len(pixels), 1, 48, 48)], 1),
+        lambda pixels: np.pad(what_appeared(pixels), ((0, 0), (0, 1), (0, 0), (0, 0))),
         ("unchanged", "built", "torn down"),
     )
     again = evaluate_source(kinds, open_pair_folder(village, "train"))

@@ -380,8 +380,8 @@ def test_other_mistakes_are_one_line(write_found, boxes, tmp_path):
         (found, str(points), "holds no polygons"),
         (found, str(empty), "holds no box"),
         (found, str(cars), "no class is in both"),
-        (str(folder), truth, "one is a folder and one a file"),
-        (str(folder), str(other), "no text of one has the name"),
+        (str(folder), truth, "no class is in both"),
+        (str(folder), str(other), "no picture of one has the name"),
         (found, str(tmp_path / "gone.txt"), "no such file"),
     ):
         with pytest.raises(LemevitError, match=message) as error:

@@ -110,3 +110,13 @@ def test_each_class_is_judged_where_it_is_labelled():
     figures = tally.figures()
     assert list(figures["classes"]) == ["ship", "car"]
     assert figures["ap50"] == figures["precision"] == figures["recall"] == 1.0
+
+
+def test_what_lies_in_an_ignored_area_is_no_mistake_however_much_it_is():
+    area = (200.0, 100.0, 80.0, 60.0, 0.3)
+    truth = objects(LONG, area, ids=[0, IGNORED])
+    inside = [(190.0, 95.0, 12.0, 8.0, 0.0), (210.0, 105.0, 12.0, 8.0, 1.0)]
+    beside = (250.0, 100.0, 60.0, 20.0, 0.0)  # most of it
+    figures = tally_of(truth, [LONG, *inside, beside]).figures()["classes"]["ship"]
+    assert (figures["truths"], figures["recall"]) == (1, 1.0)
+    assert figures["precision"] == 0.5  # the long one is right, that beside is wrong

@@ -67,6 +67,17 @@ def test_the_card_says_what_was_learned_and_how_scenes_are_cut(task, tmp_path):
     assert (wide.window, wide.overlap) == (1024, 200)
 
 
+def test_bad_labels_are_an_error_or_are_counted(task, tmp_path):
+    folder = write_set(tmp_path)
+    with (tmp_path / "boats/train/labelTxt/0.txt").open("a") as file:
+        file.write("10 20 40 20 40 30 10 ship 0\n")
+    data = DataOptions(paths=(folder,))
+    with pytest.raises(DataError, match=r"0\.txt, line 3: has 7 coordinates"):
+        task.open_data(data, OPTIONS)
+    notes = task.open_data(replace(data, skip_bad_labels=True), OPTIONS).notes
+    assert any("1 bad labels left out, the first: " in note for note in notes)
+
+
 def test_norms_of_a_backbone_rest_only_if_it_has_learned(task, tmp_path):
     data = DataOptions(paths=(write_set(tmp_path),))
     assert task.open_data(data, OPTIONS).card.head_args["freeze_norms"] is False
@@ -99,7 +110,7 @@ def see_bright_boxes(find_bright_boxes):
     """Answer as a network of two classes does: candidates, all of them of the first."""
 
     def see(pixels):
-        rows = find_bright_boxes(pixels)
+        rows = torch.from_numpy(find_bright_boxes(pixels.numpy()))
         return torch.cat([rows[..., :6], torch.zeros_like(rows[..., :1])], dim=-1)
 
     return see

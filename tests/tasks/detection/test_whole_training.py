@@ -161,6 +161,17 @@ def test_classes_that_the_weights_do_not_know_are_left_out_and_told(harbour, fin
     assert listener.notes == ["harbour: left out, as the weights know none: pier (c.txt, line 3)"]
 
 
+def test_eval_tells_of_bad_labels_or_refuses_them(harbour, tmp_path, report):
+    folder = shutil.copytree(harbour, tmp_path / "bad")
+    with next(folder.glob("val/labelTxt/*.txt")).open("a") as file:
+        file.write("\n10 20 40 20 40 30 10 boat 0\n")
+    with pytest.raises(DataError, match="has 7 coordinates"):
+        evaluate(report["path"], str(folder))
+    listener = Interrupting(after=100)
+    evaluate(report["path"], str(folder), skip_bad_labels=True, progress=listener)
+    assert any("1 bad labels left out, the first: " in note for note in listener.notes)
+
+
 def write_names(tmp_path, harbour, name):
     """Write a copy of the harbour whose boats are called something else."""
     folder = shutil.copytree(harbour, tmp_path / name)

@@ -7,26 +7,26 @@ an empty file shows nothing but background.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.raster.scene import Scene
+from lemevit_cli.tasks.detection.datasets.class_names import read_stated_classes
 from lemevit_cli.tasks.detection.datasets.labels import (
+    LabelReport,
     Naming,
     Outline,
+    Picture,
     check_inside,
-    check_names,
+    check_name,
+    has_area,
     list_names,
     objects_of,
     rename_outlines,
 )
-from lemevit_cli.tasks.detection.datasets.layouts import (
-    SPLITS,
-    ReadLabels,
-    read_stated_classes,
-    recognise,
-)
+from lemevit_cli.tasks.detection.datasets.layouts import SPLITS, ReadLabels, recognise
 from lemevit_cli.training.datasets.folders import (
     CLASSES_FILE,
     PICTURES,
@@ -36,37 +36,81 @@ from lemevit_cli.training.datasets.folders import (
 )
 from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
 
-# A site with what is labelled on it, and its path, bands and dtype.
-_Picture = tuple[Site, list[Outline], tuple[str, int, str]]
+
+@dataclass(frozen=True, eq=False)
+class LabelledPicture:
+    """A picture with what is labelled on it, and its path, bands and dtype."""
+
+    site: Site
+    outlines: Sequence[Outline]
+    kind: tuple[str, int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class BoxFolder:
+    """Content of a folder, read and checked.
+
+    Args:
+        layout: what it is called.
+        classes: all names, in their order; some may have no object.
+        pictures: by split.
+        report: what was left out, and what was read otherwise than it stands.
+        notes: pictures and labels without a partner.
+    """
+
+    name: str
+    layout: str
+    classes: tuple[str, ...]
+    pictures: Mapping[str, Sequence[LabelledPicture]]
+    report: LabelReport
+    notes: tuple[str, ...]
+
+
+def read_box_folder(path: str | Path, report: LabelReport | None = None) -> BoxFolder:
+    """Read all labels of a folder, and check what can be checked.
+
+    Args:
+        report: to collect in; one that skips bad labels counts what else would be refused.
+
+    Raises:
+        DataError: for a folder without labels, and for a label that is wrong, with file and line.
+    """
+    folder, report = Path(path), report or LabelReport()
+    stated = read_stated_classes(folder)
+    layout = recognise(folder, stated, report)
+    pictures = {
+        split: [_open_picture(image, read, stated, report) for image, read in labelled.items()]
+        for split, labelled in layout.pictures.items()
+    }
+    everything = [o for part in pictures.values() for each in part for o in each.outlines]
+    classes = stated or layout.classes or list_names(everything)
+    name = folder.resolve().name
+    return BoxFolder(name, layout.name, classes, pictures, report, layout.notes)
 
 
 def open_box_folder(
-    path: str | Path, *, reader: PictureReader | None = None, naming: Naming | None = None
+    path: str | Path,
+    *,
+    reader: PictureReader | None = None,
+    naming: Naming | None = None,
+    skip_bad_labels: bool = False,
 ) -> Parts:
     """Find the pictures of both splits, read all labels, and check what can be checked.
 
     Args:
         reader: to share with other folders; its memory is bounded.
+        skip_bad_labels: count labels that cannot be understood, and leave them out.
 
     Raises:
-        DataError: for a folder without labels, and for a label that is wrong, with file and line.
+        DataError: as :func:`read_box_folder`.
     """
-    folder, naming = Path(path), naming or Naming()
-    stated = read_stated_classes(folder)
-    layout = recognise(folder, stated)
-    pictures = {
-        split: [_open_picture(image, read) for image, read in labelled.items()]
-        for split, labelled in layout.pictures.items()
-    }
-    everything = [o for part in pictures.values() for _, outlines, _ in part for o in outlines]
-    known = stated or layout.classes or list_names(everything)
-    if stated is not None:
-        check_names(everything, stated, CLASSES_FILE)
-    classes = naming.names(known)
+    naming = naming or Naming()
+    folder = read_box_folder(path, LabelReport(skip_bad=skip_bad_labels))
+    name, pictures = folder.name, folder.pictures
+    classes = naming.names(folder.classes)
     if not classes:
-        raise DataError(f"{folder}: its labels hold no object of a class")
-    check_alike([kind for part in pictures.values() for *_, kind in part], PICTURES.all)
-    name = folder.resolve().name
+        raise DataError(f"{path}: its labels hold no object of a class")
+    check_alike([each.kind for part in pictures.values() for each in part], PICTURES.all)
     reader = reader or PictureReader()
     sources = {
         split: _source(name, split, part, naming, classes, reader)
@@ -74,36 +118,59 @@ def open_box_folder(
     }
     numbers = " + ".join(str(len(pictures[split])) for split in SPLITS if split in pictures)
     plural = "classes" if len(classes) > 1 else "class"
-    missing = naming.list_missing(known)
+    missing = naming.list_missing(folder.classes)
     notes = (
-        f"{name}: {layout.name} layout, {numbers} pictures, {len(classes)} {plural}",
-        *(f"{name}: {note}" for note in layout.notes),
+        f"{name}: {folder.layout} layout, {numbers} pictures, {len(classes)} {plural}",
+        *(f"{name}: {note}" for note in (*folder.notes, *folder.report.notes())),
         *([f"{name}: has no class {', '.join(missing)} to rename or drop"] if missing else []),
     )
     return Parts(sources.get("train"), sources.get("val"), notes)
 
 
-def _open_picture(image: Path, read: ReadLabels) -> _Picture:
+def _open_picture(
+    image: Path, read: ReadLabels, stated: tuple[str, ...] | None, report: LabelReport
+) -> LabelledPicture:
     with open_picture(image) as scene:
-        outlines, gsd_m = read(scene)
-        check_inside(outlines, width=scene.width, height=scene.height)
+        outlines, gsd_m = read(picture_of(scene), report)
+        kept = []
+        for outline in outlines:
+            with report.over_label():
+                if not has_area(outline):
+                    report.leave_out("objects without area left out", outline.place)
+                    continue
+                check_inside(outline, width=scene.width, height=scene.height)
+                if stated is not None:
+                    check_name(outline, stated, CLASSES_FILE)
+                kept.append(outline)
         site = Site.whole(str(image), scene.width, scene.height, scene.gsd_m or gsd_m)
-        return site, outlines, (str(image), scene.num_bands, scene.dtype)
+        return LabelledPicture(site, kept, (str(image), scene.num_bands, scene.dtype))
+
+
+def picture_of(scene: Scene) -> Picture:
+    """Return what labels have to know of a raster."""
+    # GDAL reads pictures as they are stored, and tells how they are to be shown.
+    tag = str(scene.dataset().tags().get("EXIF_Orientation", "1"))
+    return Picture(
+        path=scene.path,
+        width=scene.width,
+        height=scene.height,
+        orientation=int(tag) if tag in set("12345678") else 1,
+    )
 
 
 def _source(
     name: str,
     split: str,
-    pictures: Sequence[_Picture],
+    pictures: Sequence[LabelledPicture],
     naming: Naming,
     classes: tuple[str, ...],
     reader: PictureReader,
 ) -> Source:
-    outlines = {site.scene: rename_outlines(found, naming) for site, found, _ in pictures}
+    outlines = {each.site.scene: rename_outlines(each.outlines, naming) for each in pictures}
     every = [outline for found in outlines.values() for outline in found]
-    sites, _, kinds = zip(*pictures, strict=True)
+    sites = [each.site for each in pictures]
     return replace(
-        source_of_pictures(name, split, sites, kinds[0], reader),
+        source_of_pictures(name, split, sites, pictures[0].kind, reader),
         classes=classes,
         objects={image: objects_of(found, classes) for image, found in outlines.items()},
         # The first of all is the last that is set.

@@ -1,48 +1,78 @@
-"""How folders keep labels of oriented boxes: which layout it is, which text is for which picture.
+"""How folders keep labels of boxes: which layout it is, which labels are for which picture.
 
 ============  ===========================================================================
 DOTA          ``{train,val}/images`` with ``labelTxt`` or ``labels``, a text a picture
-YOLO-OBB      the same, or ``{images,labels}/{train,val}``; names in ``data.yaml``
+YOLO          the same, or ``{images,labels}/{train,val}``, or where ``data.yaml`` says;
+              names in ``data.yaml``
+Pascal VOC    the same with an XML a picture, or ``JPEGImages`` with ``Annotations`` and
+              ``ImageSets/Main/{train,val}.txt``
 COCO          ``annotations/instances_{train,val}.json``, ``{train,val}.json`` or
               ``{train,val}/_annotations.coco.json``
+CSV           ``{train,val}.csv``, ``{train,val}/_annotations.csv``, or ``annotations.csv``
 ============  ===========================================================================
 
-A split may be missing; ``valid`` is ``val`` too.
+A split may be missing; ``valid`` is ``val`` too. Labels may also lie beside their pictures. Without
+any split all of a folder is for training: ``images`` with ``labels``, one COCO file, one table.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
-
-import yaml
+from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote, urlparse
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.legend import MAX_CLASSES
-from lemevit_cli.raster.scene import Scene
-from lemevit_cli.tasks.detection.datasets.coco import CocoFile, read_coco
-from lemevit_cli.tasks.detection.datasets.labels import Outline
-from lemevit_cli.tasks.detection.datasets.text import has_class_numbers, read_dota, read_yolo
-from lemevit_cli.training.datasets.folders import CLASSES_FILE, list_rasters
-
-SPLITS = ("train", "val")
-_NAMES_OF_SPLIT = {"train": ("train",), "val": ("val", "valid")}
-_LABEL_FOLDERS = ("labelTxt", "labels", "annfiles")
-_COCO_FILES = ("annotations/instances_{}.json", "{}.json", "{}/_annotations.coco.json")
-_COCO_PICTURES = ("{split}", "{split}/images", "images/{split}", "images", "{split}2017", ".")
-_KNOWN = (
-    "{train,val}/images with labelTxt or labels (DOTA, YOLO-OBB), or "
-    "annotations/instances_{train,val}.json (COCO)"
+from lemevit_cli.tasks.detection.datasets.class_names import (
+    read_numbered_classes,
+)
+from lemevit_cli.tasks.detection.datasets.coco import (
+    CocoFile,
+    is_coco,
+    is_coco_results,
+    read_coco,
+)
+from lemevit_cli.tasks.detection.datasets.dota import read_dota
+from lemevit_cli.tasks.detection.datasets.labels import (
+    LabelReport,
+    Outline,
+    Picture,
+    bring_to_stored,
+    fit_to_picture,
+)
+from lemevit_cli.tasks.detection.datasets.pairs import (
+    LABEL_FOLDERS,
+    NAMES_OF_SPLIT,
+    Pairs,
+    files_of_split,
+    labels_in,
+    match_labels,
+    note_of,
+    rasters_in,
+)
+from lemevit_cli.tasks.detection.datasets.table import TableFile, is_box_table, read_table
+from lemevit_cli.tasks.detection.datasets.voc import read_voc
+from lemevit_cli.tasks.detection.datasets.yolo import (
+    YoloFile,
+    read_yolo,
+    recognise_yolo,
+    vote_for_yolo,
 )
 
-# What is labelled on a picture, and the metres a pixel if that is stated; the picture's header
-# tells its size.
+SPLITS = ("train", "val")
+_COCO_FILES = ("annotations/instances_{}.json", "{}.json", "{}/_annotations.coco.json")
+_TABLES = ("{}.csv", "{}/_annotations.csv", "annotations/{}.csv", "{}/annotations.csv")
+_PICTURES = ("{split}", "{split}/images", "images/{split}", "images", "{split}2017", ".")
+_KNOWN = (
+    "{train,val}/images with labelTxt or labels (DOTA, YOLO, Pascal VOC), "
+    "annotations/instances_{train,val}.json (COCO), or {train,val}.csv with image_path, xmin, "
+    "ymin, xmax, ymax, label"
+)
+
+# What is labelled on a picture, in its pixels as stored, and the metres a pixel if that is stated.
 Labelled = tuple[list[Outline], float | None]
-ReadLabels = Callable[[Scene], Labelled]
+ReadLabels = Callable[[Picture, LabelReport], Labelled]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +91,7 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
+def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout:
     """Find out which layout a folder has.
 
     Args:
@@ -70,189 +100,228 @@ def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
     Raises:
         DataError: if there is no such folder, none of the layouts, or pictures lack their labels.
     """
+    if folder.is_file():
+        return _recognise_file(folder, stated, report)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    coco = {split: file for split in SPLITS if (file := _coco_file(folder, split)) is not None}
-    if coco:
-        return _coco_layout(folder, coco)
-    text = {
-        split: folders for split in SPLITS if (folders := _text_folders(folder, split)) is not None
-    }
-    if not text:
-        empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
-        raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
-    return _text_layout(folder, text, stated)
+    for find, make in (
+        (partial(_file_of_split, folder, _COCO_FILES), partial(_coco_layout, report=report)),
+        (partial(_table_of_split, folder), partial(_table_layout, report=report)),
+        (partial(files_of_split, folder), partial(_file_layout, stated=stated)),
+    ):
+        found = {split: place for split in SPLITS if (place := find(split)) is not None}
+        if found:
+            return make(folder, found)
+    undivided = _undivided(folder, stated, report)
+    if undivided is not None:
+        note = "is not divided into train and val; all of it is trained on"
+        return replace(undivided, notes=(note, *undivided.notes))
+    empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
+    raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
 
 
-def _text_folders(folder: Path, split: str) -> tuple[Path, Path] | None:
-    """Find the folders of pictures and label files of a split; None where there is no such split.
-
-    Raises:
-        DataError: if there are pictures without a folder of labels.
-    """
-    for name in _NAMES_OF_SPLIT[split]:
-        for images, places in (
-            (folder / name / "images", [folder / name / kind for kind in _LABEL_FOLDERS]),
-            (folder / "images" / name, [folder / kind / name for kind in _LABEL_FOLDERS]),
-        ):
-            if not images.is_dir():
-                continue
-            labels = next((place for place in places if place.is_dir()), None)
-            if labels is None:
-                raise DataError(
-                    f"{images}: pictures without labels; put a text for each into {places[0]}"
-                )
-            return images, labels
+def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout | None:
+    """Read a folder without splits: one COCO file or one table, or pictures and their labels."""
+    files = sorted(p for place in (folder, folder / "annotations") for p in place.glob("*.json"))
+    coco = [path for path in files if is_coco(path) and not is_coco_results(path)]
+    if len(coco) == 1:
+        return _coco_layout(folder, {"train": coco[0]}, report=report)
+    tables = [path for path in sorted(folder.glob("*.csv")) if is_box_table(path)]
+    if len(tables) == 1:
+        return _table_layout(folder, {"train": tables[0]}, report=report)
+    for images in (folder / "images", folder):
+        for labels in (*(folder / kind for kind in LABEL_FOLDERS), folder):
+            if images.is_dir() and labels.is_dir() and (found := labels_in(labels)):
+                pictures = rasters_in(images)
+                if set(pictures) & set(found):
+                    pairs = {"train": Pairs(pictures, found, labels)}
+                    return _file_layout(folder, pairs, stated)
     return None
 
 
-def _text_layout(
-    folder: Path, places: Mapping[str, tuple[Path, Path]], stated: tuple[str, ...] | None
+def _recognise_file(file: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout:
+    """Read a file that holds all labels, for training, or the YAML of a folder."""
+    if file.suffix.lower() in (".yaml", ".yml"):
+        return recognise(file.parent, stated, report)
+    if is_coco(file):
+        return _coco_layout(file.parent, {"train": file}, report=report)
+    if is_box_table(file):
+        return _table_layout(file.parent, {"train": file}, report=report)
+    raise DataError(f"{file}: no labels of boxes; it takes a folder: {_KNOWN}")
+
+
+# --- a file of labels a picture ------------------------------------------------------------------
+
+
+def _file_layout(
+    folder: Path, places: Mapping[str, Pairs], stated: tuple[str, ...] | None
 ) -> Layout:
-    matched = {split: _match_labels(*place) for split, place in places.items()}
+    matched = {split: match_labels(place) for split, place in places.items()}
     every = [label for pairs, _ in matched.values() for label in pairs.values()]
-    numbered = _read_numbered_classes(folder)
-    classes = numbered or stated
-    is_yolo = next(
-        (is_numbered for path in every if (is_numbered := has_class_numbers(path)) is not None),
-        False,
+    notes = [note for _, notes in matched.values() for note in notes]
+    name, classes, reader_of = _text_or_xml(folder, every, stated)
+    return Layout(
+        name,
+        classes,
+        {
+            split: {image: reader_of(label) for image, label in pairs.items()}
+            for split, (pairs, _) in matched.items()
+        },
+        tuple(notes),
     )
-    if is_yolo and classes is None:
+
+
+def _text_or_xml(
+    folder: Path, labels: Sequence[Path], stated: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...] | None, Callable[[Path], ReadLabels]]:
+    """Return the layout's name, the classes that it states, and what reads a file."""
+    if labels[0].suffix.lower() == ".xml":
+        return "Pascal VOC", None, lambda label: partial(_read_voc, label)
+    if sum(map(vote_for_yolo, labels)) <= 0:
+        return "DOTA", None, lambda label: partial(_read_dota, label)
+    # labelImg writes its classes.txt beside the labels.
+    numbered = read_numbered_classes(folder) or read_numbered_classes(labels[0].parent)
+    classes = numbered or stated
+    if classes is None:
         raise DataError(
             f"{folder}: its labels number their classes, as YOLO's do; name them in data.yaml: "
             "names: [plane, ship, ...]"
         )
-    read = partial(_read_yolo, classes or ()) if is_yolo else _read_dota
-    return Layout(
-        "YOLO-OBB" if is_yolo else "DOTA",
-        numbered if is_yolo else None,
-        {
-            split: {image: partial(read, label) for image, label in pairs.items()}
-            for split, (pairs, _) in matched.items()
-        },
-        tuple(note for _, notes in matched.values() for note in notes),
-    )
+    files = {path: recognise_yolo(path) for path in labels}
+    kinds = dict.fromkeys(file.kind for file in files.values() if file.kind is not None)
+    words = {"boxes": "YOLO (upright boxes)", "corners": "YOLO-OBB", "outlines": "YOLO (outlines)"}
+    name = " and ".join(words[kind] for kind in kinds)
+    return name, numbered, lambda label: partial(_read_yolo, files[label], classes)
 
 
-def _read_dota(label: Path, scene: Scene) -> Labelled:
-    return read_dota(label)
+def _read_dota(label: Path, picture: Picture, report: LabelReport) -> Labelled:
+    outlines, gsd_m = read_dota(label, report)
+    return bring_to_stored(outlines, picture, report), gsd_m
 
 
-def _read_yolo(classes: Sequence[str], label: Path, scene: Scene) -> Labelled:
-    return read_yolo(label, classes, width=scene.width, height=scene.height), None
+def _read_voc(label: Path, picture: Picture, report: LabelReport) -> Labelled:
+    return read_voc(label, picture, report), None
 
 
-def _match_labels(images: Path, labels: Path) -> tuple[dict[Path, Path], list[str]]:
-    """Match each picture with its label file, and note those that have no partner.
-
-    Raises:
-        DataError: if none has one.
-    """
-    pictures = list_rasters(images)
-    files = {path.stem: path for path in sorted(labels.glob("*.txt"))}
-    if not pictures:
-        raise DataError(f"{images}: an empty folder; put the pictures there")
-    pairs = {image: files[stem] for stem, image in pictures.items() if stem in files}
-    if not pairs:
-        raise DataError(f"{labels}: no label file; each needs its picture's name and .txt")
-    alone = [image for stem, image in pictures.items() if stem not in files]
-    lost = [label for stem, label in files.items() if stem not in pictures and stem != "classes"]
-    return pairs, [
-        *_note_of(alone, "without a label file left out; an empty one says that nothing is there"),
-        *_note_of(lost, "without a picture"),
-    ]
+def _read_yolo(
+    file: YoloFile, classes: Sequence[str], picture: Picture, report: LabelReport
+) -> Labelled:
+    outlines = read_yolo(file, classes, picture, report)
+    for outline in outlines:
+        if outline.score is not None:
+            report.remark("labels with a confidence, which is not read", outline.place)
+    return outlines, None
 
 
-def _note_of(paths: Sequence[Path | str], what: str) -> list[str]:
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return [f"{paths[0]}{more}: {what}"] if paths else []
+# --- a file of labels a split --------------------------------------------------------------------
 
 
-def _coco_file(folder: Path, split: str) -> Path | None:
-    names = (*_NAMES_OF_SPLIT[split], f"{split}2017")
-    files = (folder / pattern.format(name) for name in names for pattern in _COCO_FILES)
+def _table_of_split(folder: Path, split: str) -> Path | None:
+    # Other tables, such as lists of pictures and classes, may lie there as well.
+    path = _file_of_split(folder, _TABLES, split)
+    return path if path is not None and is_box_table(path) else None
+
+
+def _file_of_split(folder: Path, patterns: Sequence[str], split: str) -> Path | None:
+    names = (*NAMES_OF_SPLIT[split], f"{split}2017")
+    files = (folder / pattern.format(name) for name in names for pattern in patterns)
     return next((file for file in files if file.is_file()), None)
 
 
-def _coco_layout(folder: Path, files: Mapping[str, Path]) -> Layout:
-    read = {split: read_coco(file) for split, file in files.items()}
-    matched = {split: _coco_pictures(folder, split, file) for split, file in read.items()}
+def _coco_layout(folder: Path, files: Mapping[str, Path], *, report: LabelReport) -> Layout:
+    read = {split: read_coco(file, report) for split, file in files.items()}
+    found = {
+        split: _find_pictures(
+            folder, split, file.path, {key: image.name for key, image in file.images.items()}
+        )
+        for split, file in read.items()
+    }
     return Layout(
         "COCO",
         tuple(dict.fromkeys(name for file in read.values() for name in file.classes)),
         {
             split: {
-                image: partial(_return_outlines, read[split].outlines[name])
-                for name, image in pictures.items()
+                image: partial(_read_of_coco, read[split], key) for key, image in pictures.items()
             }
-            for split, (pictures, _) in matched.items()
+            for split, (pictures, _) in found.items()
         },
-        tuple(note for _, notes in matched.values() for note in notes),
+        tuple(note for _, notes in found.values() for note in notes),
     )
 
 
-def _return_outlines(outlines: list[Outline], scene: Scene) -> Labelled:
-    return outlines, None
+def _read_of_coco(file: CocoFile, key: str, picture: Picture, report: LabelReport) -> Labelled:
+    image = file.images[key]
+    place = f"{file.path}, image {image.name}"
+    return fit_to_picture(file.outlines[key], image.size, picture, place, report), None
 
 
-def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, Path], list[str]]:
-    """Find the pictures that a file names, and note those that are not there.
+def _table_layout(folder: Path, files: Mapping[str, Path], *, report: LabelReport) -> Layout:
+    read = {split: read_table(file, report) for split, file in files.items()}
+    for file in read.values():
+        if "" in file.outlines:
+            raise DataError(f"{file.path}: names no picture; it takes a column image_path")
+        if not file.has_classes:
+            raise DataError(f"{file.path}: has no column of classes; it takes label")
+    found = {
+        split: _find_pictures(folder, split, file.path, {name: name for name in file.outlines})
+        for split, file in read.items()
+    }
+    return Layout(
+        "CSV",
+        None,
+        {
+            split: {
+                image: partial(_read_of_table, read[split], name)
+                for name, image in pictures.items()
+            }
+            for split, (pictures, _) in found.items()
+        },
+        tuple(note for _, notes in found.values() for note in notes),
+    )
+
+
+def _read_of_table(file: TableFile, name: str, picture: Picture, report: LabelReport) -> Labelled:
+    place = f"{file.path}, picture {name}"
+    return fit_to_picture(file.outlines[name], file.sizes.get(name), picture, place, report), None
+
+
+def _find_pictures(
+    folder: Path, split: str, file: Path, names: Mapping[str, str]
+) -> tuple[dict[str, Path], list[str]]:
+    """Find the pictures that a file names, by its keys, and note those that are not there.
 
     Raises:
-        DataError: if none is.
+        DataError: if none is, or two are the same.
     """
-    names = (*_NAMES_OF_SPLIT[split], split)
+    splits = (*NAMES_OF_SPLIT[split], split)
     places = [
-        file.path.parent,
-        *(folder / pattern.format(split=name) for name in names for pattern in _COCO_PICTURES),
+        file.parent,
+        *(folder / pattern.format(split=name) for name in splits for pattern in _PICTURES),
     ]
     pictures: dict[str, Path] = {}
-    for name in file.outlines:
-        path = next((p / name for p in places if (p / name).is_file()), None)
-        if path is not None:
-            pictures[name] = path
-    missing = [name for name in file.outlines if name not in pictures]
+    key_of: dict[Path, str] = {}
+    for key, name in names.items():
+        path = _find_picture(name, places)
+        if path is None:
+            continue
+        if path in key_of:
+            raise DataError(
+                f"{file}: {names[key_of[path]]} and {name} both are {path}; give each its own file"
+            )
+        pictures[key], key_of[path] = path, key
+    missing = [name for key, name in names.items() if key not in pictures]
     if not pictures:
         first = f", such as {missing[0]}" if missing else ""
-        raise DataError(f"{file.path}: none of its pictures{first} is below {folder}")
-    return pictures, _note_of(missing, f"pictures of {file.path.name} that are not there")
+        raise DataError(f"{file}: none of its pictures{first} is below {folder}")
+    return pictures, note_of(missing, f"pictures of {file.name} that are not there")
 
 
-def read_stated_classes(folder: Path) -> tuple[str, ...] | None:
-    """Read the names in ``classes.json``, None without such a file."""
-    path = folder / CLASSES_FILE
-    if not path.is_file():
-        return None
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{path}: cannot be understood; it takes {{"classes": ["plane", ...]}}'
-        ) from error
-    return _check_class_names(names, path)
-
-
-def _read_numbered_classes(folder: Path) -> tuple[str, ...] | None:
-    """Read the names in ``data.yaml``, or in the only file of that kind; None without one."""
-    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    path = next((f for f in files if f.stem == "data"), files[0] if len(files) == 1 else None)
-    if path is None:
-        return None
-    try:
-        names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be understood; it takes names: [plane, ...]") from error
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(
-                f"{path}: its names are numbered {', '.join(map(str, names))}, not from 0 on"
-            )
-        names = [names[number] for number in range(len(names))]
-    return _check_class_names(names, path)
-
-
-def _check_class_names(names: Any, path: Path) -> tuple[str, ...]:
-    is_list = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
-    if not is_list or not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise DataError(f"{path}: its classes must be 1 to {MAX_CLASSES} different names")
-    return tuple(names)
+def _find_picture(name: str, places: Sequence[Path]) -> Path | None:
+    """Find a picture by its name: as it stands, without an address, or its last part alone."""
+    plain = unquote(urlparse(name).path if "://" in name else name)
+    slashes = plain.replace("\\", "/")
+    for form in dict.fromkeys((name, plain, slashes, PureWindowsPath(plain).name)):
+        for place in places:
+            if (place / form).is_file():
+                return place / form
+    return None

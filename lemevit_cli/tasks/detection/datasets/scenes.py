@@ -51,7 +51,7 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
 
 def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -> Parts:
     polygons = read_named_polygons(scene, labelled)
-    objects = _objects(scene, polygons)
+    objects, left_out = _objects(scene, polygons)
     grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
     if not counts:
@@ -75,6 +75,7 @@ def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -
         f"{scene.name}: a scene with a layer of {sum(map(np.sum, counts.values()))} objects, "
         f"{len(polygons.classes)} {plural} ({', '.join(polygons.classes)})",
         *polygons.notes,
+        *(f"{labelled.labels}: {note}" for note in left_out),
     )
     return Parts(
         _source(scene, "train", polygons.classes, objects, training),
@@ -95,20 +96,28 @@ def _check(labelled: LabelledScene) -> None:
         raise DataError(f"{labelled.labels}: is a raster; detection learns from boxes or polygons")
 
 
-def _objects(scene: Scene, named: NamedPolygons) -> Objects:
-    """Fit boxes in pixels of the scene; one whose centre is nodata counts as not labelled."""
+def _objects(scene: Scene, named: NamedPolygons) -> tuple[Objects, list[str]]:
+    """Fit boxes in pixels of the scene, and note what is left out.
+
+    A box whose centre is nodata counts as not labelled.
+    """
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
-        for polygon, name in zip(named.polygons.in_pixels(), named.names, strict=True)
+        for polygon, name in zip(named.polygons.polygons, named.names, strict=True)
     ]
     objects = objects_of(outlines, named.classes)
+    flat = len(outlines) - len(objects)
+    notes = [f"{flat} polygons without area are left out"] if flat else []
     if scene.mask_kind == "none":
-        return objects
+        return objects, notes
     has_data = _have_data(scene, objects.boxes[:, :2])
-    return Objects(
+    if not has_data.all():
+        notes.append(f"{(~has_data).sum()} objects with their centre on nodata are left out")
+    kept = Objects(
         objects.boxes[has_data], objects.class_ids[has_data], objects.difficult[has_data]
     )
+    return kept, notes
 
 
 def _have_data(scene: Scene, centres: NDArray[np.float64]) -> NDArray[np.bool_]:

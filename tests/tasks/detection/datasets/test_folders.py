@@ -133,7 +133,7 @@ COCO = {
          "segmentation": [[50, 10, 60, 20, 50, 30, 40, 20]]},
         {"id": 2, "image_id": 7, "category_id": 2, "bbox": [10, 20, 30, 10], "segmentation": []},
         {"id": 3, "image_id": 7, "category_id": 2, "iscrowd": 1, "bbox": [60, 40, 10, 10],
-         "segmentation": {"counts": "x", "size": [60, 80]}},
+         "segmentation": {"counts": [3000, 600, 1200], "size": [60, 80]}},
     ],
 }  # fmt: skip
 
@@ -216,7 +216,7 @@ def test_a_wrong_yolo_line_is_told_with_its_number(tmp_path, line, said):
     [
         ({"category_id": 9}, "annotation 1: category_id 9 is none of the file's categories"),
         ({"image_id": 9}, "annotation 1: image_id 9 is none of the file's images"),
-        ({"segmentation": [[1, 2, 3]]}, "annotation 1: cannot be understood"),
+        ({"segmentation": [[1, 2, 3]]}, "annotation 1: segmentation cannot be understood"),
         ({"segmentation": [[90, 1, 99, 1, 99, 9]]}, "annotation 1: a box from 90,1 to 99,9 lies"),
     ],
 )

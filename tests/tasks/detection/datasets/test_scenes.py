@@ -135,6 +135,8 @@ def test_objects_on_no_data_and_without_a_class_do_not_count(labelled):
     assert 0 < hidden.sum() < MANY and len(objects) == MANY - hidden.sum()
     assert (objects.class_ids == IGNORED).sum() == (not hidden[-1])
     assert any("1 polygons without kind are ignored" in note for note in parts.notes)
+    told = f"{hidden.sum()} objects with their centre on nodata are left out"
+    assert any(told in note for note in parts.notes)
 
 
 def test_few_objects_are_all_trained_on(labelled):

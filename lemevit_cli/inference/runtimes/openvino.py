@@ -1,0 +1,126 @@
+"""OpenVINO runs a converted network on the processor; torch has no part in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from lemevit_cli.errors import DeviceError
+from lemevit_cli.inference.network import Decode
+from lemevit_cli.models.converted import Converted
+from lemevit_cli.settings import RuntimeOptions
+
+VERSION = f"openvino {openvino.get_version().split('-')[0]}"
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+_PIN = "LEMEVIT_CPU_PRECISION"  # what auto means, as for torch on a CPU
+
+
+class OpenVINORuntime:
+    """Runs a network on all windows of a batch side by side, each with its share of the threads.
+
+    That is faster than one window after the other on all threads.
+
+    Args:
+        networks: the converted network for windows of a height and width.
+        decode: its answers to scores or boxes (a task's).
+        quantized: the network holds whole numbers, for which ``precision`` asks in vain.
+    """
+
+    def __init__(
+        self,
+        networks: Callable[[tuple[int, int]], Converted],
+        decode: Decode,
+        options: RuntimeOptions,
+        *,
+        quantized: bool = False,
+    ) -> None:
+        self._networks, self._decode = networks, decode
+        self._lowered = choose_arithmetic(options.precision)
+        self._quantized = quantized
+        self._threads = options.threads or _usable_threads()
+        self._requests: dict[tuple[int, ...], list[openvino.InferRequest]] = {}
+
+    @property
+    def version(self) -> str:
+        """Name OpenVINO with its version."""
+        return VERSION
+
+    @property
+    def device(self) -> str:
+        """Name the device."""
+        return "cpu"
+
+    @property
+    def arithmetic(self) -> str:
+        """Name what the model computes in."""
+        return f"int8 and {self._lowered}" if self._quantized else self._lowered
+
+    @property
+    def threads(self) -> int:
+        """Count the threads of all windows together."""
+        return self._threads
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        if pixels.shape not in self._requests:
+            self._requests[pixels.shape] = self._compile(pixels.shape)
+        requests = self._requests[pixels.shape]
+        outputs = []
+        for first in range(0, len(pixels), len(requests)):
+            windows = pixels[first : first + len(requests)]
+            running = requests[: len(windows)]
+            for request, window in zip(running, windows, strict=True):
+                request.start_async({0: window[None].astype(np.float32)})
+            for request in running:
+                request.wait()
+                outputs.append(request.get_output_tensor(0).data[0].copy())
+        answers = self._decode(np.stack(outputs))
+        if not np.isfinite(answers.sum()):
+            raise DeviceError(
+                f"the model answers what is no number in {self.arithmetic} by {VERSION}; "
+                "try --precision fp32, or --runtime torch"
+            )
+        return answers
+
+    def _compile(self, shape: tuple[int, ...]) -> list[openvino.InferRequest]:
+        network, core = self._networks((shape[2], shape[3])), openvino.Core()
+        graph = core.read_model(network.graph, openvino.Tensor(network.constants))
+        streams = min(shape[0], self._threads)
+        configuration = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self._lowered],
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": streams,
+            # Neighbours of a run want a core, too.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = core.compile_model(graph, "CPU", configuration)
+        return [compiled.create_infer_request() for _ in range(streams)]
+
+
+def choose_arithmetic(precision: str) -> str:
+    """Choose what is computed in: ``auto`` is bfloat16 where the processor multiplies it natively.
+
+    Raises:
+        DeviceError: for fp16, which processors do not multiply.
+    """
+    if precision == "auto":
+        precision = os.environ.get(_PIN) or ("bf16" if multiplies_bf16() else "fp32")
+    if precision not in _PRECISIONS:
+        raise DeviceError(f"precision {precision}: OpenVINO computes in fp32 or bf16")
+    return _PRECISIONS[precision]
+
+
+def multiplies_bf16() -> bool:
+    """Tell whether the processor has instructions that multiply bf16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _usable_threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
