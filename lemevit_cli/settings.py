@@ -24,12 +24,15 @@ class SceneOptions:
         nodata: value that means "no data" where the file does not say so; replaces the file's.
         src_crs: CRS for a file that lost its own, anything pyproj understands.
         missing_crs: likewise, but only where the file names none.
+        expand_palette: whether a band of indexes is read as the colours of its palette, unless
+            it is the only one in ``bidx``. Rasters of classes have palettes, too.
     """
 
     bidx: tuple[int, ...] | None = None
     nodata: float | None = None
     src_crs: str | None = None
     missing_crs: str | None = None
+    expand_palette: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,12 +181,16 @@ class ChangeOptions:
             outlines of pixels. In pixels where they have no size on the ground.
         coregister: undo the shift between the dates before they are compared.
         bidx_after: bands of the second date where they are not those of the first.
+        nodata_before, nodata_after: value that means "no data" in one of the dates; None takes
+            that of both.
     """
 
     threshold: float = 0.5
     simplify_m: float | None = None
     coregister: bool = False
     bidx_after: tuple[int, ...] | None = None
+    nodata_before: float | None = None
+    nodata_after: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

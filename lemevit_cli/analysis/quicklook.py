@@ -37,6 +37,7 @@ from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
+from lemevit_cli.settings import SceneOptions
 
 _BAR_SHARE = 0.25  # of the map's width, at most
 _MARGIN = 0.03  # around a layer that is drawn alone
@@ -166,7 +167,7 @@ def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
 
 
 def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
-    with open_scene(over) as scene:
+    with open_scene(over, SceneOptions(expand_palette=True)) as scene:
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
         layer = layer_of(result, sheet, scene, part)

@@ -26,6 +26,8 @@ def change(
     simplify: options.Simplify = None,
     coregister: options.Coregister = False,
     bands_after: options.BandsAfter = None,
+    nodata_before: options.NodataBefore = None,
+    nodata_after: options.NodataAfter = None,
     *,
     reading: Scenes,
     spreading: Spreading,
@@ -61,6 +63,8 @@ def change(
             simplify_m=simplify,
             coregister=coregister,
             bidx_after=options.parse_bands(bands_after),
+            nodata_before=nodata_before,
+            nodata_after=nodata_after,
         ),
     )
     from lemevit_cli.tasks.change import inference as pipeline

@@ -251,6 +251,12 @@ BandsAfter = Annotated[
     str | None,
     _input("--bands-after N,N,...", "Bands of AFTER, where they are not those of BEFORE."),
 ]
+NodataBefore = Annotated[
+    float | None, _input("--nodata-before", "Value without data of BEFORE; --nodata is of both.")
+]
+NodataAfter = Annotated[
+    float | None, _input("--nodata-after", "Value without data of AFTER; --nodata is of both.")
+]
 Score = Annotated[float, _boxes("--score", "Smallest score of a box, 0 to 1.")]
 NmsIou = Annotated[
     float,

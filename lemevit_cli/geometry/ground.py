@@ -25,6 +25,7 @@ from lemevit_cli.geometry.georeference import Georeference
 # than a millionth of the area.
 _MAX_EDGE_M = 2_000.0
 _CORNERS_AT_ONCE = 1_000_000  # measuring one takes 150 bytes
+_GRID_NORTHWARD_M = 10.0  # far above rounding, below what any map bends
 _LATITUDES = (0.0, 40.0)  # degrees, where a cylinder has the same x
 _NORTHWARD_RAD = 1e-6  # 6 m: far above rounding, below any curvature of a meridian
 
@@ -32,6 +33,17 @@ _NORTHWARD_RAD = 1e-6  # 6 m: far above rounding, below any curvature of a merid
 def is_tied_to_earth(crs_wkt: str | None) -> bool:
     """Say whether positions in the CRS are places on the earth (geographic or projected)."""
     return crs_wkt is not None and _horizontal_crs(crs_wkt) is not None
+
+
+def is_projected(crs_wkt: str) -> bool:
+    """Say whether positions in the CRS are places on a map projection, not degrees."""
+    crs = _horizontal_crs(crs_wkt)
+    return crs is not None and not crs.is_geographic
+
+
+def metres_per_unit(crs_wkt: str) -> float:
+    """Return the length of a unit of a projected CRS, such as 0.3048 for feet."""
+    return _metres_per_unit(_require_horizontal(crs_wkt))
 
 
 def pixel_area_m2(georeference: Georeference, *, col: float, row: float) -> float | None:
@@ -140,8 +152,9 @@ def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDAr
 def local_metres(xy: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
     """Lay groups of near points out in a plane: metres to the east and north of their first point.
 
-    In a projected CRS the plane is the map, its unit turned to metres. In degrees a point lies as
-    far, and in that azimuth, as the geodesic leads to it from the first one.
+    A point lies as far, and in that direction, as the geodesic leads to it from the first one,
+    whatever the CRS's scale is there. North is grid north: where the map's y (the latitude in
+    degrees) grows, on the ground. It differs from true north by the convergence of the meridians.
 
     Args:
         xy: ``(N, K, 2)`` in map units, x first (longitude first in degrees).
@@ -154,16 +167,30 @@ def local_metres(xy: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
     """
     crs = _require_horizontal(crs_wkt)
     xy = np.asarray(xy, float)
-    if not crs.is_geographic:
-        return (xy - xy[:, :1]) * _metres_per_unit(crs)
     lon, lat = (a.reshape(xy.shape[:2]) for a in _to_lonlat(xy.reshape(-1, 2), crs))
     inside = np.isfinite(lon + lat).all(axis=1)
     lon, lat = lon[inside], lat[inside]
     start = np.broadcast_to(lon[:, :1], lon.shape), np.broadcast_to(lat[:, :1], lat.shape)
     azimuth, _, metres = _geod(crs).inv(*start, lon, lat, radians=True)
+    azimuth -= _grid_north(xy[inside, 0], crs)[:, None]
     plane = np.full(xy.shape, np.nan)
     plane[inside] = np.stack([metres * np.sin(azimuth), metres * np.cos(azimuth)], axis=-1)
     return plane
+
+
+def _grid_north(xy: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
+    """Return the azimuth, in radians from true north, in which the map's y grows at points."""
+    if crs.is_geographic:
+        return np.zeros(len(xy))
+    step = np.array([0.0, _GRID_NORTHWARD_M / _metres_per_unit(crs)])
+    # Both ways: at the edge of the domain one of them may lead outside.
+    (lon, lat), north, south = (_to_lonlat(xy + way * step, crs) for way in (0, 1, -1))
+    azimuths = np.full((2, len(xy)), np.nan)
+    for azimuth, (lon_to, lat_to) in zip(azimuths, (north, south), strict=True):
+        inside = np.isfinite(lon_to + lat_to)
+        ends = (lon[inside], lat[inside], lon_to[inside], lat_to[inside])
+        azimuth[inside] = _geod(crs).inv(*ends, radians=True)[0]
+    return np.where(np.isfinite(azimuths[0]), azimuths[0], azimuths[1] + np.pi)
 
 
 def pixel_metric_m2(

@@ -157,7 +157,8 @@ class GroundSizes:
     Args:
         length_m, width_m: along the longer axis and across it, on the ground.
         area_m2: ``length_m * width_m``, which is the area of the four corners' polygon.
-        bearing: of the longer axis, degrees clockwise from grid north, in [0, 180).
+        bearing: of the longer axis on the ground, degrees clockwise from grid north (where the
+            map's y grows), in [0, 180).
         unit: ``px`` where nothing ties the pixels to the earth: then all figures are in pixels,
             and north is up on screen.
     """
@@ -184,9 +185,8 @@ def ground_sizes(boxes: ArrayLike, georeference: Georeference) -> GroundSizes:
 def sizes_of_corners(corners: ArrayLike, crs_wkt: str | None) -> GroundSizes:
     """Measure boxes by their corners on the map, ``(N, 4, 2)`` in the order around the box.
 
-    Metres are those of the map in a projected CRS, and along geodesics in degrees. Where a map
-    shears a box to a parallelogram its length is that of its longer sides, its width the distance
-    between them.
+    Metres are those on the ground, along geodesics, in any CRS. Where a map shears a box to a
+    parallelogram its length is that of its longer sides, its width the distance between them.
 
     Args:
         crs_wkt: None, or a CRS that is not tied to the earth, measures in the corners' own unit.

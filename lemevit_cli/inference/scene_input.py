@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from lemevit_cli.inference.bounds import PolygonsMask, polygons_mask, window_of_
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.bands import check_bands
-from lemevit_cli.raster.radiometry import Stretch, choose_stretch
+from lemevit_cli.raster.inspection import value_warnings
+from lemevit_cli.raster.radiometry import Stretch, choose_stretch, tell_stretch
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.view import SceneView
@@ -116,7 +117,7 @@ def open_input(
     path: str, card: Card, settings: InferenceSettings, progress: Progress
 ) -> Iterator[SceneInput]:
     """Open a scene as the weights want it; see :func:`scene_input`."""
-    with open_scene(path, settings.scene) as scene:
+    with open_scene(path, replace(settings.scene, expand_palette=True)) as scene:
         yield scene_input(scene, card, settings.reading, progress)
 
 
@@ -131,12 +132,13 @@ def scene_input(
     for warning in scene.warnings:
         progress.warn(f"{scene.name}: {warning}")
     check_bands(scene, card.bands)
+    for warning in value_warnings(scene):
+        progress.warn(f"{scene.name}: {warning}")
     area = area_of(scene, options, progress)
     stretch = choose_stretch(
         scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
     )
-    if stretch is not None:
-        progress.note(f"{scene.name}: {stretch.describe()}")
+    tell_stretch(stretch, scene, spec=options.stretch, dtype=card.dtype, progress=progress)
     scale = model_scale(scene, card, options.gsd, progress)
     view = SceneView(area.of(scene), scale=scale, stretch=stretch, fill=card.mean)
     return SceneInput(scene, view, area.window, stretch)

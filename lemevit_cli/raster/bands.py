@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from lemevit_cli.errors import SceneError
@@ -15,17 +17,25 @@ _BLUE_GREEN_RED = (ColorInterp.blue, ColorInterp.green, ColorInterp.red)
 
 @dataclass(frozen=True)
 class BandChoice:
-    """Bands counted from 1: ``bidx`` make the picture, ``alpha`` (if any) its valid mask."""
+    """Bands counted from 1: ``bidx`` make the picture, ``alpha`` (if any) its valid mask.
+
+    ``palette`` has the colours of the one band that is repeated in ``bidx`` and holds indexes into
+    it, ``(N, 4)`` red, green, blue, alpha; None where bands are read as they are.
+    """
 
     bidx: tuple[int, ...]
     alpha: int | None
     warnings: tuple[str, ...]
+    palette: NDArray[np.uint8] | None = None
 
 
-def choose_bands(dataset: Any, bidx: Sequence[int] | None, *, name: str) -> BandChoice:
+def choose_bands(
+    dataset: Any, bidx: Sequence[int] | None, *, name: str, expand_palette: bool = False
+) -> BandChoice:
     """Take the bands asked for, or all that are a picture.
 
-    Without ``bidx``:
+    With ``expand_palette`` a band of indexes is read as red, green, blue, unless ``bidx`` asks for
+    it once. Without ``bidx``:
 
     * every band that is not alpha, in the file's order;
     * a file whose first three bands say blue, green, red is read as red, green, blue;
@@ -54,6 +64,12 @@ def choose_bands(dataset: Any, bidx: Sequence[int] | None, *, name: str) -> Band
         chosen = list(bidx)
         _check_they_exist(chosen, dataset.count, name=name)
     _refuse_complex(dataset, chosen, name=name)
+    if expand_palette and _is_palette(interpretation, chosen) and (bidx is None or len(chosen) > 1):
+        band = chosen[0]
+        warnings.append(
+            f"band {band} is read as the colours of its palette; -b {band} keeps indexes"
+        )
+        return BandChoice((band,) * 3, None, tuple(warnings), _colours_of(dataset, band))
     warnings += _palette_warnings(interpretation, chosen)
     alpha = alphas[0] if alphas and not is_cmyk else None
     return BandChoice(tuple(chosen), alpha, tuple(warnings))
@@ -75,6 +91,21 @@ def _refuse_complex(dataset: Any, chosen: Sequence[int], *, name: str) -> None:
                 f"{name}: band {band} holds complex numbers ({dtype}); "
                 "make a real raster of it first, e.g. its amplitude"
             )
+
+
+def _is_palette(interpretation: Sequence[ColorInterp], chosen: Sequence[int]) -> bool:
+    return len(set(chosen)) == 1 and interpretation[chosen[0] - 1] == ColorInterp.palette
+
+
+def _colours_of(dataset: Any, band: int) -> NDArray[np.uint8]:
+    """Return the colour of every index that the band can hold; black where none is stated."""
+    colours = dataset.colormap(band)
+    size = max(np.iinfo(dataset.dtypes[band - 1]).max, *colours) + 1
+    table = np.zeros((size, 4), np.uint8)
+    table[:, 3] = 255
+    for index, colour in colours.items():
+        table[index] = colour
+    return table
 
 
 def _palette_warnings(interpretation: Sequence[ColorInterp], chosen: Sequence[int]) -> list[str]:

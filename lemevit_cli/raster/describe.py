@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
+from lemevit_cli.raster.inspection import value_warnings
 from lemevit_cli.raster.scene import Scene
 
 _OVERVIEW_SIDE = 512
@@ -48,7 +49,7 @@ def describe(scene: Scene) -> dict[str, Any]:
         "block_shape": list(dataset.block_shapes[scene.bidx[0] - 1]),
         "compression": dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"),
         "bytes_on_disk": _bytes_on_disk(dataset.files),
-        "warnings": list(scene.warnings),
+        "warnings": [*scene.warnings, *value_warnings(scene)],
     }
 
 

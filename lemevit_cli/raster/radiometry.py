@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,17 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.progress import Progress
 from lemevit_cli.raster.scene import Scene
 
 _DEFAULT_PERCENTILES = (2.0, 98.0)
 # Sides of the decimated read; the second is for scenes with data in a corner that the first misses.
 _OVERVIEW_SIDES = (1024, 4096)
 _ENOUGH_PIXELS = 1000
+
+_FILLED_SHARE = 0.25  # of the weights' range that values of it reach
+_DARK_BYTE = 16
+_ONE_COVER = 0.5  # limits that differ by less, of the larger: what is stretched is noise
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 _PERCENTILES = re.compile(rf"\s*{_NUMBER}\s*,\s*{_NUMBER}\s*")
@@ -63,6 +69,14 @@ class Stretch:
         out += offset.astype(dtype)[:, None, None]
         return np.clip(out, bottom, top, out=out).astype(np.float32, copy=False)
 
+    @property
+    def is_of_one_cover(self) -> bool:
+        """Say whether percentiles lie so near in every band that they are those of one cover."""
+        if not self.origin.startswith("percentiles"):
+            return False
+        limits = zip(self.low, self.high, strict=True)
+        return all(h - low < _ONE_COVER * max(abs(low), abs(h)) for low, h in limits)
+
     def describe(self) -> str:
         """Describe the stretch in one line, for people and for the result's tags."""
         limits = ", ".join(
@@ -70,6 +84,26 @@ class Stretch:
         )
         bottom, top = self.value_range
         return f"values {limits} to {bottom:g}..{top:g} ({self.origin})"
+
+
+def tell_stretch(
+    stretch: Stretch | None, scene: Scene, *, spec: str, dtype: str, progress: Progress
+) -> None:
+    """Tell how a scene's values are read, and warn where its own percentiles mislead."""
+    if stretch is None:
+        if spec == "auto" and scene.dtype != dtype:
+            progress.note(
+                f"{scene.name}: values lie within those that the weights know, and are read as "
+                "they are; --stretch 2,98 stretches them"
+            )
+        return
+    progress.note(f"{scene.name}: {stretch.describe()}")
+    if stretch.is_of_one_cover:
+        progress.warn(
+            f"{scene.name}: its values differ little ({stretch.describe()}), as those of one cover "
+            "do: its noise is stretched to full contrast; --stretch min=A,max=B states limits of "
+            "the sensor or of a wider scene"
+        )
 
 
 def check_stretch(spec: str) -> None:
@@ -93,8 +127,9 @@ def choose_stretch(
     """Decide how the scene's values become those of the weights; None reads them as they are.
 
     Args:
-        spec: ``auto`` (none if the scene has the weights' dtype, else percentiles 2 and 98),
-            ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in the scene's values.
+        spec: ``auto`` (none if the scene has the weights' dtype or, in another one, numbers of
+            their range; else percentiles 2 and 98), ``none``, ``LOW,HIGH`` in percent, or
+            ``min=A,max=B`` in the scene's values.
         dtype: numpy name of the weights' training pictures.
         value_range: their lowest and highest value.
         window: the part of the scene that is measured; None measures all of it.
@@ -109,10 +144,14 @@ def choose_stretch(
     if spec == "none" or (spec == "auto" and scene.dtype == dtype):
         return None
     if spec == "auto":
-        return _percentile_stretch(scene, window, _DEFAULT_PERCENTILES, value_range)
+        bands = _sample(scene, window or scene.window)
+        if _are_known(bands, dtype, value_range):
+            return None
+        return _percentile_stretch(bands, _DEFAULT_PERCENTILES, value_range)
     kind, low, high = _parse(spec)
     if kind == "percentiles":
-        return _percentile_stretch(scene, window, (low, high), value_range)
+        bands = _sample(scene, window or scene.window)
+        return _percentile_stretch(bands, (low, high), value_range)
     n = scene.num_bands
     return Stretch((low,) * n, (high,) * n, value_range, origin="given limits")
 
@@ -134,13 +173,30 @@ def _parse(spec: str) -> tuple[str, float, float]:
     )
 
 
+def _are_known(
+    bands: Sequence[NDArray[np.float64]], dtype: str, value_range: tuple[float, float]
+) -> bool:
+    """Say whether values are, in whatever dtype, the numbers that the weights learned.
+
+    They lie within the range and fill a part of it: reflectances of 0 to 1 lie within that of
+    bytes, too. Bytes are whole, and may be dark.
+    """
+    values = np.concatenate(bands)
+    if len(values) == 0:
+        return False
+    bottom, top = value_range
+    if values.min() < bottom or values.max() > top:
+        return False
+    if values.max() - bottom >= _FILLED_SHARE * (top - bottom):
+        return True
+    return dtype == "uint8" and values.max() >= _DARK_BYTE and not (values % 1).any()
+
+
 def _percentile_stretch(
-    scene: Scene,
-    window: Window | None,
+    bands: Sequence[NDArray[np.float64]],
     percentiles: tuple[float, float],
     value_range: tuple[float, float],
 ) -> Stretch:
-    bands = _sample(scene, window or scene.window)
     # A band without a valid pixel is read as it is, over the weights' own range.
     limits = [np.percentile(b, percentiles).tolist() if b.size else value_range for b in bands]
     origin = f"percentiles {percentiles[0]:g} and {percentiles[1]:g} of the scene"

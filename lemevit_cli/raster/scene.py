@@ -21,7 +21,7 @@ from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.bands import choose_bands
 from lemevit_cli.raster.source import Source, Warp, WarpResampling
-from lemevit_cli.raster.validity import as_dtype, nodata_by_band, valid_pixels
+from lemevit_cli.raster.validity import as_dtype, is_colour, nodata_by_band, valid_pixels
 from lemevit_cli.raster.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
@@ -106,7 +106,9 @@ class Scene:
         self._source = source
         dataset = source.handle()
         _refuse_containers(dataset, source.name)
-        choice = choose_bands(dataset, options.bidx, name=source.name)
+        choice = choose_bands(
+            dataset, options.bidx, name=source.name, expand_palette=options.expand_palette
+        )
 
         self.path, self.name, self.stem = source.path, source.name, source.stem
         self.width, self.height = dataset.width, dataset.height
@@ -118,7 +120,8 @@ class Scene:
         self.band_warnings = choice.warnings
         self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
-        self.dtype = _scaled_dtype(self._reading)
+        self._palette = choice.palette
+        self.dtype = _scaled_dtype(self._reading) if choice.palette is None else "uint8"
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -139,6 +142,8 @@ class Scene:
     def nodata_as_read(self) -> tuple[float | None, ...]:
         """Return the same as :meth:`read` gives it; None also where a band cannot hold it."""
         reading = self._reading
+        if self._palette is not None:  # an index is no colour
+            return (None,) * self.num_bands
         numbers: list[float | None] = [None] * len(reading.bands)
         for i, value in enumerate(reading.nodata):
             number = None if value is None else as_dtype(value, np.dtype(reading.dtype))
@@ -198,14 +203,17 @@ class Scene:
         A band is nodata, too, where it alone holds its nodata value.
         """
         window = window or self.window
-        raw, valid = self._read_raw(window, _overview_shape(window, max_side))
+        raw, valid = self._read_raw(window, _overview_shape(window, max_side), complete=False)
         by_band = valid & ~nodata_by_band(raw, self._reading.nodata)
         return self._pick(raw), by_band[list(self._reading.picks)]
 
     def _read_raw(
-        self, window: Window, shape: tuple[int, int]
+        self, window: Window, shape: tuple[int, int], *, complete: bool = True
     ) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``."""
+        """Read each band once, in the file's numbers, and where pixels are valid ``(H, W)``.
+
+        ``complete`` as of :func:`valid_pixels`.
+        """
         if self.window.intersection(window) != window:
             raise ValueError(f"{window} leaves {self.name} of {self.width} x {self.height} pixels")
         reading = self._reading
@@ -222,11 +230,13 @@ class Scene:
                 dataset.read_masks(reading.masked_bands, **where) if reading.masked_bands else None
             )
         pixels = raw[: len(reading.bands)]
-        valid = valid_pixels(pixels, reading.nodata)
+        valid = valid_pixels(pixels, reading.nodata, complete=complete)
         if reading.alpha is not None:
             valid = _both(valid, raw[-1] > 0)
         if masks is not None:
             valid = _both(valid, masks.any(axis=0))
+        if self._palette is not None:
+            valid = _both(valid, self._palette[pixels[0], 3] > 0)
         if valid is None:
             valid = np.broadcast_to(np.True_, shape)
         return pixels, valid
@@ -234,6 +244,8 @@ class Scene:
     def _pick(self, raw: NDArray) -> NDArray:
         """Pick the scene's bands, scaled, from what was read of the file."""
         reading = self._reading
+        if self._palette is not None:
+            return np.moveaxis(self._palette[raw[0], :3], -1, 0)
         pixels = _scale(raw, reading, self.dtype) if reading.is_scaled else raw
         if reading.picks == tuple(range(len(reading.bands))):
             return pixels
@@ -258,6 +270,11 @@ class Scene:
                 other than 0, says that the grid does not cross the edge of the world.
         """
         reading, dataset = self._reading, self.dataset()
+        if self._palette is not None:
+            raise SceneError(
+                f"{self.name}: holds palette indexes, which cannot be resampled; expand it first: "
+                f"gdal_translate -expand rgb {self.path} {self.stem}_rgb.tif"
+            )
         warp = Warp(
             transform=georeference.transform or Affine.identity(),
             crs_wkt=georeference.crs_wkt,
@@ -367,6 +384,13 @@ def _warper_knows_validity(reading: _Reading, bands_of_file: int) -> bool:
     has_nodata = any(value is not None for value in reading.nodata)
     if not has_nodata:
         return reading.alpha is None or not reading.masked_bands
+    dtype = np.dtype(reading.dtype)
+    holds_gaps = any(
+        v is not None and not is_colour(v) and as_dtype(v, dtype) is not None
+        for v in reading.nodata
+    )
+    if holds_gaps and len(reading.bands) > 1:  # it asks for the value in all bands
+        return False
     is_alone = reading.alpha is None and not reading.masked_bands
     return is_alone and len(set(reading.nodata)) == 1 and len(reading.bands) == bands_of_file
 

@@ -34,6 +34,7 @@ from lemevit_cli.settings import SceneOptions
 # Nearer to one, the mean of those that a pixel touches blurs more than it collects.
 _FINER = 1.05
 _NOT_COARSER = 0.9
+_COARSE = 2.0  # times the pixels of `before`: too blurred to compare
 
 
 def open_pair(
@@ -99,7 +100,7 @@ class ScenePair:
         dx_px: float = 0.0,
         dy_px: float = 0.0,
     ) -> None:
-        self.warnings = _refuse_unrelated(before, after)
+        self.warnings = (*_refuse_unrelated(before, after), *_told_of_coarse(before, after))
         self.before, self.after = before, after
         self.dx_px, self.dy_px = dx_px, dy_px
         self.stretches: tuple[Stretch | None, Stretch | None] = (None, None)
@@ -254,6 +255,17 @@ def _refuse_unrelated(before: Scene, after: Scene) -> tuple[str, ...]:
             f"{_grid_text(after)}); gdal_translate -a_srs and -a_ullr state both"
         )
     return (f"no {missing}: taken to lie on one another pixel by pixel",)
+
+
+def _told_of_coarse(before: Scene, after: Scene) -> tuple[str, ...]:
+    """Tell where AFTER shows far less than BEFORE asks of it."""
+    if before.gsd_m is None or after.gsd_m is None or after.gsd_m < _COARSE * before.gsd_m:
+        return ()
+    return (
+        f"pixels of {after.gsd_m:.3g} m after {before.gsd_m:.3g} m before: what is smaller than "
+        "the coarser ones is blurred, and may be taken for change; "
+        f"gdalwarp -tr brings {before.name} to them",
+    )
 
 
 def _refuse_points_alone(scene: Scene, other: Scene) -> None:

@@ -3,7 +3,8 @@
 A pixel is nodata where any of these says so:
 
 * nodata: every chosen band that declares a nodata value equals it, on the raw number. White (255)
-  in one band of a picture with nodata 255 is not a hole, white in all three is;
+  in one band of a picture with nodata 255 is not a hole, white in all three is. A value that is no
+  colour of a byte (-9999, 65535) is one in any band: a pixel that lacks a band is no pixel;
 * a NaN or an infinite value in any chosen band;
 * alpha 0, whatever its range (0/255 in a uint16 file as well);
 * the file's mask band or .msk file, where all chosen bands are masked.
@@ -16,15 +17,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+_BRIGHTEST = 255  # of a byte
 
-def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_] | None:
+
+def valid_pixels(
+    pixels: NDArray, nodata: Sequence[float | None], *, complete: bool = True
+) -> NDArray[np.bool_] | None:
     """Mark where the numbers themselves say that a pixel is valid; None where all do.
 
     Args:
         pixels: ``(bands, H, W)``, raw.
         nodata: a value a band, None for a band that declares none.
+        complete: whether a pixel that lacks one band, by a value that is no colour, is nodata.
     """
     valid = _not_nodata(pixels, nodata)
+    for band, value in zip(pixels, nodata, strict=True) if complete else ():
+        number = None if value is None or is_colour(value) else as_dtype(value, pixels.dtype)
+        if number is not None:
+            differs = _differs(band, number)
+            valid = differs if valid is None else valid & differs
     if not np.issubdtype(pixels.dtype, np.floating):
         return valid
     # One sum finds the usual case, a window of finite numbers, without a mask for each band.
@@ -34,6 +45,11 @@ def valid_pixels(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.
         return valid
     finite = np.isfinite(pixels).all(axis=0)
     return finite if valid is None else valid & finite
+
+
+def is_colour(value: float) -> bool:
+    """Say whether a nodata value may as well be a brightness of one band: 0 to 255."""
+    return 0 <= value <= _BRIGHTEST
 
 
 def nodata_by_band(pixels: NDArray, nodata: Sequence[float | None]) -> NDArray[np.bool_]:

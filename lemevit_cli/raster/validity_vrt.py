@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rasterio.dtypes import dtype_rev, typename_fwd
 
-from lemevit_cli.raster.validity import as_dtype
+from lemevit_cli.raster.validity import as_dtype, is_colour
 
 # Tables, `number:answer`. GDAL draws lines between their stops: the ends of the finite numbers are
 # stops, so that none of these lies on a line down to 0.
@@ -63,6 +63,7 @@ def validity_vrt(
     for rule in (
         [(f"mask,{band}", 0.0) for band in masked_bands],
         _numbers_of_nodata(dtypes, bands, nodata),
+        *_numbers_of_gaps(dtypes, bands, nodata),
     ):
         if rule:
             _add_source(shown, _any_other(dataset, source, rule), "1")
@@ -102,6 +103,18 @@ def _numbers_of_nodata(
     numbers = [(b, as_dtype(value, np.dtype(dtypes[b - 1]))) for b, value in stated]
     known = [(f"{b}", float(number)) for b, number in numbers if number is not None]
     return known if len(known) == len(numbers) else []
+
+
+def _numbers_of_gaps(
+    dtypes: Sequence[str], bands: Sequence[int], nodata: Sequence[float | None]
+) -> list[list[tuple[str, float]]]:
+    """List bands, each a rule of its own, whose nodata number is no colour."""
+    gaps = [(b, v) for b, v in zip(bands, nodata, strict=True) if v is not None]
+    return [
+        numbers
+        for band, value in gaps
+        if not is_colour(value) and (numbers := _numbers_of_nodata(dtypes, [band], [value]))
+    ]
 
 
 def _any_other(dataset: Any, file: str, rule: Iterable[tuple[str, float]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import warnings
@@ -19,8 +20,13 @@ from rasterio.transform import GCPTransformer
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
-from lemevit_cli.geometry.ground import is_tied_to_earth
-from lemevit_cli.raster.spec import Writer
+from lemevit_cli.geometry.ground import (
+    is_projected,
+    is_tied_to_earth,
+    lengths_m,
+    metres_per_unit,
+)
+from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.settings import OutputOptions
 
 SHAPEFILE_LIMIT = 2**31 - 1  # bytes of a .shp or .dbf that every reader takes
@@ -31,6 +37,13 @@ _SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".qmd", ".qpj", ".sb
 # GDAL journals beside a GeoPackage that was not closed; they would be applied to the new one.
 _GEOPACKAGE_PARTS = ("-wal", "-shm", "-journal")
 _ROWS_AT_ONCE = 50_000  # polygons that are in memory as such
+
+_METRES_A_DEGREE = 111_320.0
+_USUAL_PIXEL_M = 0.3  # of scenes that do not say
+_SHARE_OF_A_PIXEL = 1e-3
+_LEAST_DECIMALS, _MOST_DECIMALS = 7, 13  # those of RFC 7946; those of a double
+_BEND_RADIUS_M = 1e6  # of parallels at 81 degrees, and more nearer to the equator
+_SHARE_OF_A_BEND = 0.25  # of a pixel
 
 _Some = TypeVar("_Some")
 
@@ -44,11 +57,14 @@ class PolygonLayer:
             shapely take several times their memory.
         fields: name of at most ten letters to ``(N,)`` text, int32 or float64.
         crs_wkt: None where the polygons lie on no known map.
+        pixel_m: side on the ground of the pixels that were outlined, which says how many decimals
+            of a degree the corners deserve; None where it is not known.
     """
 
     wkb: NDArray[Any]
     fields: Mapping[str, NDArray[Any]]
     crs_wkt: str | None
+    pixel_m: float | None = None
 
 
 def on_the_map(polygons: NDArray[Any], georeference: Georeference) -> NDArray[Any]:
@@ -72,6 +88,23 @@ def points_on_the_map(xy: NDArray[np.float64], georeference: Georeference) -> ND
     if georeference.transform is not None:
         return np.column_stack(georeference.transform @ tuple(xy.T))
     return _by_gcps(xy, georeference) if georeference.gcps and len(xy) else xy
+
+
+def pixel_size_m(georeference: Georeference, *, col: float, row: float) -> float | None:
+    """Measure the shorter side of a pixel on the ground; None without a CRS, or outside it."""
+    crs_wkt = crs_of_map(georeference)
+    if not is_tied_to_earth(crs_wkt):
+        return None
+    here, right, below = points_on_the_map(
+        np.array([(col, row), (col + 1, row), (col, row + 1)]), georeference
+    )
+    side = float(lengths_m([here, here], [right, below], crs_wkt).min())
+    return side if np.isfinite(side) and side > 0 else None
+
+
+def pixel_amid_m(spec: RasterSpec) -> float | None:
+    """Measure the pixel in the middle of a raster, as :func:`pixel_size_m`."""
+    return pixel_size_m(spec.georeference, col=spec.width / 2, row=spec.height / 2)
 
 
 def crs_of_map(georeference: Georeference) -> str | None:
@@ -182,14 +215,14 @@ def _write(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str)
         warnings.filterwarnings("ignore", "'crs' was not provided")
         pyogrio.raw.write(
             path,
-            geometry=layer.wkb,
+            geometry=_straight_in_degrees(layer) if driver == "GeoJSON" else layer.wkb,
             field_data=list(layer.fields.values()),
             fields=list(layer.fields),
             geometry_type="Polygon",
             layer=_layer_name(path.stem, driver),
             crs=layer.crs_wkt,
             driver=driver,
-            **(_layer_options(driver, layer.crs_wkt) | options.creation_options),
+            **(_layer_options(driver, layer) | options.creation_options),
         )
 
 
@@ -199,12 +232,39 @@ def _layer_name(stem: str, driver: str) -> str:
     return f"layer_{stem}" if is_reserved else stem
 
 
-def _layer_options(driver: str, crs_wkt: str | None) -> dict[str, str]:
+def _layer_options(driver: str, layer: PolygonLayer) -> dict[str, str]:
     # GDAL then turns the polygons into WGS84 and cuts them at the antimeridian. Without a CRS
     # there is nothing to turn: GeoJSON holds pixels, or what the world file says.
-    if driver == "GeoJSON" and is_tied_to_earth(crs_wkt):
-        return {"RFC7946": "YES"}
+    if driver == "GeoJSON" and is_tied_to_earth(layer.crs_wkt):
+        return {"RFC7946": "YES", "COORDINATE_PRECISION": str(lonlat_decimals(layer.pixel_m))}
     return {"GEOMETRY": "AS_WKT"} if driver == "CSV" else {}
+
+
+def lonlat_decimals(pixel_m: float | None) -> int:
+    """Return how many decimals of a degree keep corners to a thousandth of a pixel; 7 at least.
+
+    Rounded to the 7 of RFC 7946, a centimetre, rings of small pixels cross themselves.
+    """
+    step = (pixel_m or _USUAL_PIXEL_M) * _SHARE_OF_A_PIXEL / _METRES_A_DEGREE
+    return min(max(_LEAST_DECIMALS, math.ceil(-math.log10(step))), _MOST_DECIMALS)
+
+
+def _straight_in_degrees(layer: PolygonLayer) -> NDArray[Any]:
+    """Return the polygons as bytes, with corners on edges that would bend in degrees.
+
+    What is straight on a map is none there, unless it is short: a hole near a long edge would lie
+    outside of it.
+    """
+    if layer.pixel_m is None or layer.crs_wkt is None or not is_projected(layer.crs_wkt):
+        return layer.wkb
+    # An edge of a length L leaves a chord by L^2 / 8 r, and no map bends edges by more than r.
+    longest = math.sqrt(8 * _BEND_RADIUS_M * _SHARE_OF_A_BEND * layer.pixel_m)
+    unit = metres_per_unit(layer.crs_wkt)
+
+    def describe(part: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        return (shapely.to_wkb(shapely.segmentize(shapely.from_wkb(part[0]), longest / unit)),)
+
+    return in_parts(describe, split(layer.wkb))[0]
 
 
 def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str) -> None:

@@ -77,6 +77,29 @@ def test_json_counts_pixels_and_metres_as_the_raster_does(scene, tiny_weights):
     assert {"read", "model", "blend", "write", "total"} <= set(report["seconds"])
 
 
+def test_one_picture_gives_one_map_in_whatever_way_it_is_stored(write_scene, tiny_weights):
+    grey = np.random.default_rng(0).integers(0, 256, (1, 64, 64), dtype=np.uint8)
+    grey[0, 0, :2] = 0, 255
+    colours = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
+    rgb = np.array([colours[i][:3] for i in grey.flat], np.uint8).T.reshape(3, 64, 64)
+    ways = {
+        "bytes": write_scene(rgb, "a.tif"),
+        "words": write_scene(rgb.astype(np.uint16), "b.tif"),
+        "floats": write_scene(rgb.astype(np.float32), "c.tif"),
+        "indexes": write_scene(grey, "d.tif"),
+    }
+    with rasterio.open(ways["indexes"], "r+") as indexes:
+        indexes.write_colormap(1, colours)
+    maps = {}
+    for name, path in ways.items():
+        run = invoke(path, "-w", tiny_weights, "-o", f"{name}_seg.tif", "--output-type", "scores")
+        assert run.exit_code == 0, run.stderr
+        with rasterio.open(f"{name}_seg.tif") as result:
+            maps[name] = result.read()
+    for name in ("words", "floats", "indexes"):
+        np.testing.assert_allclose(maps[name], maps["bytes"], atol=1e-6)
+
+
 def test_scores_are_one_named_band_a_class_and_sum_to_one(scene, tiny_weights):
     run = invoke(scene, "-w", tiny_weights, "--output-type", "scores", "-o", "scores.tif")
     assert run.exit_code == 0, run.stderr
@@ -173,7 +196,8 @@ def test_several_scenes_go_to_a_folder_and_a_bad_one_is_named(write_scene, pixel
     run = invoke(first, second, third, "-w", tiny_weights, "-o", "out/")
     assert run.exit_code == 1
     assert run.stdout.split() == ["out/a_seg.tif", "out/c_seg.tif"]
-    assert f"failed: {second}: " in run.stderr and "2 bands" in run.stderr.splitlines()[-1]
+    (failure,) = (line for line in run.stderr.splitlines() if f"failed: {second}: " in line)
+    assert "2 bands" in failure
     assert sorted(p.name for p in Path("out").glob("*.tif")) == ["a_seg.tif", "c_seg.tif"]
 
 

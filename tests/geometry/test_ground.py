@@ -277,10 +277,13 @@ def test_a_plane_around_a_point_is_the_azimuthal_one():
     np.testing.assert_allclose(plane, np.column_stack(to_plane.transform(*group.T)), atol=1e-4)
 
 
-def test_the_plane_of_a_projected_crs_is_its_map_in_metres():
-    group = np.array([[[6e6, 2e6], [6e6 + 100, 2e6 - 50]]])
-    feet = 1200 / 3937
-    expected = [[[0, 0], [100 * feet, -50 * feet]]]
-    np.testing.assert_allclose(local_metres(group, wkt("EPSG:2227")), expected)
+def test_the_plane_has_metres_of_the_ground_and_the_north_of_the_grid():
+    # EPSG:2227: US survey feet. A step along its y, and half of it along its x.
+    group = np.array([[[6e6, 2e6], [6e6, 2e6 + 100], [6e6 + 50, 2e6]]])
+    to_degrees = pyproj.Transformer.from_crs("EPSG:2227", "EPSG:4269", always_xy=True)
+    lon, lat = to_degrees.transform(*group[0].T)
+    north, east = (WGS84.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2))
+    expected = [[[0, 0], [0, north], [east, 0]]]
+    np.testing.assert_allclose(local_metres(group, wkt("EPSG:2227")), expected, atol=1e-4)
     with pytest.raises(ValueError, match="tied to the earth"):
         local_metres(group, LOCAL)

@@ -173,21 +173,59 @@ def test_a_sheared_box_becomes_the_smallest_rectangle_around_it():
     assert_same_boxes(found, boxes_of_corners(corners.reshape(-1, 4, 2)))
 
 
-def test_sizes_in_a_projected_crs_are_those_of_the_map():
-    place = georeference(Affine(0.5, 0, 4e5, 0, -0.5, 5.6e6), UTM)
-    boxes = [[10, 10, 40, 10, 0.0], [10, 10, 10, 40, 0.0], [9, 9, 40, 10, -0.3]]
-    sizes = ground_sizes(boxes, place)
-    np.testing.assert_allclose(sizes.length_m, 20)
-    np.testing.assert_allclose(sizes.width_m, 5)
-    np.testing.assert_allclose(sizes.area_m2, 100)
-    # -0.3 turns the right end up, to the north.
-    np.testing.assert_allclose(sizes.bearing, [90, 0, 90 - np.degrees(0.3)], atol=1e-6)
+@pytest.mark.parametrize(
+    ("code", "lon", "lat"),
+    [
+        ("EPSG:3857", 15, 60),
+        ("EPSG:3857", -70, 84.5),
+        ("EPSG:3395", 15, 50),
+        ("EPSG:3031", 30, -40),  # polar stereographic, far from its parallel
+        ("EPSG:6933", 100, 65),  # equal areas of the world: no squares
+        ("ESRI:54009", -120, 40),
+        ("EPSG:32633", 15, 60),
+        ("EPSG:32633", 20, 60),
+        ("EPSG:2227", -121, 37.5),  # US survey feet
+        ("EPSG:4326", 15, 88),
+        ("EPSG:4326", 180, 10),
+    ],
+)
+def test_sizes_are_metres_on_the_ground_in_any_crs(code, lon, lat):
+    azimuth = 30.0
+    half_length, half_width = 20.0, 5.0
+    local = pyproj.CRS.from_proj4(f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84")
+    to_map = pyproj.Transformer.from_crs(local, code, always_xy=True)
+    along = np.array([np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))])
+    across = np.array([along[1], -along[0]])
+    signs = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    corners = signs[:, :1] * half_length * along + signs[:, 1:] * half_width * across
+    xy = np.column_stack(to_map.transform(*corners.T))
+    if code == DEGREES and lon == 180:
+        xy[:, 0] %= 360
+    sizes = sizes_of_corners([xy], wkt(code))
+    assert sizes.length_m[0] == pytest.approx(40, rel=1e-4)
+    assert sizes.width_m[0] == pytest.approx(10, rel=1e-4)
+    assert sizes.area_m2[0] == pytest.approx(400, rel=1e-4)
     assert sizes.unit == "m"
+    # Grid north: the azimuth of a step up the map.
+    back = pyproj.Transformer.from_crs(code, DEGREES, always_xy=True)
+    x, y = xy.mean(axis=0)
+    up = 1e-4 if code == DEGREES else 5.0
+    grid_north = WGS84.inv(*back.transform(x, y - up), *back.transform(x, y + up))[0]
+    expected = (azimuth - grid_north) % 180
+    assert sizes.bearing[0] == pytest.approx(expected, abs=1e-2)
 
 
-def test_feet_become_metres():
-    place = georeference(Affine(1, 0, 6e6, 0, -1, 2e6), "EPSG:2227")  # US survey feet
-    assert ground_sizes([[0, 0, 100, 10, 0]], place).length_m[0] == pytest.approx(30.48006)
+def test_a_conformal_map_shows_bearings_as_they_are():
+    place = georeference(Affine(0.5, 0, 8e5, 0, -0.5, 5.6e6), UTM)  # 3.3 degrees of convergence
+    boxes = [[10, 10, 40, 10, 0.0], [10, 10, 10, 40, 0.0], [9, 9, 40, 10, -0.3]]
+    scale = pyproj.Proj(UTM).get_factors(*pyproj.Proj(UTM)(8e5, 5.6e6, inverse=True))
+    sizes = ground_sizes(boxes, place)
+    np.testing.assert_allclose(sizes.length_m, 20 / scale.meridional_scale, rtol=1e-5)
+    np.testing.assert_allclose(sizes.width_m, 5 / scale.meridional_scale, rtol=1e-5)
+    # -0.3 turns the right end up, to the north.
+    off = sizes.bearing - [90, 0, 90 - np.degrees(0.3)]
+    np.testing.assert_allclose((off + 90) % 180 - 90, 0, atol=1e-3)
+    assert sizes.unit == "m"
 
 
 def test_a_scene_turned_by_its_transform_gives_the_same_sizes():
@@ -197,7 +235,7 @@ def test_a_scene_turned_by_its_transform_gives_the_same_sizes():
     one = ground_sizes(box, georeference(north_up, UTM))
     other = ground_sizes(map_boxes(box, ~turned @ north_up), georeference(turned, UTM))
     for name in ("length_m", "width_m", "area_m2", "bearing"):
-        np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-6)
+        np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-5)
 
 
 def test_sizes_in_degrees_follow_geodesics():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from making.collector import Collector
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.radiometry import Stretch, check_stretch, choose_stretch
+from lemevit_cli.raster.radiometry import Stretch, check_stretch, choose_stretch, tell_stretch
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.settings import SceneOptions
 
@@ -26,6 +27,40 @@ def test_scene_of_the_cards_dtype_is_read_as_it_is(write_scene, rgb):
     with open_scene(write_scene(rgb)) as scene:
         assert choose_stretch(scene, spec="auto", **CARD) is None
         assert choose_stretch(scene, spec="0,100", **CARD) is not None
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("darker", [1, 8])
+def test_numbers_of_the_weights_are_read_as_they_are_in_any_dtype(write_scene, rgb, dtype, darker):
+    pixels = (rgb // darker).astype(dtype)
+    pixels[:, 0] = -9999 if dtype != "uint16" else 65535
+    with open_scene(write_scene(pixels, nodata=int(pixels[0, 0, 0]))) as scene:
+        assert choose_stretch(scene, spec="auto", **CARD) is None
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1 / 510, 8, 40])
+def test_numbers_of_another_range_are_stretched(write_scene, rgb, scale):
+    with open_scene(write_scene(rgb.astype(np.float32) * np.float32(scale))) as scene:
+        assert choose_stretch(scene, spec="auto", **CARD) is not None
+
+
+@pytest.mark.parametrize(("spread", "warned"), [(30, True), (1500, False)])
+def test_the_noise_of_one_cover_is_not_stretched_in_silence(write_scene, spread, warned):
+    noise = np.random.default_rng(0).normal(0, 1, (3, 48, 64)).clip(-2.5, 2.5)
+    progress = Collector()
+    with open_scene(write_scene((4000 + spread * noise).astype(np.uint16))) as scene:
+        stretch = choose_stretch(scene, spec="auto", **CARD)
+        tell_stretch(stretch, scene, spec="auto", dtype="uint8", progress=progress)
+    assert len(progress.notes) == 1
+    assert [("one cover" in line and "--stretch min=A,max=B" in line) for line in
+            progress.warnings] == ([True] if warned else [])  # fmt: skip
+
+
+def test_numbers_that_are_read_as_they_are_are_told(write_scene, rgb):
+    progress = Collector()
+    with open_scene(write_scene(rgb.astype(np.float32))) as scene:
+        tell_stretch(None, scene, spec="auto", dtype="uint8", progress=progress)
+    assert "are read as they are" in progress.notes[0] and not progress.warnings
 
 
 def test_other_dtype_is_stretched_by_percentiles_of_valid_pixels(write_scene, uint16_pixels):
@@ -47,7 +82,7 @@ def test_nodata_of_a_band_alone_is_left_out_of_that_bands_percentiles(write_scen
     with open_scene(path, SceneOptions(bidx=(2, 1, 2))) as scene:
         stretch = choose_stretch(scene, spec="auto", **CARD)
         _, valid = scene.read(scene.window)
-    assert valid[20:, 40:].all()  # the other band has something there
+    assert not valid[:, 40:].any()  # a pixel that lacks a band is none
     own = [band[band != -9999] for band in uint16_pixels]
     first, second = np.percentile(own[0] * 0.5 + 10, (2, 98)), np.percentile(own[1], (2, 98))
     np.testing.assert_allclose(

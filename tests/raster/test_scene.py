@@ -152,6 +152,28 @@ def test_pixel_is_nodata_only_where_every_band_is(write_scene, rgb):
     assert not valid[0, 0] and valid[5, 5]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "lacks"),
+    [
+        ("float32", -9999, True),
+        ("float64", -3.4e38, True),
+        ("int16", -32768, True),
+        ("uint16", 65535, True),
+        ("uint16", 0, False),  # may be the brightness of a band
+        ("float32", 255, False),
+        ("uint8", 255, False),
+    ],
+)
+def test_a_value_that_is_no_colour_is_nodata_in_any_band(write_scene, rgb, dtype, nodata, lacks):
+    pixels = (rgb // 2 + 10).astype(dtype)
+    pixels[1, 5, 6] = nodata
+    pixels[:, 7, 8] = nodata
+    _, valid = read_all(write_scene(pixels, nodata=nodata))
+    expected = np.ones(valid.shape, bool)
+    expected[7, 8], expected[5, 6] = False, not lacks
+    np.testing.assert_array_equal(valid, expected)
+
+
 def test_bands_may_differ_in_nodata(write_scene, tmp_path):
     source = write_scene(np.array([[[1, 1, 9]], [[2, 7, 2]]], np.uint8))
     band = (
@@ -271,6 +293,40 @@ def test_palette_indexes_are_told(write_scene):
     )
     with open_scene(path) as scene:
         assert any("palette" in line for line in scene.warnings)
+
+
+@pytest.mark.parametrize("bidx", [None, (1, 1, 1)])
+def test_a_palette_is_expanded_to_its_colours_where_asked(write_scene, bidx):
+    indexes = np.random.default_rng(0).integers(0, 4, (1, 6, 8), dtype=np.uint8)
+    colours = {0: (0, 0, 0, 0), 1: (9, 90, 200, 255), 2: (255, 0, 7, 255), 3: (40, 50, 60, 255)}
+    entries = "".join(
+        f'<Entry c1="{r}" c2="{g}" c3="{b}" c4="{a}"/>' for r, g, b, a in colours.values()
+    )
+    vrt = Path(write_scene(indexes)).with_suffix(".vrt")  # a GeoTIFF keeps no alpha of colours
+    vrt.write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="6"><VRTRasterBand dataType="Byte" band="1">'
+        f"<NoDataValue>3</NoDataValue><ColorInterp>Palette</ColorInterp><ColorTable>{entries}"
+        '</ColorTable><SimpleSource><SourceFilename relativeToVRT="1">scene.tif</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    path = str(vrt)
+    with open_scene(path, SceneOptions(bidx=bidx, expand_palette=True)) as scene:
+        pixels, valid = scene.read(scene.window)
+        assert (scene.num_bands, scene.dtype, scene.bidx) == (3, "uint8", (1, 1, 1))
+        assert any("palette" in line and "-b 1" in line for line in scene.warnings)
+        overview, _ = scene.read_overview_by_band(64)
+    expected = np.array([colours[i][:3] for i in indexes[0].flat]).reshape(6, 8, 3)
+    np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))
+    np.testing.assert_array_equal(overview, pixels)
+    np.testing.assert_array_equal(valid, (indexes[0] != 0) & (indexes[0] != 3))
+
+
+def test_indexes_of_a_palette_stay_where_they_are_meant(write_scene):
+    indexes = np.random.default_rng(0).integers(0, 2, (1, 6, 8), dtype=np.uint8)
+    colours = {0: (1, 2, 3, 255), 1: (9, 90, 200, 255)}
+    path = write_scene(indexes, setup=lambda out: out.write_colormap(1, colours))
+    np.testing.assert_array_equal(read_all(path)[0], indexes)  # a raster of classes
+    np.testing.assert_array_equal(read_all(path, bidx=(1,), expand_palette=True)[0], indexes)
 
 
 # Georeference

@@ -381,6 +381,38 @@ def test_nodata_that_the_dtype_cannot_hold_masks_nothing(write_scene, rgb):
     assert valid[:, 1:].all()
 
 
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_gap_of_one_band_of_after_is_nodata_on_the_grid_of_before(write_scene, dtype):
+    pixels = smooth().astype(dtype)
+    pixels[1, 40:60] = -9999
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    grid = NORTH_UP @ Affine.translation(0, 0.3)
+    _, valid = read_pair(before, write_scene(pixels, "b.tif", transform=grid, nodata=-9999))
+    assert not valid[41:59].any() and valid[1:39].all() and valid[61:].all()
+
+
+@pytest.mark.parametrize(("scale", "told"), [(0.5, False), (1.5, False), (3, True)])
+def test_an_after_that_is_much_coarser_is_told(write_scene, scale, told):
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    after = write_scene(smooth(), "b.tif", transform=NORTH_UP @ Affine.scale(scale))
+    with open_pair(before, after) as pair:
+        assert [f"pixels of {scale / 2:.3g} m after 0.5 m before" in line
+                for line in pair.warnings] == ([True] if told else [])  # fmt: skip
+
+
+def test_indexes_of_a_palette_are_not_resampled(write_scene):
+    colours = {0: (1, 2, 3, 255), 1: (9, 90, 200, 255)}
+    before = write_scene(smooth(), "a.tif", transform=NORTH_UP)
+    after = write_scene(
+        np.ones((1, 120, 160), np.uint8),
+        "b.tif",
+        transform=NORTH_UP @ Affine.translation(0.3, 0),
+        setup=lambda out: out.write_colormap(1, colours),
+    )
+    options = SceneOptions(expand_palette=True)
+    assert "gdal_translate -expand rgb" in message_of(before, after, options_after=options)
+
+
 def test_scale_and_offset_of_after_are_kept(write_scene):
     def setup(out):
         out.scales, out.offsets = (0.5,) * 3, (10.0,) * 3

@@ -210,10 +210,17 @@ def pair_of(source: SceneInput) -> ScenePair:
 
 
 def options_of_dates(settings: InferenceSettings) -> tuple[SceneOptions, SceneOptions]:
-    """Return the options of each scene: own bands for the second, a CRS where it has none."""
-    options = settings.scene
-    first = replace(options, src_crs=None, missing_crs=options.src_crs)
-    return first, replace(first, bidx=settings.change.bidx_after or options.bidx)
+    """Return the options of each scene: own bands and nodata, a CRS where it has none."""
+    options, change = settings.scene, settings.change
+    both = replace(options, src_crs=None, missing_crs=options.src_crs, expand_palette=True)
+    before, after = (
+        options.nodata if nodata is None else nodata
+        for nodata in (change.nodata_before, change.nodata_after)
+    )
+    return (
+        replace(both, nodata=before),
+        replace(both, nodata=after, bidx=change.bidx_after or options.bidx),
+    )
 
 
 def check_threshold(threshold: float) -> None:

@@ -6,7 +6,8 @@ from lemevit_cli.inference.scene_input import Area, SceneInput, area_of, model_s
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.bands import check_bands
-from lemevit_cli.raster.radiometry import choose_stretch
+from lemevit_cli.raster.inspection import value_warnings
+from lemevit_cli.raster.radiometry import choose_stretch, tell_stretch
 from lemevit_cli.raster.registration import Shift, estimate_shift
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.view import SceneView
@@ -85,6 +86,12 @@ def pair_input(
     check_bands_of_dates(pair, card)
     for warning in pair.warnings:
         progress.warn(f"{pair.name}: {warning}")
+    for scene, option, window in (
+        (pair.before, "--nodata-before", pair.overlap),
+        (pair.after, "--nodata-after", pair.after_overlap),
+    ):
+        for warning in value_warnings(scene, option=option, window=window):
+            progress.warn(f"{scene.name}: {warning}")
     grid = pair.before
     area = area or area_of(grid, options, progress)
     stretches = [
@@ -98,8 +105,7 @@ def pair_input(
         for scene, window in ((grid, pair.overlap), (pair.after, pair.after_overlap))
     ]
     for scene, stretch in zip((grid, pair.after), stretches, strict=True):
-        if stretch is not None:
-            progress.note(f"{scene.name}: {stretch.describe()}")
+        tell_stretch(stretch, scene, spec=options.stretch, dtype=card.dtype, progress=progress)
     scale = model_scale(grid, card, options.gsd, progress)
     pair = pair.stretch(*stretches)
     view = SceneView(area.of(pair), scale=scale, fill=(*card.mean, *card.mean))

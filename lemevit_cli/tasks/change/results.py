@@ -38,6 +38,7 @@ from lemevit_cli.vector.layer import (
     crs_of_map,
     in_parts,
     on_the_map,
+    pixel_amid_m,
     write_layer,
 )
 from lemevit_cli.vector.outlines import (
@@ -223,6 +224,7 @@ def layer_of(
             "after": np.full(len(wkb), spec.after, object),
         },
         crs_wkt=crs_wkt,
+        pixel_m=pixel_amid_m(spec.raster),
     )
 
 

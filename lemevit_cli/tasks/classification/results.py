@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lemevit_cli.vector.layer import (
     crs_of_map,
     in_parts,
     on_the_map,
+    pixel_amid_m,
     split,
     write_layer,
 )
@@ -65,7 +67,8 @@ def open_sink(
     with replacing(target, overwrite=options.overwrite, companions=companions) as path:
         yield sink
         blame = f"{target} cannot be written (is the disk full?)"
-        write_layer(path, sink.layer(spec.georeference), options, writer, blame=blame)
+        layer = replace(sink.layer(spec.georeference), pixel_m=pixel_amid_m(spec))
+        write_layer(path, layer, options, writer, blame=blame)
 
 
 class _CellSink:

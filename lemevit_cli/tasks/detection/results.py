@@ -39,6 +39,7 @@ from lemevit_cli.vector.layer import (
     crs_of_map,
     in_parts,
     on_the_map,
+    pixel_size_m,
     points_on_the_map,
     split,
     vector_refusals,
@@ -56,7 +57,6 @@ WRITERS = (
     Writer("DOTA", ".txt", "boxes", __name__),
 )
 _LONLAT = "OGC:CRS84"
-_LONLAT_DECIMALS = "9"  # a tenth of a millimetre; GDAL's 7 are a centimetre
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
     if writer.driver in _WRITE_OF and options.creation_options:
         raise OutputError(f"--co: {writer.driver} has no creation options")
     if writer.driver not in _WRITE_OF:
-        check_layer_options(layer_of(_NO_BOXES), _precise(options, writer), writer)
+        check_layer_options(layer_of(_NO_BOXES), options, writer)
 
 
 def write_boxes(target: str, detections: BoxesOfScene, options: OutputOptions) -> None:
@@ -166,7 +166,16 @@ def layer_of(detections: BoxesOfScene) -> PolygonLayer:
             "cy": centres[:, 1],
         },
         crs_wkt=crs_of_map(place),
+        pixel_m=_pixel_m(detections, place),
     )
+
+
+def _pixel_m(detections: BoxesOfScene, place: Georeference) -> float | None:
+    """Measure a pixel amid the boxes."""
+    if len(detections.boxes) == 0:
+        return None
+    col, row = np.median(detections.boxes[:, :2], axis=0)
+    return pixel_size_m(place, col=float(col), row=float(row))
 
 
 def _write_layer(
@@ -179,15 +188,7 @@ def _write_layer(
         lon, lat = to_lonlat.transform(layer.fields["cx"], layer.fields["cy"])
         layer = replace(layer, fields={**layer.fields, "cx": lon, "cy": lat})
     blame = f"{path.name} cannot be written (is the disk full?)"
-    write_layer(path, layer, _precise(options, writer), writer, blame=blame)
-
-
-def _precise(options: OutputOptions, writer: Writer) -> OutputOptions:
-    """Add as many decimals of a degree as boxes deserve, unless the user states them."""
-    if writer.driver != "GeoJSON":
-        return options
-    creation_options = {"COORDINATE_PRECISION": _LONLAT_DECIMALS, **options.creation_options}
-    return replace(options, creation_options=creation_options)
+    write_layer(path, layer, options, writer, blame=blame)
 
 
 def _write_parquet(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lemevit_cli.vector.layer import (
     crs_of_map,
     in_parts,
     on_the_map,
+    pixel_amid_m,
     write_layer,
 )
 from lemevit_cli.vector.outlines import NO_REGIONS, NOTHING, Regions, create_draft, outline_regions
@@ -77,6 +79,7 @@ def open_sink(
         draft.unlink()
         names = [info.name for info in spec.classes]
         layer = _layer(regions, names, spec.georeference, min_area=options.min_area_m2)
+        layer = replace(layer, pixel_m=pixel_amid_m(spec))
         write_layer(path, layer, options, writer, blame=blame)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
@@ -46,7 +47,8 @@ def open_labelled_scene(labelled: LabelledScene, division: Division) -> Parts:
     with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
         labels = open_labels(scene, labelled)
         ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
-        notes = (*(f"{scene.name}: {warning}" for warning in scene.warnings), *labels.notes)
+        warnings = (*scene.warnings, *value_warnings(scene, option=STATE_NODATA))
+        notes = (*(f"{scene.name}: {warning}" for warning in warnings), *labels.notes)
         return divide_ground(ground, labelled, division, notes)
 
 

@@ -288,6 +288,28 @@ def test_pixels_that_are_nodata_in_either_date_are_nodata(write_scene, dates, tm
     np.testing.assert_array_equal(burned(table, tmp_path / "m.tif"), mask == 1)
 
 
+def test_each_date_may_have_a_nodata_value_of_its_own(write_scene, dates, tmp_path):
+    before, after = (date.copy() for date in dates)
+    before[:, :40, :50], after[:, 100:, 150:] = 0, 255
+    before[:, 60, 60], after[:, 61, 61] = 255, 0  # colours of these dates
+    paths = [
+        write_scene(date, name, transform=UPRIGHT)
+        for date, name in ((before, "b.tif"), (after, "a.tif"))
+    ]
+    progress = Collector()
+    run(*paths, tmp_path / "m.tif", progress=progress)
+    assert not (mask_of(tmp_path / "m.tif") == 255).any()
+    for option in ("--nodata-before 0", "--nodata-after 255"):
+        assert sum(option in line for line in progress.warnings) == 1
+    progress = Collector()
+    nodata = ChangeOptions(nodata_before=0, nodata_after=255)
+    run(*paths, tmp_path / "own.tif", change=nodata, progress=progress)
+    is_nodata = np.zeros(before.shape[1:], bool)
+    is_nodata[:40, :50] = is_nodata[100:, 150:] = True
+    np.testing.assert_array_equal(mask_of(tmp_path / "own.tif") == 255, is_nodata)
+    assert not any("--nodata" in line for line in progress.warnings)
+
+
 def test_dates_are_those_of_the_files(write_scene, dates, tmp_path):
     paths = [
         write_scene(date, name, transform=UPRIGHT)

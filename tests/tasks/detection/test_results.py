@@ -137,9 +137,8 @@ def test_sizes_and_bearings_are_those_of_the_polygons_on_the_ground(tmp_path, gr
         ends = np.array(polygon.exterior.coords)
         sides = [geod.geometry_length(shapely.LineString(lonlat.exterior.coords[i : i + 2]))
                  for i in (0, 1)]  # fmt: skip
-        scale = 1.0 if grid == "degrees" else 0.9996  # of UTM near its middle
         longer = int(np.argmax(sides))
-        assert row.length_m == pytest.approx(max(sides) * scale, rel=2e-3)
+        assert row.length_m == pytest.approx(max(sides), rel=1e-4)
         assert row.area_m2 == pytest.approx(row.length_m * row.width_m)
         east, north = ends[longer + 1] - ends[longer]
         if grid == "degrees":

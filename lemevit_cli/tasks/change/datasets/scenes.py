@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
 from lemevit_cli.training.datasets.holding_back import Division
@@ -51,7 +52,13 @@ def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
             may_have_nodata=_may_have_nodata(pair),
         )
         warnings = [*pair.warnings, *pair.before.warnings, *pair.after.warnings]
-        notes = (*(f"{pair.name}: {warning}" for warning in warnings), *labels.notes)
+        dates = (pair.before, pair.after)
+        values = [
+            f"{date.name}: {line}"
+            for date in dates
+            for line in value_warnings(date, option=STATE_NODATA)
+        ]
+        notes = (*(f"{pair.name}: {warning}" for warning in warnings), *values, *labels.notes)
         return divide_ground(ground, labelled, division, notes)
 
 

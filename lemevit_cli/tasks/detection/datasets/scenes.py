@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
@@ -70,6 +71,7 @@ def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -
     plural = "classes" if len(polygons.classes) > 1 else "class"
     notes = (
         *(f"{scene.name}: {warning}" for warning in scene.warnings),
+        *(f"{scene.name}: {line}" for line in value_warnings(scene, option=STATE_NODATA)),
         f"{scene.name}: a scene with a layer of {sum(map(np.sum, counts.values()))} objects, "
         f"{len(polygons.classes)} {plural} ({', '.join(polygons.classes)})",
         *polygons.notes,
