@@ -4,9 +4,12 @@
 
 By turns `predict`, `detect` and `change` work on a simulated town in blocks, with the starter
 weights. Each run is killed (SIGKILL) at a moment drawn from its own length, as often as a number
-drawn says, and then repeated until it ends. Printed is, by command: kills, runs that went on behind
-blocks of a killed one, results that are not those of the undisturbed run, and files left over.
-Exit status 1 if there are any of the last two.
+drawn says, and then repeated until it ends. One that was killed after its results were in place has
+ended: the same command says that they exist, and `--overwrite` must remove what lies beside them.
+Printed is, by command: kills; runs that went on behind blocks of a killed one; runs killed when
+they had ended; and four faults: finished blocks that were done again, commands refused between two
+of their results, results that are not those of the undisturbed run, and files left over. Exit
+status 1 if there is a fault.
 """
 
 from __future__ import annotations
@@ -19,27 +22,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
+import pyogrio
 import rasterio
 
 from lemevit_cli.simulation.pair import simulate_pair
 
 _LEMEVIT = [sys.executable, "-m", "lemevit_cli"]
+_SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+_HEARD: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 @dataclass
 class Tally:
-    """What came of the kills of one command."""
+    """What came of the kills of one command; the last four are faults."""
 
     kills: int = 0
     continued: int = 0
+    ended: int = 0
+    repeated: int = 0
+    refused: int = 0
     wrong: int = 0
     leftovers: int = 0
+
+    @property
+    def faults(self) -> int:
+        return self.repeated + self.refused + self.wrong + self.leftovers
 
 
 def main() -> None:
@@ -84,50 +96,61 @@ def disturb(
     seconds, truth = whole
     place.mkdir()
     for _ in range(chance.randint(1, 3)):
-        process = subprocess.Popen([*_LEMEVIT, *command], cwd=place, stdout=subprocess.DEVNULL)
-        try:
-            process.wait(chance.uniform(0.3, 1.1) * seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            tally.kills += 1
-        process.wait()
+        with subprocess.Popen([*_LEMEVIT, *command], cwd=place, **_SILENT) as process:
+            try:
+                process.wait(chance.uniform(0.3, 1.1) * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                tally.kills += 1
+        if any((place / path.name).exists() for path in truth.iterdir()):
+            break  # it has ended, or nearly so
+    kept = len(list(place.glob(".*.parts/[0-9]*.part")))  # hidden ones are not whole
+    finished = subprocess.run([*_LEMEVIT, *command], cwd=place, **_HEARD)
+    if finished.returncode and b"exists; replace it" in finished.stderr:
         if all((place / path.name).exists() for path in truth.iterdir()):
-            break  # it had ended, or was killed while it took leave
-    else:
-        ended = subprocess.run([*_LEMEVIT, *command], cwd=place, capture_output=True)
-        if ended.returncode:
-            sys.exit(f"{' '.join(command)}: {ended.stderr.decode()}")
-        tally.leftovers += len(
-            {p.name for p in place.iterdir()} - {p.name for p in truth.iterdir()}
-        )
-        tally.continued += json.loads(ended.stdout)["blocks_kept"] > 0
-    tally.wrong += not all(is_same(place / path.name, path) for path in truth.iterdir())
+            tally.ended += 1
+            tally.wrong += not is_same(place, truth)
+        else:
+            tally.refused += 1
+        finished = subprocess.run([*_LEMEVIT, *command, "--overwrite"], cwd=place, **_HEARD)
+    if finished.returncode:
+        sys.exit(f"{' '.join(command)}: {finished.stderr.decode()}")
+    found = json.loads(finished.stdout)["blocks_kept"]
+    tally.continued += found > 0
+    tally.repeated += max(0, kept - found)
+    tally.leftovers += len({p.name for p in place.iterdir()} - {p.name for p in truth.iterdir()})
+    tally.wrong += not is_same(place, truth)
     shutil.rmtree(place)
 
 
-def is_same(found: Path, true: Path) -> bool:
-    """Tell whether two results hold the same pixels or features."""
+def is_same(place: Path, truth: Path) -> bool:
+    """Tell whether a folder holds the results of another: pixels and tags, features, or bytes."""
+    return all(is_same_file(place / path.name, path) for path in truth.iterdir())
+
+
+def is_same_file(found: Path, true: Path) -> bool:
     if not found.exists():
         return False
     if true.suffix == ".gpkg":
-        return bool(features_of(found).equals(features_of(true)))
+        return features_of(found) == features_of(true)
     if true.suffix != ".tif":
-        return True
+        return found.read_bytes() == true.read_bytes()
     with rasterio.open(found) as a, rasterio.open(true) as b:
         return np.array_equal(a.read(), b.read()) and a.tags() == b.tags()
 
 
-def features_of(path: Path) -> Any:
-    layer = geopandas.read_file(path)
-    return layer.assign(geometry=layer.geometry.to_wkb())
+def features_of(path: Path) -> list[Any]:
+    _, _, polygons, columns = pyogrio.raw.read(path)
+    return [polygons.tolist(), *(column.tolist() for column in columns)]
 
 
 def tell(tallies: dict[str, Tally]) -> None:
     """Print the tallies; end with 1 if one is not clean."""
-    print("| command | kills | continued | not the same | files left over |\n|---|---|---|---|---|")
-    for name, t in tallies.items():
-        print(f"| {name} | {t.kills} | {t.continued} | {t.wrong} | {t.leftovers} |")
-    if any(t.wrong or t.leftovers for t in tallies.values()):
+    names = [field.name for field in fields(Tally)]
+    print(f"| command | {' | '.join(names)} |\n|---{'|---:' * len(names)}|")
+    for name, tally in tallies.items():
+        print(f"| {name} | {' | '.join(str(value) for value in astuple(tally))} |")
+    if any(tally.faults for tally in tallies.values()):
         sys.exit(1)
 
 

@@ -7,11 +7,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
+
+# Moves of finished files into their places, and the removal of their folders: see placed_together.
+_waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = ContextVar(
+    "waiting", default=None
+)
 
 
 def check_replaceable(target: str | Path, *, overwrite: bool) -> None:
@@ -60,11 +67,35 @@ def replacing(
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
-    try:
+    with ExitStack() as at_end:
+        at_end.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder / target.name
-        _move_into_place(folder, target, set(companions), overwrite=overwrite)
+        move = partial(_move_into_place, folder, target, set(companions), overwrite=overwrite)
+        waiting = _waiting.get()
+        if waiting is None:
+            move()
+        else:
+            waiting.append((move, at_end.pop_all()))
+
+
+@contextmanager
+def placed_together() -> Iterator[None]:
+    """Let all that :func:`replacing` writes in the block appear at its clean end, in a moment.
+
+    A process that is killed while the second of two results is finished would else leave the
+    first in its place, and the same command would be refused. An exception in the block leaves
+    none.
+    """
+    waiting: list[tuple[Callable[[], None], ExitStack]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        for move, _ in waiting:
+            move()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _waiting.reset(token)
+        for _, at_end in waiting:
+            at_end.close()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lemevit_cli.geometry.georeference import Georeference
 # Straight in the map is curved in the equal-area plane; edges shorter than this differ by less
 # than a millionth of the area.
 _MAX_EDGE_M = 2_000.0
+_CORNERS_AT_ONCE = 1_000_000  # measuring one takes 150 bytes
 _NORTHWARD_RAD = 1e-6  # 6 m: far above rounding, below any curvature of a meridian
 
 
@@ -67,9 +68,7 @@ def polygon_areas_m2(
     areas = np.zeros(len(geometries))
     if len(rings) == 0:
         return areas
-    if not crs.is_geographic:
-        rings = shapely.segmentize(rings, _MAX_EDGE_M / _metres_per_unit(crs))
-    ring_areas = _ring_areas(rings, crs)
+    ring_areas = np.concatenate([_ring_areas(rings[part], crs) for part in _some_rings(rings)])
     # shapely gives each polygon's exterior first, then its holes.
     is_exterior = np.diff(ring_owner, prepend=-1) != 0
     np.add.at(areas, polygon_owner[ring_owner], np.where(is_exterior, ring_areas, -ring_areas))
@@ -89,6 +88,15 @@ def polygon_perimeters_m(
     """
     crs = _require_horizontal(crs_wkt)
     rings, polygon_of = shapely.get_rings(np.asarray(geometries, object), return_index=True)
+    perimeters = np.zeros(len(geometries))
+    for part in _some_rings(rings):
+        metres, ring_of = _edges_m(rings[part], crs)
+        np.add.at(perimeters, polygon_of[part][ring_of], metres)
+    return perimeters
+
+
+def _edges_m(rings: NDArray, crs: pyproj.CRS) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return the length of every edge of rings in map units, and the ring that it belongs to."""
     xy, ring_of = shapely.get_coordinates(rings, return_index=True)
     lon, lat = _to_lonlat(xy, crs)
     edges = ring_of[1:] == ring_of[:-1]
@@ -97,9 +105,13 @@ def polygon_perimeters_m(
     inside = np.isfinite(np.sum(ends, axis=0))
     lon_from, lat_from, lon_to, lat_to = (end[inside] for end in ends)
     metres[inside] = _geod(crs).inv(lon_from, lat_from, lon_to, lat_to, radians=True)[2]
-    perimeters = np.zeros(len(geometries))
-    np.add.at(perimeters, polygon_of[ring_of[1:][edges]], metres)
-    return perimeters
+    return metres, ring_of[1:][edges]
+
+
+def _some_rings(rings: NDArray) -> list[NDArray[np.intp]]:
+    """Return indices of rings that are measured at once: a polygon may have a million holes."""
+    parts = 1 + int(shapely.get_num_coordinates(rings).sum()) // _CORNERS_AT_ONCE
+    return np.array_split(np.arange(len(rings)), parts)
 
 
 def lengths_m(xy_from: ArrayLike, xy_to: ArrayLike, crs_wkt: str | None) -> NDArray[np.float64]:
@@ -264,6 +276,8 @@ def _inverse_projection(crs_wkt: str) -> pyproj.Transformer:
 
 def _ring_areas(rings: NDArray, crs: pyproj.CRS) -> NDArray[np.float64]:
     """Measure unsigned areas of closed rings in map units, all at once."""
+    if not crs.is_geographic:
+        rings = shapely.segmentize(rings, _MAX_EDGE_M / _metres_per_unit(crs))
     xy, owner = shapely.get_coordinates(rings, return_index=True)
     lon, lat = _to_lonlat(xy, crs)
     geod = _geod(crs)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import shapely
@@ -30,7 +30,9 @@ _TEXT_WIDTH, _INTEGER_WIDTH, _REAL_WIDTH = 80, 9, 24
 _SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".qmd", ".qpj", ".sbn", ".sbx")
 # GDAL journals beside a GeoPackage that was not closed; they would be applied to the new one.
 _GEOPACKAGE_PARTS = ("-wal", "-shm", "-journal")
-_MEASURED_AT_ONCE = 50_000  # polygons
+_ROWS_AT_ONCE = 50_000  # polygons that are in memory as such
+
+_Some = TypeVar("_Some")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,13 @@ class PolygonLayer:
     """Polygons on the map with their fields.
 
     Args:
-        polygons: ``(N,)`` shapely polygons, exterior rings counter-clockwise.
+        wkb: ``(N,)`` polygons as bytes, exterior rings counter-clockwise: a million polygons of
+            shapely take several times their memory.
         fields: name of at most ten letters to ``(N,)`` text, int32 or float64.
         crs_wkt: None where the polygons lie on no known map.
     """
 
-    polygons: NDArray[Any]
+    wkb: NDArray[Any]
     fields: Mapping[str, NDArray[Any]]
     crs_wkt: str | None
 
@@ -88,17 +91,20 @@ def _by_gcps(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.
         return np.column_stack(transformer.xy(rows=xy[:, 1], cols=xy[:, 0], offset="ul"))
 
 
-def measure_polygons(
-    polygons: NDArray[Any],
-    crs_wkt: str | None,
-    measure: Callable[[NDArray[Any], str | None], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Return what ``measure`` says of polygons ``(N,)``, asked for some at a time.
+def in_parts(
+    describe: Callable[[_Some], tuple[NDArray[Any], ...]], parts: Iterable[_Some]
+) -> tuple[NDArray[Any], ...]:
+    """Return the columns that a function gives of each part, joined; there is one part at least.
 
-    Measuring takes many times the memory of the polygons themselves.
+    Polygons and what is measured on them take many times the memory of what is kept of them.
     """
-    parts = np.array_split(polygons, 1 + len(polygons) // _MEASURED_AT_ONCE)
-    return np.concatenate([measure(part, crs_wkt) for part in parts])
+    return tuple(np.concatenate(column) for column in zip(*map(describe, parts), strict=True))
+
+
+def split(*columns: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Yield rows of columns ``(N, ...)``, so many as may be polygons in memory; once at least."""
+    parts = 1 + len(columns[0]) // _ROWS_AT_ONCE
+    return zip(*(np.array_split(column, parts) for column in columns), strict=True)
 
 
 def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Writer) -> None:
@@ -163,7 +169,7 @@ def _write(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str)
         warnings.filterwarnings("ignore", "'crs' was not provided")
         pyogrio.raw.write(
             path,
-            geometry=shapely.to_wkb(layer.polygons),
+            geometry=layer.wkb,
             field_data=list(layer.fields.values()),
             fields=list(layer.fields),
             geometry_type="Polygon",
@@ -196,7 +202,7 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
     """
     import pyogrio
 
-    num_polygons = len(layer.polygons)
+    num_polygons = len(layer.wkb)
     if driver == "GeoJSON":
         with path.open("rb") as file:
             file.seek(-4, os.SEEK_END)
@@ -228,7 +234,7 @@ def _check_shapefile_size(layer: PolygonLayer) -> None:
     Raises:
         OutputError: if the .shp or the .dbf would grow too large, or a text is too long.
     """
-    count = len(layer.polygons)
+    count = len(layer.wkb)
     texts = [v for v in layer.fields.values() if v.dtype == object]
     longest = [max((len(text.encode()) for text in set(column)), default=0) for column in texts]
     if max(longest, default=0) > _SHAPEFILE_NAME_BYTES:
@@ -236,10 +242,9 @@ def _check_shapefile_size(layer: PolygonLayer) -> None:
             f"a shapefile holds names of at most {_SHAPEFILE_NAME_BYTES} bytes, one has "
             f"{max(longest)}; write .gpkg or .fgb"
         )
-    num_rings = shapely.get_num_interior_rings(layer.polygons).sum() + count
-    num_corners = shapely.get_num_coordinates(layer.polygons).sum()
-    # ESRI's layout: a header, then a box and two counts a polygon, 4 bytes a ring, 16 a corner.
-    shp_bytes = 100 + 52 * count + 4 * num_rings + 16 * num_corners
+    # Both layouts take 4 bytes a ring and 16 a corner. A polygon takes 9 more as WKB, and 52 as
+    # ESRI's, a box and two counts among them; a header comes before the first.
+    shp_bytes = 100 + (52 - 9) * count + sum(map(len, layer.wkb))
     # dBASE's: a header with 32 bytes a field; a mark and all fields a record; a mark at the end.
     widths = [max(_TEXT_WIDTH, length) for length in longest] + [
         _INTEGER_WIDTH if v.dtype == np.int32 else _REAL_WIDTH

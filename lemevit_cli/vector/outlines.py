@@ -1,49 +1,100 @@
 """Regions of a raster as polygons: outlined once, simplified, summed over, in pixels.
 
 Pixels are ``x`` to the right and ``y`` down, the first one covers 0 to 1 of both. Everything here
-takes memory for the polygons and a few rows, whatever the size of the raster.
+takes memory for the polygons and some rows, whatever the size of the raster.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.raster.gdal import plain_tiles, quiet_without_georeference
+from lemevit_cli.raster.gdal import TILE_SIZE, plain_tiles, quiet_without_georeference
 
 NOTHING = 0  # value of pixels that belong to no region
 _ROWS_AT_ONCE = 256
 _SUMS_AT_ONCE = 8_000_000  # 64 MB, held twice: fewer rows of a wide raster
-_AT_ONCE = 50_000  # polygons whose corners are sorted at once
+_OUTLINED_AT_ONCE = 8_000_000  # pixels
+_CORNERS_AT_ONCE = 1_000_000  # of polygons that are in memory as such
 # GEOS leaves out corners whose triangle with their neighbours is smaller than the square of its
 # tolerance. Half a pixel is to smooth steps of one pixel, whose triangles are half a pixel large.
 _STEP = 1.5
+_AS_IT_IS = Affine.identity()
 _HAS_COVERAGES = hasattr(shapely, "coverage_simplify") and shapely.geos_version >= (3, 12, 0)
+
+_Shape = tuple[dict[str, Any], float]  # GeoJSON of a polygon, its value
 
 
 @dataclass(frozen=True)
 class Regions:
     """The 4-connected regions of a raster, in the order of their first pixels, row by row.
 
+    They are kept as corners alone: a polygon of shapely takes several times their memory.
+
     Args:
-        polygons: ``(N,)`` shapely polygons in pixels, holes kept.
+        corners: ``(C, 2)`` in pixels, ring after ring, each closed.
+        ring_ends: ``(R + 1,)``, where the corners of each ring end; the first is 0.
+        polygon_ends: ``(N + 1,)``, where the rings of each region end, the exterior its first;
+            the first is 0.
         values: ``(N,)`` int32, what the pixels of each hold.
     """
 
-    polygons: NDArray[Any]
+    corners: NDArray[Any]
+    ring_ends: NDArray[np.int64]
+    polygon_ends: NDArray[np.int64]
     values: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def corner_ends(self) -> NDArray[np.int64]:
+        """Return where the corners of each region end, ``(N + 1,)``."""
+        return self.ring_ends[self.polygon_ends]
+
+    @property
+    def polygons(self) -> NDArray[Any]:
+        """Return them as shapely polygons ``(N,)`` in pixels, holes kept."""
+        ends = (self.ring_ends, self.polygon_ends)
+        corners = self.corners.astype(np.float64)
+        return shapely.from_ragged_array(shapely.GeometryType.POLYGON, corners, ends)
+
+    def take(self, indices: NDArray[np.intp]) -> Regions:
+        """Return some of them, in the order of the indices."""
+        rings, polygon_ends = _take_groups(self.polygon_ends, indices)
+        corners, ring_ends = _take_groups(self.ring_ends, rings)
+        return Regions(self.corners[corners], ring_ends, polygon_ends, self.values[indices])
+
+    def parts(self) -> Iterator[Regions]:
+        """Yield them in their order, so many at a time as may be polygons in memory; once at least.
+
+        A part of a single region may be of any size.
+        """
+        ends, first = self.corner_ends, 0
+        while True:
+            stop = int(np.searchsorted(ends, ends[first] + _CORNERS_AT_ONCE, side="right")) - 1
+            stop = min(max(stop, first + 1), len(self))
+            yield self.take(np.arange(first, stop))
+            if stop == len(self):
+                return
+            first = stop
+
+
+NO_REGIONS = Regions(
+    np.empty((0, 2), np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64), np.empty(0, np.int32)
+)
 
 
 def create_draft(path: Path, *, width: int, height: int, dtype: str = "uint8") -> DatasetWriter:
@@ -68,71 +119,164 @@ def create_draft(path: Path, *, width: int, height: int, dtype: str = "uint8") -
 def outline_regions(path: Path) -> Regions:
     """Outline the 4-connected regions of a raster of one band; ``NOTHING`` is left out.
 
-    GDAL reads the file by rows and the corners gather in flat arrays: memory grows with the
-    polygons, not with the pixels.
+    GDAL keeps all polygons of a call until its end, in many times the memory of their corners: it
+    is called for strips of the raster, and once more for the regions that reach from one into
+    another, which gather in a draft beside the raster.
     """
-    corners = array("d")
-    ring_ends, polygon_ends, values = array("q", [0]), array("q", [0]), array("i")
+    outlines = _Outlines()
     with quiet_without_georeference(), rasterio.open(path) as dataset:
-        band = rasterio.band(dataset, 1)
-        # The band is its own mask: nothing costs no polygon.
-        for polygon, value in shapes(band, mask=band, connectivity=4):
-            for ring in polygon["coordinates"]:
-                corners.extend(chain.from_iterable(ring))
-                ring_ends.append(len(corners) // 2)
-            polygon_ends.append(len(ring_ends) - 1)
-            values.append(int(value))
-    polygons = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON,
-        np.asarray(corners, np.float64).reshape(-1, 2),
-        (np.asarray(ring_ends, np.int64), np.asarray(polygon_ends, np.int64)),
-    )
-    parts = np.array_split(polygons, 1 + len(polygons) // _AT_ONCE)
-    order = np.lexsort(np.concatenate([_first_pixels(part) for part in parts]).T)
-    return Regions(polygons[order], np.asarray(values, np.int32)[order])
+        step = _strip_height(dataset.width)
+        if dataset.height <= step:
+            outlines.add(_shapes_of(rasterio.band(dataset, 1)))
+            return outlines.regions()
+        rest = path.with_name(f"{path.name}.rest.tif")
+        with create_draft(rest, width=dataset.width, height=dataset.height) as draft:
+            for top in range(0, dataset.height, step):
+                rows = min(step, dataset.height - top)
+                window = RasterioWindow(0, top, dataset.width, rows)
+                pixels, place = dataset.read(1, window=window), Affine.translation(0, top)
+                seams = {top, top + rows} - {0, dataset.height}
+                if reaching := outlines.add(_shapes_of(pixels, place), seams=seams):
+                    shares = rasterize(reaching, pixels.shape, transform=place, dtype="uint8")
+                    draft.write(shares, 1, window=window)
+    with quiet_without_georeference(), rasterio.open(rest) as dataset:
+        outlines.add(_shapes_of(rasterio.band(dataset, 1)))
+    rest.unlink()
+    return outlines.regions()
 
 
-def _first_pixels(polygons: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the leftmost pixel of the top row of each polygon: ``(N, 2)`` column, row."""
-    if len(polygons) == 0:
-        return np.empty((0, 2))
-    rings = shapely.get_exterior_ring(polygons)
-    xy, owner = shapely.get_coordinates(rings, return_index=True)
-    order = np.lexsort((xy[:, 0], xy[:, 1], owner))
-    first = np.searchsorted(owner[order], np.arange(len(polygons)))
-    pixels: NDArray[np.float64] = xy[order][first]
-    return pixels
+def _strip_height(width: int) -> int:
+    """Return the rows that are outlined at once: whole rows of tiles."""
+    return max(1, _OUTLINED_AT_ONCE // (TILE_SIZE * width)) * TILE_SIZE
 
 
-def sums_within(polygons: NDArray[Any], path: Path) -> NDArray[np.int64]:
-    """Sum a raster of whole numbers over the pixels of each polygon, exactly.
+def _shapes_of(band: Any, place: Affine = _AS_IT_IS) -> Iterator[_Shape]:
+    # The band is its own mask: nothing costs no polygon.
+    return shapes(band, mask=band, connectivity=4, transform=place)
+
+
+class _Outlines:
+    """Gathers polygons as GDAL gives them; corners of pixels are whole numbers."""
+
+    def __init__(self) -> None:
+        self._corners, self._values = array("i"), array("i")
+        self._ring_ends, self._polygon_ends = array("q", [0]), array("q", [0])
+
+    def add(self, found: Iterable[_Shape], *, seams: Collection[int] = ()) -> list[_Shape]:
+        """Take polygons with their values, but those that reach a row of seams: return them."""
+        reaching = []
+        for polygon, value in found:
+            rings = [np.array(ring, np.int32) for ring in polygon["coordinates"]]
+            rows = rings[0][:, 1]
+            if rows.min() in seams or rows.max() in seams:
+                reaching.append((polygon, value))
+                continue
+            for ring in rings:
+                self._corners.frombytes(ring.tobytes())
+                self._ring_ends.append(len(self._corners) // 2)
+            self._polygon_ends.append(len(self._ring_ends) - 1)
+            self._values.append(int(value))
+        return reaching
+
+    def regions(self) -> Regions:
+        """Return all, in the order of their first pixels."""
+        regions = Regions(
+            np.frombuffer(self._corners, np.int32).reshape(-1, 2),
+            np.frombuffer(self._ring_ends, np.int64),
+            np.frombuffer(self._polygon_ends, np.int64),
+            np.frombuffer(self._values, np.int32),
+        )
+        return regions.take(np.lexsort(_first_pixels(regions).T))
+
+
+def _first_pixels(regions: Regions) -> NDArray[np.int32]:
+    """Return the leftmost pixel of the top row of each region: ``(N, 2)`` column, row."""
+    first = np.empty((len(regions), 2), np.int32)
+    if len(regions) == 0:
+        return first
+    begins = regions.corner_ends[:-1]
+    col, row = regions.corners.T
+    # Holes lie below the top row and to the right of its first pixel: all corners may be asked.
+    first[:, 1] = np.minimum.reduceat(row, begins)
+    on_top = row == np.repeat(first[:, 1], np.diff(regions.corner_ends))
+    first[:, 0] = np.minimum.reduceat(np.where(on_top, col, np.iinfo(np.int32).max), begins)
+    return first
+
+
+def _take_groups(
+    ends: NDArray[np.int64], groups: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    """Return the members of some groups, and where each of these groups ends among them.
+
+    Args:
+        ends: ``(N + 1,)``, where the members of each of all groups end; the first is 0.
+    """
+    counts = np.diff(ends)[groups]
+    new_ends = np.concatenate([[0], np.cumsum(counts)])
+    # One after the other within a group, and a leap to the first of the next: no group is empty.
+    members = np.ones(new_ends[-1], np.int64)
+    firsts, lasts = ends[groups], ends[groups] + counts - 1
+    members[new_ends[:-1]] = firsts - np.concatenate([[0], lasts])[:-1]
+    return np.cumsum(members, out=members), new_ends
+
+
+def areas_of(regions: Regions) -> NDArray[np.int64]:
+    """Count the pixels of each region."""
+    col, row = regions.corners.T
+    # The shoelace formula along vertical edges: the area is that between them and column 0.
+    steps = np.zeros(len(row), np.int64)
+    np.subtract(row[1:], row[:-1], out=steps[1:])
+    steps *= col
+    steps[regions.ring_ends[:-1]] = 0
+    return _sums_of_regions(steps, regions)
+
+
+def sums_within(regions: Regions, path: Path) -> NDArray[np.int64]:
+    """Sum a raster of whole numbers over the pixels of each region, exactly.
 
     No pixel is given a label. Green's theorem on a grid: the sum within a ring is that of the
     running sums ``S`` (all pixels above and to the left of a corner) along its vertical edges,
     ``S(end) - S(start)``, down counted against up. So each strip of the raster answers for the
-    corners in it, and polygons may be as many and as large as they like.
+    corners in it, and regions may be as many and as large as they like.
 
     Args:
-        polygons: ``(N,)`` as :func:`outline_regions` gives them: corners are whole numbers, edges
-            vertical or horizontal.
         path: a raster of one band of unsigned integers, on the same grid.
     """
-    rings, ring_owner = shapely.get_rings(polygons, return_index=True)
-    xy, owner = shapely.get_coordinates(rings, return_index=True)
-    col, row = xy.astype(np.int64).T
+    col = regions.corners[:, 0]
+    steps = _sums_above_and_left(regions.corners, path)
+    steps[1:] -= steps[:-1].copy()
+    # Along rows nothing counts, nor from one ring to the next.
+    steps[1:][col[1:] != col[:-1]] = 0
+    steps[regions.ring_ends[:-1]] = 0
+    return _sums_of_regions(steps, regions)
+
+
+def _sums_above_and_left(corners: NDArray[Any], path: Path) -> NDArray[np.int64]:
+    """Return the sum of all pixels above and to the left of each corner, ``(C,)``."""
+    col, row = corners.T
     running = np.zeros(len(col), np.int64)
     order = np.argsort(row, kind="stable")
+    sorted_rows = row[order]
     for top, above in _running_sums(path):
         bottom = top + len(above)
-        here = order[slice(*np.searchsorted(row[order], (top, bottom)))]
+        here = order[slice(*np.searchsorted(sorted_rows, (top, bottom)))]
         running[here] = above[row[here] - top, col[here]]
-    is_vertical = (owner[1:] == owner[:-1]) & (col[1:] == col[:-1])
-    turned = np.zeros(len(rings), np.int64)
-    np.add.at(turned, owner[1:][is_vertical], np.diff(running)[is_vertical])
-    sums = np.zeros(len(polygons), np.int64)
-    # shapely gives each polygon's exterior first, then its holes; numbers are not negative.
-    is_exterior = np.diff(ring_owner, prepend=-1) != 0
-    np.add.at(sums, ring_owner, np.where(is_exterior, np.abs(turned), -np.abs(turned)))
+    return running
+
+
+def _sums_of_regions(steps: NDArray[np.int64], regions: Regions) -> NDArray[np.int64]:
+    """Sum what stands at corners along each ring; exteriors count, and holes are taken away.
+
+    Rings may run either way round: what is summed is not negative.
+    """
+    if len(regions) == 0:
+        return np.zeros(0, np.int64)
+    of_rings = np.abs(np.add.reduceat(steps, regions.ring_ends[:-1]))
+    is_hole = np.ones(len(of_rings), bool)
+    is_hole[regions.polygon_ends[:-1]] = False
+    sums: NDArray[np.int64] = np.add.reduceat(
+        np.where(is_hole, -of_rings, of_rings), regions.polygon_ends[:-1]
+    )
     return sums
 
 
@@ -156,10 +300,10 @@ def _running_sums(path: Path) -> Iterator[tuple[int, NDArray[np.int64]]]:
         yield dataset.height, above
 
 
-def simplify_polygons(
+def simplify_regions(
     regions: Regions, tolerance: float, *, sides: tuple[float, float] = (1.0, 1.0)
-) -> NDArray[Any]:
-    """Draw polygons with fewer corners; none comes to lie over another, and all stay valid.
+) -> Regions:
+    """Draw regions with fewer corners; none comes to lie over another, and all stay valid.
 
     Regions of one value touch at corners at most. Each is simplified by itself (Douglas and
     Peucker: the outline moves by less than the tolerance), and keeps its outline where it would
@@ -170,19 +314,71 @@ def simplify_polygons(
         tolerance: in the unit of ``sides``; 0 leaves every corner.
         sides: of a pixel, along rows and down columns.
     """
-    polygons = regions.polygons
-    if tolerance <= 0 or len(polygons) == 0:
-        return polygons
-    scaled = shapely.transform(polygons, lambda xy: xy * sides)
-    if len(np.unique(regions.values)) > 1 and _HAS_COVERAGES:
-        drawn = shapely.coverage_simplify(scaled, _STEP * tolerance)
-    else:
-        drawn = shapely.simplify(scaled, tolerance, preserve_topology=True)
-        is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(scaled)
-        while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
-            drawn[is_invalid], is_thinner[is_invalid] = scaled[is_invalid], False
+    if tolerance <= 0 or len(regions) == 0:
+        return regions
+    share_edges = len(np.unique(regions.values)) > 1 and _HAS_COVERAGES
+    parts, drawn = _parts_that_meet(regions), []
+    for part in parts:
+        polygons = shapely.transform(regions.take(part).polygons, lambda xy: xy * sides)
+        if share_edges:
+            polygons = shapely.coverage_simplify(polygons, _STEP * tolerance)
+        else:
+            polygons = _simplify_each(polygons, tolerance)
+        drawn.append(shapely.to_ragged_array(polygons)[1:])
+    corners, ends = zip(*drawn, strict=True)
+    ring_ends, polygon_ends = (_join_ends(of_parts) for of_parts in zip(*ends, strict=True))
     # Corners are only left out: those that stay are whole numbers.
-    return shapely.transform(drawn, lambda xy: np.round(xy / sides))
+    whole = np.round(np.concatenate(corners) / sides).astype(np.int32)
+    order = np.concatenate(parts)
+    return Regions(whole, ring_ends, polygon_ends, regions.values[order]).take(np.argsort(order))
+
+
+def _simplify_each(polygons: NDArray[Any], tolerance: float) -> NDArray[Any]:
+    """Simplify polygons that touch at corners at most."""
+    drawn = shapely.simplify(polygons, tolerance, preserve_topology=True)
+    is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(polygons)
+    while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
+        drawn[is_invalid], is_thinner[is_invalid] = polygons[is_invalid], False
+    return drawn
+
+
+def _join_ends(of_parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return where groups end in parts joined, of where they end in each; all begin with 0."""
+    counts = [np.diff(ends) for ends in of_parts]
+    return np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+
+
+def _parts_that_meet(regions: Regions) -> list[NDArray[np.intp]]:
+    """Cut regions into parts that are simplified by themselves, so many as are in memory at once.
+
+    A corner may go or stay for what lies in the triangle with its neighbours, within the bounds of
+    its region: those whose bounds meet are in one part, however many they are.
+    """
+    groups = _groups_that_meet(regions)
+    order = np.argsort(groups, kind="stable")
+    part_of = (np.cumsum(np.diff(regions.corner_ends)[order]) - 1) // _CORNERS_AT_ONCE
+    # A group goes to the part of its first region.
+    is_first = np.diff(groups[order], prepend=-1) != 0
+    part_of = part_of[is_first][np.cumsum(is_first) - 1]
+    parts = np.split(order, np.flatnonzero(np.diff(part_of)) + 1)
+    return [np.sort(part) for part in parts]
+
+
+def _groups_that_meet(regions: Regions) -> NDArray[np.intp]:
+    """Return a number of each region, one for all whose bounds meet, directly or through others."""
+    begins = regions.corner_ends[:-1]
+    ends = [which.reduceat(regions.corners, begins) for which in (np.minimum, np.maximum)]
+    # The index compares bounds: those of a diagonal take least memory.
+    diagonals = shapely.linestrings(np.stack(ends, axis=1).astype(np.float64))
+    one, other = shapely.STRtree(diagonals).query(diagonals)
+    groups = np.arange(len(regions))
+    while True:
+        smallest = groups.copy()
+        np.minimum.at(smallest, one, groups[other])
+        smallest = smallest[smallest]
+        if (smallest == groups).all():
+            return groups
+        groups = smallest
 
 
 def _reaching_over(polygons: NDArray[Any]) -> NDArray[np.bool_]:

@@ -7,9 +7,10 @@ from rasterio.windows import Window
 from lemevit_cli.vector import outlines
 from lemevit_cli.vector.outlines import (
     Regions,
+    areas_of,
     create_draft,
     outline_regions,
-    simplify_polygons,
+    simplify_regions,
     sums_within,
 )
 
@@ -61,6 +62,17 @@ def test_regions_are_in_the_order_of_their_first_pixels(write):
     assert (np.diff(first) > 0).all()
 
 
+@pytest.mark.parametrize("values", [2, 4])
+def test_strips_are_outlined_as_the_whole(write, monkeypatch, values):
+    path = write(blobs(6, values=values))
+    whole = outline_regions(path)
+    monkeypatch.setattr(outlines, "_strip_height", lambda width: 7)
+    strips = outline_regions(path)
+    np.testing.assert_array_equal(strips.values, whole.values)
+    assert shapely.equals_exact(strips.polygons, whole.polygons).all()
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize(("rows", "sums"), [(1, 10**6), (7, 10**6), (1000, 10**6), (7, 1)])
 def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     monkeypatch.setattr(outlines, "_ROWS_AT_ONCE", rows)
@@ -71,22 +83,42 @@ def test_sums_are_those_of_the_pixels_within(write, monkeypatch, rows, sums):
     regions = outline_regions(write(ids))
     labels = drawn(regions.polygons, np.arange(1, len(regions.polygons) + 1), ids.shape)
     expected = np.bincount(labels.ravel(), weights=scores.ravel())[1:]
-    sums = sums_within(regions.polygons, write(scores, "scores.tif"))
+    sums = sums_within(regions, write(scores, "scores.tif"))
     np.testing.assert_array_equal(sums, expected)
+    np.testing.assert_array_equal(areas_of(regions), np.bincount(labels.ravel())[1:])
 
 
 def test_nothing_has_no_outlines_and_no_sums(write):
     path = write(np.zeros((20, 30), np.uint8))
     regions = outline_regions(path)
-    assert len(regions.polygons) == len(regions.values) == 0
-    assert len(sums_within(regions.polygons, path)) == len(simplify_polygons(regions, 1.0)) == 0
+    assert len(regions) == len(regions.polygons) == len(areas_of(regions)) == 0
+    assert len(sums_within(regions, path)) == len(simplify_regions(regions, 1.0)) == 0
+    assert [len(part) for part in regions.parts()] == [0]
+
+
+@pytest.mark.parametrize(("values", "share"), [(2, 1.0), (4, 1.0), (4, 0.3)])
+def test_parts_of_any_size_are_drawn_as_the_whole(write, monkeypatch, values, share):
+    ids = blobs(5, values=values)
+    ids *= np.kron(np.random.default_rng(7).random((6, 8)) < share, np.ones((10, 10), bool))
+    regions = outline_regions(write(ids))
+    whole = simplify_regions(regions, 1.0).polygons
+    if values > 2 and outlines._HAS_COVERAGES:
+        at_once = shapely.coverage_simplify(regions.polygons, outlines._STEP)
+        assert shapely.equals_exact(whole, at_once).all()
+    monkeypatch.setattr(outlines, "_CORNERS_AT_ONCE", 40)
+    parts = list(regions.parts())
+    assert len(parts) > 3 and min(map(len, parts)) >= 1
+    polygons = np.concatenate([part.polygons for part in parts])
+    assert shapely.equals_exact(polygons, regions.polygons).all()
+    np.testing.assert_array_equal(np.concatenate([p.values for p in parts]), regions.values)
+    assert shapely.equals_exact(simplify_regions(regions, 1.0).polygons, whole).all()
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 2.0, 6.0])
 @pytest.mark.parametrize("values", [2, 4])
 def test_simplified_polygons_are_valid_and_lie_beside_one_another(write, tolerance, values):
     regions = outline_regions(write(blobs(4, values=values)))
-    thin = simplify_polygons(regions, tolerance)
+    thin = simplify_regions(regions, tolerance).polygons
     assert len(thin) == len(regions.polygons)
     assert shapely.is_valid(thin).all() and not shapely.is_empty(thin).any()
     assert (
@@ -105,7 +137,7 @@ def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
     monkeypatch.setattr(outlines, "_HAS_COVERAGES", has_coverages and outlines._HAS_COVERAGES)
     rows, cols = np.indices((60, 80))
     ids = np.where(cols + rows // 3 < 45, 1, 2).astype(np.uint8)
-    thin = simplify_polygons(outline_regions(write(ids)), 2.0)
+    thin = simplify_regions(outline_regions(write(ids)), 2.0).polygons
     assert shapely.intersection(thin[0], thin[1]).area == 0
     if outlines._HAS_COVERAGES:
         assert shapely.union_all(thin).area == ids.size
@@ -115,9 +147,10 @@ def test_an_edge_of_two_values_stays_one(write, monkeypatch, has_coverages):
 def test_a_tolerance_in_metres_knows_the_sides_of_a_pixel():
     # Steps of one row every four columns: half a metre high where a row is half a metre.
     steps = [(0, 0), *((4 * i + d, i) for i in range(10) for d in (0, 4)), (40, 20), (0, 20)]
-    regions = Regions(np.array([shapely.Polygon(steps)]), np.array([1], np.int32))
+    _, corners, ends = shapely.to_ragged_array([shapely.Polygon(steps)])
+    regions = Regions(corners, *ends, np.array([1], np.int32))
     corners = [
-        shapely.get_num_coordinates(simplify_polygons(regions, 0.6, sides=sides))[0]
+        len(simplify_regions(regions, 0.6, sides=sides).corners)
         for sides in ((1.0, 0.5), (1.0, 2.0))
     ]
     assert corners[0] < 8 and corners[1] == shapely.get_num_coordinates(regions.polygons)[0] - 1

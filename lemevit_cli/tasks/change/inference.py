@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lemevit_cli.atomic import placed_together
 from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
@@ -300,14 +301,14 @@ class Outputs:
 def open_outputs(
     targets: Sequence[str], spec: RasterSpec, of_layers: ChangeSpec, settings: InferenceSettings
 ) -> Iterator[Outputs]:
-    """Open all targets; they appear, whole, when the block closes.
+    """Open all targets; they appear, whole and together, when the block closes.
 
     Raises:
         OutputError: if one cannot be written.
     """
     rasters, layers = split_targets(targets, settings.output)
     of_rasters = of_raster(settings.output, beside_layers=bool(layers))
-    with ExitStack() as stack:
+    with placed_together(), ExitStack() as stack:
         opened = tuple(stack.enter_context(open_sink(t, spec, of_rasters)) for t in rasters)
         # Polygons take longest to finish: they are the first to close, and to fail.
         polygons = (

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -35,16 +36,18 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
-    measure_polygons,
+    in_parts,
     on_the_map,
     write_layer,
 )
 from lemevit_cli.vector.outlines import (
+    NO_REGIONS,
     NOTHING,
     Regions,
+    areas_of,
     create_draft,
     outline_regions,
-    simplify_polygons,
+    simplify_regions,
     sums_within,
 )
 from lemevit_cli.vector.qgis_style import write_style
@@ -58,7 +61,7 @@ WRITERS = (
     *RASTERS,
 )
 UNCHANGED_ID = 0
-DRAFT_BYTES_PER_PIXEL = 3  # the mask's and the scores'
+DRAFT_BYTES_PER_PIXEL = 4  # the mask's, the scores', and of regions outlined a second time
 _FULL_SCORE = 65535  # of the draft: whole numbers, whose sums are exact
 _HALF_A_PIXEL = 0.5
 
@@ -110,7 +113,7 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
     Raises:
         OutputError: for an option or a value that the driver does not know.
     """
-    check_layer_options(layer_of(_NO_REGIONS, np.empty(0), _NO_SPEC, min_area=0.0), options, writer)
+    check_layer_options(layer_of(NO_REGIONS, np.empty(0), _NO_SPEC, min_area=0.0), options, writer)
 
 
 @contextmanager
@@ -147,7 +150,7 @@ def open_layers(
         mask_path.unlink()
         scores_path.unlink()
         layer = layer_of(regions, mean_scores, spec, min_area=options.min_area_m2)
-        sink.polygons = len(layer.polygons)
+        sink.polygons = len(layer.wkb)
         for target, path in zip(targets, paths, strict=True):
             writer = find_writer(target, options, WRITERS)
             write_layer(path, layer, options, writer, blame=blame)
@@ -176,8 +179,7 @@ def _write_styles(
 
 
 def _mean_scores(regions: Regions, scores: Path) -> NDArray[np.float64]:
-    sums = sums_within(regions.polygons, scores)
-    return sums / np.maximum(shapely.area(regions.polygons), 1) / _FULL_SCORE
+    return sums_within(regions, scores) / areas_of(regions) / _FULL_SCORE
 
 
 def layer_of(
@@ -191,33 +193,39 @@ def layer_of(
     tolerance, sides = spec.simplify, spec.sides
     if tolerance is None:
         tolerance, sides = _HALF_A_PIXEL, (1.0, 1.0)
-    drawn = simplify_polygons(regions, tolerance, sides=sides)
-    areas, perimeters, unit = shapely.area(drawn), shapely.length(drawn), "px"
+    drawn = simplify_regions(regions, tolerance, sides=sides)
     georeference = spec.raster.georeference
-    mapped, crs_wkt = on_the_map(drawn, georeference), crs_of_map(georeference)
-    if is_tied_to_earth(crs_wkt):
-        areas = measure_polygons(mapped, crs_wkt, polygon_areas_m2)
-        perimeters, unit = measure_polygons(mapped, crs_wkt, polygon_perimeters_m), "m"
-    # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
-    kept = ~(areas < min_area)
-    count = int(kept.sum())
+    crs_wkt = crs_of_map(georeference)
+    is_tied = is_tied_to_earth(crs_wkt)
+
+    def describe(part: Regions) -> tuple[NDArray[Any], ...]:
+        polygons = part.polygons
+        mapped = on_the_map(polygons, georeference)
+        areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
+        # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
+        kept = ~(areas < min_area)
+        mapped, polygons = mapped[kept], polygons[kept]
+        lengths = polygon_perimeters_m(mapped, crs_wkt) if is_tied else shapely.length(polygons)
+        return shapely.to_wkb(mapped), part.values[kept], areas[kept], lengths, kept
+
+    wkb, class_ids, areas, perimeters, kept = in_parts(describe, drawn.parts())
     names = np.array([info.name for info in spec.raster.classes], object)
+    unit = "m" if is_tied else "px"
     return PolygonLayer(
-        polygons=mapped[kept],
+        wkb=wkb,
         fields={
-            "id": np.arange(1, count + 1, dtype=np.int32),
-            "class": names[regions.values[kept]],
+            "id": np.arange(1, len(wkb) + 1, dtype=np.int32),
+            "class": names[class_ids],
             "score": scores[kept],
-            "area_m2" if unit == "m" else "area_px": areas[kept],
-            f"perim_{unit}": perimeters[kept],
-            "before": np.full(count, spec.before, object),
-            "after": np.full(count, spec.after, object),
+            "area_m2" if is_tied else "area_px": areas,
+            f"perim_{unit}": perimeters,
+            "before": np.full(len(wkb), spec.before, object),
+            "after": np.full(len(wkb), spec.after, object),
         },
         crs_wkt=crs_wkt,
     )
 
 
-_NO_REGIONS = Regions(np.empty(0, object), np.empty(0, np.int32))
 _NO_SPEC = ChangeSpec(
     raster=RasterSpec(
         width=1,

@@ -23,7 +23,9 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
+    in_parts,
     on_the_map,
+    split,
     write_layer,
 )
 
@@ -84,9 +86,15 @@ class _CellSink:
     def layer(self, georeference: Georeference) -> PolygonLayer:
         """Return all that was written, on the map."""
         cols, rows, ids, scores = np.concatenate(self._found).T
-        squares = shapely.box(cols, rows, cols + 1, rows + 1)
+
+        def describe(part: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+            cols, rows = part
+            squares = shapely.box(cols, rows, cols + 1, rows + 1)
+            return (shapely.to_wkb(on_the_map(squares, georeference)),)
+
+        (wkb,) = in_parts(describe, split(cols, rows))
         return PolygonLayer(
-            polygons=on_the_map(squares, georeference),
+            wkb=wkb,
             fields={
                 "class": self._names[ids.astype(np.intp)],
                 "class_id": ids.astype(np.int32),

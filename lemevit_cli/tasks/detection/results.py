@@ -37,8 +37,10 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
+    in_parts,
     on_the_map,
     points_on_the_map,
+    split,
     vector_refusals,
     write_layer,
 )
@@ -121,11 +123,21 @@ def write_boxes(target: str, detections: BoxesOfScene, options: OutputOptions) -
 
 def sizes_of(detections: BoxesOfScene) -> GroundSizes:
     """Measure sizes and bearings on the ground; on screen of a scene not tied to the earth."""
-    corners, crs_wkt = corners_of(detections.boxes), crs_of_map(detections.georeference)
-    if not is_tied_to_earth(crs_wkt):
-        return sizes_of_corners(corners * (1, -1), None)
-    on_map = points_on_the_map(corners.reshape(-1, 2), detections.georeference)
-    return sizes_of_corners(on_map.reshape(-1, 4, 2), crs_wkt)
+    place = detections.georeference
+    crs_wkt = crs_of_map(place)
+    is_tied = is_tied_to_earth(crs_wkt)
+
+    def describe(part: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        corners = corners_of(*part)
+        if not is_tied:
+            sizes = sizes_of_corners(corners * (1, -1), None)
+        else:
+            on_map = points_on_the_map(corners.reshape(-1, 2), place)
+            sizes = sizes_of_corners(on_map.reshape(-1, 4, 2), crs_wkt)
+        return sizes.length_m, sizes.width_m, sizes.area_m2, sizes.bearing
+
+    length, width, area, bearing = in_parts(describe, split(detections.boxes))
+    return GroundSizes(length, width, area, bearing, unit="m" if is_tied else "px")
 
 
 def layer_of(detections: BoxesOfScene) -> PolygonLayer:
@@ -133,9 +145,15 @@ def layer_of(detections: BoxesOfScene) -> PolygonLayer:
     sizes, place = sizes_of(detections), detections.georeference
     if sizes.unit == "px":
         place = Georeference(transform=None, crs_wkt=None)
-    cx, cy = points_on_the_map(detections.boxes[:, :2], place).T
+
+    def describe(part: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        (boxes,) = part
+        polygons = on_the_map(shapely.polygons(corners_of(boxes)), place)
+        return shapely.to_wkb(polygons), points_on_the_map(boxes[:, :2], place)
+
+    wkb, centres = in_parts(describe, split(detections.boxes))
     return PolygonLayer(
-        polygons=on_the_map(shapely.polygons(corners_of(detections.boxes)), place),
+        wkb=wkb,
         fields={
             "class": detections.names,
             "class_id": detections.class_ids.astype(np.int32),
@@ -144,8 +162,8 @@ def layer_of(detections: BoxesOfScene) -> PolygonLayer:
             f"width_{sizes.unit}": sizes.width_m,
             "area_m2" if sizes.unit == "m" else "area_px": sizes.area_m2,
             "bearing": sizes.bearing,
-            "cx": cx,
-            "cy": cy,
+            "cx": centres[:, 0],
+            "cy": centres[:, 1],
         },
         crs_wkt=crs_of_map(place),
     )
@@ -178,7 +196,8 @@ def _write_parquet(
     import geopandas  # noqa: PLC0415  GDAL writes all others
 
     layer = layer_of(detections)
-    table = geopandas.GeoDataFrame(layer.fields, geometry=layer.polygons, crs=layer.crs_wkt)
+    polygons = shapely.from_wkb(layer.wkb)
+    table = geopandas.GeoDataFrame(layer.fields, geometry=polygons, crs=layer.crs_wkt)
     with vector_refusals(f"{path.name} cannot be written (is the disk full?)"):
         table.to_parquet(path, index=False)
 

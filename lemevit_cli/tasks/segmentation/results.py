@@ -25,11 +25,11 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     companions_of,
     crs_of_map,
-    measure_polygons,
+    in_parts,
     on_the_map,
     write_layer,
 )
-from lemevit_cli.vector.outlines import NOTHING, Regions, create_draft, outline_regions
+from lemevit_cli.vector.outlines import NO_REGIONS, NOTHING, Regions, create_draft, outline_regions
 
 _FIRST_ID = NOTHING + 1  # of the draft raster, where class ids are shifted by as much
 
@@ -44,8 +44,7 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
     if options.output_type == "scores":
         raise OutputError(f"{writer.driver} holds polygons, no scores; write scores to a .tif")
     nothing = Georeference(transform=None, crs_wkt=None)
-    no_regions = Regions(np.empty(0, object), np.empty(0, np.int32))
-    empty = _layer(no_regions, [], nothing, min_area=0.0)
+    empty = _layer(NO_REGIONS, [], nothing, min_area=0.0)
     check_layer_options(empty, options, writer)
 
 
@@ -110,16 +109,21 @@ def _layer(
         names: of the classes, by id.
         min_area: in m2 on the ground, or pixels without a CRS on the earth.
     """
-    areas, area_field = shapely.area(regions.polygons), "area_px"
-    class_ids = regions.values - _FIRST_ID
-    mapped, crs_wkt = on_the_map(regions.polygons, georeference), crs_of_map(georeference)
-    if is_tied_to_earth(crs_wkt):
-        areas, area_field = measure_polygons(mapped, crs_wkt, polygon_areas_m2), "area_m2"
-    # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
-    kept = ~(areas < min_area)
+    crs_wkt = crs_of_map(georeference)
+    is_tied = is_tied_to_earth(crs_wkt)
+
+    def describe(part: Regions) -> tuple[NDArray[Any], ...]:
+        polygons = part.polygons
+        mapped = on_the_map(polygons, georeference)
+        areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
+        # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
+        kept = ~(areas < min_area)
+        return shapely.to_wkb(mapped[kept]), areas[kept], part.values[kept] - _FIRST_ID
+
+    wkb, areas, class_ids = in_parts(describe, regions.parts())
     fields = {
-        "class": np.array(names, object)[class_ids[kept]],
-        "class_id": class_ids[kept],
-        area_field: areas[kept],
+        "class": np.array(names, object)[class_ids],
+        "class_id": class_ids,
+        "area_m2" if is_tied else "area_px": areas,
     }
-    return PolygonLayer(polygons=mapped[kept], fields=fields, crs_wkt=crs_wkt)
+    return PolygonLayer(wkb=wkb, fields=fields, crs_wkt=crs_wkt)

@@ -61,6 +61,13 @@ def written(path, found, **options):
     return pyogrio.read_dataframe(path)
 
 
+def test_boxes_laid_out_in_parts_are_those_of_the_whole(tmp_path, monkeypatch):
+    found = found_boxes(count=40)
+    whole = written(tmp_path / "whole.gpkg", found)
+    monkeypatch.setattr(layer, "_ROWS_AT_ONCE", 7)
+    assert written(tmp_path / "parts.gpkg", found).equals(whole)
+
+
 def corners_in(frame):
     """Return the first four corners of polygons, ``(N, 4, 2)``."""
     return np.array([polygon.exterior.coords[:4] for polygon in frame.geometry])

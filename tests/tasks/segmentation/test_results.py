@@ -12,11 +12,12 @@ from affine import Affine
 from rasterio.features import rasterize
 
 from lemevit_cli.errors import OutputError
+from lemevit_cli.geometry import ground
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.raster.targets import check_target
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.segmentation.inference import WRITERS
-from lemevit_cli.vector import layer
+from lemevit_cli.vector import layer, outlines
 
 ENDINGS = ["gpkg", "fgb", "geojson", "shp"]
 
@@ -57,6 +58,16 @@ def test_rings_turn_the_right_way_on_any_grid(
     assert any(polygon.interiors for polygon in frame.geometry)
     assert not any(ring.is_ccw for polygon in frame.geometry for ring in polygon.interiors)
     np.testing.assert_array_equal(burned(frame, transform, class_ids.shape), class_ids)
+
+
+def test_polygons_laid_out_in_parts_are_those_of_the_whole(
+    make_spec, class_ids, tmp_path, write_result, monkeypatch
+):
+    whole = write_result(tmp_path / "whole.gpkg", make_spec(), class_ids)
+    monkeypatch.setattr(outlines, "_CORNERS_AT_ONCE", 10)
+    monkeypatch.setattr(ground, "_CORNERS_AT_ONCE", 10)
+    parts = write_result(tmp_path / "parts.gpkg", make_spec(), class_ids)
+    assert pyogrio.read_dataframe(parts).equals(pyogrio.read_dataframe(whole))
 
 
 def test_regions_that_touch_at_a_corner_stay_apart(make_spec, tmp_path, write_result):
