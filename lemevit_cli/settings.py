@@ -58,7 +58,8 @@ class Tiling:
         batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
             None makes one block of the scene, several side by side where one would hold more
-            than ``block_bytes``, and blocks that a restart need not repeat of a large scene.
+            than ``block_bytes``, and blocks that a restart need not repeat of a large scene;
+            4096 where they are spread over processes.
         block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
             rows that wait until their tiles are full. This much leaves a process with a small
             model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
@@ -83,6 +84,24 @@ class Recovery:
 
     on_error: OnError = "fail"
     restart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Processes that blocks of a scene are spread over; this one alone if neither is given.
+
+    Args:
+        workers: to be started on this machine.
+        scheduler: address of a Dask scheduler that runs, ``tcp://HOST:PORT``.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Tell whether blocks go to other processes."""
+        return self.workers is not None or self.scheduler is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +189,7 @@ class InferenceSettings:
     reading: ReadingOptions = ReadingOptions()
     tiling: Tiling = Tiling()
     recovery: Recovery = Recovery()
+    cluster: ClusterOptions = ClusterOptions()
     runtime: RuntimeOptions = RuntimeOptions()
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()

@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
+from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
 from lemevit_cli.commands.reporting import exit_if_unreadable
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
@@ -28,6 +28,7 @@ def change(
     bands_after: options.BandsAfter = None,
     *,
     reading: Scenes,
+    spreading: Spreading,
     tta: options.Tta = False,
     fuse_tokens: options.FuseTokens = None,
     output_type: options.OutputType = options.OutputTypeName.classes,
@@ -69,7 +70,7 @@ def change(
         after,
         output or (),
         weights=weights,
-        settings=settings,
+        settings=spreading.spread(settings),
         progress=reporting.console,
     )
     to_stdout = "-" in result["paths"]

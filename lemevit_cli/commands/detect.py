@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
+from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
 from lemevit_cli.commands.reporting import check_folder, telling_report
 from lemevit_cli.settings import DetectionOptions, OutputOptions
 
@@ -27,6 +27,7 @@ def detect(
     max_per_window: options.MaxPerWindow = 300,
     *,
     reading: Scenes,
+    spreading: Spreading,
     tta: options.TtaBoxes = False,
     fuse_tokens: options.FuseTokens = None,
     format: options.Format = None,
@@ -64,7 +65,7 @@ def detect(
             scenes,
             output,
             weights=weights,
-            settings=settings,
+            settings=spreading.spread(settings),
             progress=reporting.console,
             report=report,
         )

@@ -7,13 +7,17 @@ options.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import Console
 from lemevit_cli.settings import (
+    ClusterOptions,
     InferenceSettings,
     ReadingOptions,
     Recovery,
@@ -132,6 +136,37 @@ class Scenes:
             runtime=running.runtime(tta=tta, fuse_tokens=fuse_tokens),
             **further,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spreading:
+    """Which processes share in a scene."""
+
+    workers: options.Processes = None
+    scheduler: options.Scheduler = None
+
+    def spread(self, settings: InferenceSettings) -> InferenceSettings:
+        """Give settings under which they do; processes of this machine share out its cores.
+
+        Raises:
+            typer.BadParameter: if both are named.
+        """
+        if self.workers and self.scheduler:
+            raise typer.BadParameter(
+                "names processes of others, --workers starts its own; give one of them",
+                param_hint="--scheduler",
+            )
+        runtime = settings.runtime
+        if self.workers and runtime.threads is None:
+            runtime = replace(runtime, threads=max(1, _count_cores() // self.workers))
+        return replace(settings, runtime=runtime, cluster=ClusterOptions(**vars(self)))
+
+
+def _count_cores() -> int:
+    """Count the cores that this process may use: a batch system may have left it some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -256,6 +256,14 @@ OnError = Annotated[
         "Unreadable windows: the end of the run, or nodata (exit 3).",
     ),
 ]
+Processes = Annotated[
+    int | None,
+    _running("--workers N", "Spread the blocks over N processes of this machine.", min=1),
+]
+Scheduler = Annotated[
+    str | None,
+    _running("--scheduler ADDRESS", "Spread the blocks over the workers of a Dask cluster."),
+]
 Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]

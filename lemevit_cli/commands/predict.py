@@ -8,7 +8,7 @@ import typer
 
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_table
-from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
+from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
 from lemevit_cli.commands.reporting import check_folder, telling_report
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks import TASKS
@@ -25,6 +25,7 @@ def predict(
     weights: options.Weights = None,
     *,
     reading: Scenes,
+    spreading: Spreading,
     tta: options.Tta = False,
     fuse_tokens: options.FuseTokens = None,
     output_type: options.OutputType = options.OutputTypeName.classes,
@@ -65,7 +66,7 @@ def predict(
             scenes,
             output,
             weights=weights,
-            settings=settings,
+            settings=spreading.spread(settings),
             progress=reporting.console,
             report=report,
         )

@@ -10,11 +10,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.settings import InferenceSettings
 
 # From a quarter of a gigapixel on, a scene is cut into blocks that a restart need not repeat: of
 # fewer pixels, a kill costs less than the windows on the edges of blocks, which are seen twice.
 _LARGE_SCENE = 2**28
 _LARGE_BLOCK = 2**26
+# Of blocks that are spread over processes: small enough that all have work to the end, large enough
+# that few windows lie on the edge of two.
+_SPREAD_BLOCK_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,13 @@ class Plan:
 
     blocks: tuple[Window, ...]
     windows: int
+
+
+def block_size_of(settings: InferenceSettings) -> int | None:
+    """Return the side of blocks that was asked for, or suits several processes; None for none."""
+    if settings.tiling.block_size is None and settings.cluster.is_used:
+        return _SPREAD_BLOCK_SIZE
+    return settings.tiling.block_size
 
 
 def large_block_size(area: Window) -> int | None:

@@ -37,7 +37,7 @@ _RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
 # Options that change no part, or whose outcome stands for them.
-_NOT_OF_PARTS = ("overwrite", "restart", "threads", "device", "precision")
+_NOT_OF_PARTS = ("overwrite", "restart", "workers", "scheduler", "threads", "device", "precision")
 _SIDES = tuple(field.name for field in fields(Window))
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 
@@ -145,7 +145,8 @@ def describe_unfinished(target: str) -> dict[str, Any] | None:
 
 
 def _count(folder: Path) -> int:
-    return sum(1 for _ in folder.glob("*.part"))
+    # Without those that a killed process has begun: they are hidden.
+    return sum(1 for _ in folder.glob("[0-9]*.part"))
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,13 @@ class Journal:
         """Count the blocks that are finished."""
         return _count(self.folder)
 
+    def is_of(self, fingerprint: Fingerprint) -> bool:
+        """Tell whether the folder is here, and of this run: another machine may not see it."""
+        try:
+            return bool(json.loads((self.folder / _RUN).read_text()) == fingerprint)
+        except (OSError, ValueError):
+            return False
+
     def part(self, number: int, run: BlockInference, make: Callable[[], Part]) -> Iterator[Piece]:
         """Yield the pieces of a block: as they were kept, or made, and kept, now."""
         if self.has(number):
@@ -183,10 +191,31 @@ class Journal:
         except (OSError, zipfile.BadZipFile, EOFError):
             return False
 
+    def drop(self, number: int) -> None:
+        """Remove what there is of a part."""
+        with self.failures():
+            self._path(number).unlink(missing_ok=True)
+
     def keep(self, number: int, run: BlockInference, part: Part) -> None:
         """Write the pieces of a part as they come."""
         with self.failures(), written_whole(self._path(number)) as path:
             _write_part(path, run, part)
+
+    def put(self, number: int, content: bytes) -> None:
+        """Keep a part that another process has made and sent."""
+        with self.failures(), written_whole(self._path(number)) as path:
+            path.write_bytes(content)
+
+    def content(self, number: int) -> bytes:
+        """Return a part as :meth:`put` takes it."""
+        return self._path(number).read_bytes()
+
+    def has_come(self, number: int) -> bool:
+        """Tell whether a part that another process has written is seen here."""
+        path = self._path(number)
+        # A shared disk may remember for a while that a file is not there; a look into its folder
+        # makes it ask anew.
+        return path.exists() or path in self.folder.iterdir()
 
     def pieces(self, number: int) -> Iterator[Piece]:
         """Read the pieces of a part."""

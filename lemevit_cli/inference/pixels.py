@@ -12,7 +12,7 @@ from lemevit_cli import __version__
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import Plan, aligned_blocks, large_block_height
+from lemevit_cli.inference.blocks import Plan, aligned_blocks, block_size_of, large_block_height
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
 from lemevit_cli.raster.gdal import TILE_SIZE, tile_width
@@ -32,9 +32,10 @@ def plan_of_rows(
     """
     area, tiling = run.source.area, settings.tiling
     tile = tile_width(spec, settings.output)
-    if tiling.block_size is not None:
+    block_size = block_size_of(settings)
+    if block_size is not None:
         step = tile if tile < area.width else 1  # strips are shared in any case
-        width = height = -(-tiling.block_size // step) * step
+        width = height = -(-block_size // step) * step
     else:
         band = min(run.grid.size, run.view.height) * (4 * run.num_classes + 1)
         waiting = min(TILE_SIZE, area.height) * pixel_bytes

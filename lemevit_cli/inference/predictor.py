@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.inference.network import Network
@@ -74,14 +74,19 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
     return model
 
 
-def load_predictor(weights: Weights, network: Network, options: RuntimeOptions) -> Predictor:
+def load_predictor(
+    weights: Weights, network: Network, options: RuntimeOptions, **decided: Any
+) -> Predictor:
     """Load weights onto a device.
+
+    Args:
+        decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
         WeightsError: if tensors and card do not fit each other, or tokens cannot be fused.
         DeviceError: if the machine lacks the device.
     """
-    card = weights.card
+    card, options = weights.card, replace(options, **decided)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     model = load_model(weights, network)
     fused = _fuse(model, card, options)

@@ -80,10 +80,12 @@ class Account:
         """Return the seconds by phase; ``total`` since the account was opened.
 
         Where ``assemble`` is one of them, ``finish`` stands for what closing the result took.
+        ``workers`` is the time that this process waited for others.
         """
         seconds = {**self.seconds, "total": self.elapsed_s}
         if "assemble" in seconds:
-            known = sum(seconds.get(phase, 0.0) for phase in ("read", "model", "blend", "write"))
+            phases = ("workers", "read", "model", "blend", "write")
+            known = sum(seconds.get(phase, 0.0) for phase in phases)
             seconds["finish"] = max(0.0, seconds.pop("assemble") - known)
         return {phase: round(value, 3) for phase, value in seconds.items()}
 

@@ -17,7 +17,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
-from lemevit_cli.inference.parts import open_parts
+from lemevit_cli.inference.parts import Order, open_parts
 from lemevit_cli.inference.predictor import (
     Predictor,
     check_runtime,
@@ -118,7 +118,8 @@ def infer_scenes(
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             with locked(task.outputs(target)), task.open(scene) as source:
-                report.add(scene, infer_scene(task, source, predictor(), target))
+                order = Order(task, scene, target, load)
+                report.add(scene, infer_scene(order, source, predictor()))
         if scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
@@ -126,9 +127,9 @@ def infer_scenes(
     return report
 
 
-def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, target: str) -> Record:
+def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:
     """Work on one scene: its blocks give parts, and these the result."""
-    settings, progress = task.settings, task.progress
+    task, settings, progress = order.task, order.task.settings, order.task.progress
     with inference_over(
         source,
         predictor,
@@ -137,10 +138,10 @@ def infer_scene(task: SceneTask, source: SceneInput, predictor: Predictor, targe
         skips_unreadable=settings.recovery.on_error == "nodata",
     ) as run:
         plan = task.plan(run)
-        with open_parts(task, run, plan, target) as parts:
+        with open_parts(order, run, plan) as parts:
             progress.start(source.name, total=plan.windows, unit="windows")
             try:
-                record = task.assemble(run, parts, target)
+                record = task.assemble(run, parts, order.target)
             finally:
                 progress.finish()
     if run.account.unreadable:

@@ -42,6 +42,7 @@ from lemevit_cli.tasks.classification.results import write_table
 _TASK = NETWORK.task
 _POLYGONS = "lemevit_cli.tasks.classification.results"
 _BLOCK = 256  # cells: their scores wait in memory until all are known
+_SPREAD_BLOCK = 16  # where several processes share in them
 
 WRITERS = (
     *RASTERS,
@@ -160,7 +161,8 @@ class Windows:
         """Choose blocks of cells."""
         cells = cells_of(run)
         wanted = cells.cells_over(run.source.on_view(run.source.area))
-        blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or _BLOCK))
+        usual = _SPREAD_BLOCK if self.settings.cluster.is_used else _BLOCK
+        blocks = tuple(blocks_of(wanted, self.settings.tiling.block_size or usual))
         return Plan(blocks, sum(map(cells.count_windows, blocks)))
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:

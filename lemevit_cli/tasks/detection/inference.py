@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of, large_block_size
+from lemevit_cli.inference.blocks import (
+    Part,
+    Piece,
+    Plan,
+    block_size_of,
+    blocks_of,
+    large_block_size,
+)
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
@@ -111,7 +118,7 @@ class Detection:
     def plan(self, run: BlockInference) -> Plan:
         """Choose blocks of the asked size; of each no more than its boxes is kept."""
         area = run.source.area
-        block_size = self.settings.tiling.block_size or large_block_size(area)
+        block_size = block_size_of(self.settings) or large_block_size(area)
         blocks = tuple(blocks_of(area, block_size))
         return Plan(blocks, run.grid.count_over(run.source.on_view(area)))
 

@@ -1,0 +1,152 @@
+"""A block of a scene on a worker of a cluster: scene and weights stay open from one to the next."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, chdir, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lemevit_cli.errors import LemevitError
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.journal import Fingerprint, Journal, fingerprint_of
+from lemevit_cli.inference.parts import Order
+from lemevit_cli.inference.run import Account, BlockInference, inference_over
+from lemevit_cli.progress import Silent
+
+UNKNOWN = "unknown run"
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_RUNS = 2  # that are open in a process: several commands may share a cluster
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a worker needs to know of a run.
+
+    Args:
+        order: its task listens to nobody.
+        fingerprint: of the run; a worker that would answer otherwise is refused.
+        journal: where parts go, if the worker sees it.
+        folder: that paths are relative to.
+    """
+
+    order: Order
+    fingerprint: Fingerprint
+    journal: Journal
+    folder: str
+
+
+# All work of a process is done in one thread: a block at a time, for cores and memory are shared
+# out by processes, and where the runtime has set how many threads it computes with.
+_thread = ThreadPoolExecutor(1, thread_name_prefix="lemevit")
+_open: dict[str, tuple[ExitStack, Recipe, BlockInference]] = {}
+
+
+def infer_block(key: str, content: bytes | None, number: int, block: Window) -> bytes | str | None:
+    """Make the part of a block.
+
+    Args:
+        key: of the run.
+        content: its :class:`Recipe`, pickled; None if this process should have it.
+
+    Returns:
+        The part, None if it could be put into the journal, or ``UNKNOWN`` without a recipe.
+
+    Raises:
+        LemevitError: if the block cannot be done, or would be done otherwise than by the client.
+    """
+    return _thread.submit(_infer_block, key, content, number, block).result()
+
+
+def forget(key: str) -> None:
+    """Close the scene and the weights of a run that has ended."""
+    _thread.submit(_close, key).result()
+
+
+def _infer_block(key: str, content: bytes | None, number: int, block: Window) -> bytes | str | None:
+    if key not in _open:
+        if content is None:
+            return UNKNOWN
+        while len(_open) >= _RUNS:
+            _close(next(iter(_open)))
+        _open[key] = _prepare(pickle.loads(content))
+    _, recipe, run = _open[key]
+    with _within(recipe.folder):
+        return _part_of(recipe, replace(run, account=Account()), number, block)
+
+
+def _close(key: str) -> None:
+    if key in _open:
+        _open.pop(key)[0].close()
+
+
+def _prepare(recipe: Recipe) -> tuple[ExitStack, Recipe, BlockInference]:
+    """Open scene and weights.
+
+    Raises:
+        LemevitError: if versions, arithmetic or pixels are not those of the client.
+    """
+    with ExitStack() as opened, _within(recipe.folder):
+        decided = _decided_by(recipe.fingerprint)
+        run = opened.enter_context(_opened_run(recipe.order, decided))
+        settings, plan = recipe.order.task.settings, recipe.order.task.plan(run)
+        _check_same(fingerprint_of(run, settings, plan), recipe.fingerprint)
+        return opened.pop_all(), recipe, run
+
+
+@contextmanager
+def _opened_run(order: Order, decided: Mapping[str, Any]) -> Iterator[BlockInference]:
+    settings = order.task.settings
+    skips = settings.recovery.on_error == "nodata"
+    with (
+        order.task.open(order.scene) as source,
+        inference_over(
+            source,
+            order.load(**decided),
+            settings.tiling,
+            Silent(),
+            skips_unreadable=skips,
+        ) as run,
+    ):
+        yield run
+
+
+def _decided_by(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return the options of a runtime that the client has chosen by its own machine."""
+    return {
+        "threads": int(fingerprint["threads"]),
+        "device": fingerprint["device"],
+        "precision": _PRECISIONS.get(fingerprint["arithmetic"], "auto"),
+    }
+
+
+def _check_same(found: Fingerprint, expected: Fingerprint) -> None:
+    for name, value in expected.items():
+        # Copies of a scene differ in their place and time; their pixels count.
+        if not name.startswith("scene ") and found.get(name) != value:
+            raise LemevitError(
+                f"the worker on {platform.node()} would answer otherwise: {name} is "
+                f"{found.get(name, 'none')} there, {value} here; use the same environment and "
+                "machines, or name by --device what all of them have"
+            )
+
+
+def _part_of(recipe: Recipe, run: BlockInference, number: int, block: Window) -> bytes | None:
+    part = recipe.order.task.infer(run, block)
+    if recipe.journal.is_of(recipe.fingerprint):
+        recipe.journal.keep(number, run, part)
+        return None
+    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
+        own = replace(recipe.journal, folder=Path(folder))
+        own.keep(number, run, part)
+        return own.content(number)
+
+
+def _within(folder: str) -> chdir[str] | nullcontext[None]:
+    """Make a folder the current one where there is such a one."""
+    return chdir(folder) if Path(folder).is_dir() else nullcontext()
