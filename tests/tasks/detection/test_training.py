@@ -99,7 +99,7 @@ def see_bright_boxes(find_bright_boxes):
     """Answer as a network of two classes does: candidates, all of them of the first."""
 
     def see(pixels):
-        rows = find_bright_boxes(pixels)
+        rows = torch.from_numpy(find_bright_boxes(pixels))
         return torch.cat([rows[..., :6], torch.zeros_like(rows[..., :1])], dim=-1)
 
     return see
