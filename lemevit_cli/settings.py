@@ -135,7 +135,9 @@ class OutputOptions:
         classes: names of the classes kept in a vector result; None keeps all.
         min_area_m2: polygons smaller than this on the ground are left out.
         style: put a QGIS style beside boxes or polygons of change.
-        overwrite: replace an existing target.
+        layer: name of the layer in a GeoPackage, whose others are kept; None makes a file of its
+            own, with the layer called as it.
+        overwrite: replace an existing target, or layer.
     """
 
     format: str | None = None
@@ -144,6 +146,7 @@ class OutputOptions:
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
     style: bool = False
+    layer: str | None = None
     overwrite: bool = False
 
 

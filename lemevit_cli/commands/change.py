@@ -35,6 +35,7 @@ def change(
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
+    layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
@@ -54,6 +55,7 @@ def change(
             creation_options=options.parse_creation_options(co),
             min_area_m2=min_area,
             style=style,
+            layer=layer,
             overwrite=overwrite,
         ),
         change=ChangeOptions(

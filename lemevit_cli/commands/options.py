@@ -220,6 +220,10 @@ Classes = Annotated[str | None, _output("--classes NAME,NAME", "Classes kept in 
 MinArea = Annotated[
     float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
 ]
+LayerName = Annotated[
+    str | None,
+    _output("--layer NAME", "Layer to add to a GeoPackage, or replace; its others are kept."),
+]
 Style = Annotated[bool, _output("--style", "Also a QGIS style beside the layer.")]
 Threshold = Annotated[
     float, _change("--threshold", "Score of change above which a pixel has changed, 0 to 1.")

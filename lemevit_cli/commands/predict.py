@@ -33,6 +33,7 @@ def predict(
     co: options.CreationOptions = None,
     classes: options.Classes = None,
     min_area: options.MinArea = 0.0,
+    layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
@@ -52,6 +53,7 @@ def predict(
             creation_options=options.parse_creation_options(co),
             classes=options.parse_names(classes),
             min_area_m2=min_area,
+            layer=layer,
             overwrite=overwrite,
         ),
     )

@@ -37,7 +37,16 @@ _RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
 # Options that change no part, or whose outcome stands for them.
-_NOT_OF_PARTS = ("overwrite", "restart", "workers", "scheduler", "threads", "device", "precision")
+_NOT_OF_PARTS = (
+    "overwrite",
+    "layer",
+    "restart",
+    "workers",
+    "scheduler",
+    "threads",
+    "device",
+    "precision",
+)
 _SIDES = tuple(field.name for field in fields(Window))
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 

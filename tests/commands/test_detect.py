@@ -16,6 +16,7 @@ import shapely
 import shapely.affinity
 import torch
 from affine import Affine
+from making.layers import add_layer
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -303,3 +304,18 @@ def test_a_signal_in_the_middle_leaves_no_file(write_scene, weights):
     os.close(screen)
     assert running.returncode == 143, shown
     assert list(Path().iterdir()) == [] and b"Traceback" not in shown
+
+
+def test_a_layer_joins_those_of_a_geopackage(large, weights):
+    add_layer("project.gpkg", "roads", 3)
+    refused = invoke(large, "-w", weights, "-o", "project.gpkg", "--overwrite")
+    assert refused.exit_code == 1 and "other layers (roads)" in refused.stderr
+    run = invoke(large, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+    again = invoke(large, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert again.exit_code == 1 and "replace it with --overwrite" in again.stderr
+    for output, layer in (("x.geojson", "found"), ("x.gpkg", "gpkg_found"), ("x.gpkg", "")):
+        wrong = invoke(large, "-w", weights, "-o", output, "--layer", layer)
+        assert wrong.exit_code == 1 and "--layer" in wrong.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]

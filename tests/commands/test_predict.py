@@ -15,6 +15,7 @@ import rasterio
 import rasterio.control
 import rasterio.rpc
 import shapely
+from making.layers import add_layer
 from pyproj import Geod
 from typer.testing import CliRunner
 
@@ -374,3 +375,18 @@ def test_a_full_disk_under_the_report_is_one_line(scene, tiny_weights):
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "No space left" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_a_layer_joins_those_of_a_geopackage(scene, tiny_weights):
+    add_layer("project.gpkg", "roads", 3)
+    refused = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--overwrite")
+    assert refused.exit_code == 1 and "other layers (roads)" in refused.stderr
+    run = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--layer", "found")
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+    again = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--layer", "found")
+    assert again.exit_code == 1 and "replace it with --overwrite" in again.stderr
+    for output, layer in (("x.geojson", "found"), ("x.gpkg", "gpkg_found"), ("x.gpkg", "")):
+        wrong = invoke(scene, "-w", tiny_weights, "-o", output, "--layer", layer)
+        assert wrong.exit_code == 1 and "--layer" in wrong.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]

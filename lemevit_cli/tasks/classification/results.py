@@ -21,10 +21,10 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
     check_layer_options,
-    companions_of,
     crs_of_map,
     in_parts,
     on_the_map,
+    replacing_layer,
     split,
     write_layer,
 )
@@ -61,11 +61,11 @@ def open_sink(
         OutputError: if the target exists, cannot be written, or the disk is full.
     """
     sink = _CellSink([info.name for info in spec.classes], options)
-    companions = companions_of(target, writer)
-    with replacing(target, overwrite=options.overwrite, companions=companions) as path:
+    with replacing_layer(target, options, writer) as path:
         yield sink
         blame = f"{target} cannot be written (is the disk full?)"
-        write_layer(path, sink.layer(spec.georeference), options, writer, blame=blame)
+        layer = sink.layer(spec.georeference)
+        write_layer(path, layer, options, writer, blame=blame, target=target)
 
 
 class _CellSink:
