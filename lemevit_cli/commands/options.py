@@ -328,7 +328,7 @@ CheckpointEvery = Annotated[
     ),
 ]
 Half = Annotated[bool, _model("--half", "Store the weights in 16 bits.")]
-Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint.")]
+Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint; without one, begin.")]
 
 
 def names_given(context: typer.Context) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from making.collector import Collector
 
 from lemevit_cli.errors import DataError, LemevitError, OutputError, WeightsError
 from lemevit_cli.models.weights import load_checkpoint, load_weights, read_card
@@ -74,6 +75,21 @@ def test_wrong_options_are_told_before_the_data_are_opened(
             act()
         assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_of_nothing_begins_anew_and_says_so(
+    tmp_path, trained, write_data, options_of, data_of
+):
+    data, target, remarks = trained[0], tmp_path / "w.safetensors", Collector()
+    options = options_of(steps=2, resume=True)
+    report = train("seg", data_of(data), str(target), options, remarks)
+    assert report["steps"] == 2
+    (note,) = [n for n in remarks.notes if "begins anew" in n]
+    assert note.startswith(f"{tmp_path / 'w_training'}: no checkpoint")
+    # Finished weights are no leftover: without a checkpoint they are not replaced unasked.
+    shutil.rmtree(tmp_path / "w_training")
+    with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
+        train("seg", data_of(data), str(target), options)
 
 
 def test_weights_of_an_earlier_run_never_pass_for_those_of_this_one(

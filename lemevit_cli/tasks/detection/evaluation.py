@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
-from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
+from lemevit_cli.tasks.detection.datasets.folders import open_box_split
 from lemevit_cli.tasks.detection.inference import describe_capped, detect_in_area
 from lemevit_cli.tasks.detection.network import network_for
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
@@ -31,10 +30,7 @@ def open_boxes(data: str, split: str, card: Card) -> Source:
     Raises:
         DataError: if there is no such split, its labels are wrong, or no class is shared.
     """
-    parts = open_box_folder(data)
-    source = parts.training if split == "train" else parts.validation
-    if source is None:
-        raise DataError(f"{data}: has no split {split}; name the other one by --split")
+    source = open_box_split(data, split)
     place = next(iter(source.first_of.values()), data)
     match_box_classes(card.class_names, source.classes, place=place)  # for its check
     return source

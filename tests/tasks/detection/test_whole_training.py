@@ -94,6 +94,16 @@ def test_weights_are_scored_as_the_training_scored_them(report, harbour):
     assert evaluate(report["path"], str(harbour), split="train")["pictures"] == 2
 
 
+def test_weights_are_scored_on_a_split_of_any_name(report, harbour, tmp_path):
+    shutil.copytree(harbour / "val", tmp_path / "harbour" / "test")
+    figures = evaluate(report["path"], str(tmp_path / "harbour"), split="test")
+    assert figures == report["scores"]["harbour"]
+    with pytest.raises(DataError, match="no labels of boxes in holdout"):
+        evaluate(report["path"], str(tmp_path / "harbour"), split="holdout")
+    with pytest.raises(DataError, match="no labels of boxes"):
+        evaluate(report["path"], str(tmp_path / "harbour"))
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(report, harbour, tmp_path):
     data, stopped = DataOptions(paths=(str(harbour),)), tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):

@@ -51,9 +51,29 @@ def open_box_folder(
     Raises:
         DataError: for a folder without labels, and for a label that is wrong, with file and line.
     """
-    folder, naming = Path(path), naming or Naming()
+    sources, notes = _open_splits(Path(path), SPLITS, reader, naming or Naming())
+    return Parts(sources.get("train"), sources.get("val"), notes)
+
+
+def open_box_split(path: str | Path, split: str) -> Source:
+    """Open one split of a folder, which may have any name.
+
+    Raises:
+        DataError: if there is no such split, or as :func:`open_box_folder`.
+    """
+    splits = SPLITS if split in SPLITS else (split,)  # classes are those of both
+    sources, _ = _open_splits(Path(path), splits, None, Naming())
+    if split not in sources:
+        raise DataError(f"{path}: has no split {split}; name the other one by --split")
+    return sources[split]
+
+
+def _open_splits(
+    folder: Path, splits: Sequence[str], reader: PictureReader | None, naming: Naming
+) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """Open splits by name, as far as they are there, and say in notes what was found."""
     stated = read_stated_classes(folder)
-    layout = recognise(folder, stated)
+    layout = recognise(folder, stated, splits)
     pictures = {
         split: [_open_picture(image, read) for image, read in labelled.items()]
         for split, labelled in layout.pictures.items()
@@ -72,7 +92,7 @@ def open_box_folder(
         split: _source(name, split, part, naming, classes, reader)
         for split, part in pictures.items()
     }
-    numbers = " + ".join(str(len(pictures[split])) for split in SPLITS if split in pictures)
+    numbers = " + ".join(str(len(pictures[split])) for split in splits if split in pictures)
     plural = "classes" if len(classes) > 1 else "class"
     missing = naming.list_missing(known)
     notes = (
@@ -80,7 +100,7 @@ def open_box_folder(
         *(f"{name}: {note}" for note in layout.notes),
         *([f"{name}: has no class {', '.join(missing)} to rename or drop"] if missing else []),
     )
-    return Parts(sources.get("train"), sources.get("val"), notes)
+    return sources, notes
 
 
 def _open_picture(image: Path, read: ReadLabels) -> _Picture:

@@ -61,10 +61,13 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
+def recognise(
+    folder: Path, stated: tuple[str, ...] | None, splits: Sequence[str] = SPLITS
+) -> Layout:
     """Find out which layout a folder has.
 
     Args:
+        splits: to look for; others than ``train`` and ``val`` go by their name alone.
         stated: the names in ``classes.json``, if there is one.
 
     Raises:
@@ -72,15 +75,16 @@ def recognise(folder: Path, stated: tuple[str, ...] | None) -> Layout:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    coco = {split: file for split in SPLITS if (file := _coco_file(folder, split)) is not None}
+    coco = {split: file for split in splits if (file := _coco_file(folder, split)) is not None}
     if coco:
         return _coco_layout(folder, coco)
     text = {
-        split: folders for split in SPLITS if (folders := _text_folders(folder, split)) is not None
+        split: folders for split in splits if (folders := _text_folders(folder, split)) is not None
     }
     if not text:
         empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
-        raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
+        place = f" in {', '.join(splits)}" if splits != SPLITS else ""
+        raise DataError(f"{folder}: {empty}{place}; it takes {_KNOWN}")
     return _text_layout(folder, text, stated)
 
 
@@ -90,7 +94,7 @@ def _text_folders(folder: Path, split: str) -> tuple[Path, Path] | None:
     Raises:
         DataError: if there are pictures without a folder of labels.
     """
-    for name in _NAMES_OF_SPLIT[split]:
+    for name in _NAMES_OF_SPLIT.get(split, (split,)):
         for images, places in (
             (folder / name / "images", [folder / name / kind for kind in _LABEL_FOLDERS]),
             (folder / "images" / name, [folder / kind / name for kind in _LABEL_FOLDERS]),
@@ -169,7 +173,7 @@ def _note_of(paths: Sequence[Path | str], what: str) -> list[str]:
 
 
 def _coco_file(folder: Path, split: str) -> Path | None:
-    names = (*_NAMES_OF_SPLIT[split], f"{split}2017")
+    names = (*_NAMES_OF_SPLIT.get(split, (split,)), f"{split}2017")
     files = (folder / pattern.format(name) for name in names for pattern in _COCO_FILES)
     return next((file for file in files if file.is_file()), None)
 
@@ -201,7 +205,7 @@ def _coco_pictures(folder: Path, split: str, file: CocoFile) -> tuple[dict[str, 
     Raises:
         DataError: if none is.
     """
-    names = (*_NAMES_OF_SPLIT[split], split)
+    names = (*_NAMES_OF_SPLIT.get(split, ()), split)
     places = [
         file.path.parent,
         *(folder / pattern.format(split=name) for name in names for pattern in _COCO_PICTURES),
