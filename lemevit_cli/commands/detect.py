@@ -17,7 +17,10 @@ from lemevit_cli.settings import DetectionOptions, OutputOptions
 def detect(
     scenes: Annotated[
         list[str],
-        typer.Argument(metavar="SCENE...", help="Rasters that GDAL opens, or - for stdin."),
+        typer.Argument(
+            metavar="SCENE...",
+            help="Rasters that GDAL opens, folders or patterns of them, or - for stdin.",
+        ),
     ],
     output: options.Output = None,
     weights: options.Weights = None,
@@ -57,8 +60,10 @@ def detect(
         ),
         detection=DetectionOptions(score=score, nms_iou=nms_iou, max_per_window=max_per_window),
     )
+    from lemevit_cli.raster.source import expand_scenes
     from lemevit_cli.tasks.detection import inference as detection
 
+    scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output)
     with telling_report(
         reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"

@@ -18,7 +18,10 @@ from lemevit_cli.tasks import TASKS
 def predict(
     scenes: Annotated[
         list[str],
-        typer.Argument(metavar="SCENE...", help="Rasters that GDAL opens, or - for stdin."),
+        typer.Argument(
+            metavar="SCENE...",
+            help="Rasters that GDAL opens, folders or patterns of them, or - for stdin.",
+        ),
     ],
     task: options.Task = options.TaskName("seg"),
     output: options.Output = None,
@@ -57,8 +60,10 @@ def predict(
             overwrite=overwrite,
         ),
     )
+    from lemevit_cli.raster.source import expand_scenes
     from lemevit_cli.tasks import load_inference
 
+    scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output, TASKS[task].joint)
     run = load_inference(task.value)
     with telling_report(

@@ -1,8 +1,8 @@
 """Pictures with a class each: folders of classes, and tables of paths and classes.
 
 ``{train,val}/CLASS/*.jpg``, or ``CLASS/*.jpg``, which is divided; or a CSV with the columns
-``path`` and ``class``, paths relative to it, and perhaps ``split`` (``train``, ``val``, others), else
-it is divided too. Every class is divided by itself, so that a rare one is in both parts.
+``path`` and ``class``, paths relative to it, and perhaps ``split`` (``train``, ``val``, others),
+else it is divided too. Every class is divided by itself, so that a rare one is in both parts.
 """
 
 from __future__ import annotations
