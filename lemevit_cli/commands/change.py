@@ -44,7 +44,7 @@ def change(
 
     Prints the paths of the results, on the grid and in the CRS of BEFORE. The suffix of an output
     chooses its format: .shp .gpkg .geojson .fgb for polygons, .tif for the mask; -o may be
-    repeated, and -o - is GeoJSON.
+    repeated, and -o - is GeoJSON. Without it the result is AFTER_changes.shp here.
     """
     settings = reading.settings(
         tta=tta,

@@ -45,7 +45,7 @@ def detect(
 
     Prints the path of the result, polygons of oriented boxes in the scene's CRS. The suffix of the
     output chooses the format: .shp .gpkg .geojson .fgb .csv .parquet, or .txt for DOTA's pixels;
-    -o - is GeoJSON. A .csv names no CRS.
+    -o - is GeoJSON. A .csv names no CRS. Without -o the result is SCENE_boxes.shp here.
     """
     settings = reading.settings(
         tta=tta,

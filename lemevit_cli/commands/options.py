@@ -88,6 +88,23 @@ class PrecisionName(StrEnum):
     fp16 = "fp16"
 
 
+_STARTERS = [room.starter for room in TASKS.values() if room.starter is not None]
+
+
+def _complete_weights(incomplete: str) -> list[str]:
+    """List starter weights that begin so; where none does, the shell lists files."""
+    return [name for name in _STARTERS if name.startswith(incomplete)]
+
+
+def _task_of_predict(task: str) -> str:
+    """Refuse, as wrong usage, a task that has a command of its own, naming it."""
+    if task in {name.value for name in TaskName}:
+        return task
+    known = " and ".join(name.value for name in TaskName)
+    own = f"{task} is for lemevit {TASKS[task].command}" if task in TASKS else f"no task {task!r}"
+    raise typer.BadParameter(f"{own}; predict has {known}", param_hint="--task")
+
+
 option = in_panel(None)
 _input, _windows, _running = in_panel("Input"), in_panel("Windows"), in_panel("Running")
 _output, _report, _labels = (
@@ -103,7 +120,12 @@ Version = Annotated[
 ]
 Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
 Task = Annotated[
-    TaskName, option("--task", "What to find: seg, a class a pixel; cls, a class a window.")
+    str,
+    option(
+        "--task seg|cls",
+        "What to find: seg, a class a pixel; cls, a class a window.",
+        callback=_task_of_predict,
+    ),
 ]
 TrainedTask = Annotated[
     TrainedTaskName,
@@ -121,7 +143,12 @@ Outputs = Annotated[
     _output("-o --output", "Result: a file, a folder ending in /, or - for stdout; repeatable."),
 ]
 Weights = Annotated[
-    str | None, _input("-w --weights", "Starter weights by name, or a .safetensors file.")
+    str | None,
+    _input(
+        "-w --weights",
+        f"Starter weights by name ({', '.join(_STARTERS)}), or a .safetensors file.",
+        autocompletion=_complete_weights,
+    ),
 ]
 Bidx = Annotated[
     str | None,
@@ -143,7 +170,7 @@ Gsd = Annotated[
 ]
 Bounds = Annotated[
     tuple[float, float, float, float] | None,
-    _input("--bounds W S E N", "Only this part, in map units."),
+    _input("--bounds W,S,E,N", "Only this part, in map units."),
 ]
 Mask = Annotated[str | None, _input("--mask POLYGONS", "Only inside the polygons of this file.")]
 LabelField = Annotated[

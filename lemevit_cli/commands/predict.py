@@ -23,7 +23,7 @@ def predict(
             help="Rasters that GDAL opens, folders or patterns of them, or - for stdin.",
         ),
     ],
-    task: options.Task = options.TaskName("seg"),
+    task: options.Task = "seg",
     output: options.Output = None,
     weights: options.Weights = None,
     *,
@@ -44,8 +44,9 @@ def predict(
     """Classify every pixel of a scene, on the scene's own grid, or with cls every window.
 
     Prints the path of the result. The suffix of the output chooses the format: .tif for a
-    raster of classes, .shp .gpkg .geojson .fgb for polygons. With cls, pictures without a
-    georeference and without -o print a line each (path, class, score), -o classes.csv a table.
+    raster of classes, .shp .gpkg .geojson .fgb for polygons. Without -o it is SCENE_seg.tif here.
+    With cls, pictures without a georeference and without -o print a line each (path, class,
+    score), -o classes.csv a table.
     """
     settings = reading.settings(
         tta=tta,
@@ -65,7 +66,7 @@ def predict(
 
     scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output, TASKS[task].joint)
-    run = load_inference(task.value)
+    run = load_inference(task)
     with telling_report(
         reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
     ) as report:

@@ -390,3 +390,19 @@ def test_a_layer_joins_those_of_a_geopackage(scene, tiny_weights):
         wrong = invoke(scene, "-w", tiny_weights, "-o", output, "--layer", layer)
         assert wrong.exit_code == 1 and "--layer" in wrong.stderr
     assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]
+
+
+def test_bounds_are_four_numbers_with_commas_or_without(scene, tiny_weights):
+    with rasterio.open(scene) as file:
+        corners = [file.transform @ place for place in ((16, 8), (48, 40))]
+    (west, north), (east, south) = corners
+    (west, east), (south, north) = sorted((west, east)), sorted((south, north))
+    bounds = [str(value) for value in (west, south, east, north)]
+    written = []
+    for number, words in enumerate((["--bounds", *bounds], ["--bounds", ",".join(bounds)],
+                                    [f"--bounds={','.join(bounds)}"])):  # fmt: skip
+        run = invoke(scene, "-w", tiny_weights, "-o", f"{number}.tif", *words)
+        assert run.exit_code == 0, run.stderr
+        with rasterio.open(f"{number}.tif") as result:
+            written.append((result.transform, result.read().tobytes()))
+    assert written[0] == written[1] == written[2]
