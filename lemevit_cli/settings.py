@@ -159,11 +159,13 @@ class DetectionOptions:
         nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
+        agnostic_nms: at last, of boxes of any classes that overlap by more, too.
     """
 
     score: float = 0.3
     nms_iou: float = 0.3
     max_per_window: int = 300
+    agnostic_nms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ def detect(
     weights: options.Weights = None,
     score: options.Score = 0.3,
     nms_iou: options.NmsIou = 0.3,
+    agnostic_nms: options.AgnosticNms = False,
     classes: options.FoundClasses = None,
     max_per_window: options.MaxPerWindow = 300,
     *,
@@ -58,7 +59,9 @@ def detect(
             layer=layer,
             overwrite=overwrite,
         ),
-        detection=DetectionOptions(score=score, nms_iou=nms_iou, max_per_window=max_per_window),
+        detection=DetectionOptions(
+            score=score, nms_iou=nms_iou, agnostic_nms=agnostic_nms, max_per_window=max_per_window
+        ),
     )
     from lemevit_cli.raster.source import expand_scenes
     from lemevit_cli.tasks.detection import inference as detection
@@ -95,6 +98,7 @@ def _summary(result: dict[str, Any]) -> None:
                 _size(record[f"width_{unit}"]),
             ]
             for name, record in result["classes"].items()
+            if record["objects"]
         ],
         to_stderr=True,
     )

@@ -243,7 +243,10 @@ OutputType = Annotated[
 CreationOptions = Annotated[
     list[str] | None, _output("--co NAME=VALUE", "Creation option of the driver; repeatable.")
 ]
-Classes = Annotated[str | None, _output("--classes NAME,NAME", "Classes kept in a vector result.")]
+Classes = Annotated[
+    str | None,
+    _output("--classes NAME,NAME", "Only these classes: as polygons, or as a mask, 0 elsewhere."),
+]
 MinArea = Annotated[
     float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
 ]
@@ -277,6 +280,9 @@ NmsIou = Annotated[
         "--nms-iou IOU",
         "Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
     ),
+]
+AgnosticNms = Annotated[
+    bool, _boxes("--agnostic-nms", "One place, one class: boxes of any two classes count, too.")
 ]
 MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
 FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]

@@ -157,6 +157,7 @@ def test_classes_choose_the_boxes(large, weights):
         ["--max-per-window", "5"],
         ["--tta", "--classes", "ship,plane", "--block-size", "40"],
         ["--gsd", "0.37"],
+        ["--agnostic-nms"],
     ],
 )
 def test_a_higher_score_is_a_filter(large, opinionated, flags):

@@ -406,3 +406,19 @@ def test_bounds_are_four_numbers_with_commas_or_without(scene, tiny_weights):
         with rasterio.open(f"{number}.tif") as result:
             written.append((result.transform, result.read().tobytes()))
     assert written[0] == written[1] == written[2]
+
+
+def test_some_classes_in_a_raster_are_a_mask(scene, tiny_weights):
+    for name, flags in (("all", []), ("mask", ["--classes", "road,building"])):
+        run = invoke(scene, "-w", tiny_weights, "-o", f"{name}.tif", *flags)
+        assert run.exit_code == 0, run.stderr
+    with rasterio.open("all.tif") as whole, rasterio.open("mask.tif") as mask:
+        ids, values, tags = whole.read(1), mask.read(1), mask.tags(1)
+        assert mask.colormap(1)[1] == whole.colormap(1)[1] and mask.nodata == 255
+    # Of the weights: land, building, road, ...: in their order, whatever the option's.
+    expected = np.select([ids == 255, ids == 1, ids == 2], [255, 1, 2], 0)
+    np.testing.assert_array_equal(values, expected)
+    assert len(np.unique(values)) > 2
+    names = Path("mask.tif.aux.xml").read_text()
+    assert names.count("<Category>") == 3 and "<Category>other</Category>" in names
+    assert "vegetation" not in str(tags)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
+from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import (
     Part,
@@ -164,8 +165,13 @@ class Detection:
 
     def merge(self, run: BlockInference, seen: RawBoxes) -> BoxesOfScene:
         """Make one set of boxes of what all windows saw, best score first."""
+        options = self.settings.detection
         with run.account.time("merge"):
-            kept = merge_boxes(seen, nms_iou=self.settings.detection.nms_iou)
+            kept = merge_boxes(seen, nms_iou=options.nms_iou)
+            if options.agnostic_nms:
+                one_class = np.zeros(len(kept), np.int64)
+                boxes, scores = seen.boxes[kept], seen.scores[kept]
+                kept = kept[rotated_nms(boxes, scores, one_class, options.nms_iou)]
         kept = kept[seen.scores[kept] >= self.settings.detection.score]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
         return BoxesOfScene(

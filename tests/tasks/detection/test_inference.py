@@ -407,3 +407,13 @@ def test_boxes_are_those_of_the_scene_that_is_read_by_another_name(write_ramp, t
 def mapped_back(corners):
     columns, rows = ~NORTH_UP @ (corners[..., 0], corners[..., 1])
     return np.array([box_of_polygon(p) for p in np.stack([columns, rows], axis=-1)])
+
+
+def test_one_place_has_one_class_if_asked_for(write_ramp):
+    ship, bridge = [30, 20, 20, 6, 0, 0.9, 0], [31, 20, 20, 6, 0, 0.7, 1]  # IoU 19 / 21
+    crossing = [30, 20, 20, 6, -np.pi / 2, 0.6, 1]  # 36 / 204: another object
+    seer = Fixed([bridge, ship, crossing])
+    path = write_ramp(64, 64)
+    for agnostic, scores in ((False, [0.9, 0.7, 0.6]), (True, [0.9, 0.6])):
+        found = found_in(path, seer, detection=DetectionOptions(agnostic_nms=agnostic))
+        np.testing.assert_allclose(found.scores, scores)
