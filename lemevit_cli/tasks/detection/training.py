@@ -51,7 +51,7 @@ class OrientedDetection:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders in the layouts of DOTA, YOLO and COCO, and scenes with layers of boxes."""
-        sources = open_sources(data, crop=options.crop, openers=BOXES)
+        sources = open_sources(data, crop=options.crop, openers=BOXES, init=options.init)
         draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
         card = _card(sources, draw, options)
         largest_side = round(options.crop / options.augmentation.zoom[0])
