@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
+from lemevit_cli.geopackage import check_layer_fits, check_nothing_else, layer_name
 
 # Moves of finished files into their places, and the removal of their folders: see placed_together.
 _waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = ContextVar(
@@ -21,12 +22,15 @@ _waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = Contex
 )
 
 
-def check_replaceable(target: str | Path, *, overwrite: bool) -> None:
+def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None = None) -> None:
     """Refuse a target that could not be put in place at the end of the work.
 
+    Args:
+        layer: of a GeoPackage, which alone is added or replaced; None replaces the file.
+
     Raises:
-        OutputError: if its folder is missing or read-only, if it is a folder or a device, or
-            if it exists and may not be overwritten.
+        OutputError: if its folder is missing or read-only, if it is a folder or a device, if it
+            exists and may not be overwritten, or if it is a GeoPackage that would lose layers.
     """
     target = Path(target)
     folder = target.parent
@@ -38,13 +42,26 @@ def check_replaceable(target: str | Path, *, overwrite: bool) -> None:
         raise OutputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is not an ordinary file; -o - writes to stdout")
-    if target.exists() and not overwrite:
+    if target.exists():
+        _check_loss(target, overwrite=overwrite, layer=layer)
+
+
+def _check_loss(target: Path, *, overwrite: bool, layer: str | None) -> None:
+    if layer is not None:
+        check_layer_fits(target, layer, overwrite=overwrite)
+        return
+    check_nothing_else(target, layer_name(target))
+    if not overwrite:
         raise OutputError(f"{target} exists; replace it with --overwrite or name another file")
 
 
 @contextmanager
 def replacing(
-    target: str | Path, *, overwrite: bool, companions: Iterable[str] = ()
+    target: str | Path,
+    *,
+    overwrite: bool,
+    companions: Iterable[str] = (),
+    layer: str | None = None,
 ) -> Iterator[Path]:
     """Yield a path to write to; only a clean end of the block puts it in the target's place.
 
@@ -56,12 +73,13 @@ def replacing(
     Args:
         companions: names of files in the target's folder that belonged to an older target
             (``out.tif.ovr``); those that the new one does not bring are removed.
+        layer: of a GeoPackage; the block brings all else that is in the target.
 
     Raises:
         OutputError: as ``check_replaceable``; or if the disk is full or the folder refuses.
     """
     target = Path(target)
-    check_replaceable(target, overwrite=overwrite)
+    check_replaceable(target, overwrite=overwrite, layer=layer)
     try:
         prefix = f".{target.name}.{os.getpid()}."
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
@@ -70,7 +88,7 @@ def replacing(
     with ExitStack() as at_end:
         at_end.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder / target.name
-        move = partial(_move_into_place, folder, target, set(companions), overwrite=overwrite)
+        move = partial(_move_into_place, folder, target, set(companions), overwrite, layer)
         waiting = _waiting.get()
         if waiting is None:
             move()
@@ -166,11 +184,14 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
 
 
-def _move_into_place(folder: Path, target: Path, companions: set[str], *, overwrite: bool) -> None:
+def _move_into_place(
+    folder: Path, target: Path, companions: set[str], overwrite: bool, layer: str | None
+) -> None:
     names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == target.name)
     # Another program may have written there during hours of work.
     for name in names:
-        check_replaceable(target.with_name(name), overwrite=overwrite)
+        of_layer = layer if name == target.name else None
+        check_replaceable(target.with_name(name), overwrite=overwrite, layer=of_layer)
     try:
         for stale in companions.difference(names):
             target.with_name(stale).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The program: its table of commands, and how errors leave it.
 
-A ``LemevitError`` is one line on stderr and exit 1, wrong usage exit 2, Ctrl-C exit 130,
+A ``LemevitError`` is one line on stderr and exit 1, wrong usage a line and exit 2, Ctrl-C exit 130,
 SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and keeps its traceback;
 ``--debug`` shows the traceback of the others too.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from lemevit_cli.commands import (
     attention,
@@ -36,13 +37,34 @@ from lemevit_cli.commands import (
 )
 from lemevit_cli.errors import LemevitError
 
+_WrongUsage: Any = typer.BadParameter.__base__
+_BOUNDS = "--bounds"
+
+
+class _Command(TyperCommand):
+    """Shows flags in its help without a type, for they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
 
 class _Program(TyperGroup):
     """Turns what a command raises into one line and an exit status."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, _split_bounds(args))
+        except _WrongUsage as error:
+            raise _wrong_usage(error) from error
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _WrongUsage as error:
+            raise _wrong_usage(error) from error
         except LemevitError as error:
             if options.is_debugging():
                 raise
@@ -66,6 +88,39 @@ class _Program(TyperGroup):
             raise _failure(str(error)) from error
 
 
+def _without_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+def _split_bounds(args: list[str]) -> list[str]:
+    """Read ``--bounds W,S,E,N`` and ``--bounds=W,S,E,N`` as ``--bounds W S E N``."""
+    split: list[str] = []
+    for arg in args:
+        value = arg.removeprefix(f"{_BOUNDS}=")
+        follows = bool(split) and split[-1] == _BOUNDS
+        if value != arg or (follows and "," in arg):
+            split += [*([] if follows else [_BOUNDS]), *value.replace(",", " ").split()]
+        else:
+            split.append(arg)
+    return split
+
+
+def _wrong_usage(error: Any) -> Any:
+    """Say in a line what was wrongly put, and where help is; without a command that is all."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return error
+    message = error.format_message().rstrip(".")
+    if _BOUNDS in message:
+        message += f", such as {_BOUNDS} 458000,5547900,458100,5548000"
+    path = error.ctx.command_path.split() if error.ctx is not None else []
+    command = path[-1] if path and path[-1] in _COMMANDS else ""
+    _failure(f"{message}; see {' '.join(['lemevit', command])} --help".replace("  ", " "))
+    return typer.Exit(error.exit_code)
+
+
 def _abandon_stdout() -> None:
     # It takes no more; Python would complain once again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,23 +139,83 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("predict")(predict.predict)
-app.command("detect")(detect.detect)
-app.command("change")(change.change)
-app.command("train")(train.train)
-app.command("pretrain")(pretrain.pretrain)
-app.command("probe")(probe.probe)
-app.command("eval")(evaluate.evaluate)
-app.command("score")(score.score)
-app.command("quicklook")(quicklook.quicklook)
-app.command("attention")(attention.attention)
-app.command("info")(info.info)
-app.command("import")(import_weights.import_weights)
-app.command("export")(export.export)
-app.command("simulate")(simulate.simulate)
-app.command("demo")(demo.demo)
+# Of every command: what it does, and two ways to call it.
+_COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
+    "predict": (
+        predict.predict,
+        "lemevit predict scene.tif -o landcover.tif -v",
+        "lemevit predict scene.tif -o buildings.gpkg --classes building --min-area 20",
+    ),
+    "detect": (
+        detect.detect,
+        "lemevit detect scene.tif -o boxes.gpkg -v",
+        "lemevit detect scenes/ -o boxes/ --classes ship,plane --score 0.5",
+    ),
+    "change": (
+        change.change,
+        "lemevit change before.tif after.tif -o changes.gpkg -v",
+        "lemevit change before.tif after.tif -o changes.shp -o mask.tif --coregister",
+    ),
+    "train": (
+        train.train,
+        "lemevit train DATA -o weights.safetensors --time-budget 40m",
+        "lemevit train --scene scene.tif --labels fields.gpkg --label-field crop "
+        "-o weights.safetensors --init landcover",
+    ),
+    "pretrain": (
+        pretrain.pretrain,
+        "lemevit pretrain pictures/ --teacher TIMM_NAME -o backbone.safetensors",
+        "lemevit pretrain scene.tif --teacher TIMM_NAME -o backbone.safetensors --time-budget 2h",
+    ),
+    "probe": (
+        probe.probe,
+        "lemevit probe landcover DATA",
+        "lemevit probe backbone.safetensors DATA --json",
+    ),
+    "eval": (
+        evaluate.evaluate,
+        "lemevit eval landcover DATA",
+        "lemevit eval weights.safetensors DATA --split test --tta",
+    ),
+    "score": (
+        score.score,
+        "lemevit score landcover.tif truth.tif",
+        "lemevit score boxes.gpkg truth.gpkg --json",
+    ),
+    "quicklook": (
+        quicklook.quicklook,
+        "lemevit quicklook scene.tif landcover.tif -o picture.png",
+        "lemevit quicklook scene.tif boxes.gpkg -o picture.png --overwrite",
+    ),
+    "attention": (
+        attention.attention,
+        "lemevit attention scene.tif -o attention.tif",
+        "lemevit attention scene.tif --stage 1 --tokens 0,3 --png sheet.png",
+    ),
+    "info": (info.info, "lemevit info", "lemevit info scene.tif"),
+    "import": (
+        import_weights.import_weights,
+        "lemevit import checkpoint.pth -o weights.safetensors",
+        "lemevit import checkpoint.pth -o weights.safetensors --overwrite --json",
+    ),
+    "export": (
+        export.export,
+        "lemevit export landcover -o landcover.onnx",
+        "lemevit export weights.safetensors -o model.xml --window 768 --batch 0",
+    ),
+    "simulate": (
+        simulate.simulate,
+        "lemevit simulate town",
+        "lemevit simulate data --task det --scenes 8 --size 512",
+    ),
+    "demo": (demo.demo, "lemevit demo", "lemevit demo tour"),
+}
+for _name, (_run, *_examples) in _COMMANDS.items():
+    _lines = "\n\n".join(["Examples:", *_examples])
+    app.command(_name, cls=_Command, epilog=_lines)(_run)
 
 
 @app.callback()

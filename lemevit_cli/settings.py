@@ -143,7 +143,9 @@ class OutputOptions:
         classes: names of the classes kept in a vector result; None keeps all.
         min_area_m2: polygons smaller than this on the ground are left out.
         style: put a QGIS style beside boxes or polygons of change.
-        overwrite: replace an existing target.
+        layer: name of the layer in a GeoPackage, whose others are kept; None makes a file of its
+            own, with the layer called as it.
+        overwrite: replace an existing target, or layer.
     """
 
     format: str | None = None
@@ -152,6 +154,7 @@ class OutputOptions:
     classes: tuple[str, ...] | None = None
     min_area_m2: float = 0.0
     style: bool = False
+    layer: str | None = None
     overwrite: bool = False
 
 
@@ -164,11 +167,13 @@ class DetectionOptions:
         nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
+        agnostic_nms: at last, of boxes of any classes that overlap by more, too.
     """
 
     score: float = 0.3
     nms_iou: float = 0.3
     max_per_window: int = 300
+    agnostic_nms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

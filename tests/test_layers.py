@@ -24,6 +24,7 @@ LAYERS = [
     ["models", "metrics", "simulation"],
     ["geometry"],
     ["atomic", "cache"],
+    ["geopackage"],
     ["settings", "errors", "legend", "progress"],
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

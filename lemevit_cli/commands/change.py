@@ -37,6 +37,7 @@ def change(
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
+    layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
@@ -45,7 +46,7 @@ def change(
 
     Prints the paths of the results, on the grid and in the CRS of BEFORE. The suffix of an output
     chooses its format: .shp .gpkg .geojson .fgb for polygons, .tif for the mask; -o may be
-    repeated, and -o - is GeoJSON.
+    repeated, and -o - is GeoJSON. Without it the result is AFTER_changes.shp here.
     """
     settings = reading.settings(
         tta=tta,
@@ -56,6 +57,7 @@ def change(
             creation_options=options.parse_creation_options(co),
             min_area_m2=min_area,
             style=style,
+            layer=layer,
             overwrite=overwrite,
         ),
         change=ChangeOptions(

@@ -17,12 +17,16 @@ from lemevit_cli.settings import DetectionOptions, OutputOptions
 def detect(
     scenes: Annotated[
         list[str],
-        typer.Argument(metavar="SCENE...", help="Rasters that GDAL opens, or - for stdin."),
+        typer.Argument(
+            metavar="SCENE...",
+            help="Rasters that GDAL opens, folders or patterns of them, or - for stdin.",
+        ),
     ],
     output: options.Output = None,
     weights: options.Weights = None,
     score: options.Score = 0.3,
     nms_iou: options.NmsIou = 0.3,
+    agnostic_nms: options.AgnosticNms = False,
     classes: options.FoundClasses = None,
     max_per_window: options.MaxPerWindow = 300,
     *,
@@ -33,6 +37,7 @@ def detect(
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
+    layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
@@ -41,7 +46,7 @@ def detect(
 
     Prints the path of the result, polygons of oriented boxes in the scene's CRS. The suffix of the
     output chooses the format: .shp .gpkg .geojson .fgb .csv .parquet, or .txt for DOTA's pixels;
-    -o - is GeoJSON. A .csv names no CRS.
+    -o - is GeoJSON. A .csv names no CRS. Without -o the result is SCENE_boxes.shp here.
     """
     settings = reading.settings(
         tta=tta,
@@ -51,12 +56,17 @@ def detect(
             creation_options=options.parse_creation_options(co),
             classes=options.parse_names(classes),
             style=style,
+            layer=layer,
             overwrite=overwrite,
         ),
-        detection=DetectionOptions(score=score, nms_iou=nms_iou, max_per_window=max_per_window),
+        detection=DetectionOptions(
+            score=score, nms_iou=nms_iou, agnostic_nms=agnostic_nms, max_per_window=max_per_window
+        ),
     )
+    from lemevit_cli.raster.source import expand_scenes
     from lemevit_cli.tasks.detection import inference as detection
 
+    scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output)
     with telling_report(
         reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
@@ -88,6 +98,7 @@ def _summary(result: dict[str, Any]) -> None:
                 _size(record[f"width_{unit}"]),
             ]
             for name, record in result["classes"].items()
+            if record["objects"]
         ],
         to_stderr=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,13 +12,6 @@ from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.commands.groups import Reporting, Running, spread_groups
 
 
-class Split(StrEnum):
-    """Parts of a data set."""
-
-    train = "train"
-    val = "val"
-
-
 @spread_groups
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A name or a file.")],
@@ -27,7 +19,9 @@ def evaluate(
         str,
         typer.Argument(metavar="DATA", help="A folder as `train` takes it, with its labels."),
     ],
-    split: Annotated[Split, options.option("--split", "Which part.")] = Split.val,
+    split: Annotated[
+        str, options.option("--split NAME", "Which part: train, val, or a folder such as test.")
+    ] = "val",
     skip_bad_labels: options.SkipBadLabels = False,
     batch_size: options.BatchSize = None,
     *,
@@ -48,7 +42,7 @@ def evaluate(
     figures = evaluate_weights(
         weights,
         data,
-        split=split.value,
+        split=split,
         runtime=running.runtime(runtime.value, tta=tta, fuse_tokens=fuse_tokens),
         skip_bad_labels=skip_bad_labels,
         batch_size=batch_size,
@@ -57,4 +51,4 @@ def evaluate(
     if reporting.json:
         print_json(figures)
     else:
-        print_scores(f"{weights} on {data} ({split.value})", figures, to_stderr=False)
+        print_scores(f"{weights} on {data} ({split})", figures, to_stderr=False)

@@ -96,6 +96,23 @@ class RuntimeChoice(StrEnum):
     openvino = "openvino"
 
 
+_STARTERS = [room.starter for room in TASKS.values() if room.starter is not None]
+
+
+def _complete_weights(incomplete: str) -> list[str]:
+    """List starter weights that begin so; where none does, the shell lists files."""
+    return [name for name in _STARTERS if name.startswith(incomplete)]
+
+
+def _task_of_predict(task: str) -> str:
+    """Refuse, as wrong usage, a task that has a command of its own, naming it."""
+    if task in {name.value for name in TaskName}:
+        return task
+    known = " and ".join(name.value for name in TaskName)
+    own = f"{task} is for lemevit {TASKS[task].command}" if task in TASKS else f"no task {task!r}"
+    raise typer.BadParameter(f"{own}; predict has {known}", param_hint="--task")
+
+
 option = in_panel(None)
 _input, _windows, _running = in_panel("Input"), in_panel("Windows"), in_panel("Running")
 _output, _report, _labels = (
@@ -111,7 +128,12 @@ Version = Annotated[
 ]
 Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
 Task = Annotated[
-    TaskName, option("--task", "What to find: seg, a class a pixel; cls, a class a window.")
+    str,
+    option(
+        "--task seg|cls",
+        "What to find: seg, a class a pixel; cls, a class a window.",
+        callback=_task_of_predict,
+    ),
 ]
 TrainedTask = Annotated[
     TrainedTaskName,
@@ -129,7 +151,12 @@ Outputs = Annotated[
     _output("-o --output", "Result: a file, a folder ending in /, or - for stdout; repeatable."),
 ]
 Weights = Annotated[
-    str | None, _input("-w --weights", "Starter weights by name, or a .safetensors file.")
+    str | None,
+    _input(
+        "-w --weights",
+        f"Starter weights by name ({', '.join(_STARTERS)}), or a .safetensors file.",
+        autocompletion=_complete_weights,
+    ),
 ]
 Bidx = Annotated[
     str | None,
@@ -151,7 +178,7 @@ Gsd = Annotated[
 ]
 Bounds = Annotated[
     tuple[float, float, float, float] | None,
-    _input("--bounds W S E N", "Only this part, in map units."),
+    _input("--bounds W,S,E,N", "Only this part, in map units."),
 ]
 Mask = Annotated[str | None, _input("--mask POLYGONS", "Only inside the polygons of this file.")]
 LabelField = Annotated[
@@ -228,9 +255,16 @@ OutputType = Annotated[
 CreationOptions = Annotated[
     list[str] | None, _output("--co NAME=VALUE", "Creation option of the driver; repeatable.")
 ]
-Classes = Annotated[str | None, _output("--classes NAME,NAME", "Classes kept in a vector result.")]
+Classes = Annotated[
+    str | None,
+    _output("--classes NAME,NAME", "Only these classes: as polygons, or as a mask, 0 elsewhere."),
+]
 MinArea = Annotated[
     float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
+]
+LayerName = Annotated[
+    str | None,
+    _output("--layer NAME", "Layer to add to a GeoPackage, or replace; its others are kept."),
 ]
 Style = Annotated[bool, _output("--style", "Also a QGIS style beside the layer.")]
 Threshold = Annotated[
@@ -264,6 +298,9 @@ NmsIou = Annotated[
         "--nms-iou IOU",
         "Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
     ),
+]
+AgnosticNms = Annotated[
+    bool, _boxes("--agnostic-nms", "One place, one class: boxes of any two classes count, too.")
 ]
 MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
 FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]
@@ -350,7 +387,7 @@ CheckpointEvery = Annotated[
     ),
 ]
 Half = Annotated[bool, _model("--half", "Store the weights in 16 bits.")]
-Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint.")]
+Resume = Annotated[bool, _schedule("--resume", "Go on from the checkpoint; without one, begin.")]
 
 
 def names_given(context: typer.Context) -> tuple[str, ...]:

@@ -18,9 +18,12 @@ from lemevit_cli.tasks import TASKS
 def predict(
     scenes: Annotated[
         list[str],
-        typer.Argument(metavar="SCENE...", help="Rasters that GDAL opens, or - for stdin."),
+        typer.Argument(
+            metavar="SCENE...",
+            help="Rasters that GDAL opens, folders or patterns of them, or - for stdin.",
+        ),
     ],
-    task: options.Task = options.TaskName("seg"),
+    task: options.Task = "seg",
     output: options.Output = None,
     weights: options.Weights = None,
     *,
@@ -33,6 +36,7 @@ def predict(
     co: options.CreationOptions = None,
     classes: options.Classes = None,
     min_area: options.MinArea = 0.0,
+    layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
@@ -40,8 +44,9 @@ def predict(
     """Classify every pixel of a scene, on the scene's own grid, or with cls every window.
 
     Prints the path of the result. The suffix of the output chooses the format: .tif for a
-    raster of classes, .shp .gpkg .geojson .fgb for polygons. With cls, pictures without a
-    georeference and without -o print a line each (path, class, score), -o classes.csv a table.
+    raster of classes, .shp .gpkg .geojson .fgb for polygons. Without -o it is SCENE_seg.tif here.
+    With cls, pictures without a georeference and without -o print a line each (path, class,
+    score), -o classes.csv a table.
     """
     settings = reading.settings(
         tta=tta,
@@ -52,13 +57,16 @@ def predict(
             creation_options=options.parse_creation_options(co),
             classes=options.parse_names(classes),
             min_area_m2=min_area,
+            layer=layer,
             overwrite=overwrite,
         ),
     )
+    from lemevit_cli.raster.source import expand_scenes
     from lemevit_cli.tasks import load_inference
 
+    scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output, TASKS[task].joint)
-    run = load_inference(task.value)
+    run = load_inference(task)
     with telling_report(
         reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
     ) as report:

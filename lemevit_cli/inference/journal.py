@@ -37,7 +37,16 @@ _RUN = "run.json"
 _TOLD = "told.json"  # of a part: what its block adds to the account
 _SAMPLES, _SAMPLE_SIDE = 8, 64
 # Options that change no part, or whose outcome stands for them.
-_NOT_OF_PARTS = ("overwrite", "restart", "workers", "scheduler", "threads", "device", "precision")
+_NOT_OF_PARTS = (
+    "overwrite",
+    "layer",
+    "restart",
+    "workers",
+    "scheduler",
+    "threads",
+    "device",
+    "precision",
+)
 _SIDES = tuple(field.name for field in fields(Window))
 _PACKED_BYTES = 2  # of a number, at most: of floats, a zip saves little and takes long
 
@@ -232,6 +241,7 @@ class Journal:
             told = json.loads(archive.read(_TOLD))
         run.account.windows += told["windows"]
         run.account.windows_skipped += told["windows_skipped"]
+        run.account.windows_capped += told["windows_capped"]
         run.account.unreadable += [tuple(window) for window in told["unreadable"]]
         run.progress.advance(told["windows"])
 
@@ -255,6 +265,7 @@ def _write_part(path: Path, run: BlockInference, part: Part) -> None:
     """Write pieces as they come; what the block adds to the account goes along."""
     account = run.account
     windows, skipped, unread = account.windows, account.windows_skipped, len(account.unreadable)
+    capped = account.windows_capped
     with zipfile.ZipFile(path, "w") as archive:
         for number, piece in enumerate(part):
             arrays: dict[str, NDArray[Any]] = {
@@ -266,6 +277,7 @@ def _write_part(path: Path, run: BlockInference, part: Part) -> None:
         told = {
             "windows": account.windows - windows,
             "windows_skipped": account.windows_skipped - skipped,
+            "windows_capped": account.windows_capped - capped,
             "unreadable": account.unreadable[unread:],
         }
         archive.writestr(_TOLD, json.dumps(told))

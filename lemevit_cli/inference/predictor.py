@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _TORCH = "lemevit_cli.inference.runtimes.torch"
 _OPENVINO = "lemevit_cli.inference.runtimes.openvino"
 
+# How weights of a task are used: for those who took them for another's.
+COMMAND_OF = {
+    "seg": "lemevit predict",
+    "det": "lemevit detect",
+    "change": "lemevit change",
+    "cls": "lemevit predict --task cls",
+}
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -72,9 +80,15 @@ def open_weights_for(task: str, name_or_file: str | None) -> Weights:
     if weights.card.task != task:
         raise WeightsError(
             f"{weights.name}: weights for task {weights.card.task}, asked for {task}; "
-            "give others by --weights"
+            f"{_advice(weights.card.task)}give others by --weights"
         )
     return weights
+
+
+def _advice(task: str) -> str:
+    """Name the command that takes weights of a task, if one does."""
+    command = COMMAND_OF.get(task)
+    return f"{command} takes these, or " if command else ""
 
 
 def load_model(weights: Weights, network: Network) -> nn.Module:

@@ -62,12 +62,14 @@ class Account:
         unreadable: windows of the scene that count as nodata, for the file could not be read
             there: column, row, width, height.
         blocks_kept: those that an earlier run had finished.
+        windows_capped: those that had more answers than are taken of one.
     """
 
     windows: int = 0
     windows_skipped: int = 0
     unreadable: list[tuple[int, int, int, int]] = field(default_factory=list)
     blocks_kept: int = 0
+    windows_capped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 

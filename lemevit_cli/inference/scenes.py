@@ -241,11 +241,17 @@ def target_of(scene: str, target: str | None, ending: str) -> str:
 
 
 def targets_of(scenes: Sequence[str], target: str | None, ending: str) -> list[str]:
-    """Return where the result of each scene goes, see :func:`target_of`.
+    """Return where the result of each scene goes, see :func:`target_of`; make the folder of them.
 
     Raises:
-        OutputError: for a target that would replace a scene, or another's result.
+        OutputError: for a target that would replace a scene, or another's result, or a folder that
+            cannot be made.
     """
+    if target is not None and target.endswith("/"):
+        try:
+            Path(target).mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be made ({error.strerror})") from error
     targets = [target_of(scene, target, ending) for scene in scenes]
     check_targets(scenes, targets)
     return targets

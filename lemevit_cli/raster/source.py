@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,13 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.raster.gdal import GDAL_ERRORS
 
 STDIN = "-"
+# What a folder or a pattern stands for; any other file can be named itself.
+_RASTER_SUFFIXES = {
+    ".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".img", ".png", ".jpg", ".jpeg", ".bmp", ".webp",
+    ".ecw", ".sid", ".ntf", ".nitf", ".asc", ".dem", ".bil", ".bip", ".bsq", ".grd", ".nc",
+    ".hdf", ".h5", ".mbtiles", ".kea", ".pix",
+}  # fmt: skip
+_RASTER_FOLDERS = {".safe", ".zarr"}
 
 WarpResampling = Literal["average", "cubic", "nearest"]
 # In source pixels; GDAL takes no zero. Its own 0.125 shows in a difference of two dates, an exact
@@ -261,3 +269,50 @@ def stem_of(path: str) -> str:
         return Path(path).stem or "scene"
     file, variable = (part.strip('"') for part in subdataset.groups())
     return f"{Path(file).stem}_" + re.sub(r"[^\w-]+", "_", variable).strip("_")
+
+
+def expand_scenes(scenes: Sequence[str], note: Callable[[str], None]) -> list[str]:
+    """Replace folders and patterns (``*?[``) by the rasters that they hold, sorted by name.
+
+    What GDAL opens as it is, is left as it is: files of such names, subdatasets, addresses, and
+    folders that are a raster themselves (``.SAFE``, ``.zarr``, Esri grids).
+
+    Args:
+        note: hears of each how many there are.
+
+    Raises:
+        SceneError: if there is none.
+    """
+    expanded: list[str] = []
+    for scene in scenes:
+        found = _rasters_of(scene)
+        if found is None:
+            expanded.append(scene)
+            continue
+        if not found:
+            raise SceneError(f"{scene}: no raster is there; a raster has a suffix such as .tif")
+        note(f"{scene}: {len(found)} {'raster' if len(found) == 1 else 'rasters'}")
+        expanded += found
+    return expanded
+
+
+def _rasters_of(scene: str) -> list[str] | None:
+    """List the rasters of a folder or a pattern; None for anything else."""
+    path = Path(scene)
+    if path.is_dir():
+        if _is_raster_itself(path):
+            return None
+        files = [str(path / name.name) for name in path.iterdir()]
+    elif glob.has_magic(scene) and "://" not in scene and not path.exists():
+        files = glob.glob(scene)  # noqa: PTH207  Path.glob takes no absolute one
+    else:
+        return None
+    return sorted(file for file in files if Path(file).is_file() and _is_raster_name(Path(file)))
+
+
+def _is_raster_name(path: Path) -> bool:
+    return path.suffix.lower() in _RASTER_SUFFIXES and not path.name.startswith(".")
+
+
+def _is_raster_itself(folder: Path) -> bool:
+    return folder.suffix.lower() in _RASTER_FOLDERS or (folder / "hdr.adf").is_file()

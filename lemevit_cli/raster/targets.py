@@ -60,8 +60,9 @@ def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] 
             folder, or a file that exists.
     """
     writer = find_writer(target, options, writers)
+    _check_layer(writer, options)
     if target != STDOUT:
-        check_replaceable(target, overwrite=options.overwrite)
+        check_replaceable(target, overwrite=options.overwrite, layer=options.layer)
     if options.style and target == STDOUT:
         raise OutputError("--style writes a file beside the result; name one by -o")
     beside = [".qml"] if options.style else []
@@ -75,6 +76,20 @@ def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] 
     for suffix in beside:
         check_replaceable(Path(target).with_suffix(suffix), overwrite=options.overwrite)
     importlib.import_module(writer.module).check_options(options, writer)
+
+
+def _check_layer(writer: Writer, options: OutputOptions) -> None:
+    name = options.layer
+    if name is None:
+        return
+    if writer.driver != "GPKG":
+        raise OutputError(f"--layer: a file of {writer.driver} has no named layers; write a .gpkg")
+    if not name.strip() or name.lower().startswith(("gpkg", "sqlite_", "rtree_")):
+        raise OutputError(f"--layer {name!r}: GeoPackage keeps such names to itself; take another")
+    if options.style:
+        raise OutputError(
+            "--style: QGIS would give the style to every layer of the file; leave out --layer"
+        )
 
 
 def check_classes(classes: Sequence[ClassInfo], options: OutputOptions) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,12 +80,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score weights on a split of a folder, pooled over all its pictures.
 
+    Args:
+        split: ``train``, ``val``, or the name of any other folder that is laid out as they are.
+
     Returns:
         As :func:`evaluate_source`.
 
     Raises:
         WeightsError, DataError: before any prediction.
     """
+    if not split or Path(split).name != split:
+        raise DataError(f"--split {split!r}: name a folder of {data}, such as test")
     opened = open_weights(weights)
     card = opened.card
     if card.task not in TASKS:

@@ -84,6 +84,7 @@ def train(
     progress = _of_first_process(progress)
     target = Path(output)
     folder = training_folder(target)
+    options = _without_resume_of_nothing(options, folder, progress)
     _check_target(target, folder, options)
     training = load_training(task) if isinstance(task, str) else task
     options = follow_recipe(task, options) if isinstance(task, str) else options
@@ -211,6 +212,16 @@ def is_first_process() -> bool:
 
 def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _without_resume_of_nothing(
+    options: TrainingOptions, folder: Path, progress: Progress
+) -> TrainingOptions:
+    """Begin anew where there is nothing to go on from: a script may repeat its command as it is."""
+    if not options.resume or (folder / CHECKPOINT_NAME).is_file():
+        return options
+    progress.note(f"{folder}: no checkpoint to go on from; the training begins anew")
+    return replace(options, resume=False)
 
 
 def _of_first_process(progress: Progress | None) -> Progress:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
@@ -45,7 +46,9 @@ class _Item:
         return bool(self.weights) or all(part.validation is None for part in self.parts)
 
 
-def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
+def open_sources(
+    data: DataOptions, *, crop: int, openers: Openers, init: str | None = None
+) -> Sources:
     """Open all data of a training; every label is read once, for its checks and its counts.
 
     Weights go by the square root of the labelled pixels, or objects: a large source counts for
@@ -54,6 +57,7 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
 
     Args:
         crop: side of the training windows; blocks of undivided scenes follow from it.
+        init: weights to begin from, whose order the classes follow where names agree.
 
     Raises:
         DataError: if something is missing, wrong, or does not fit the rest.
@@ -85,9 +89,15 @@ def open_sources(data: DataOptions, *, crop: int, openers: Openers) -> Sources:
         cells=tuple(cells for item in items for cells in item.cells),
         weights=tuple(weight for item in items for weight in item.weights),
         validation=tuple(validation),
-        classes=openers.merge_classes(training),
+        classes=order_as(openers.merge_classes(training), init),
         notes=tuple(note for part in parts for note in part.notes),
     )
+
+
+def order_as(classes: tuple[str, ...], init: str | None) -> tuple[str, ...]:
+    """Put the classes that weights know first, in their order, and the others behind."""
+    known = () if init is None else read_card(find_weights(init)).class_names
+    return tuple(dict.fromkeys([*(name for name in known if name in classes), *classes]))
 
 
 def _open_item(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
 
+from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
@@ -26,6 +27,7 @@ from lemevit_cli.geometry.ground import (
     lengths_m,
     metres_per_unit,
 )
+from lemevit_cli.geopackage import copy_geopackage, layer_name
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.settings import OutputOptions
 
@@ -168,20 +170,42 @@ def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Wri
             _write(path, empty, options, writer.driver)
 
 
+@contextmanager
+def replacing_layer(target: Path, options: OutputOptions, writer: Writer) -> Iterator[Path]:
+    """Yield a path for :func:`write_layer`, as ``replacing``; other layers stay if one is named."""
+    with replacing(
+        target,
+        overwrite=options.overwrite,
+        companions=companions_of(target, writer),
+        layer=options.layer,
+    ) as path:
+        yield path
+
+
 def write_layer(
-    path: Path, layer: PolygonLayer, options: OutputOptions, writer: Writer, *, blame: str
+    path: Path,
+    layer: PolygonLayer,
+    options: OutputOptions,
+    writer: Writer,
+    *,
+    blame: str,
+    target: Path | None,
 ) -> None:
-    """Write a layer that has the stem of ``path`` as name, and make sure that it is whole.
+    """Write a layer that has its file's stem as name, or another, and make sure that it is whole.
 
     Args:
         path: where ``replacing`` wants it; its folder takes the other files of a shapefile.
         blame: how the message of an error begins.
+        target: where it is to be put; its other layers are copied if ``options.layer`` is one of
+            several. None for stdout.
 
     Raises:
         OutputError: if the format cannot hold the layer, or the disk is full.
     """
     # Some drivers take a name without their suffix for a folder.
     place = path.with_name(path.stem + writer.suffix)
+    if options.layer is not None and target is not None and target.exists():
+        copy_geopackage(target, place)
     with vector_refusals(blame):
         _write(place, layer, options, writer.driver)
         _check_complete(place, layer, options, writer.driver)
@@ -219,17 +243,17 @@ def _write(path: Path, layer: PolygonLayer, options: OutputOptions, driver: str)
             field_data=list(layer.fields.values()),
             fields=list(layer.fields),
             geometry_type="Polygon",
-            layer=_layer_name(path.stem, driver),
+            layer=_name_of(path, options, driver),
             crs=layer.crs_wkt,
             driver=driver,
             **(_layer_options(driver, layer) | options.creation_options),
         )
 
 
-def _layer_name(stem: str, driver: str) -> str:
-    # GeoPackage keeps such names to itself.
-    is_reserved = driver == "GPKG" and stem.lower().startswith("gpkg")
-    return f"layer_{stem}" if is_reserved else stem
+def _name_of(path: Path, options: OutputOptions, driver: str) -> str:
+    if options.layer is not None:
+        return options.layer
+    return layer_name(path) if driver == "GPKG" else path.stem
 
 
 def _layer_options(driver: str, layer: PolygonLayer) -> dict[str, str]:
@@ -285,12 +309,13 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
     else:
         name, expected = list(layer.fields.items())[-1]
         last = {"skip_features": num_polygons - 1, "columns": [name]}
-        _, _, polygons, (values,) = pyogrio.raw.read(path, **last)
+        _, _, polygons, (values,) = pyogrio.raw.read(path, layer=options.layer, **last)
         # The last field, cut off, reads as nothing. FlatGeobuf sorts by place.
         complete = len(polygons) == 1 and polygons[0] is not None
         complete = complete and _is_among(values[0], expected)
     if driver == "GPKG" and "SPATIAL_INDEX" not in options.creation_options:
-        complete &= pyogrio.read_info(path)["capabilities"]["fast_spatial_filter"]
+        info = pyogrio.read_info(path, layer=options.layer)
+        complete &= info["capabilities"]["fast_spatial_filter"]
     if not complete:
         raise OSError("the end of the layer is missing")
 

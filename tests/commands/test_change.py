@@ -7,6 +7,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from making.layers import add_layer
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -149,3 +150,24 @@ def test_bad_input_is_one_line_each(dates, weights, write_scene, tmp_path):
     assert "bare.tif: has no CRS" in refused(dates[0], bare, *options)
     assert "--threshold 2" in refused(*dates, *options, "--threshold", "2")
     assert "is the scene itself" in refused(*dates, "-w", weights, "-o", dates[1])
+
+
+def test_a_layer_joins_those_of_a_geopackage(dates, weights):
+    add_layer("project.gpkg", "roads", 3)
+    refused = invoke(*dates, "-w", weights, "-o", "project.gpkg", "--overwrite")
+    assert refused.exit_code == 1 and "other layers (roads)" in refused.stderr
+    run = invoke(*dates, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+    again = invoke(*dates, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert again.exit_code == 1 and "replace it with --overwrite" in again.stderr
+    for output, layer in (("x.geojson", "found"), ("x.gpkg", "gpkg_found"), ("x.gpkg", "")):
+        wrong = invoke(*dates, "-w", weights, "-o", output, "--layer", layer)
+        assert wrong.exit_code == 1 and "--layer" in wrong.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]
+    run = invoke(
+        *dates, "-w", weights, "-o", "project.gpkg", "-o", "x.tif", "--layer", "found",
+        "--overwrite"
+    )  # fmt: skip
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]

@@ -1,6 +1,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import shapely
 import shapely.affinity
 import torch
 from affine import Affine
+from making.layers import add_layer
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -147,7 +149,16 @@ def test_classes_choose_the_boxes(large, weights):
 
 
 @pytest.mark.parametrize(
-    "flags", [[], ["--classes", "ship,plane"], ["--tta"], ["--max-per-window", "5"]]
+    "flags",
+    [
+        [],
+        ["--classes", "ship,plane"],
+        ["--tta"],
+        ["--max-per-window", "5"],
+        ["--tta", "--classes", "ship,plane", "--block-size", "40"],
+        ["--gsd", "0.37"],
+        ["--agnostic-nms"],
+    ],
 )
 def test_a_higher_score_is_a_filter(large, opinionated, flags):
     def boxes_of(score):
@@ -237,11 +248,32 @@ def first_pixels(path):
 
 
 def test_several_scenes_go_to_a_folder_and_one_failure_stops_no_other(large, weights):
-    Path("results").mkdir()
-    run = invoke(large, "gone.tif", "-w", weights, "-o", "results/", "-q")
+    run = invoke(large, "gone.tif", "-w", weights, "-o", "results/", "-q")  # which it makes
     assert run.exit_code == 1 and "failed: gone.tif" in run.stderr
     assert run.stdout == "results/scene_boxes.shp\n"
     assert invoke(large, "b.tif", "-w", weights, "-o", "one.shp").exit_code == 2
+
+
+def test_a_folder_and_a_pattern_are_taken_as_their_rasters(large, weights):
+    scene = Path(large)
+    for name in ("b.tif", "a.TIF", "c.tif.aux.xml", "notes.txt", ".hidden.tif"):
+        shutil.copy(scene, Path(name)) if name.lower().endswith("tif") else Path(name).touch()
+    Path("d.tif").mkdir()
+    run = invoke(".", "-w", weights, "-o", "of_folder/", "--json")
+    assert run.exit_code == 0, run.stderr
+    assert "lemevit: .: 2 rasters\n" in run.stderr
+    taken = [record["scene"] for record in json.loads(run.stdout)["results"]]
+    assert taken == ["a.TIF", "b.tif"]
+    run = invoke("[ab].*", "b.tif", "-w", weights, "-o", "of_pattern/", "-q")
+    assert run.exit_code == 1 and "a.TIF" not in run.stderr  # b.tif is named twice
+    run = invoke("[ab].*", "-w", weights, "-o", "of_pattern/", "-q")
+    assert run.stdout.split() == ["of_pattern/a_boxes.shp", "of_pattern/b_boxes.shp"]
+    assert invoke("[ab].*", "-w", weights, "-o", "one.shp").exit_code == 2
+    for nothing, said in (("x*.tif", "no raster"), ("d.tif", "no raster")):
+        run = invoke(nothing, "-w", weights, "-o", "none/")
+        assert run.exit_code == 1 and said in run.stderr and not Path("none").exists()
+    Path("literal[1].tif").write_bytes(scene.read_bytes())
+    assert invoke("literal[1].tif", "-w", weights, "-q").stdout == "literal[1]_boxes.shp\n"
 
 
 def test_a_style_lies_beside_the_boxes(large, weights):
@@ -303,3 +335,18 @@ def test_a_signal_in_the_middle_leaves_no_file(write_scene, weights):
     os.close(screen)
     assert running.returncode == 143, shown
     assert list(Path().iterdir()) == [] and b"Traceback" not in shown
+
+
+def test_a_layer_joins_those_of_a_geopackage(large, weights):
+    add_layer("project.gpkg", "roads", 3)
+    refused = invoke(large, "-w", weights, "-o", "project.gpkg", "--overwrite")
+    assert refused.exit_code == 1 and "other layers (roads)" in refused.stderr
+    run = invoke(large, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+    again = invoke(large, "-w", weights, "-o", "project.gpkg", "--layer", "found")
+    assert again.exit_code == 1 and "replace it with --overwrite" in again.stderr
+    for output, layer in (("x.geojson", "found"), ("x.gpkg", "gpkg_found"), ("x.gpkg", "")):
+        wrong = invoke(large, "-w", weights, "-o", output, "--layer", layer)
+        assert wrong.exit_code == 1 and "--layer" in wrong.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]

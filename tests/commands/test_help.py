@@ -1,7 +1,9 @@
+import shlex
 import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -35,11 +37,58 @@ def test_help_loads_nothing_heavy(arguments):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_every_option_is_documented(name):
-    from typer.main import get_command
-
     command = get_command(app).commands[name]
     assert command.help
     assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_two_examples_that_parse(name):
+    command = get_command(app).commands[name]
+    examples = command.epilog.split("\n\n")[1:]
+    assert len(examples) == len(set(examples)) == 2
+    for example in examples:
+        program, called, *arguments = shlex.split(example)
+        assert (program, called) == ("lemevit", name)
+        command.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("arguments", [["-h"], *([name, "-h"] for name in COMMANDS)], ids=" ".join)
+def test_help_is_short_too_and_flags_take_no_value(arguments):
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0 and "<bool>" not in run.stdout and "Usage" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict", "--nosuch"], "No such option: --nosuch; see lemevit predict --help"),
+        (["nosuch"], "No such command 'nosuch'; see lemevit --help"),
+        (["--nosuch"], "No such option: --nosuch; see lemevit --help"),
+        (["predict"], "Missing argument 'SCENE...'"),
+        (["predict", "x.tif", "--task", "det"], "det is for lemevit detect"),
+        (["predict", "x.tif", "--task", "change"], "change is for lemevit change"),
+        (["predict", "x.tif", "--task", "sag"], "no task 'sag'; predict has seg and cls"),
+        (["predict", "x.tif", "--bounds", "0,0,10"], "such as --bounds 458000,5547900,"),
+        (["predict", "x.tif", "--bounds", "a,b,c,d"], "such as --bounds 458000,5547900,"),
+        (["detect", "x.tif", "--score", "many"], "see lemevit detect --help"),
+        (["detect", "a.tif", "b.tif", "-o", "one.shp"], "2 scenes need a folder"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(arguments, said):
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 2 and run.stdout == ""
+    assert run.stderr.startswith("lemevit: ") and run.stderr.count("\n") == 1
+    assert said in run.stderr
+
+
+def test_tasks_with_a_command_are_those_that_advice_knows():
+    from lemevit_cli.inference.predictor import COMMAND_OF
+    from lemevit_cli.tasks import TASKS
+
+    assert {task: words.split()[1] for task, words in COMMAND_OF.items()} == {
+        task: room.command for task, room in TASKS.items()
+    }
 
 
 def test_version_is_the_changelogs_latest():

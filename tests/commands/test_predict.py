@@ -15,6 +15,7 @@ import rasterio
 import rasterio.control
 import rasterio.rpc
 import shapely
+from making.layers import add_layer
 from pyproj import Geod
 from typer.testing import CliRunner
 
@@ -398,3 +399,50 @@ def test_a_full_disk_under_the_report_is_one_line(scene, tiny_weights):
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "No space left" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_a_layer_joins_those_of_a_geopackage(scene, tiny_weights):
+    add_layer("project.gpkg", "roads", 3)
+    refused = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--overwrite")
+    assert refused.exit_code == 1 and "other layers (roads)" in refused.stderr
+    run = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--layer", "found")
+    assert run.exit_code == 0, run.stderr
+    assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+    again = invoke(scene, "-w", tiny_weights, "-o", "project.gpkg", "--layer", "found")
+    assert again.exit_code == 1 and "replace it with --overwrite" in again.stderr
+    for output, layer in (("x.geojson", "found"), ("x.gpkg", "gpkg_found"), ("x.gpkg", "")):
+        wrong = invoke(scene, "-w", tiny_weights, "-o", output, "--layer", layer)
+        assert wrong.exit_code == 1 and "--layer" in wrong.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["project.gpkg"]
+
+
+def test_bounds_are_four_numbers_with_commas_or_without(scene, tiny_weights):
+    with rasterio.open(scene) as file:
+        corners = [file.transform @ place for place in ((16, 8), (48, 40))]
+    (west, north), (east, south) = corners
+    (west, east), (south, north) = sorted((west, east)), sorted((south, north))
+    bounds = [str(value) for value in (west, south, east, north)]
+    written = []
+    for number, words in enumerate((["--bounds", *bounds], ["--bounds", ",".join(bounds)],
+                                    [f"--bounds={','.join(bounds)}"])):  # fmt: skip
+        run = invoke(scene, "-w", tiny_weights, "-o", f"{number}.tif", *words)
+        assert run.exit_code == 0, run.stderr
+        with rasterio.open(f"{number}.tif") as result:
+            written.append((result.transform, result.read().tobytes()))
+    assert written[0] == written[1] == written[2]
+
+
+def test_some_classes_in_a_raster_are_a_mask(scene, tiny_weights):
+    for name, flags in (("all", []), ("mask", ["--classes", "road,building"])):
+        run = invoke(scene, "-w", tiny_weights, "-o", f"{name}.tif", *flags)
+        assert run.exit_code == 0, run.stderr
+    with rasterio.open("all.tif") as whole, rasterio.open("mask.tif") as mask:
+        ids, values, tags = whole.read(1), mask.read(1), mask.tags(1)
+        assert mask.colormap(1)[1] == whole.colormap(1)[1] and mask.nodata == 255
+    # Of the weights: land, building, road, ...: in their order, whatever the option's.
+    expected = np.select([ids == 255, ids == 1, ids == 2], [255, 1, 2], 0)
+    np.testing.assert_array_equal(values, expected)
+    assert len(np.unique(values)) > 2
+    names = Path("mask.tif.aux.xml").read_text()
+    assert names.count("<Category>") == 3 and "<Category>other</Category>" in names
+    assert "vegetation" not in str(tags)

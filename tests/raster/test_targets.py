@@ -63,8 +63,11 @@ def test_a_device_is_no_target():
 
 
 def test_options_of_the_other_kind_are_refused(tmp_path):
-    with pytest.raises(OutputError, match="--classes and --min-area choose polygons"):
+    with pytest.raises(OutputError, match="--min-area chooses polygons"):
         check_target(str(tmp_path / "out.tif"), OutputOptions(min_area_m2=5))
+    with pytest.raises(OutputError, match="--classes: scores are of all classes"):
+        options = OutputOptions(classes=("a",), output_type="scores")
+        check_target(str(tmp_path / "out.tif"), options)
     with pytest.raises(OutputError, match="GPKG holds polygons, no scores"):
         check_target(str(tmp_path / "out.gpkg"), OutputOptions(output_type="scores"), WRITERS)
 

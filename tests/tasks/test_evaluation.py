@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_a_missing_split_and_foreign_classes_are_told(trained, write_data, tmp_p
     data, report = trained
     with pytest.raises(DataError, match="holdout/images: no such folder"):
         evaluate(report["path"], data, split="holdout")
+    for name in ("", "../val", "a/b"):
+        with pytest.raises(DataError, match="name a folder"):
+            evaluate(report["path"], data, split=name)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "val").rename(copy / "holdout")
+    figures = evaluate(report["path"], str(copy), split="holdout")
+    assert figures == evaluate(report["path"], data)
     ships = write_data(tmp_path / "ships", classes=("background", "ship"))
     with pytest.raises(DataError, match="no class is shared"):
         evaluate(report["path"], ships)

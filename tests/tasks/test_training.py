@@ -1,11 +1,12 @@
 import shutil
 
 import pytest
+from making.collector import Collector
 
 from lemevit_cli.errors import DataError, LemevitError, OutputError, WeightsError
 from lemevit_cli.models.weights import load_checkpoint, load_weights, read_card
 from lemevit_cli.progress import Silent
-from lemevit_cli.tasks import load_network, training
+from lemevit_cli.tasks import load_network, load_training, training
 from lemevit_cli.tasks.training import show_samples, train
 
 
@@ -74,6 +75,21 @@ def test_wrong_options_are_told_before_the_data_are_opened(
             act()
         assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_resume_of_nothing_begins_anew_and_says_so(
+    tmp_path, trained, write_data, options_of, data_of
+):
+    data, target, remarks = trained[0], tmp_path / "w.safetensors", Collector()
+    options = options_of(steps=2, resume=True)
+    report = train("seg", data_of(data), str(target), options, remarks)
+    assert report["steps"] == 2
+    (note,) = [n for n in remarks.notes if "begins anew" in n]
+    assert note.startswith(f"{tmp_path / 'w_training'}: no checkpoint")
+    # Finished weights are no leftover: without a checkpoint they are not replaced unasked.
+    shutil.rmtree(tmp_path / "w_training")
+    with pytest.raises(OutputError, match="exists; replace it with --overwrite"):
+        train("seg", data_of(data), str(target), options)
 
 
 def test_weights_of_an_earlier_run_never_pass_for_those_of_this_one(
@@ -160,3 +176,18 @@ def test_a_missing_validation_split_and_unknown_data_are_told(
         train("seg", data_of(data), str(tmp_path / "w.safetensors"), options_of())
     with pytest.raises(LemevitError, match="no task 'sag'"):
         train("sag", data_of(data), str(tmp_path / "w.safetensors"), options_of())
+
+
+def test_class_ids_follow_those_of_the_weights_to_begin_from(
+    tmp_path, trained, write_data, options_of, data_of
+):
+    # Of the trained weights: land, building.
+    data = data_of(write_data(tmp_path / "turned", classes=("building", "land")))
+    task = load_training("seg")
+    assert task.open_data(data, options_of()).card.class_names == ("building", "land")
+    begun = options_of(init=trained[1]["path"])
+    found = task.open_data(data, begun)
+    assert found.card.class_names == ("land", "building")
+    # Targets go by name: an id of the source stands for its own class of the model.
+    sample = found.training.samples[0]
+    assert sample["groups"].tolist() == [1, 0]

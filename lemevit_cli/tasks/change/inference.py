@@ -258,6 +258,7 @@ def check_outputs(
         raise OutputError("--output-type scores: polygons hold no scores; write them to a .tif")
     of_polygons = {
         "--style": options.style,
+        "--layer": options.layer is not None,
         "--min-area": options.min_area_m2 > 0,
         "--simplify": settings.change.simplify_m is not None,
     }
@@ -279,7 +280,7 @@ def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[
 
 def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
     """Return the options of a raster; beside layers, without what is meant for them."""
-    return replace(options, min_area_m2=0.0, style=False) if beside_layers else options
+    return replace(options, min_area_m2=0.0, style=False, layer=None) if beside_layers else options
 
 
 @dataclass(frozen=True)

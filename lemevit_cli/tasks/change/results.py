@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.atomic import replacing, spooled_to_stdout
+from lemevit_cli.atomic import spooled_to_stdout
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
@@ -34,11 +34,11 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
     check_layer_options,
-    companions_of,
     crs_of_map,
     in_parts,
     on_the_map,
     pixel_amid_m,
+    replacing_layer,
     write_layer,
 )
 from lemevit_cli.vector.outlines import (
@@ -154,7 +154,8 @@ def open_layers(
         sink.polygons = len(layer.wkb)
         for target, path in zip(targets, paths, strict=True):
             writer = find_writer(target, options, WRITERS)
-            write_layer(path, layer, options, writer, blame=blame)
+            place = None if target == STDOUT else Path(target)
+            write_layer(path, layer, options, writer, blame=blame, target=place)
         if options.style:
             _write_styles(targets, paths, spec.raster.classes[UNCHANGED_ID + 1 :])
 
@@ -163,8 +164,7 @@ def _place_of(target: str, options: OutputOptions) -> AbstractContextManager[Pat
     writer = find_writer(target, options, WRITERS)
     if target == STDOUT:
         return spooled_to_stdout(writer.suffix)
-    companions = companions_of(Path(target), writer)
-    return replacing(target, overwrite=options.overwrite, companions=companions)
+    return replacing_layer(Path(target), options, writer)
 
 
 def _write_styles(

@@ -1,8 +1,8 @@
 """Pictures with a class each: folders of classes, and tables of paths and classes.
 
 ``{train,val}/CLASS/*.jpg``, or ``CLASS/*.jpg``, which is divided; or a CSV with the columns
-``path`` and ``class``, paths relative to it, and perhaps ``split`` (``train`` or ``val``), else it
-is divided too. Every class is divided by itself, so that a rare one is in both parts.
+``path`` and ``class``, paths relative to it, and perhaps ``split`` (``train``, ``val``, others),
+else it is divided too. Every class is divided by itself, so that a rare one is in both parts.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def open_pictures(entry: LabelledFolder, reader: PictureReader, division: Divisi
     )
     if training is None:
         raise DataError(f"{entry.path}: no picture to train on; {_LAYOUTS}")
-    notes = _notes(training, validation)
+    notes = (*_notes(training, validation), *_notes_of_others(entry.path, listed))
     if is_divided and division.val_fraction is not None:
         notes = (f"{entry.path}: divides itself into train and val, without --val-fraction", *notes)
     return Parts(training, validation, notes)
@@ -82,8 +82,14 @@ def open_split(path: str, split: str, card: Card) -> Source:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
     division = Division(crop=card.window, **card.training.get("division", {}))
-    listed, _ = list_pictures(path, division)
-    source = _source(path, split, listed[split], PictureReader(), division.crop)
+    place = Path(path) / split
+    if split not in _SPLITS and not Path(path).is_file():
+        if not place.is_dir():
+            raise DataError(f"{place}: no such folder; {_LAYOUTS}")
+        listed = {split: _listed_in_folders(place)}
+    else:
+        listed, _ = list_pictures(path, division)
+    source = _source(path, split, listed.get(split, []), PictureReader(), division.crop)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
     match_classes(card.class_names, source.classes)  # for its check
@@ -131,10 +137,10 @@ def _listed_in_table(path: Path, division: Division) -> tuple[dict[str, Listed],
                 if picture in seen:
                     raise DataError(f"{where}: {row['path']} is in line {seen[picture]} already")
                 seen[picture] = table.line_num
-                rows[split].append((picture, name))
+                rows.setdefault(split, []).append((picture, name))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a CSV of {_COLUMNS} ({error})") from error
-    if rows[""] and (rows["train"] or rows["val"]):
+    if rows[""] and any(listed for split, listed in rows.items() if split):
         missing, _ = rows[""][0]
         raise DataError(f"{path}: line {seen[missing]} has no split, though others have one")
     return (divide(rows[""], division), False) if rows[""] else (rows, True)
@@ -145,8 +151,6 @@ def _read_row(folder: Path, row: Mapping[str, Any], where: str) -> tuple[Path, s
     path, name, split = ((row.get(key) or "").strip() for key in ("path", "class", "split"))
     if not path or not name:
         raise DataError(f"{where}: has no {'class' if path else 'path'}; columns are {_COLUMNS}")
-    if split not in ("", *_SPLITS):
-        raise DataError(f"{where}: split is {split!r}; it is train or val")
     if not (folder / path).is_file():
         raise DataError(f"{where}: {folder / path}: no such file")
     return folder / path, name, split
@@ -206,6 +210,16 @@ def _cells(sites: Sequence[Site], ids: Sequence[int], num_classes: int, crop: in
     counts = np.zeros((len(sites), num_classes), dtype=np.int64)
     counts[np.arange(len(sites)), ids] = crop**2
     return Cells(np.array(places, dtype=np.int64), counts)
+
+
+def _notes_of_others(path: str, listed: Mapping[str, Listed]) -> list[str]:
+    """Tell which splits are neither learned nor validated on."""
+    others = {split: len(part) for split, part in listed.items() if part}
+    return [
+        f"{path}: {count} pictures of the split {split} left out; eval takes it by --split"
+        for split, count in others.items()
+        if split and split not in _SPLITS
+    ]
 
 
 def _notes(training: Source, validation: Source | None) -> tuple[str, ...]:

@@ -22,11 +22,11 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
     check_layer_options,
-    companions_of,
     crs_of_map,
     in_parts,
     on_the_map,
     pixel_amid_m,
+    replacing_layer,
     split,
     write_layer,
 )
@@ -63,12 +63,11 @@ def open_sink(
         OutputError: if the target exists, cannot be written, or the disk is full.
     """
     sink = _CellSink([info.name for info in spec.classes], options)
-    companions = companions_of(target, writer)
-    with replacing(target, overwrite=options.overwrite, companions=companions) as path:
+    with replacing_layer(target, options, writer) as path:
         yield sink
         blame = f"{target} cannot be written (is the disk full?)"
         layer = replace(sink.layer(spec.georeference), pixel_m=pixel_amid_m(spec))
-        write_layer(path, layer, options, writer, blame=blame)
+        write_layer(path, layer, options, writer, blame=blame, target=target)
 
 
 class _CellSink:

@@ -48,7 +48,7 @@ class Classification:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders and tables of pictures, and scenes with labels."""
-        sources = open_sources(data, crop=options.crop, openers=WINDOWS)
+        sources = open_sources(data, crop=options.crop, openers=WINDOWS, init=options.init)
         draw = WindowDraw(sources, options, aim_at_windows)
         card = _card(sources, draw, options)
         targets = ClassTargets(card.class_names)

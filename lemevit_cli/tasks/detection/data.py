@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError, LemevitError
@@ -20,6 +21,7 @@ from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.training.sources import Openers
 
 _MANY_LONG = 0.25  # of a class
+_AT_ONCE = 1000  # objects whose neighbours are counted at once: bounds memory
 
 
 def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Division) -> Parts:
@@ -118,3 +120,41 @@ def note_long_objects(sources: Sequence[Source], crop: int) -> list[str]:
         f"{', '.join(long)}: more than {_MANY_LONG:.0%} of the objects are longer than a window "
         f"of {crop} pixels; a larger --crop shows them whole"
     ]
+
+
+def note_crowds(sources: Sequence[Source], side: int, most: int) -> list[str]:
+    """Note, in a line, that windows can show more objects than a training takes of one.
+
+    Args:
+        side: of the largest windows, in pixels of the data.
+        most: objects that are taken of a window, the largest ones.
+    """
+    crowds = [count_neighbours(source, side, most) for source in sources]
+    counts = np.concatenate([*crowds, np.zeros(0, np.int64)])
+    crowded = int((counts > most).sum())
+    if not crowded:
+        return []
+    return [
+        f"around {crowded} of the objects a window of {side} pixels shows more than {most}, up to "
+        f"{counts.max()}: the smallest of them are left out and learned as background; a smaller "
+        "--crop shows fewer at once"
+    ]
+
+
+def count_neighbours(source: Source, side: int, most: int) -> NDArray[np.int64]:
+    """Count what is centred in a square around each object, itself too, ``(N,)``.
+
+    Left out are sites that have no more than ``most`` objects in all.
+    """
+    counts = [np.zeros(0, np.int64)]
+    for site in source.sites:
+        objects = source.objects[site.scene]
+        centres = objects.boxes[objects.centred_in(site.extent), :2]
+        if len(centres) <= most:
+            continue
+        index = shapely.STRtree(shapely.points(centres))
+        corners = np.hstack([centres - side / 2, centres + side / 2])
+        for part in np.split(corners, range(_AT_ONCE, len(corners), _AT_ONCE)):
+            asking, _ = index.query(shapely.box(*part.T), predicate="intersects")
+            counts.append(np.bincount(asking, minlength=len(part)))
+    return np.concatenate(counts)

@@ -24,7 +24,7 @@ Floats = NDArray[np.floating]
 BOX = 5  # numbers of a box, in front of the scores of a candidate
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 _NOBODY = -1  # class of a row without a box
-_CANDIDATES_A_ROW = 10  # candidates that suppression takes up, for each row of the answer
+_CANDIDATES_A_ROW = 10  # candidates that suppression takes up at first, for each row of the answer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Decoding:
     Args:
         score: those of a lower score, or of none, are left out.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
-        max_per_window: rows for boxes in the answer.
+        max_per_window: boxes in the answer; one more row tells what had no room.
     """
 
     score: float = 0.05
@@ -54,7 +54,7 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
 
 
 def decode(candidates: Floats, options: DetectionOptions | None = None) -> NDArray[np.float32]:
-    """Return boxes ``(B, K, 7)`` of a network's candidates: see :func:`decode_candidates`."""
+    """Return boxes ``(B, K + 1, 7)`` of candidates: see :func:`decode_candidates`."""
     return decode_candidates(candidates, decoding_of(options))
 
 
@@ -65,10 +65,11 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
         candidates: ``(B, N, 5 + classes)``: box, and the score of each class.
 
     Returns:
-        ``(B, max_per_window, 7)``: ``cx, cy, w, h, angle_rad, score, class id``, best first; rows
-        without a box have score 0, class -1. All is NaN for a picture with a score that is none.
+        ``(B, max_per_window + 1, 7)``: ``cx, cy, w, h, angle_rad, score, class id``, best first;
+        rows without a box have score 0, class -1. The last row is no answer: it holds the best box
+        that had no room. All is NaN for a picture with a score that is none.
     """
-    answers = np.zeros((len(candidates), decoding.max_per_window, _ANSWER), np.float32)
+    answers = np.zeros((len(candidates), decoding.max_per_window + 1, _ANSWER), np.float32)
     answers[..., -1] = _NOBODY
     for answer, of_picture in zip(answers, candidates, strict=True):
         if not np.isfinite(of_picture[:, BOX:]).all():
@@ -80,13 +81,22 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
 
 
 def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
-    """Return the answer ``(K, 7)`` of a picture; a candidate may answer for several classes."""
+    """Return the rows of a picture; a candidate may answer for several classes.
+
+    As many candidates are taken up as fill the rows: what comes later changes nothing before it.
+    """
     scores = candidates[:, BOX:]
     places, class_ids = np.nonzero((scores >= decoding.score) & (scores > 0))
     confident = scores[places, class_ids]
-    best = np.argsort(-confident, kind="stable")[: _CANDIDATES_A_ROW * decoding.max_per_window]
+    best = np.argsort(-confident, kind="stable")
     rows = np.column_stack([candidates[places, :BOX], confident, class_ids])[best]
-    return suppress_boxes(rows, decoding.nms_iou)[: decoding.max_per_window]
+    wanted = decoding.max_per_window + 1
+    taken = _CANDIDATES_A_ROW * wanted
+    while True:
+        found = suppress_boxes(rows[:taken], decoding.nms_iou)
+        if len(found) >= wanted or taken >= len(rows):
+            return found[:wanted]
+        taken *= 2
 
 
 def suppress_boxes(rows: Floats, nms_iou: float) -> Floats:
@@ -117,18 +127,27 @@ class SymmetricDetector:
                 seen = np.ascontiguousarray(turned[..., ::-1] if mirrored else turned)
                 rows = self._runtime(seen).astype(np.float64)
                 found.append(_turned_back(rows, turns, side=side, mirrored=mirrored))
-        answers = [self._best(rows) for rows in np.concatenate(found, axis=1)]
+        answers = [self._best(rows) for rows in np.stack(found, axis=1)]
         return np.stack(answers).astype(np.float32)
 
     def _best(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Keep the rows ``(max_per_window, 7)`` that no better one of ``(8 K, 7)`` covers."""
-        rows = rows[rows[:, 6] >= 0]
-        rows[:, :BOX] = canonical(rows[:, :BOX])
-        kept = suppress_boxes(rows, self._decoding.nms_iou)[: self._decoding.max_per_window]
-        best = np.zeros((self._decoding.max_per_window, _ANSWER))
+        """Keep the boxes that no better one of ``(8, K, 7)`` covers, as :func:`decode` does."""
+        most = self._decoding.max_per_window
+        seen, without_room = (_boxes_of(part) for part in (rows[:, :most], rows[:, most:]))
+        seen[:, :BOX] = canonical(seen[:, :BOX])
+        kept = suppress_boxes(seen, self._decoding.nms_iou)
+        without_room = np.concatenate([kept[most:], without_room])
+        best = np.zeros((most + 1, _ANSWER))
         best[:, 6] = _NOBODY
-        best[: len(kept)] = kept
+        best[: len(kept[:most])] = kept[:most]
+        if len(without_room):
+            best[-1] = without_room[without_room[:, 5].argmax()]
         return best
+
+
+def _boxes_of(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows ``(N, 7)`` of ``(..., 7)`` that hold a box."""
+    return rows[rows[..., 6] >= 0]
 
 
 def symmetric_detector(runtime: Answer, options: DetectionOptions | None) -> Answer:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
-from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
-from lemevit_cli.tasks.detection.inference import detect_in_area
+from lemevit_cli.tasks.detection.datasets.folders import open_box_split
+from lemevit_cli.tasks.detection.inference import describe_capped, detect_in_area
 from lemevit_cli.tasks.detection.network import network_for
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
@@ -36,13 +34,10 @@ def open_boxes(data: str, split: str, card: Card, *, skip_bad_labels: bool = Fal
     Raises:
         DataError: if there is no such split, its labels are wrong, or no class is shared.
     """
-    parts = open_box_folder(data, skip_bad_labels=skip_bad_labels)
-    source = parts.training if split == "train" else parts.validation
-    if source is None:
-        raise DataError(f"{data}: has no split {split}; name the other one by --split")
+    source = open_box_split(data, split, skip_bad_labels=skip_bad_labels)
     place = next(iter(source.first_of.values()), data)
     match_box_classes(card.class_names, source.classes, place=place)  # for its check
-    return replace(source, notes=parts.notes)
+    return source
 
 
 class DetectionTally:
@@ -63,6 +58,7 @@ class DetectionTally:
             progress.note(note)
         self._match = match_box_classes(names, source.classes, place=source.name)
         self._boxes = BoxTally(names)
+        self._progress, self._windows_capped = progress, 0
         foreign = [_with_place(name, source) for name in source.classes if name not in names]
         if foreign:
             unknown = ", ".join(foreign)
@@ -70,13 +66,18 @@ class DetectionTally:
 
     def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
         """Detect in an area, and compare with what is labelled there."""
+        before = inference.account.windows_capped
         found = detect_in_area(inference, site.core, InferenceSettings(detection=JUDGED))
+        self._windows_capped += inference.account.windows_capped - before
         truth = objects_of_area(self._source.objects[site.scene], site.core)
         self._boxes.add(found.boxes, found.scores, found.class_ids, truth, self._match)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of :class:`BoxTally`."""
-        return self._boxes.figures()
+        """Return the figures of :class:`BoxTally`, and ``windows_capped``, which are warned of."""
+        if self._windows_capped:
+            capped = describe_capped(self._windows_capped, JUDGED)
+            self._progress.warn(f"{self._source.name}: {capped}, and count as not found")
+        return {**self._boxes.figures(), "windows_capped": self._windows_capped}
 
 
 def _with_place(name: str, source: Source) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds, canonical, map_boxes
+from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import (
     Part,
@@ -127,8 +128,7 @@ class Detection:
         wanted = ids_of(self.settings.output.classes, self.card)
         area, part = (run.source.on_view(each) for each in (run.source.area, block))
         windows = run.grid.windows_from(part, area=area)
-        min_score = min(self.settings.detection.score, SURE)
-        seen = boxes_in_windows(run, windows, wanted, min_score=min_score)
+        seen = boxes_in_windows(run, windows, wanted, self.settings.detection)
         yield Piece(block, vars(in_scene_pixels(seen, run.view)))
 
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
@@ -140,6 +140,9 @@ class Detection:
             )
         seen = concatenate_boxes([RawBoxes(**piece.arrays) for part in parts for piece in part])
         self.progress.finish()
+        if run.account.windows_capped:
+            capped = describe_capped(run.account.windows_capped, self.settings.detection)
+            self.progress.warn(f"{scene.name}: {capped}; a larger --max-per-window keeps them")
         found = self.merge(run, seen)
         self.progress.start(f"{scene.name}: writing", total=1, unit="files")
         with run.account.time("write"):
@@ -153,14 +156,20 @@ class Detection:
             "height": run.source.area.height,
             "gsd_m": scene.gsd_m,
             "objects": len(found.boxes),
+            "windows_capped": run.account.windows_capped,
             "classes": census(found),
             **run.account.figures(),
         }
 
     def merge(self, run: BlockInference, seen: RawBoxes) -> BoxesOfScene:
         """Make one set of boxes of what all windows saw, best score first."""
+        options = self.settings.detection
         with run.account.time("merge"):
-            kept = merge_boxes(seen, nms_iou=self.settings.detection.nms_iou)
+            kept = merge_boxes(seen, nms_iou=options.nms_iou)
+            if options.agnostic_nms:
+                one_class = np.zeros(len(kept), np.int64)
+                boxes, scores = seen.boxes[kept], seen.scores[kept]
+                kept = kept[rotated_nms(boxes, scores, one_class, options.nms_iou)]
         kept = kept[seen.scores[kept] >= self.settings.detection.score]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
         return BoxesOfScene(
@@ -170,6 +179,15 @@ class Detection:
             classes=self.card.classes,
             georeference=run.source.scene.georeference,
         )
+
+
+def describe_capped(windows: int, options: DetectionOptions) -> str:
+    """Say in how many windows boxes had no room."""
+    return (
+        f"in {windows} {'window' if windows == 1 else 'windows'} boxes of a score of "
+        f"{options.score:g} or more are left out, the least sure ones: more than "
+        f"{options.max_per_window} were seen there"
+    )
 
 
 def detect_in_area(run: BlockInference, area: Window, settings: InferenceSettings) -> BoxesOfScene:
@@ -186,17 +204,30 @@ def ids_of(names: Sequence[str] | None, card: Card) -> list[int]:
 
 
 def boxes_in_windows(
-    run: BlockInference, windows: Iterable[Window], wanted: Sequence[int], *, min_score: float
+    run: BlockInference,
+    windows: Iterable[Window],
+    wanted: Sequence[int],
+    options: DetectionOptions,
 ) -> RawBoxes:
-    """Return what a detector sees in windows of the model's grid, in pixels of that grid."""
-    parts = []
+    """Return what a detector sees in windows of the model's grid, in pixels of that grid.
+
+    The account gets the windows where a box of the asked score had no room.
+    """
+    parts, most = [], options.max_per_window
     for batch, answers in run.batches(windows):
         with run.account.time("boxes"):
             found = answers.astype(np.float64)
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
-                asked = (rows[:, 5] >= min_score) & np.isin(rows[:, 6], wanted)
+                without_room, rows = rows[most:], rows[:most]
+                run.account.windows_capped += has_box_of(without_room, options.score)
+                asked = (rows[:, 5] >= min(options.score, SURE)) & np.isin(rows[:, 6], wanted)
                 parts.append(boxes_in_window(rows[asked], window, valid, run.grid))
     return concatenate_boxes(parts)
+
+
+def has_box_of(rows: NDArray[np.float64], score: float) -> bool:
+    """Tell whether one of the rows ``(K, 7)`` is a box with at least a score."""
+    return bool(((rows[:, 6] >= 0) & (rows[:, 5] >= score)).any())
 
 
 def boxes_in_window(

@@ -23,7 +23,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.atomic import replacing, spooled_to_stdout
+from lemevit_cli.atomic import spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
@@ -35,12 +35,12 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
     check_layer_options,
-    companions_of,
     crs_of_map,
     in_parts,
     on_the_map,
     pixel_size_m,
     points_on_the_map,
+    replacing_layer,
     split,
     vector_refusals,
     write_layer,
@@ -112,11 +112,10 @@ def write_boxes(target: str, detections: BoxesOfScene, options: OutputOptions) -
     write = _WRITE_OF.get(writer.driver, _write_layer)
     if target == STDOUT:
         with spooled_to_stdout(writer.suffix) as path:
-            write(path, detections, options, writer)
+            write(path, detections, options, writer, None)
         return
-    companions = companions_of(Path(target), writer)
-    with replacing(target, overwrite=options.overwrite, companions=companions) as path:
-        write(path, detections, options, writer)
+    with replacing_layer(Path(target), options, writer) as path:
+        write(path, detections, options, writer, Path(target))
         if options.style:
             write_style(path.with_suffix(".qml"), detections.classes, label="class and score")
 
@@ -179,7 +178,11 @@ def _pixel_m(detections: BoxesOfScene, place: Georeference) -> float | None:
 
 
 def _write_layer(
-    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
+    path: Path,
+    detections: BoxesOfScene,
+    options: OutputOptions,
+    writer: Writer,
+    target: Path | None,
 ) -> None:
     layer = layer_of(detections)
     if writer.driver == "GeoJSON" and layer.crs_wkt is not None:
@@ -188,12 +191,10 @@ def _write_layer(
         lon, lat = to_lonlat.transform(layer.fields["cx"], layer.fields["cy"])
         layer = replace(layer, fields={**layer.fields, "cx": lon, "cy": lat})
     blame = f"{path.name} cannot be written (is the disk full?)"
-    write_layer(path, layer, options, writer, blame=blame)
+    write_layer(path, layer, options, writer, blame=blame, target=target)
 
 
-def _write_parquet(
-    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
-) -> None:
+def _write_parquet(path: Path, detections: BoxesOfScene, *_: Any) -> None:
     import geopandas  # noqa: PLC0415  GDAL writes all others
 
     layer = layer_of(detections)
@@ -203,9 +204,7 @@ def _write_parquet(
         table.to_parquet(path, index=False)
 
 
-def _write_dota(
-    path: Path, detections: BoxesOfScene, options: OutputOptions, writer: Writer
-) -> None:
+def _write_dota(path: Path, detections: BoxesOfScene, *_: Any) -> None:
     """Write ``x1 y1 x2 y2 x3 y3 x4 y4 class score`` a line, in pixels of the scene.
 
     As the labels of DOTA, with a score in the place of their mark for difficult objects; spaces in
@@ -222,7 +221,7 @@ def _write_dota(
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-_WRITE_OF: dict[str, Callable[[Path, BoxesOfScene, OutputOptions, Writer], None]] = {
+_WRITE_OF: dict[str, Callable[..., None]] = {
     "Parquet": _write_parquet,
     "DOTA": _write_dota,
 }  # all others are GDAL's

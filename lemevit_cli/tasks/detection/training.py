@@ -16,11 +16,11 @@ from lemevit_cli.models.oriented_rcnn import (
     head_defaults,
 )
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.detection.data import BOXES, note_long_objects
+from lemevit_cli.tasks.detection.data import BOXES, note_crowds, note_long_objects
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.detection.validation import BoxValidation
-from lemevit_cli.tasks.detection.windows import BoxTargets, aim_at_objects
+from lemevit_cli.tasks.detection.windows import MOST_OBJECTS, BoxTargets, aim_at_objects
 from lemevit_cli.training.datasets.source import Sources
 from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.gather import gather_data, make_card
@@ -51,9 +51,10 @@ class OrientedDetection:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders in the layouts of DOTA, YOLO and COCO, and scenes with layers of boxes."""
-        sources = open_sources(data, crop=options.crop, openers=BOXES)
+        sources = open_sources(data, crop=options.crop, openers=BOXES, init=options.init)
         draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
         card = _card(sources, draw, options)
+        largest_side = round(options.crop / options.augmentation.zoom[0])
         return gather_data(
             sources,
             draw,
@@ -64,7 +65,11 @@ class OrientedDetection:
             make_judge=BoxValidation,
             draw_samples=draw_samples,
             draw_report=draw_report,
-            notes=(*sources.notes, *note_long_objects(sources.training, options.crop)),
+            notes=(
+                *sources.notes,
+                *note_long_objects(sources.training, options.crop),
+                *note_crowds(sources.training, largest_side, MOST_OBJECTS),
+            ),
         )
 
     def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:

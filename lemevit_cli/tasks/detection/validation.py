@@ -105,7 +105,7 @@ class BoxValidation:
     ) -> BoxExample:
         pixels = model_values(*source.read_pixels(site, window), self.card.mean)
         candidates = answer(torch.from_numpy(pixels[None])).detach().float().cpu().numpy()
-        rows = decode(candidates)[0].astype(np.float64)
+        rows = decode(candidates)[0, :-1].astype(np.float64)  # the last had no room
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         truth = objects_in(source.objects[site.scene], window)

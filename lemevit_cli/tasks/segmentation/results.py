@@ -12,7 +12,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, polygon_areas_m2
@@ -24,11 +23,11 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
     PolygonLayer,
     check_layer_options,
-    companions_of,
     crs_of_map,
     in_parts,
     on_the_map,
     pixel_amid_m,
+    replacing_layer,
     write_layer,
 )
 from lemevit_cli.vector.outlines import NO_REGIONS, NOTHING, Regions, create_draft, outline_regions
@@ -64,9 +63,8 @@ def open_sink(
         OutputError: if the target exists, cannot be written, or the disk is full.
     """
     blame = f"{target} cannot be written (is the disk full?)"
-    companions = companions_of(target, writer)
     with (
-        replacing(target, overwrite=options.overwrite, companions=companions) as path,
+        replacing_layer(target, options, writer) as path,
         gdal_cache(spec),
     ):
         draft = path.with_name(path.name + ".draft.tif")
@@ -80,7 +78,7 @@ def open_sink(
         names = [info.name for info in spec.classes]
         layer = _layer(regions, names, spec.georeference, min_area=options.min_area_m2)
         layer = replace(layer, pixel_m=pixel_amid_m(spec))
-        write_layer(path, layer, options, writer, blame=blame)
+        write_layer(path, layer, options, writer, blame=blame, target=target)
 
 
 class _ClassSink:

@@ -36,7 +36,7 @@ class Segmentation:
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
-        sources = open_sources(data, crop=options.crop, openers=PIXELS)
+        sources = open_sources(data, crop=options.crop, openers=PIXELS, init=options.init)
         suited = suit_few_labels(options, sources)
         notes = (*sources.notes, *([] if suited == options else [_note_of_few(suited, sources)]))
         options = replace(suited, chosen=())

@@ -93,6 +93,22 @@ def test_a_table_names_paths_and_classes(tmp_path, write_pictures):
     assert list(labelled(sources.validation[0]).values()) == ["warm"]
 
 
+def test_a_split_of_any_name_is_scored_on(tmp_path, write_pictures):
+    card = Card(task="cls", backbone="-", classes=classes_from_names(["warm", "red"]))
+    write_pictures(tmp_path / "p", count=3)
+    rows = [f"p/red/{i}.png,warm,{split}" for i, split in enumerate(("train", "test", "test"))]
+    rows.append("p/blue/0.png,cold,train")
+    path = table(tmp_path, "path,class,split\n" + "\n".join(rows))
+    assert len(open_split(str(path), "test", card).sites) == 2
+    assert any("2 pictures of the split test left out" in note for note in open_all(path).notes)
+    with pytest.raises(DataError, match="no picture is of the split holdout"):
+        open_split(str(path), "holdout", card)
+    write_pictures(tmp_path / "data" / "test", classes=("red",), count=2)
+    assert len(open_split(str(tmp_path / "data"), "test", card).sites) == 2
+    with pytest.raises(DataError, match="data/holdout: no such folder"):
+        open_split(str(tmp_path / "data"), "holdout", card)
+
+
 def test_a_table_without_splits_is_divided(tmp_path, write_pictures):
     write_pictures(tmp_path / "p", count=5)
     rows = [f"p/{c}/{i}.png,{c}" for c in ("red", "blue") for i in range(5)]
@@ -112,7 +128,6 @@ def test_a_table_without_splits_is_divided(tmp_path, write_pictures):
             "path,class\np/red/0.png,red\np/red/0.png,blue\n",
             "line 3: p/red/0.png is in line 2 already",
         ),
-        ("path,class,split\np/red/0.png,red,test\n", "line 2: split is 'test'; it is train or val"),
         (
             "path,class,split\np/red/0.png,red,train\np/red/1.png,red,\n",
             "line 3 has no split, though others have one",

@@ -32,14 +32,14 @@ def candidates():
 
 def test_decoding_is_what_is_asked_for(candidates):
     rows = decode_candidates(candidates, Decoding(score=0.0, nms_iou=0.3, max_per_window=40))
-    assert rows.shape == (2, 40, 7) and rows.dtype == np.float32
+    assert rows.shape == (2, 41, 7) and rows.dtype == np.float32
     for found in rows:
         assert (found[:, 5] > 0).all() and (np.diff(found[:, 5]) <= 0).all()
         overlaps = rotated_iou(found[:, :5], found[:, :5])
         np.fill_diagonal(overlaps, 0)
         assert overlaps[found[:, None, 6] == found[None, :, 6]].max() <= 0.3
     nothing = decode_candidates(candidates, Decoding(score=1.0))
-    assert nothing.shape == (2, 300, 7)
+    assert nothing.shape == (2, 301, 7)
     assert (nothing == np.float32([0, 0, 0, 0, 0, 0, -1])).all()
 
 
@@ -65,6 +65,19 @@ def test_a_window_is_decoded_for_the_merge_and_by_itself(candidates):
     np.testing.assert_array_equal(decode(candidates, options), expected)
     expected = decode_candidates(candidates, Decoding(0.01, max_per_window=7))
     np.testing.assert_array_equal(decode(candidates, replace(options, score=0.01)), expected)
+
+
+def test_the_row_after_the_last_holds_the_best_box_without_room(candidates):
+    # Of one class: a box that answers for two is in no other's way.
+    every = decode_candidates(candidates[..., :6], Decoding(score=0.0, max_per_window=300))[:, :-1]
+    for most in (1, 7, 25):
+        found = decode_candidates(candidates[..., :6], Decoding(score=0.0, max_per_window=most))
+        np.testing.assert_array_equal(found, every[:, : most + 1])
+    # Suppression first makes room: twenty copies of a box are one, and two more boxes follow.
+    copies = np.tile([50.0, 50, 20, 10, 0, 0.9], (20, 1))
+    apart = [[90.0, 50, 20, 10, 0, 0.5], [10.0, 50, 20, 10, 0, 0.4]]
+    (found,) = decode_candidates(np.vstack([copies, apart])[None], Decoding(max_per_window=1))
+    np.testing.assert_allclose(found[:, 5], [0.9, 0.5])
 
 
 def test_a_picture_without_an_answer_spoils_no_other(candidates):

@@ -5,6 +5,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from making.collector import Collector
 
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon, canonical, corners_of, map_boxes
 from lemevit_cli.geometry.window import Window
@@ -25,7 +26,12 @@ from lemevit_cli.settings import (
     ReadingOptions,
     Tiling,
 )
-from lemevit_cli.tasks.detection.decoding import Decoding, SymmetricDetector
+from lemevit_cli.tasks.detection.decoding import (
+    Decoding,
+    SymmetricDetector,
+    decode_candidates,
+    decoding_of,
+)
 from lemevit_cli.tasks.detection.inference import Detection, detect_in_area
 
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
@@ -289,10 +295,57 @@ def test_symmetries_keep_the_best_of_what_each_of_them_sees():
     pixels = np.zeros((1, 1, 10, 10), np.float32)
     pixels[0, 0, 2, 6] = 1
     answer = SymmetricDetector(LeftEye(), Decoding(max_per_window=3))(pixels)
-    assert answer.shape == (1, 3, 7) and answer.dtype == np.float32
+    assert answer.shape == (1, 4, 7) and answer.dtype == np.float32
     # Nearest to the left edge when a quarter turn brings the top there: the box lies along y then.
     np.testing.assert_allclose(answer[0, 0], [6.5, 2.5, 9, 8, -np.pi / 2, 0.8, 0], atol=1e-6)
-    assert answer[0, 1:, 6].tolist() == [-1, -1]
+    assert answer[0, 1:, 6].tolist() == [-1, -1, -1]
+
+
+def a_row_of_boxes(count, score=0.9):
+    """Return candidates of one class, side by side in a window, each a little less sure."""
+    return [[4 + 6 * i, 30, 5, 4, 0, score - 0.01 * i] for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("symmetric", "expected"),
+    [
+        (False, {(10, 0.3): 0, (9, 0.3): 1, (2, 0.3): 9, (9, 0.85): 0, (2, 0.885): 0, (2, 0.0): 9}),
+        # The turned windows add boxes of their own.
+        (True, {(100, 0.3): 0, (2, 0.3): 9, (100, 0.0): 0}),
+    ],
+)
+def test_windows_with_more_boxes_than_are_taken_of_one_are_counted(
+    write_ramp, tmp_path, symmetric, expected
+):
+    class Crowd:
+        """Sees ten boxes in the window at the scene's corner, and three in any other."""
+
+        def __init__(self, options):
+            self.decoding = decoding_of(options)
+
+        def __call__(self, pixels):
+            is_corner = pixels[:, 0].min(axis=(1, 2)) + pixels[:, 1].min(axis=(1, 2)) == 1
+            return np.concatenate(
+                [decode_candidates(np.array([a_row_of_boxes(10 if here else 3)]), self.decoding)
+                 for here in is_corner]
+            )  # fmt: skip
+
+    path = write_ramp(104, 104)  # nine windows
+    for most, score in expected:
+        options = DetectionOptions(score=score, max_per_window=most)
+        crowd = Crowd(options)
+        runtime = SymmetricDetector(crowd, crowd.decoding) if symmetric else crowd
+        predictor = predictor_of(runtime)
+        settings = InferenceSettings(detection=options, tiling=Tiling(overlap=44))
+        remarks = Collector()
+        task = Detection(predictor.card, settings, remarks)
+        target = str(tmp_path / f"{most}_{score}.gpkg")
+        record = infer_scenes(task, [str(path)], [target], lambda p=predictor: p).results[0]
+        assert record["windows_capped"] == expected[most, score]
+        lines = [line for line in remarks.warnings if "left out" in line]
+        assert len(lines) == (record["windows_capped"] > 0)
+        for line in lines:
+            assert f"in {record['windows_capped']} window" in line and "--max-per-window" in line
 
 
 def written(path, target, truth, **settings):
@@ -354,3 +407,13 @@ def test_boxes_are_those_of_the_scene_that_is_read_by_another_name(write_ramp, t
 def mapped_back(corners):
     columns, rows = ~NORTH_UP @ (corners[..., 0], corners[..., 1])
     return np.array([box_of_polygon(p) for p in np.stack([columns, rows], axis=-1)])
+
+
+def test_one_place_has_one_class_if_asked_for(write_ramp):
+    ship, bridge = [30, 20, 20, 6, 0, 0.9, 0], [31, 20, 20, 6, 0, 0.7, 1]  # IoU 19 / 21
+    crossing = [30, 20, 20, 6, -np.pi / 2, 0.6, 1]  # 36 / 204: another object
+    seer = Fixed([bridge, ship, crossing])
+    path = write_ramp(64, 64)
+    for agnostic, scores in ((False, [0.9, 0.7, 0.6]), (True, [0.9, 0.6])):
+        found = found_in(path, seer, detection=DetectionOptions(agnostic_nms=agnostic))
+        np.testing.assert_allclose(found.scores, scores)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import rasterio
 import shapely
 import torch
 from affine import Affine
+from making.collector import Collector
 from making.interruption import Interrupting
 from rasterio.features import rasterize
 
@@ -92,6 +94,16 @@ def test_weights_are_scored_as_the_training_scored_them(report, harbour):
     assert evaluate(report["path"], str(harbour), split="train")["pictures"] == 2
 
 
+def test_weights_are_scored_on_a_split_of_any_name(report, harbour, tmp_path):
+    shutil.copytree(harbour / "val", tmp_path / "harbour" / "test")
+    figures = evaluate(report["path"], str(tmp_path / "harbour"), split="test")
+    assert figures == report["scores"]["harbour"]
+    with pytest.raises(DataError, match="no labels of boxes in holdout"):
+        evaluate(report["path"], str(tmp_path / "harbour"), split="holdout")
+    with pytest.raises(DataError, match="no labels of boxes"):
+        evaluate(report["path"], str(tmp_path / "harbour"))
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(report, harbour, tmp_path):
     data, stopped = DataOptions(paths=(str(harbour),)), tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):
@@ -131,6 +143,23 @@ def test_only_what_lies_in_an_area_is_judged(harbour, find_bright_boxes):
         source.objects[site.scene], Window(col_off=0, row_off=0, width=75, height=90)
     )
     assert near.difficult.tolist() == [False, True]
+
+
+def test_boxes_that_had_no_room_are_told_of_when_weights_are_scored(harbour, find_bright_boxes):
+    def find_many(pixels, score):
+        answer = find_bright_boxes(pixels, room=301)  # a box more than `detect` takes by default
+        answer[:, 2:] = [60, 5, 4, 2, 0, score, 0]
+        return answer
+
+    source = open_box_folder(harbour).validation
+    for score, capped in ((0.06, 12), (0.04, 0)):  # 4 x 3 windows
+        remarks = Collector()
+        figures = evaluate_source(
+            bright_predictor(partial(find_many, score=score)), source, progress=remarks
+        )
+        assert figures["windows_capped"] == capped
+        assert len(remarks.warnings) == (capped > 0)
+        assert figures["classes"]["boat"]["truths"] == 2
 
 
 def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(

@@ -12,7 +12,7 @@ from rasterio.features import rasterize
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import boxes_of_corners, corners_of
-from lemevit_cli.tasks.detection.data import count_objects, count_parts
+from lemevit_cli.tasks.detection.data import count_objects, count_parts, note_crowds
 from lemevit_cli.tasks.detection.windows import EMPTY, MOST_OBJECTS, BoxTargets, aim_at_objects
 from lemevit_cli.training.augmentation import NUM_SYMMETRIES, symmetry, symmetry_transform
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
@@ -277,3 +277,16 @@ def test_mirrored_boxes_keep_their_shape():
     assert sum(map(len, found)) > 4
     again = boxes_of_corners(corners_of(np.concatenate(found)))
     np.testing.assert_allclose(again[:, 2:4], np.tile([40, 10], (len(again), 1)), atol=1e-3)
+
+
+def test_crowds_that_a_window_does_not_take_are_counted():
+    boxes = boxes_apart(step=22, size=(8, 4))
+    source = source_of(boxes)
+    dx, dy = np.abs(boxes[:, None, :2] - boxes[None, :, :2]).transpose(2, 0, 1)
+    around = ((dx <= 45) & (dy <= 45)).sum(axis=1)
+    assert around.min() < 20 < around.max()
+    (note,) = note_crowds([source, source], 90, 20)
+    crowded = 2 * int((around > 20).sum())
+    assert note.startswith(f"around {crowded} of the objects a window of 90 pixels shows more")
+    assert f"more than 20, up to {around.max()}: " in note
+    assert note_crowds([source], 90, int(around.max())) == note_crowds([], 90, 1) == []

@@ -66,10 +66,13 @@ class BoxFolder:
     notes: tuple[str, ...]
 
 
-def read_box_folder(path: str | Path, report: LabelReport | None = None) -> BoxFolder:
+def read_box_folder(
+    path: str | Path, report: LabelReport | None = None, splits: Sequence[str] = SPLITS
+) -> BoxFolder:
     """Read all labels of a folder, and check what can be checked.
 
     Args:
+        splits: to look for; others than ``train`` and ``val`` go by their name alone.
         report: to collect in; one that skips bad labels counts what else would be refused.
 
     Raises:
@@ -77,7 +80,7 @@ def read_box_folder(path: str | Path, report: LabelReport | None = None) -> BoxF
     """
     folder, report = Path(path), report or LabelReport()
     stated = read_stated_classes(folder)
-    layout = recognise(folder, stated, report)
+    layout = recognise(folder, stated, report, splits)
     pictures = {
         split: [_open_picture(image, read, stated, report) for image, read in labelled.items()]
         for split, labelled in layout.pictures.items()
@@ -104,8 +107,29 @@ def open_box_folder(
     Raises:
         DataError: as :func:`read_box_folder`.
     """
-    naming = naming or Naming()
     folder = read_box_folder(path, LabelReport(skip_bad=skip_bad_labels))
+    sources, notes = _open_splits(path, folder, reader, naming or Naming())
+    return Parts(sources.get("train"), sources.get("val"), notes)
+
+
+def open_box_split(path: str | Path, split: str, *, skip_bad_labels: bool = False) -> Source:
+    """Open one split of a folder, which may have any name; its notes say what was found.
+
+    Raises:
+        DataError: if there is no such split, or as :func:`read_box_folder`.
+    """
+    splits = SPLITS if split in SPLITS else (split,)  # classes are those of both
+    folder = read_box_folder(path, LabelReport(skip_bad=skip_bad_labels), splits)
+    sources, notes = _open_splits(path, folder, None, Naming())
+    if split not in sources:
+        raise DataError(f"{path}: has no split {split}; name the other one by --split")
+    return replace(sources[split], notes=notes)
+
+
+def _open_splits(
+    path: str | Path, folder: BoxFolder, reader: PictureReader | None, naming: Naming
+) -> tuple[dict[str, Source], tuple[str, ...]]:
+    """Return the splits by name, and notes on what was found."""
     name, pictures = folder.name, folder.pictures
     classes = naming.names(folder.classes)
     if not classes:
@@ -116,7 +140,7 @@ def open_box_folder(
         split: _source(name, split, part, naming, classes, reader)
         for split, part in pictures.items()
     }
-    numbers = " + ".join(str(len(pictures[split])) for split in SPLITS if split in pictures)
+    numbers = " + ".join(str(len(pictures[split])) for split in pictures)
     plural = "classes" if len(classes) > 1 else "class"
     missing = naming.list_missing(folder.classes)
     notes = (
@@ -124,7 +148,7 @@ def open_box_folder(
         *(f"{name}: {note}" for note in (*folder.notes, *folder.report.notes())),
         *([f"{name}: has no class {', '.join(missing)} to rename or drop"] if missing else []),
     )
-    return Parts(sources.get("train"), sources.get("val"), notes)
+    return sources, notes
 
 
 def _open_picture(

@@ -43,11 +43,11 @@ from lemevit_cli.tasks.detection.datasets.labels import (
 )
 from lemevit_cli.tasks.detection.datasets.pairs import (
     LABEL_FOLDERS,
-    NAMES_OF_SPLIT,
     Pairs,
     files_of_split,
     labels_in,
     match_labels,
+    names_of_split,
     note_of,
     rasters_in,
 )
@@ -91,10 +91,16 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout:
+def recognise(
+    folder: Path,
+    stated: tuple[str, ...] | None,
+    report: LabelReport,
+    splits: Sequence[str] = SPLITS,
+) -> Layout:
     """Find out which layout a folder has.
 
     Args:
+        splits: to look for; others than ``train`` and ``val`` go by their name alone.
         stated: the names in ``classes.json``, if there is one.
 
     Raises:
@@ -109,15 +115,16 @@ def recognise(folder: Path, stated: tuple[str, ...] | None, report: LabelReport)
         (partial(_table_of_split, folder), partial(_table_layout, report=report)),
         (partial(files_of_split, folder), partial(_file_layout, stated=stated)),
     ):
-        found = {split: place for split in SPLITS if (place := find(split)) is not None}
+        found = {split: place for split in splits if (place := find(split)) is not None}
         if found:
             return make(folder, found)
-    undivided = _undivided(folder, stated, report)
+    undivided = _undivided(folder, stated, report) if splits == SPLITS else None
     if undivided is not None:
         note = "is not divided into train and val; all of it is trained on"
         return replace(undivided, notes=(note, *undivided.notes))
     empty = "an empty folder" if not any(folder.iterdir()) else "no labels of boxes"
-    raise DataError(f"{folder}: {empty}; it takes {_KNOWN}")
+    where = f" in {', '.join(splits)}" if splits != SPLITS else ""
+    raise DataError(f"{folder}: {empty}{where}; it takes {_KNOWN}")
 
 
 def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout | None:
@@ -223,7 +230,7 @@ def _table_of_split(folder: Path, split: str) -> Path | None:
 
 
 def _file_of_split(folder: Path, patterns: Sequence[str], split: str) -> Path | None:
-    names = (*NAMES_OF_SPLIT[split], f"{split}2017")
+    names = (*names_of_split(split), f"{split}2017")
     files = (folder / pattern.format(name) for name in names for pattern in patterns)
     return next((file for file in files if file.is_file()), None)
 
@@ -293,7 +300,7 @@ def _find_pictures(
     Raises:
         DataError: if none is, or two are the same.
     """
-    splits = (*NAMES_OF_SPLIT[split], split)
+    splits = (*names_of_split(split), split)
     places = [
         file.parent,
         *(folder / pattern.format(split=name) for name in splits for pattern in _PICTURES),

@@ -11,7 +11,7 @@ from lemevit_cli.tasks.detection.datasets.class_names import read_yaml, yaml_of
 from lemevit_cli.tasks.detection.datasets.lines import read_lines
 from lemevit_cli.training.datasets.folders import list_rasters
 
-NAMES_OF_SPLIT = {"train": ("train",), "val": ("val", "valid")}
+_NAMES_OF_SPLIT = {"val": ("val", "valid")}
 LABEL_FOLDERS = ("labelTxt", "labels", "annfiles", "annotations", "Annotations", "xml")
 _LABEL_SUFFIXES = (".txt", ".xml")
 _NO_RASTERS = (".yaml", ".yml", ".toml", ".md", ".cache", ".html", ".py", ".sh")
@@ -25,6 +25,11 @@ class Pairs:
     pictures: Mapping[str, Path]
     labels: Mapping[str, Path]
     place: Path
+
+
+def names_of_split(split: str) -> tuple[str, ...]:
+    """Return the names that a split goes by."""
+    return _NAMES_OF_SPLIT.get(split, (split,))
 
 
 def files_of_split(folder: Path, split: str) -> Pairs | None:
@@ -50,7 +55,7 @@ def files_of_split(folder: Path, split: str) -> Pairs | None:
 
 def _places_of_split(folder: Path, split: str) -> Iterable[tuple[Path, list[Path]]]:
     """Yield folders that may hold the pictures of a split, with those that may hold its labels."""
-    for name in NAMES_OF_SPLIT[split]:
+    for name in names_of_split(split):
         own = folder / name
         yield own / "images", [own / kind for kind in LABEL_FOLDERS]
         images = folder / "images" / name
@@ -63,7 +68,7 @@ def _yaml_split(folder: Path, split: str) -> Pairs | None:
     if (path := yaml_of(folder)) is None:
         return None
     content = read_yaml(path)
-    listed = next((content[name] for name in NAMES_OF_SPLIT[split] if content.get(name)), None)
+    listed = next((content[name] for name in names_of_split(split) if content.get(name)), None)
     images: list[Path] = []
     for entry in listed if isinstance(listed, list) else [listed]:
         place = _place_in_yaml(folder, str(content.get("path") or "."), entry)
@@ -129,8 +134,8 @@ def _voc_split(folder: Path, split: str) -> Pairs | None:
     pictures, files = rasters_in(images), labels_in(labels)
     listed = {
         kind: path
-        for kind, names in NAMES_OF_SPLIT.items()
-        for name in names
+        for kind in ("train", "val", split)
+        for name in names_of_split(kind)
         if (path := lists / f"{name}.txt").is_file()
     }
     if split not in listed:
