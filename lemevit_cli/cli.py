@@ -29,6 +29,7 @@ from lemevit_cli.commands import (
     predict,
     pretrain,
     probe,
+    quantize,
     quicklook,
     score,
     simulate,
@@ -99,6 +100,7 @@ app.command("attention")(attention.attention)
 app.command("info")(info.info)
 app.command("import")(import_weights.import_weights)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 
