@@ -30,6 +30,7 @@ from lemevit_cli.commands import (
     predict,
     pretrain,
     probe,
+    quantize,
     quicklook,
     score,
     simulate,
@@ -205,6 +206,12 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
         export.export,
         "lemevit export landcover -o landcover.onnx",
         "lemevit export weights.safetensors -o model.xml --window 768 --batch 0",
+    ),
+    "quantize": (
+        quantize.quantize,
+        "lemevit quantize landcover --calibrate scenes/ -o landcover-int8.safetensors",
+        "lemevit quantize landcover --calibrate a.tif --calibrate b.tif --windows 32 "
+        "-o small.safetensors",
     ),
     "simulate": (
         simulate.simulate,
