@@ -8,7 +8,7 @@ from typing import Any
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
-from lemevit_cli.inference.conversions import UNTRUSTED, bands_of
+from lemevit_cli.inference.conversions import bands_of
 from lemevit_cli.inference.predictor import load_model
 from lemevit_cli.models.weights import open_weights
 from lemevit_cli.tasks import TASKS, load_network
@@ -48,8 +48,8 @@ def export(
     card, task = opened.card, opened.card.task
     if task not in TASKS or opened.is_converted:
         raise WeightsError(f"{weights}: export takes weights of {', '.join(TASKS)} as trained")
-    if task in UNTRUSTED:
-        raise WeightsError(f"{weights}: cannot be exported ({UNTRUSTED[task]})")
+    if task == "det":
+        raise WeightsError(f"{weights}: detectors are not exported yet")
     network = load_network(task)
     model = network.for_inference(load_model(opened, network)).eval()
     side = window or card.window

@@ -33,11 +33,8 @@ PREFERENCE = "LEMEVIT_RUNTIME"  # what --runtime auto stands for
 INSTALL = "install it by `pip install lemevit[openvino]`"
 _CONVERSION = 1  # of what is converted, and how: another number makes all anew
 _FARTHEST = 1e-3  # that scores of the converted network may lie from torch's
+_CANDIDATES = ("det",)  # answered instead of scores
 _DATES = {"change": 2}  # pictures of a window, where it is more than one
-
-# A detector's graph is read and answers as torch on one stream. On two, OpenVINO 2026.4.1 sums rows
-# behind the end of the table of features; with rows chosen by their scores, the heap was broken.
-UNTRUSTED = {"det": "OpenVINO 2026.4.1 reads outside of a detector's arrays"}
 
 Size = tuple[int, int]
 
@@ -106,8 +103,6 @@ def networks_of(
         return partial(_of_one_size, converted_in(weights.content, weights.name), weights.name)
     if options.fuse_tokens or options.fuse_blocks not in (None, "r=0"):
         raise UnfitError("--fuse-tokens: only torch fuses tokens; use --runtime torch")
-    if (reason := UNTRUSTED.get(weights.card.task)) is not None:
-        raise UnfitError(_unfit(weights, reason))
     return cache(partial(_network, weights, build))
 
 
@@ -135,7 +130,8 @@ def _network(weights: Weights, build: Callable[[], nn.Module], size: Size) -> Co
     model = build()
     try:
         network: Converted = conversion.convert(model, bands, size)
-        conversion.check_answers(model, network, bands, farthest=_FARTHEST)
+        distance = conversion.of_candidates if weights.card.task in _CANDIDATES else None
+        conversion.check_answers(model, network, bands, farthest=_FARTHEST, distance=distance)
     except Exception as error:  # whatever a library finds that it cannot trace or read
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(lines[-1].split())[:300]

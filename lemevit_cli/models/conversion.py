@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,13 @@ from torch import nn
 from lemevit_cli.models.converted import Converted
 
 Floats = NDArray[np.float32]
+Distance = Callable[[Floats, Floats], float]
+
+_BEST = 100  # candidates of a window that are compared
+_BOX = 4  # numbers of a box that do not jump: the angle of a square does
+_SCORES = 5  # a candidate's first
+_PIXELS_A_SCORE = 500.0  # half a pixel is as far as 0.001 of a score
+_ALIKE = 0.9  # of the best candidates: suppression may take the other one of two as good
 
 
 def convert(model: nn.Module, bands: int, size: tuple[int, int]) -> Converted:
@@ -44,6 +52,8 @@ def graph_of(model: nn.Module, bands: int, size: tuple[int, int], batch: int = 1
     Raises:
         RuntimeError: if there is an operation that cannot be converted.
     """
+    # A trace that meets the first use of torchvision cannot load it.
+    import_module("torchvision.ops")
     example = torch.zeros(batch or 2, bands, *size)
     # Not by openvino.convert_model, which sends its maker what was converted.
     front_end = FrontEndManager().load_by_framework("pytorch")
@@ -67,22 +77,42 @@ def packed(graph: Model, size: tuple[int, int], arithmetic: str | None = None) -
         return Converted(file.read_bytes(), constants, size, arithmetic)
 
 
-def check_answers(model: nn.Module, network: Converted, bands: int, *, farthest: float) -> None:
-    """Compare a module and what was converted of it on a random window.
+def check_answers(
+    model: nn.Module,
+    network: Converted,
+    bands: int,
+    *,
+    farthest: float,
+    distance: Distance | None = None,
+) -> None:
+    """Compare a module and what was converted of it on a random window, on one stream of two.
+
+    Args:
+        distance: of two answers, see :func:`compare`.
 
     Raises:
         RuntimeError: with the largest difference.
     """
     core = openvino.Core()
     graph = core.read_model(network.graph, openvino.Tensor(network.constants))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    compare(model, lambda pixels: compiled(pixels)[0], (1, bands, *network.size), farthest)
+    # More streams than one share what they compute of constants, as those of a run do.
+    configuration = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 2}
+    compiled = core.compile_model(graph, "CPU", {**configuration, "INFERENCE_NUM_THREADS": 2})
+    shape = (1, bands, *network.size)
+    compare(model, lambda pixels: compiled(pixels)[0], shape, farthest, distance)
 
 
 def compare(
-    model: nn.Module, other: Callable[[Floats], Floats], shape: tuple[int, ...], farthest: float
+    model: nn.Module,
+    other: Callable[[Floats], Floats],
+    shape: tuple[int, ...],
+    farthest: float,
+    distance: Distance | None = None,
 ) -> float:
     """Return the largest difference of two networks' scores on random windows of a shape.
+
+    Args:
+        distance: of torch's answer and the other; None takes :func:`of_scores`.
 
     Raises:
         RuntimeError: if it is larger than the farthest that is allowed, or the shapes differ.
@@ -94,7 +124,37 @@ def compare(
     found = other(pixels.numpy())
     if expected.shape != found.shape:
         raise RuntimeError(f"its answers are of shape {found.shape}, torch's of {expected.shape}")
-    difference = float(np.abs(expected - found).max())
+    difference = (distance or of_scores)(expected, found)
     if not difference <= farthest:  # NaN is not
         raise RuntimeError(f"its scores differ by {difference:.3g} from torch's")
     return difference
+
+
+def of_scores(expected: Floats, found: Floats) -> float:
+    """Return the largest difference of any two scores of the same place."""
+    return float(np.abs(expected - found).max())
+
+
+def of_candidates(expected: Floats, found: Floats) -> float:
+    """Return how far the best candidates of a detector lie from their likes among others.
+
+    Order says nothing: candidates of nearly the same score may change places. The farthest tenth is
+    left out, for of two boxes that nearly cover each other suppression may take either.
+
+    Args:
+        expected: ``(B, N, 5 + classes)``, as :class:`OrientedRCNN` answers.
+    """
+    farthest = [_of_window(*pair) for pair in zip(expected, found, strict=True)]
+    return max(farthest)
+
+
+def _of_window(expected: Floats, found: Floats) -> float:
+    best = np.argsort(-expected[:, _SCORES:].max(axis=1), kind="stable")[:_BEST]
+    numbers = (_compared(expected[best])[:, None], _compared(found)[None])
+    nearest = np.abs(numbers[0] - numbers[1]).max(axis=2).min(axis=1)
+    return float(np.quantile(nearest, _ALIKE))
+
+
+def _compared(candidates: Floats) -> Floats:
+    boxes, scores = candidates[:, :_BOX] / _PIXELS_A_SCORE, candidates[:, _SCORES:]
+    return np.concatenate([boxes, scores], axis=1)

@@ -10,6 +10,7 @@ Sources: He et al., "Mask R-CNN", ICCV 2017; Ding et al., "Learning RoI Transfor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +58,10 @@ def _rows_and_weights(
     """Return rows of the table and their weights, both ``(R * bins, samples * 4)``."""
     level = levels_of(boxes, len(maps))
     sizes = torch.tensor([m.shape[-2:] for m in maps], device=boxes.device)
-    counts = torch.tensor([m.shape[0] * m.shape[2] * m.shape[3] for m in maps])
-    begins = (counts.cumsum(0) - counts).to(boxes.device)
+    counts = [m.shape[0] * m.shape[2] * m.shape[3] for m in maps]
+    # Counted by Python: of what torch counts a trace keeps the steps, and two streams of OpenVINO
+    # 2026.4.1 share a constant's memory, where each of them computes the last step once more.
+    begins = torch.tensor([0, *accumulate(counts[:-1])], device=boxes.device)
     height, width = (column[:, None] for column in sizes[level].unbind(-1))
     first = (begins[level] + pictures * sizes[level].prod(dim=-1))[:, None]
     stride = torch.tensor(strides, device=boxes.device)[level][:, None]

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -77,12 +78,19 @@ def test_scores_are_those_of_torch(small, task, dtype):
     assert (found.argmax(1) != expected.argmax(1)).mean() < 1e-3
 
 
-def test_detectors_are_left_to_torch(small, monkeypatch):
-    with pytest.raises(WeightsError, match=r"outside of a detector's arrays.*--runtime torch"):
-        predictor_of(small["det"])
-    monkeypatch.setenv("LEMEVIT_RUNTIME", "auto")
-    fallen = predictor_of(small["det"], runtime="auto", device="cpu")
-    assert fallen.version.startswith("torch") and "detector" in fallen.fallback
+def test_boxes_are_those_of_torch_on_each_of_two_streams(small):
+    """Every window of two at once: streams must not write into what they share."""
+    pixels = pixels_of("det", windows=4)
+    expected = predictor_of(small["det"], runtime="torch").runtime(pixels)
+    found = predictor_of(small["det"]).runtime(pixels)
+    assert found.shape == expected.shape and found.dtype == np.float32
+    for window, other in zip(expected, found, strict=True):
+        there = window[:, 5] > 0
+        assert there.sum() >= 10 and (other[:, 5] > 0).sum() == there.sum()
+        for box in window[there]:
+            alike = other[other[:, 6] == box[6]]
+            away = np.abs(alike[:, :4] - box[:4]).max(axis=1)
+            assert np.abs(alike[away < 0.5, 5] - box[5]).min(initial=1) < 1e-3
 
 
 def test_a_window_has_the_same_answer_in_any_batch(small):
@@ -198,3 +206,19 @@ def test_commands_import_no_torch_once_converted(
             np.testing.assert_array_equal(found.read(), expected.read())
             assert found.tags()["LEMEVIT_RUNTIME"].startswith("openvino")
             assert expected.tags()["LEMEVIT_RUNTIME"].startswith("torch")
+
+
+def test_detect_imports_no_torch_once_converted(small, scene, tmp_path, run_without_torch):
+    predictor_of(small["det"])
+    found, by_torch = tmp_path / "found.gpkg", tmp_path / "torch.gpkg"
+    command = ["detect", scene, "-w", small["det"], "--precision", "fp32", "--score", "0.3"]
+    done = run_without_torch(*command, "-o", found, "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runtime"].startswith("openvino")
+    again = CliRunner().invoke(app, [*command, "-o", str(by_torch), "--runtime", "torch"])
+    assert again.exit_code == 0, again.stderr
+    boxes, expected = (geopandas.read_file(file) for file in (found, by_torch))
+    assert len(boxes) == len(expected) > 2
+    away = expected.centroid.apply(lambda place: boxes.centroid.distance(place).min())
+    with rasterio.open(scene) as opened:
+        assert away.max() < 0.5 * opened.res[0]
