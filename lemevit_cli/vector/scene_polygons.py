@@ -29,6 +29,7 @@ from lemevit_cli.vector.way import Way
 if TYPE_CHECKING:
     import geopandas
 
+_SMALL = 4  # pixels: sides of polygons that may lie between the centres
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
 _NOWHERE = (1e300, 1e300, 1e300, 1e300)  # a box that no feature touches
@@ -61,12 +62,36 @@ class ScenePolygons:
         polygons = shapely.transform(self.polygons, lambda xy: _apply(to_grid, xy))
         return ScenePolygons(polygons, self.rows, shapely.STRtree(polygons), self.notes)
 
+    def lie_between_centres(self) -> NDArray[np.bool_]:
+        """Say which polygons, ``(N,)``, cover the centre of no pixel; long slivers are not seen."""
+        left, top, right, bottom = shapely.bounds(self.polygons).T
+        first_col, first_row = np.ceil(left - 0.5), np.ceil(top - 0.5)
+        cols, rows = np.floor(right - 0.5) - first_col + 1, np.floor(bottom - 0.5) - first_row + 1
+        between = np.maximum(cols, rows) <= _SMALL
+        for col in range(_SMALL):
+            for row in range(_SMALL):
+                near = np.flatnonzero(between & (col < cols) & (row < rows))
+                x, y = first_col[near] + col + 0.5, first_row[near] + row + 0.5
+                between[near] = ~shapely.intersects_xy(self.polygons[near], x, y)
+        return between
+
+    def only(self, which: NDArray[np.bool_]) -> ScenePolygons:
+        """Return some of the polygons, by a mask ``(N,)``."""
+        polygons = self.polygons[which]
+        return ScenePolygons(polygons, self.rows[which], shapely.STRtree(polygons), self.notes)
+
     def burn(
-        self, window: Window, values: NDArray[np.uint8], *, background: int
+        self,
+        window: Window,
+        values: NDArray[np.uint8],
+        *,
+        background: int,
+        all_touched: bool = False,
     ) -> NDArray[np.uint8]:
         """Draw the polygons on a window of the scene: ``(H, W)`` uint8.
 
-        A pixel belongs to a polygon if its centre lies inside; to the later one of several.
+        A pixel belongs to a polygon if its centre lies inside, or if the polygon touches it; to
+        the later one of several.
 
         Args:
             values: one a polygon.
@@ -87,6 +112,7 @@ class ScenePolygons:
                 out_shape=shape,
                 fill=background,
                 transform=Affine.identity(),
+                all_touched=all_touched,
                 dtype=np.uint8,
             )
         return drawn
