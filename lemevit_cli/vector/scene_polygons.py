@@ -29,6 +29,7 @@ from lemevit_cli.vector.way import Way
 if TYPE_CHECKING:
     import geopandas
 
+_MANY = 100_000  # features whose values take longer to read than the polygons of a scene
 _SMALL = 4  # pixels: sides of polygons that may lie between the centres
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
@@ -166,6 +167,23 @@ def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
 
     file, name = layer_name(path, layer)
     return tuple(pyogrio.read_info(file, layer=name)["fields"])
+
+
+def field_values(
+    path: str, field: str, *, layer: str | None = None, where: str | None = None
+) -> list[object]:
+    """Read the different values of a field, without geometries; none of a layer that is large."""
+    import pyogrio
+
+    file, name = layer_name(path, layer)
+    if pyogrio.read_info(file, layer=name, force_feature_count=True)["features"] > _MANY:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # as of read_layer
+        table = pyogrio.read_dataframe(
+            file, layer=name, columns=[field], where=where, read_geometry=False
+        )
+    return list(table[field].unique())
 
 
 def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:

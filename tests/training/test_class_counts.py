@@ -80,6 +80,12 @@ def test_the_reason_is_that_of_the_place(open_scene_of, shape, reason):
     assert warning.startswith("house (1 polygon): no pixels to train on, ") and reason in warning
 
 
+def test_a_class_beside_the_scene_is_told(open_scene_of):
+    sources = open_scene_of([*FOREST, shapely.box(500, 5, 520, 20)], ["forest", "forest", "pond"])
+    assert "pond" not in sources.classes and sources.warnings == ()
+    assert any("none of pond touches" in note for note in sources.notes)
+
+
 def test_polygons_over_all_of_it_leave_no_background(open_scene_of):
     sources = open_scene_of([shapely.box(-5, -5, 99, 99)], ["forest"])
     (warning,) = sources.warnings

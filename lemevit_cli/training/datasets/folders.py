@@ -46,6 +46,8 @@ _SIDECARS = {
     ".json",
     ".txt",
     ".csv",
+    ".db",  # Thumbs.db
+    ".ini",  # desktop.ini
 }
 _KEPT_BYTES = 1 << 30  # decoded pictures kept by one process
 _LARGEST_KEPT = 64 << 20  # bytes; larger pictures are read by windows

@@ -28,12 +28,14 @@ from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
+    field_values,
     is_vector,
     layer_name,
     read_polygons_on,
 )
 
 IGNORE = "ignore"
+_MOST_NAMES = 12  # of a line
 _CHUNK = 2048  # pixels: side of the windows in which ids are looked for
 
 AnyScene = TypeVar("AnyScene", Scene, ScenePair)
@@ -252,8 +254,25 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
-    notes = (*polygons.notes, *notes)
+    notes = (*polygons.notes, *notes, *_note_of_elsewhere(scene, labelled, classes))
     return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
+
+
+def _note_of_elsewhere(
+    scene: Scene, labelled: LabelledScene, classes: list[str]
+) -> tuple[str, ...]:
+    """Tell of classes that the layer has beside the scene alone; large layers are not asked."""
+    if labelled.label_field is None:
+        return ()
+    values = field_values(
+        labelled.labels, labelled.label_field, layer=labelled.layer, where=labelled.where
+    )
+    names = {name for name in class_texts(values) if name is not None}
+    elsewhere = sort_names(names - set(classes))
+    if not elsewhere:
+        return ()
+    listed = ", ".join(elsewhere[:_MOST_NAMES]) + (", ..." if elsewhere[_MOST_NAMES:] else "")
+    return (f"{labelled.labels}: none of {listed} touches {scene.name}",)
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:
