@@ -19,7 +19,14 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.pictures.picture import colorize
-from lemevit_cli.raster.class_raster import as_class_ids, check_class_raster, read_legend
+from lemevit_cli.raster.class_raster import (
+    WHITE,
+    as_class_ids,
+    check_class_raster,
+    id_of_white,
+    is_black_and_white,
+    read_legend,
+)
 from lemevit_cli.raster.overlap import outlines_of, part_over, same_grid, window_around
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
@@ -145,7 +152,10 @@ def _read_ids(
 ) -> NDArray[np.uint8]:
     pixels, valid = raster.read_overview(max(shape), window=part)
     best = pixels.argmax(axis=0).astype(np.uint8) if is_scores else pixels[0]
-    return as_class_ids(best, valid, name=raster.name)
+    ids = as_class_ids(best, valid, name=raster.name)
+    if not is_scores and is_black_and_white(np.unique(best[valid]).tolist()):
+        ids[valid & (best == WHITE)] = id_of_white(raster)
+    return ids
 
 
 def _warp_ids(

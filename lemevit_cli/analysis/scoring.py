@@ -45,6 +45,8 @@ def score(
             "classes or change, and as the truth a raster or polygons; or boxes, and as the truth "
             "boxes"
         )
+    if options.labels.all_touched and is_vector(prediction) == is_vector(truth):
+        raise DataError("--all-touched is for polygons against a raster")
     return {
         "prediction": prediction,
         "truth": truth,

@@ -197,6 +197,7 @@ class Labelling:
     layer: options.LabelLayer = None
     where: options.LabelWhere = None
     background: options.LabelBackground = "background"
+    all_touched: options.AllTouched = False
 
     def labels(self) -> LabelledScene:
         """Give how labels are read; scene and file are to be filled in."""

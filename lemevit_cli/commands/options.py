@@ -202,6 +202,14 @@ LabelBackground = Annotated[
         "that what it does not label may be anything.",
     ),
 ]
+AllTouched = Annotated[
+    bool,
+    _labels(
+        "--all-touched",
+        "A polygon takes every pixel that it touches, not those whose centre it covers: for "
+        "objects as small as pixels.",
+    ),
+]
 Window = Annotated[
     int | None, _windows("--window", "Side of a window in pixels; default: the weights'.", min=32)
 ]

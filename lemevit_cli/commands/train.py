@@ -31,6 +31,7 @@ _OF_SCENES = {
     "layer": ("--layer", False),
     "where": ("--where", False),
     "background": ("--background", False),
+    "all_touched": ("--all-touched", False),
     "val_fraction": ("--val-fraction", True),
 }
 _scenes, _windows = options.in_panel("Scenes with labels"), options.in_panel("Windows")

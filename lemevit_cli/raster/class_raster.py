@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene
 
 Color = tuple[int, int, int]
+
+WHITE = 255  # in a mask of black and white the one class beside 0; else no class
+_CHUNK = 2048  # pixels: side of the windows in which other values are looked for
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,49 @@ def check_class_raster(scene: Scene) -> None:
         )
 
 
+def is_black_and_white(values: Iterable[int]) -> bool:
+    """Say whether values are those of a mask of two classes, 0 and 255.
+
+    Beside any other value 255 is no class, as where a file states it as nodata.
+    """
+    found = set(values)
+    return WHITE in found and found <= {0, WHITE}
+
+
+def id_of_white(raster: Scene) -> int:
+    """Return what 255 means in a raster: class 1 if only 0 lies beside it, else no class.
+
+    All of it is read, up to the first other value; nothing where the raster names its ids.
+    """
+    if read_legend(raster).names:
+        return NODATA_CLASS
+    found = set[int]()
+    for row in range(0, raster.height, _CHUNK):
+        for col in range(0, raster.width, _CHUNK):
+            square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
+            window = square.intersection(raster.window) or square
+            pixels, valid = raster.read(window)
+            found.update(np.unique(pixels[0][valid]).tolist())
+            if not found <= {0, WHITE}:
+                return NODATA_CLASS
+    return 1 if is_black_and_white(found) else NODATA_CLASS
+
+
+def white_note(path: str) -> str:
+    """Tell how a mask of black and white is read."""
+    return f"{path}: holds 0 and 255 alone; 255 is taken for class 1"
+
+
 @dataclass(frozen=True)
 class ClassRaster:
-    """Class ids of a raster, on its own grid."""
+    """Class ids of a raster, on its own grid.
+
+    Args:
+        white: class id of 255, see :func:`id_of_white`.
+    """
 
     scene: Scene | JoinedScenes
+    white: int = NODATA_CLASS
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Read ids ``(H, W)``, ``NODATA_CLASS`` where there is none.
@@ -132,4 +173,7 @@ class ClassRaster:
             SceneError: if the file cannot be read, or holds a number that is no id.
         """
         pixels, valid = self.scene.read(window)
-        return as_class_ids(pixels[0], valid, name=self.scene.name)
+        ids = as_class_ids(pixels[0], valid, name=self.scene.name)
+        if self.white != NODATA_CLASS:
+            ids[valid & (pixels[0] == WHITE)] = self.white
+        return ids

@@ -17,8 +17,14 @@ from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster
+from lemevit_cli.raster.class_raster import (
+    ClassRaster,
+    check_class_raster,
+    id_of_white,
+    white_note,
+)
 from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import WarpResampling
@@ -245,16 +251,19 @@ def _extent(points: NDArray[np.float64]) -> str:
 
 
 @contextlib.contextmanager
-def classes_on_grid_of(scene: Scene, raster: Scene) -> Iterator[ClassRaster]:
+def classes_on_grid_of(scene: Scene, raster: Scene, *, white: int) -> Iterator[ClassRaster]:
     """Open the class ids of ``raster`` on the grid of ``scene``: those under its pixels' centres.
 
     Both are placed.
+
+    Args:
+        white: class id of 255, as of a :class:`ClassRaster`.
 
     Raises:
         SceneError: if GDAL cannot warp it.
     """
     with on_grid_of(scene, raster, "nearest") as warped:
-        yield ClassRaster(warped)
+        yield ClassRaster(warped, white)
 
 
 @contextlib.contextmanager
@@ -268,9 +277,12 @@ def open_classes_on_grid_of(
     """
     with open_scene(path) as raster:
         check_class_raster(raster)
+        white = id_of_white(raster)
+        if white != NODATA_CLASS:
+            progress.note(white_note(path))
         if not same_grid(scene, raster):
             part = part_over(scene, raster)
-            with classes_on_grid_of(scene, raster) as warped:
+            with classes_on_grid_of(scene, raster, white=white) as warped:
                 yield raster, warped, part
             return
         if not (is_placed(scene) and is_placed(raster)):
@@ -278,4 +290,4 @@ def open_classes_on_grid_of(
                 f"{scene.name} and {path} are compared pixel by pixel: not both say where on the "
                 "earth they lie"
             )
-        yield raster, ClassRaster(raster), scene.window
+        yield raster, ClassRaster(raster, white), scene.window

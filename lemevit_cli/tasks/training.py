@@ -270,6 +270,8 @@ def _open_data(
     task_data = training.open_data(data, options)
     for note in task_data.notes:
         progress.note(note)
+    for warning in task_data.warnings:
+        progress.warn(warning)
     if task_data.training.validate is None:
         progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
     if picture is not None and task_data.draw_samples is not None:

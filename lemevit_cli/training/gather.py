@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card
+from lemevit_cli.training.class_counts import labels_by_class
 from lemevit_cli.training.datasets.source import Sources, count_pictures, pixel_sizes
 from lemevit_cli.training.draw import DrawnWindow, WindowDraw
 from lemevit_cli.training.loop import TrainingData, Validation
@@ -117,6 +118,7 @@ def gather_data(
         partial(draw_report, validation=judge, card=card),
         validation=sources.validation,
         notes=notes,
+        warnings=sources.warnings,
         draw_samples=partial(draw_samples, samples=samples, card=card),
     )
 
@@ -130,6 +132,7 @@ def _record(sources: Sources, unit: str) -> dict[str, list[dict[str, object]]]:
                 "name": source.name,
                 "pictures": count_pictures(source.sites),
                 unit: int(cells.counts.sum()),
+                "by_class": labels_by_class(source, cells),
                 "weight": round(weight / total, 4),
                 "classes": list(source.classes),
             }

@@ -85,6 +85,7 @@ class LabelledScene:
         layer: of a file that holds several; None takes the only one.
         where: an OGR filter of the polygons, such as ``"year = 2020"``.
         background: the class of what no polygon covers, ``ignore`` leaves it out.
+        all_touched: a polygon takes all pixels that it touches, not those whose centre it covers.
         split: ``train``, ``val``, or None to divide the scene by blocks.
         weight: how often it is drawn from; None goes by the square root of its labelled pixels.
     """
@@ -97,6 +98,7 @@ class LabelledScene:
     layer: str | None = None
     where: str | None = None
     background: str = "background"
+    all_touched: bool = False
     split: str | None = None
     weight: float | None = None
 

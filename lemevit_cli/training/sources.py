@@ -10,6 +10,7 @@ import numpy as np
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.models.weights import find_weights, read_card
+from lemevit_cli.training.class_counts import note_counts, warn_of_missing
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
@@ -26,19 +27,22 @@ class Openers:
         scene: opens a scene with its labels, as
             :func:`lemevit_cli.training.datasets.scenes.open_labelled_scene`.
         merge_classes: gives the classes of a model that learns from several sources.
+        unit: what the counts of a source count.
     """
 
     folder: Callable[[LabelledFolder, PictureReader, Division], Parts]
     scene: Callable[[LabelledScene, Division], Parts]
     merge_classes: Callable[[Sequence[Source]], tuple[str, ...]]
+    unit: str = "pixels"
 
 
 @dataclass(frozen=True)
 class _Item:
-    """Parts of one item of the user's data; of each training source its cells and weight."""
+    """Parts of one item of the user's data; their cells, and the weight of each to train on."""
 
     parts: tuple[Parts, ...]
     cells: tuple[Cells, ...]
+    held_back: tuple[Cells, ...]
     weights: tuple[float, ...]
 
     @property
@@ -84,13 +88,22 @@ def open_sources(
         "data trained together",
     )
     training, validation = _number_names(training), _number_names(validation)
+    cells = tuple(cells for item in items for cells in item.cells)
+    held_back = tuple(cells for item in items for cells in item.held_back)
+    classes = order_as(openers.merge_classes(training), init)
+    learned = list(zip(training, cells, strict=True))
+    judged = list(zip(validation, held_back, strict=True))
     return Sources(
         training=tuple(training),
-        cells=tuple(cells for item in items for cells in item.cells),
+        cells=cells,
         weights=tuple(weight for item in items for weight in item.weights),
         validation=tuple(validation),
-        classes=order_as(openers.merge_classes(training), init),
-        notes=tuple(note for part in parts for note in part.notes),
+        classes=classes,
+        notes=(
+            *(note for part in parts for note in part.notes),
+            *(note_counts(*each, openers.unit) for each in learned),
+        ),
+        warnings=warn_of_missing(classes, learned, judged, openers.unit),
     )
 
 
@@ -108,7 +121,7 @@ def _open_item(
     *,
     skip_bad_labels: bool,
 ) -> _Item:
-    parts, cells, weights = [], [], []
+    parts, cells, held_back, weights = [], [], [], []
     for entry in entries:
         if isinstance(entry, LabelledFolder):
             entry = replace(entry, skip_bad_labels=skip_bad_labels)
@@ -120,8 +133,9 @@ def _open_item(
             cells.append(_count(part.training))
             weights.append(entry.weight or float(np.sqrt(cells[-1].counts.sum())))
         if part.validation is not None:
-            _count(part.validation)  # for its checks: before any step, not after the first
-    return _Item(tuple(parts), tuple(cells), tuple(weights))
+            # Also for its checks: before any step, not after the first.
+            held_back.append(_count(part.validation))
+    return _Item(tuple(parts), tuple(cells), tuple(held_back), tuple(weights))
 
 
 def _count(source: Source) -> Cells:

@@ -39,6 +39,7 @@ class TaskData:
         validation: what is held back, to be scored in whole; empty where nothing is.
         class_pixels: labelled training pixels of each class, where the data name it.
         notes: what a user should know of the data, a line each.
+        warnings: what is wrong with them, a line each.
         draw_report: draws how a training went, from the lines of its metrics, and what the last
             validation saw.
         draw_samples: draws a picture of augmented training windows with their labels.
@@ -54,6 +55,7 @@ class TaskData:
     validation: tuple[Source, ...] = ()
     class_pixels: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     draw_samples: Callable[[str | Path], None] | None = None
     prepare: Callable[[nn.Module], None] | None = None
     saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None

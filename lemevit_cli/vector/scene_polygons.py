@@ -29,6 +29,8 @@ from lemevit_cli.vector.way import Way
 if TYPE_CHECKING:
     import geopandas
 
+_MANY = 100_000  # features whose values take longer to read than the polygons of a scene
+_SMALL = 4  # pixels: sides of polygons that may lie between the centres
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
 _NOWHERE = (1e300, 1e300, 1e300, 1e300)  # a box that no feature touches
@@ -61,12 +63,36 @@ class ScenePolygons:
         polygons = shapely.transform(self.polygons, lambda xy: _apply(to_grid, xy))
         return ScenePolygons(polygons, self.rows, shapely.STRtree(polygons), self.notes)
 
+    def lie_between_centres(self) -> NDArray[np.bool_]:
+        """Say which polygons, ``(N,)``, cover the centre of no pixel; long slivers are not seen."""
+        left, top, right, bottom = shapely.bounds(self.polygons).T
+        first_col, first_row = np.ceil(left - 0.5), np.ceil(top - 0.5)
+        cols, rows = np.floor(right - 0.5) - first_col + 1, np.floor(bottom - 0.5) - first_row + 1
+        between = np.maximum(cols, rows) <= _SMALL
+        for col in range(_SMALL):
+            for row in range(_SMALL):
+                near = np.flatnonzero(between & (col < cols) & (row < rows))
+                x, y = first_col[near] + col + 0.5, first_row[near] + row + 0.5
+                between[near] = ~shapely.intersects_xy(self.polygons[near], x, y)
+        return between
+
+    def only(self, which: NDArray[np.bool_]) -> ScenePolygons:
+        """Return some of the polygons, by a mask ``(N,)``."""
+        polygons = self.polygons[which]
+        return ScenePolygons(polygons, self.rows[which], shapely.STRtree(polygons), self.notes)
+
     def burn(
-        self, window: Window, values: NDArray[np.uint8], *, background: int
+        self,
+        window: Window,
+        values: NDArray[np.uint8],
+        *,
+        background: int,
+        all_touched: bool = False,
     ) -> NDArray[np.uint8]:
         """Draw the polygons on a window of the scene: ``(H, W)`` uint8.
 
-        A pixel belongs to a polygon if its centre lies inside; to the later one of several.
+        A pixel belongs to a polygon if its centre lies inside, or if the polygon touches it; to
+        the later one of several.
 
         Args:
             values: one a polygon.
@@ -87,6 +113,7 @@ class ScenePolygons:
                 out_shape=shape,
                 fill=background,
                 transform=Affine.identity(),
+                all_touched=all_touched,
                 dtype=np.uint8,
             )
         return drawn
@@ -140,6 +167,23 @@ def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
 
     file, name = layer_name(path, layer)
     return tuple(pyogrio.read_info(file, layer=name)["fields"])
+
+
+def field_values(
+    path: str, field: str, *, layer: str | None = None, where: str | None = None
+) -> list[object]:
+    """Read the different values of a field, without geometries; none of a layer that is large."""
+    import pyogrio
+
+    file, name = layer_name(path, layer)
+    if pyogrio.read_info(file, layer=name, force_feature_count=True)["features"] > _MANY:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # as of read_layer
+        table = pyogrio.read_dataframe(
+            file, layer=name, columns=[field], where=where, read_geometry=False
+        )
+    return list(table[field].unique())
 
 
 def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:

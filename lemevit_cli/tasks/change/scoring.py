@@ -18,7 +18,7 @@ from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.polygons import area_figures
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.class_raster import check_class_raster, read_legend
+from lemevit_cli.raster.class_raster import WHITE, check_class_raster, id_of_white, read_legend
 from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -59,9 +59,10 @@ def score_change(
 ) -> dict[str, Any]:
     """Compare change with true change; either is a raster or a layer of polygons.
 
-    In a raster 0 is what has not changed, whatever else is valid has; what lies in a polygon has
-    changed. All kinds of change are one. Both are compared on the grid of the prediction, of the
-    truth if only that has one; two layers by their areas. Only pixels that are valid in both count.
+    In a raster 0 is what has not changed, whatever else is valid has, 255 only where it stands
+    alone beside 0 (``raster/class_raster.py``); what lies in a polygon has changed. All kinds of
+    change are one. Both are compared on the grid of the prediction, of the truth if only that has
+    one; two layers by their areas. Only pixels that are valid in both count.
 
     Returns:
         The figures of :class:`ChangeTally`. The objects are what is connected on the grid; where
@@ -90,22 +91,27 @@ class ChangeReader(Protocol):
 @dataclass(frozen=True)
 class _RasterOfChange:
     raster: Scene | JoinedScenes
+    white: int
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         pixels, valid = self.raster.read(window)
+        if self.white == NODATA_CLASS:
+            valid = valid & (pixels[0] != WHITE)
         return pixels[0] != 0, valid
 
 
 @dataclass(frozen=True)
 class _PolygonsOfChange:
     polygons: ScenePolygons | None  # None: there are none
+    all_touched: bool = False
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         everywhere = np.ones((window.height, window.width), bool)
         if self.polygons is None:
             return ~everywhere, everywhere
         ones = np.ones(len(self.polygons.polygons), np.uint8)
-        return self.polygons.burn(window, ones, background=0) == 1, everywhere
+        drawn = self.polygons.burn(window, ones, background=0, all_touched=self.all_touched)
+        return drawn == 1, everywhere
 
 
 def _compare_on_grid(
@@ -117,7 +123,10 @@ def _compare_on_grid(
     with open_scene(first) as grid:
         check_class_raster(grid)
         with _open_on_grid_of(grid, second, reading, progress) as (other, area):
-            pair: tuple[ChangeReader, ChangeReader] = (_RasterOfChange(grid), other)
+            pair: tuple[ChangeReader, ChangeReader] = (
+                _RasterOfChange(grid, id_of_white(grid)),
+                other,
+            )
             found, true = pair[::-1] if truth_has_grid else pair
             return _count(found, true, area, options.block_size, progress)
 
@@ -155,10 +164,11 @@ def _open_on_grid_of(
         polygons, table = read_polygons_on(grid, path, layer=labels.layer, where=labels.where)
         for note in polygons.notes:
             progress.note(note)
-        yield _PolygonsOfChange(None if table.empty else polygons), grid.window
+        found = None if table.empty else polygons
+        yield _PolygonsOfChange(found, labels.all_touched), grid.window
         return
     with open_classes_on_grid_of(grid, path, progress) as (_, ids, part):
-        yield _RasterOfChange(ids.scene), part
+        yield _RasterOfChange(ids.scene, ids.white), part
 
 
 def _compare_layers(

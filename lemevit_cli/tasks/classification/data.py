@@ -8,6 +8,7 @@ else it is divided too. Every class is divided by itself, so that a rare one is 
 from __future__ import annotations
 
 import csv
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.metrics.confusion import match_classes
 from lemevit_cli.models.weights import Card
+from lemevit_cli.raster.scene import Scene
 from lemevit_cli.training.datasets.folders import (
     PICTURES,
     PictureReader,
@@ -37,8 +39,11 @@ from lemevit_cli.training.pixel_data import merge_pixel_classes
 from lemevit_cli.training.sources import Openers
 
 _SPLITS = ("train", "val")
+_OTHER_NAMES = {"val": ("validation", "valid")}  # of folders of splits
 _DEFAULT_FRACTION = 0.2
 _LAYOUTS = "it needs {train,val}/CLASS/, or CLASS/ alone, with pictures in each"
+_END_MARKS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}
+_TAIL = 64  # bytes
 _COLUMNS = "path,class or path,class,split"
 
 Listed = list[tuple[Path, str]]  # pictures with the names of their classes
@@ -69,7 +74,12 @@ def open_pictures(entry: LabelledFolder, reader: PictureReader, division: Divisi
     )
     if training is None:
         raise DataError(f"{entry.path}: no picture to train on; {_LAYOUTS}")
-    notes = (*_notes(training, validation), *_notes_of_others(entry.path, listed))
+    notes = (
+        *_notes(training, validation),
+        *_notes_of_others(entry.path, listed),
+        *_notes_of_twins(listed),
+        *_notes_of_nested(listed),
+    )
     if is_divided and division.val_fraction is not None:
         notes = (f"{entry.path}: divides itself into train and val, without --val-fraction", *notes)
     return Parts(training, validation, notes)
@@ -82,10 +92,10 @@ def open_split(path: str, split: str, card: Card) -> Source:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
     division = Division(crop=card.window, **card.training.get("division", {}))
-    place = Path(path) / split
     if split not in _SPLITS and not Path(path).is_file():
-        if not place.is_dir():
-            raise DataError(f"{place}: no such folder; {_LAYOUTS}")
+        place = find_split(Path(path), split) if Path(path).is_dir() else None
+        if place is None:
+            raise DataError(f"{Path(path) / split}: no such folder; {_LAYOUTS}")
         listed = {split: _listed_in_folders(place)}
     else:
         listed, _ = list_pictures(path, division)
@@ -107,9 +117,18 @@ def list_pictures(path: str, division: Division) -> tuple[dict[str, Listed], boo
         return _listed_in_table(folder, division)
     if not folder.is_dir():
         raise DataError(f"{path}: no such folder or table; {_LAYOUTS}")
-    if all((folder / split).is_dir() for split in _SPLITS):
-        return {split: _listed_in_folders(folder / split) for split in _SPLITS}, True
+    places = {split: find_split(folder, split) for split in _SPLITS}
+    if all(place is not None for place in places.values()):
+        return {split: _listed_in_folders(place) for split, place in places.items() if place}, True
     return divide(_listed_in_folders(folder), division), False
+
+
+def find_split(folder: Path, split: str) -> Path | None:
+    """Find the folder of a split, in any case, and of ``val`` also as ``validation``."""
+    names = {split.lower(), *_OTHER_NAMES.get(split, ())}
+    places = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower() in names)
+    exact = folder / split
+    return exact if exact in places else next(iter(places), None)
 
 
 def _listed_in_folders(folder: Path) -> Listed:
@@ -127,8 +146,12 @@ def _listed_in_table(path: Path, division: Division) -> tuple[dict[str, Listed],
     seen: dict[Path, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            columns = set(table.fieldnames or ())
+            first = file.readline()
+            file.seek(0)
+            table = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
+            # Its own names, in lower case: "Path;Class" is as good.
+            table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+            columns = set(table.fieldnames)
             if not {"path", "class"} <= columns:
                 raise DataError(f"{path}: line 1 must name the columns {_COLUMNS}")
             for row in table:
@@ -185,6 +208,7 @@ def _source(
     kinds: list[tuple[str, int, str]] = []
     for picture, _ in listed:
         with open_picture(picture) as scene:
+            _check_end(picture, scene)
             kinds.append((scene.path, scene.num_bands, scene.dtype))
             check_alike((kinds[0], kinds[-1]), PICTURES.all)
             sites.append(Site.whole(str(picture), scene.width, scene.height, scene.gsd_m))
@@ -204,6 +228,29 @@ def _source(
     )
 
 
+def _check_end(picture: Path, scene: Scene) -> None:
+    """Refuse a JPEG or PNG that was cut off; one without the mark at its end is read for it.
+
+    GDAL reads the rest of a PNG as zeros, without an error: it has to have the mark somewhere.
+
+    Raises:
+        DataError: naming the file.
+    """
+    mark = _END_MARKS.get(picture.suffix.lower())
+    if mark is None:
+        return
+    with picture.open("rb") as file:
+        file.seek(max(0, picture.stat().st_size - _TAIL))
+        if mark in file.read():
+            return
+    try:
+        scene.read(scene.window)
+        if mark not in picture.read_bytes():
+            raise SceneError(f"{picture}: ends before its last pixel")
+    except SceneError as error:
+        raise DataError(f"{error}; the file is cut off: mend or remove it") from error
+
+
 def _cells(sites: Sequence[Site], ids: Sequence[int], num_classes: int, crop: int) -> Cells:
     """Make a cell of every picture; it counts as the pixels of one window."""
     places = [(i, 0, 0, site.core.width, site.core.height) for i, site in enumerate(sites)]
@@ -220,6 +267,36 @@ def _notes_of_others(path: str, listed: Mapping[str, Listed]) -> list[str]:
         for split, count in others.items()
         if split and split not in _SPLITS
     ]
+
+
+def _notes_of_twins(listed: Mapping[str, Listed]) -> list[str]:
+    """Tell of files of the same bytes that are in two classes: neither can be learned."""
+    by_size: dict[int, Listed] = {}
+    for picture, name in (each for part in listed.values() for each in part):
+        by_size.setdefault(picture.stat().st_size, []).append((picture, name))
+    twins = []
+    for alike in by_size.values():
+        if len({name for _, name in alike}) < 2:
+            continue
+        first_with: dict[bytes, tuple[Path, str]] = {}
+        for picture, name in alike:
+            digest = hashlib.sha256(picture.read_bytes()).digest()
+            first, its_name = first_with.setdefault(digest, (picture, name))
+            if its_name != name:
+                twins.append(f"{first} and {picture}")
+    return [f"{len(twins)} pictures are in two classes, such as {twins[0]}"] if twins else []
+
+
+def _notes_of_nested(listed: Mapping[str, Listed]) -> list[str]:
+    """Tell how many files lie in folders inside those of classes, which are not read."""
+    places = {picture.parent for part in listed.values() for picture, _ in part}
+    inner = [p for place in sorted(places) for p in place.iterdir() if p.is_dir()]
+    counts = {p: sum(each.is_file() for each in p.rglob("*")) for p in inner if p not in places}
+    ignored = {p: count for p, count in counts.items() if count}
+    if not ignored:
+        return []
+    total = sum(ignored.values())
+    return [f"{next(iter(ignored))}: lies inside a class; its files are not read ({total} in all)"]
 
 
 def _notes(training: Source, validation: Source | None) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def merge_box_classes(sources: Sequence[Source]) -> tuple[str, ...]:
     return classes
 
 
-BOXES = Openers(_open_folder, _open_scene, merge_box_classes)
+BOXES = Openers(_open_folder, _open_scene, merge_box_classes, unit="objects")
 
 
 def count_parts(parts: Parts, crop: int) -> Parts:

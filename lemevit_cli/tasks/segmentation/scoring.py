@@ -20,7 +20,13 @@ from lemevit_cli.metrics.boundary import Disc, disc_of
 from lemevit_cli.metrics.confusion import match_classes
 from lemevit_cli.pictures.score_picture import write_score_picture
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
+from lemevit_cli.raster.class_raster import (
+    ClassRaster,
+    check_class_raster,
+    id_of_white,
+    read_legend,
+    white_note,
+)
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.tasks.scoring import POLYGONS, RASTER, ScoreOptions, Scoring
@@ -87,8 +93,12 @@ def score_classes(
             (prediction, legend.class_names), (truth, true.names), options.classes
         )
         match = match_classes(names, true_names)
-        tally = MapTally(match.classes, disc, true.area, keep_unseen=names is not _NUMBERED)
-        raster = ClassRaster(scene)
+        tally = MapTally(
+            match.classes, disc, true.area, keep_unseen=_NUMBERED not in (names, true_names)
+        )
+        raster = ClassRaster(scene, id_of_white(scene))
+        if raster.white != NODATA_CLASS:
+            progress.note(white_note(prediction))
         blocks = [b for b in blocks_of(true.area, options.block_size) if true.may_have(b)]
         progress.start("scoring", total=len(blocks), unit="blocks")
         try:
@@ -135,13 +145,17 @@ def _names(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return names of the prediction's ids and of the truth's, from each path with its own names.
 
+    Ids without names are ``class_<id>``, as training calls them.
+
     Raises:
-        DataError: if one of them has names and the other has none.
+        DataError: if one of them has other names and the other has none.
     """
     (path, names), (true_path, true_names) = prediction, truth
     if given is not None:
         return names or given, true_names or given
-    if (names is None) != (true_names is None):
+    if (names is None) != (true_names is None) and not set(names or true_names or ()) <= set(
+        _NUMBERED
+    ):
         nameless, known = (path, true_names) if names is None else (true_path, names)
         raise DataError(
             f"{nameless}: its class ids have no names, those of the other are "

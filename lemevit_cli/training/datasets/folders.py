@@ -3,8 +3,8 @@
 A picture and its mask share their stem and size; both may have any raster format. A mask holds
 class ids; pixels that it declares as nodata are ignored. ``classes.json`` is
 ``{"classes": ["land", ...], "ignore_index": 255}``, where ``ignore_index`` may be null; without
-it ids 0..n-1 are called ``class_0`` ... and 255 is ignored. Masks of 0 and 255 alone are refused
-without ``classes.json``: white may mean a class or nothing.
+it ids 0..n-1 are called ``class_0`` ... and 255 is ignored. In masks that all hold 0 and 255 alone
+255 is class 1, unless ``classes.json`` says that it is ignored or names more than two classes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
+from lemevit_cli.raster.class_raster import WHITE, is_black_and_white
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
@@ -30,6 +32,8 @@ from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.datasets.source import Parts, Site, Source, check_alike
 
 CLASSES_FILE = "classes.json"
+_SPLITS = ("train", "val")
+_OF_WHITE = 2  # classes of masks of black and white
 _SIDECARS = {
     ".xml",
     ".msk",
@@ -42,6 +46,8 @@ _SIDECARS = {
     ".json",
     ".txt",
     ".csv",
+    ".db",  # Thumbs.db
+    ".ini",  # desktop.ini
 }
 _KEPT_BYTES = 1 << 30  # decoded pictures kept by one process
 _LARGEST_KEPT = 64 << 20  # bytes; larger pictures are read by windows
@@ -109,6 +115,11 @@ class MaskCode:
         others = _VALUES - len(classes)
         return cls(classes, (*range(len(classes)), *[_UNKNOWN] * others), ignored)
 
+    @classmethod
+    def of_white(cls, classes: tuple[str, ...], ignored: int | None) -> MaskCode:
+        """Make the code of masks of 0 and 255, two classes."""
+        return cls(classes, (0, *[_UNKNOWN] * (WHITE - 1), 1), ignored)
+
     def read(self, mask: Path, stored: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return class ids of stored values, ``NODATA_CLASS`` where they are not known.
 
@@ -159,7 +170,7 @@ def open_folder(path: str | Path, split: str, reader: PictureReader | None = Non
     files = [((image,), masks[stem]) for stem, image in images.items()]
 
     def read_code() -> MaskCode:
-        return MaskCode.of_ids(*_read_classes(folder, [mask for _, mask in files]))
+        return _read_code(folder, split)
 
     return masked_source(folder, split, files, read_code, reader or PictureReader())
 
@@ -331,11 +342,31 @@ def open_picture(path: str | Path) -> Scene:
         raise DataError(str(error)) from error
 
 
-def _read_classes(folder: Path, masks: Sequence[Path]) -> tuple[tuple[str, ...], int | None]:
+def _read_code(folder: Path, split: str) -> MaskCode:
+    """Read names of the classes, and what the masks' values mean, by the masks of all splits."""
     path = folder / CLASSES_FILE
-    if not path.is_file():
-        return _classes_of_masks(folder, masks), NODATA_CLASS
-    return read_class_list(path)
+    names, ignored = read_class_list(path) if path.is_file() else ((), None)
+    if len(names) > _OF_WHITE or ignored == WHITE:
+        return MaskCode.of_ids(names, ignored)
+    values = _values_of_masks(folder, split)
+    if is_black_and_white(values):
+        return MaskCode.of_white(names or ("class_0", "class_1"), ignored)
+    if names:
+        return MaskCode.of_ids(names, ignored)
+    return MaskCode.of_ids(_classes_of_values(folder, values), NODATA_CLASS)
+
+
+def _values_of_masks(folder: Path, split: str) -> set[int]:
+    splits = dict.fromkeys([split, *(s for s in _SPLITS if (folder / s / "masks").is_dir())])
+    masks = (mask for s in splits for mask in _files(folder, s, "masks").values())
+    return set[int]().union(*(_values_of(mask, mask.stat().st_mtime_ns) for mask in masks))
+
+
+@lru_cache(maxsize=1 << 16)  # each split asks for those of all
+def _values_of(mask: Path, mtime_ns: int) -> frozenset[int]:
+    with open_picture(mask) as scene:
+        pixels, valid = scene.read(scene.window)
+    return frozenset(np.unique(pixels[0][valid]).tolist())
 
 
 def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
@@ -358,18 +389,8 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
     return names, ignore_index
 
 
-def _classes_of_masks(folder: Path, masks: Sequence[Path]) -> tuple[str, ...]:
-    ids = set[int]()
-    for path in masks:
-        with open_picture(path) as scene:
-            ids.update(np.unique(scene.read(scene.window)[0]).tolist())
-    if ids <= {0, 255} and 255 in ids:
-        raise DataError(
-            f"the masks of {folder} hold only 0 and 255, which may mean two classes or none; "
-            f"write ids 0 and 1 and a {CLASSES_FILE} such as "
-            '{"classes": ["background", "building"], "ignore_index": null}'
-        )
-    highest = max(ids - {NODATA_CLASS})
+def _classes_of_values(folder: Path, ids: set[int]) -> tuple[str, ...]:
+    highest = max(ids - {NODATA_CLASS}, default=0)
     if len(ids) < 2 or highest >= MAX_CLASSES or min(ids) < 0:
         raise DataError(
             f"the masks of {folder} hold the ids {list_some(ids)}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
-from lemevit_cli.raster.class_raster import ClassRaster, check_class_raster, read_legend
+from lemevit_cli.raster.class_raster import (
+    ClassRaster,
+    check_class_raster,
+    id_of_white,
+    read_legend,
+    white_note,
+)
 from lemevit_cli.raster.overlap import classes_on_grid_of, is_placed, part_over, same_grid
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
@@ -22,12 +28,14 @@ from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     field_names,
+    field_values,
     is_vector,
     layer_name,
     read_polygons_on,
 )
 
 IGNORE = "ignore"
+_MOST_NAMES = 12  # of a line
 _CHUNK = 2048  # pixels: side of the windows in which ids are looked for
 
 AnyScene = TypeVar("AnyScene", Scene, ScenePair)
@@ -90,6 +98,7 @@ class PolygonLabels:
     Args:
         ids: class of each polygon, ``NODATA_CLASS`` where it is unknown.
         background: class id of what no polygon covers, ``NODATA_CLASS`` where that is ignored.
+        all_touched: whether a polygon takes all pixels that it touches.
     """
 
     polygons: ScenePolygons
@@ -98,6 +107,7 @@ class PolygonLabels:
     classes: tuple[str, ...]
     num_polygons: int
     notes: tuple[str, ...]
+    all_touched: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -110,7 +120,39 @@ class PolygonLabels:
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Read class ids ``(H, W)`` of a window of the scene, ``NODATA_CLASS`` without a class."""
-        return self.polygons.burn(window, self.ids, background=self.background)
+        return self.polygons.burn(
+            window, self.ids, background=self.background, all_touched=self.all_touched
+        )
+
+    def count_polygons(self) -> dict[str, int]:
+        """Count the features of each class that touch the scene."""
+        rows = {i: self.polygons.rows[self.ids == i] for i in range(len(self.classes))}
+        return {
+            self.classes[i]: len(np.unique(own))
+            for i, own in rows.items()
+            if len(own) or i != self.background
+        }
+
+    def alone(self, class_id: int) -> PolygonLabels:
+        """Return the labels of one class as they were without the others."""
+        own = self.ids == class_id
+        return replace(
+            self, polygons=self.polygons.only(own), ids=self.ids[own], background=NODATA_CLASS
+        )
+
+    def explain_lack(self, class_id: int, *, is_drawn: bool, is_valid: bool) -> str:
+        """Say why no pixel of the scene has a class.
+
+        Args:
+            is_drawn: whether it has pixels where it is alone.
+            is_valid: whether some of them have data.
+        """
+        if class_id == self.background:
+            return "polygons cover all that has data"
+        if not is_drawn:
+            mend = "" if self.all_touched else "; --all-touched takes what they touch"
+            return f"they are too small for the grid and cover no pixel's centre{mend}"
+        return "they lie under later polygons" if is_valid else "they lie where there is no data"
 
 
 def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
@@ -132,13 +174,33 @@ def open_polygons(scene: Scene, labelled: LabelledScene) -> PolygonLabels:
             f"most {MAX_CLASSES} can be classes"
         )
     id_of: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    lost = () if labelled.all_touched else _note_of_small(labelled.labels, named)
     return PolygonLabels(
         named.polygons,
         np.array([id_of.get(name, NODATA_CLASS) for name in named.names], dtype=np.uint8),
         id_of[labelled.background] if has_background else NODATA_CLASS,
         classes,
         named.num_features,
-        named.notes,
+        (*named.notes, *lost),
+        labelled.all_touched,
+    )
+
+
+def _note_of_small(path: str, named: NamedPolygons) -> tuple[str, ...]:
+    """Tell, by class, how many features lie between the centres of pixels."""
+    rows, names = named.polygons.rows, np.array(named.names, dtype=object)
+    seen = np.unique(rows[~named.polygons.lie_between_centres()])
+    parts = []
+    for name in named.classes:
+        own = np.unique(rows[names == name])
+        lost = len(np.setdiff1d(own, seen))
+        if lost:
+            parts.append(f"{name} {lost:,} of {len(own):,}")
+    if not parts:
+        return ()
+    return (
+        f"{path}: polygons too small to cover a pixel's centre leave no label: "
+        f"{', '.join(parts)}; --all-touched takes what they touch",
     )
 
 
@@ -192,8 +254,25 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
-    notes = (*polygons.notes, *notes)
+    notes = (*polygons.notes, *notes, *_note_of_elsewhere(scene, labelled, classes))
     return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
+
+
+def _note_of_elsewhere(
+    scene: Scene, labelled: LabelledScene, classes: list[str]
+) -> tuple[str, ...]:
+    """Tell of classes that the layer has beside the scene alone; large layers are not asked."""
+    if labelled.label_field is None:
+        return ()
+    values = field_values(
+        labelled.labels, labelled.label_field, layer=labelled.layer, where=labelled.where
+    )
+    names = {name for name in class_texts(values) if name is not None}
+    elsewhere = sort_names(names - set(classes))
+    if not elsewhere:
+        return ()
+    listed = ", ".join(elsewhere[:_MOST_NAMES]) + (", ..." if elsewhere[_MOST_NAMES:] else "")
+    return (f"{labelled.labels}: none of {listed} touches {scene.name}",)
 
 
 def class_texts(values: Iterable[Any]) -> list[str | None]:
@@ -220,13 +299,15 @@ def sort_names(names: set[str]) -> list[str]:
 class RasterLabels:
     """A raster of class ids, read on the scene's grid: the pixel under the centre counts.
 
-    It says itself what it knows: its nodata and 255 are ignored, whatever the background is.
+    It says itself what it knows: its nodata is ignored, whatever the background is, and 255 unless
+    only 0 lies beside it.
 
     Args:
         raster: the labels.
         part: of the scene, that the raster may reach.
         is_on_grid: whether both have the same pixels.
         ids: stored id of each class.
+        white: class id of 255, as of a :class:`ClassRaster`.
         is_complete: whether all that it reaches has a class; not where the user ignores a
             background.
     """
@@ -238,6 +319,7 @@ class RasterLabels:
     ids: tuple[int, ...]
     classes: tuple[str, ...]
     is_complete: bool
+    white: int = NODATA_CLASS
     notes: tuple[str, ...] = ()
     num_polygons: None = None
 
@@ -258,10 +340,24 @@ class RasterLabels:
             raise DataError(f"{self.raster.name} holds the id {unknown[0]}; known are {known}")
         return table[stored]
 
+    def count_polygons(self) -> dict[str, int]:
+        """Return nothing: there are none."""
+        return {}
+
+    def alone(self, class_id: int) -> RasterLabels:
+        """Return the labels themselves: no class lies under another."""
+        return self
+
+    def explain_lack(self, class_id: int, *, is_drawn: bool, is_valid: bool) -> str:
+        """Say why no pixel of the scene has a class, as :meth:`PolygonLabels.explain_lack`."""
+        if is_drawn:
+            return f"its pixels of {self.raster.name} lie where there is no data"
+        return f"{self.raster.name} names it, and has no pixel of it here"
+
     def _read_stored(self, window: Window) -> NDArray[np.uint8]:
         if self.is_on_grid:
-            return ClassRaster(self.raster).read(window)
-        with classes_on_grid_of(self.scene, self.raster) as warped:
+            return ClassRaster(self.raster, self.white).read(window)
+        with classes_on_grid_of(self.scene, self.raster, white=self.white) as warped:
             return warped.read(window)
 
 
@@ -269,8 +365,9 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
     """Open the raster of class ids that a scene is labelled with.
 
     Classes are called as the raster names them, else ``class_<id>`` by the ids found in it. Its
-    nodata and 255 are ignored; the background ``ignore`` says that much of it is left out so, and
-    is not complete. Without CRS and transform it has to have the scene's size.
+    nodata is ignored, and 255 unless only 0 lies beside it (``raster/class_raster.py``); the
+    background ``ignore`` says that much of it is left out so, and is not complete. Without CRS and
+    transform it has to have the scene's size.
 
     Raises:
         DataError: if it cannot be opened, holds no class ids or a single one without a name,
@@ -282,26 +379,31 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         check_class_raster(raster)
         is_on_grid = same_grid(scene, raster)
         part = scene.window if is_on_grid else part_over(scene, raster)
-        names = _names_of(raster, path)
+        white = id_of_white(raster)
+        names = _names_of(raster, white, path)
         ids = tuple(sorted(names))
         classes = tuple(names[i] for i in ids)
         is_complete = labelled.background != IGNORE
         are_placed = is_placed(scene) and is_placed(raster)
         by_pixel = f"{path}: is taken pixel by pixel; not both say where on the earth they lie"
-        notes = () if are_placed else (by_pixel,)
-        return RasterLabels(scene, raster, part, is_on_grid, ids, classes, is_complete, notes)
+        notes = (
+            *(() if are_placed else (by_pixel,)),
+            *(() if white == NODATA_CLASS else (white_note(path),)),
+        )
+        return RasterLabels(
+            scene, raster, part, is_on_grid, ids, classes, is_complete, white, notes
+        )
 
 
-def _names_of(raster: Scene, path: str) -> dict[int, str]:
+def _names_of(raster: Scene, white: int, path: str) -> dict[int, str]:
     """Return the names of a raster's classes by id."""
     names = dict(read_legend(raster).names)
     if not names:
-        names = {i: f"class_{i}" for i in _list_ids(raster)}
+        names = {i: f"class_{i}" for i in _list_ids(raster, white)}
         if len(names) < 2:
             raise DataError(
                 f"{path}: holds the class ids {', '.join(map(str, names)) or 'none'}, apart from "
-                f"{NODATA_CLASS} and nodata, which are ignored; it takes two (of a mask of 0 and "
-                f"{NODATA_CLASS} write the {NODATA_CLASS} as 1)"
+                f"{NODATA_CLASS} and nodata, which are ignored; it takes two"
             )
     if len(set(names.values())) < len(names):
         raise DataError(f"{path}: two of its ids have the same name; rename one")
@@ -321,6 +423,7 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
         "a layer": labelled.layer,
         "a filter": labelled.where,
         "a background": None if is_usual else labelled.background,
+        "an option": "--all-touched" if labelled.all_touched else None,
     }
     for what, value in given.items():
         if value is not None:
@@ -329,13 +432,13 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
             )
 
 
-def _list_ids(raster: Scene) -> list[int]:
+def _list_ids(raster: Scene, white: int) -> list[int]:
     """List all ids of a raster, ascending."""
-    ids = set[int]()
+    ids, labels = set[int](), ClassRaster(raster, white)
     for row in range(0, raster.height, _CHUNK):
         for col in range(0, raster.width, _CHUNK):
             square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
             window = square.intersection(raster.window)
             if window is not None:
-                ids.update(np.unique(ClassRaster(raster).read(window)).tolist())
+                ids.update(np.unique(labels.read(window)).tolist())
     return sorted(ids - {NODATA_CLASS})

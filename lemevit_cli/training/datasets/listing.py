@@ -3,7 +3,8 @@
     [[source]]
     scene = "a.tif"
     labels = "a.gpkg"          # polygons, or a raster of class ids
-    label-field = "class"      # also: class, layer, where, background
+    label-field = "class"      # also: class, layer, where, background,
+                               # all-touched = true
     split = "train"            # or val; left out, the scene is divided by blocks
     weight = 0.5               # how often it is drawn from; left out, by its labelled pixels
 
@@ -45,6 +46,7 @@ _SCENE_KEYS = {
     "layer": "layer",
     "where": "where",
     "background": "background",
+    "all-touched": "all_touched",
     "split": "split",
     "weight": "weight",
 }
@@ -144,6 +146,9 @@ def _values(
             raise DataError(f"{where} has the unknown key {key!r}; known are {known}")
         if key in ("weight", "gsd"):
             _check_number(where, key, value)
+        elif key == "all-touched":
+            if not isinstance(value, bool):
+                raise DataError(f"{where}: {key} is {value!r}; it takes true or false")
         elif not isinstance(value, str) or not value:
             raise DataError(f"{where}: {key} is {value!r}; it takes a text")
     return {

@@ -96,7 +96,7 @@ def divide_ground(
     if not blocks:
         raise DataError(
             f"{scene.name}: no pixel has a label of {labelled.labels}; its polygons are smaller "
-            "than a pixel, or lie where the scene has no data"
+            "than a pixel (--all-touched takes what they touch), or lie where the scene has no data"
         )
     training, validation, lines = divide_scene(
         scene,
@@ -107,9 +107,10 @@ def divide_ground(
         classes=labels.classes,
         num_polygons=labels.num_polygons,
     )
+    reasons = _reasons_of_lack(ground, grid, blocks)
     return Parts(
-        _source(ground, "train", training, blocks),
-        _source(ground, "val", validation, blocks),
+        _source(ground, "train", training, blocks, reasons),
+        _source(ground, "val", validation, blocks, reasons),
         (*notes, *lines),
     )
 
@@ -137,6 +138,29 @@ def _count_blocks(ground: Ground, grid: BlockGrid) -> dict[Place, Cells]:
     return blocks
 
 
+def _reasons_of_lack(
+    ground: Ground, grid: BlockGrid, blocks: Mapping[Place, Cells]
+) -> dict[str, str]:
+    """Say why classes that the labels name have no pixel, by their names."""
+    totals = np.sum([cells.counts.sum(axis=0) for cells in blocks.values()], axis=0)
+    reasons = {}
+    for class_id in np.flatnonzero(totals == 0).tolist():
+        alone = ground.labels.alone(class_id)
+        is_drawn = is_valid = False
+        for place in np.ndindex(grid.shape):
+            window = grid.block(*place)
+            is_own = alone.may_have(window) and alone.read(window) == class_id
+            if is_valid or not np.any(is_own):
+                continue
+            is_drawn = True
+            no_holes = not ground.may_have_nodata
+            is_valid = no_holes or bool((is_own & ground.scene.read(window)[1]).any())
+        reasons[ground.labels.classes[class_id]] = ground.labels.explain_lack(
+            class_id, is_drawn=is_drawn, is_valid=is_valid
+        )
+    return reasons
+
+
 def _cell_side(pixels: int) -> int:
     """Return the smallest side that keeps the cells few: small cells find small polygons."""
     few_enough = (side for side in _CELL_SIDES if pixels <= _MOST_CELLS * side**2)
@@ -144,7 +168,11 @@ def _cell_side(pixels: int) -> int:
 
 
 def _source(
-    ground: Ground, split: str, sites: Mapping[Place, Site], blocks: Mapping[Place, Cells]
+    ground: Ground,
+    split: str,
+    sites: Mapping[Place, Site],
+    blocks: Mapping[Place, Cells],
+    reasons: Mapping[str, str],
 ) -> Source | None:
     if not sites:
         return None
@@ -163,4 +191,6 @@ def _source(
         read_ids=ground.read_ids,
         cells=Cells(np.concatenate(places), np.concatenate([each.counts for each in cells])),
         is_complete=ground.labels.is_complete,
+        polygons=ground.labels.count_polygons(),
+        reasons=reasons,
     )

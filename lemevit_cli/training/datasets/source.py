@@ -125,6 +125,8 @@ class Source:
         is_complete: whether all that is not nodata has a class; else much is unlabelled.
         whole_pictures: whether a site is labelled as a whole, by one class, and seen as one window.
         first_of: where a class is first labelled, for messages; of folders of boxes alone.
+        polygons: how many each class has, where labels are polygons.
+        reasons: why a class has no label in the whole of the data, where it has none.
         notes: what a user should know of how it was read, where nothing else tells it.
     """
 
@@ -144,6 +146,8 @@ class Source:
     is_complete: bool = True
     whole_pictures: bool = False
     first_of: Mapping[str, str] = field(default_factory=dict, repr=False)
+    polygons: Mapping[str, int] = field(default_factory=dict, repr=False)
+    reasons: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def read(self, site: Site, window: Window) -> Sample:
@@ -193,6 +197,7 @@ class Sources:
         validation: empty where nothing is held back.
         classes: of a model that learns from all of them.
         notes: what a user should know, a line each.
+        warnings: what is wrong with them, a line each.
     """
 
     training: tuple[Source, ...]
@@ -201,6 +206,7 @@ class Sources:
     validation: tuple[Source, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:

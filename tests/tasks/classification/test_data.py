@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from PIL import Image
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.legend import classes_from_names
@@ -35,7 +36,7 @@ def test_folders_of_both_splits_are_read(tmp_path, write_pictures):
     assert (len(training.sites), len(validation.sites)) == (15, 6)
     assert all(name in path for path, name in labelled(training).items())
     assert sources.num_labels == 15 * 32**2  # a picture counts as a window
-    (note,) = open_all(tmp_path / "data", val_fraction=0.5).notes
+    note, _ = open_all(tmp_path / "data", val_fraction=0.5).notes
     assert note.endswith("data: divides itself into train and val, without --val-fraction")
 
 
@@ -70,6 +71,7 @@ def test_a_class_that_one_part_lacks_is_told(tmp_path, write_pictures):
     assert sources.notes == (
         "data: val has pictures of blue, which train lacks: nothing can be right of them",
         "data: val has no picture of red: never judged",
+        "data/train: pictures by class: green 6, red 6",
     )
     assert sources.classes == ("green", "red")
 
@@ -206,3 +208,57 @@ def test_a_window_is_of_the_class_of_most_labels_and_of_the_background_last():
     ids[6, :2] = 2
     assert class_of(ids, source) == 2
     assert class_of(ids, source_with("land", "mast", "field")) == 0
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("TRAIN", "validation"), ("train", "Valid")])
+def test_splits_are_found_by_other_names(tmp_path, write_pictures, names):
+    for name, count in zip(names, (3, 2), strict=True):
+        write_pictures(tmp_path / "data" / name, count=count)
+    sources = open_all(tmp_path / "data")
+    assert sources.classes == ("blue", "green", "red")
+    assert [len(s.sites) for s in (*sources.training, *sources.validation)] == [9, 6]
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_table_may_have_other_signs_and_a_header_in_any_case(tmp_path, write_pictures, sign):
+    write_pictures(tmp_path / "p", count=2)
+    rows = ["Path,CLASS,Split", "p/red/0.png,warm,train", "p/blue/0.png,cold,train"]
+    sources = open_all(table(tmp_path, "\n".join(rows).replace(",", sign)))
+    assert list(labelled(sources.training[0]).values()) == ["warm", "cold"]
+
+
+def test_files_of_a_file_manager_are_no_pictures(tmp_path, write_pictures):
+    write_pictures(tmp_path / "data", count=4)
+    for name in ("Thumbs.db", ".DS_Store", "desktop.ini"):
+        (tmp_path / "data" / "red" / name).write_bytes(b"x")
+    sources = open_all(tmp_path / "data")
+    assert sum(len(s.sites) for s in (*sources.training, *sources.validation)) == 12
+
+
+def test_a_picture_in_two_classes_is_told(tmp_path, write_pictures):
+    write_pictures(tmp_path / "data", count=4)
+    assert not any("two classes" in note for note in open_all(tmp_path / "data").notes)
+    twin = tmp_path / "data" / "blue" / "copy.png"
+    twin.write_bytes((tmp_path / "data" / "red" / "1.png").read_bytes())
+    (note,) = (n for n in open_all(tmp_path / "data").notes if "two classes" in n)
+    assert note.startswith("1 pictures are in two classes") and "copy.png" in note
+
+
+def test_nested_pictures_are_told(tmp_path, write_pictures):
+    write_pictures(tmp_path / "data", count=4)
+    write_pictures(tmp_path / "data" / "red", classes=("blue",), count=3)
+    (note,) = (n for n in open_all(tmp_path / "data").notes if "inside a class" in n)
+    assert "data/red/blue: lies inside a class; its files are not read (3 in all)" in note
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_picture_that_is_cut_off_is_named(tmp_path, write_pictures, suffix):
+    write_pictures(tmp_path / "data", count=4)
+    whole = tmp_path / "data" / "red" / f"9{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(whole)
+    whole.write_bytes(whole.read_bytes() + b"0" * 100)  # what follows the end does no harm
+    open_all(tmp_path / "data")
+    whole.write_bytes(whole.read_bytes()[:1500])
+    with pytest.raises(DataError, match=rf"9{suffix}: .*cut off: mend or remove it"):
+        open_all(tmp_path / "data")

@@ -103,13 +103,42 @@ def test_an_unknown_id_names_file_and_id(make_folder):
         source.count_classes()
 
 
-def test_masks_of_black_and_white_alone_are_refused(make_folder):
+def black_and_white(folder, *, grey=None):
+    for split in ("train", "val"):
+        for mask in (folder / split / "masks").iterdir():
+            values = np.eye(48, 64, dtype=np.uint8) * 255
+            if grey is not None and split == "val":
+                values[-1] = grey
+            Image.fromarray(values).save(mask)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_masks_of_black_and_white_alone_are_two_classes(make_folder, named):
+    folder = make_folder(ignore_index=None)
+    if not named:
+        (folder / "classes.json").unlink()
+    black_and_white(folder)
+    source = open_folder(folder, "train")
+    assert source.classes == (("land", "building") if named else ("class_0", "class_1"))
+    window = source.sites[0].core
+    np.testing.assert_array_equal(source.read_ids(source.sites[0], window), np.eye(48, 64))
+
+
+def test_white_is_no_class_beside_others_even_of_another_split(make_folder):
     folder = make_folder()
     (folder / "classes.json").unlink()
-    for mask in (folder / "train" / "masks").iterdir():
-        Image.fromarray(np.eye(48, 64, dtype=np.uint8) * 255).save(mask)
-    with pytest.raises(DataError, match="hold only 0 and 255"):
-        open_folder(folder, "train")
+    black_and_white(folder, grey=1)
+    source = open_folder(folder, "train")
+    expected = np.where(np.eye(48, 64), 255, 0)
+    np.testing.assert_array_equal(source.read_ids(source.sites[0], source.sites[0].core), expected)
+
+
+def test_white_that_classes_json_ignores_stays_ignored(make_folder):
+    folder = make_folder(ignore_index=255)
+    black_and_white(folder)
+    source = open_folder(folder, "train")
+    expected = np.where(np.eye(48, 64), 255, 0)
+    np.testing.assert_array_equal(source.read_ids(source.sites[0], source.sites[0].core), expected)
 
 
 @pytest.mark.parametrize(

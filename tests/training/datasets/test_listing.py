@@ -111,3 +111,14 @@ def test_classes_of_boxes_are_renamed_dropped_and_chosen(listing):
 def test_a_wrong_naming_is_told(listing, line, said):
     with pytest.raises(DataError, match=f"source 1: {said}"):
         read_listing(listing(f'[[source]]\nfolder = "dota"\n{line}\n'))
+
+
+def test_all_touched_is_true_or_false(tmp_path):
+    listing = tmp_path / "sources.toml"
+    text = '[[source]]\nscene = "a.tif"\nlabels = "a.gpkg"\nall-touched = '
+    listing.write_text(text + "true\n")
+    (entry,) = read_listing(listing)
+    assert entry.all_touched is True
+    listing.write_text(text + '"yes"\n')
+    with pytest.raises(DataError, match="all-touched is 'yes'; it takes true or false"):
+        read_listing(listing)

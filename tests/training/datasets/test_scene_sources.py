@@ -145,9 +145,9 @@ def test_an_ignored_background_is_never_read(labelled, monkeypatch):
     scene, _, _ = labelled(1, split="train", background="ignore")
     read, burn = [], ScenePolygons.burn
 
-    def watched(self, window, values, *, background):
+    def watched(self, window, values, **how):
         read.append(window)
-        return burn(self, window, values, background=background)
+        return burn(self, window, values, **how)
 
     monkeypatch.setattr(ScenePolygons, "burn", watched)
     source = opened(scene).training

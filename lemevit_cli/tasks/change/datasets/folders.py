@@ -16,6 +16,7 @@ import numpy as np
 
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.raster.class_raster import WHITE, is_black_and_white
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.tasks.change.classes import ONE_KIND, change_names
@@ -36,7 +37,6 @@ from lemevit_cli.training.datasets.source import Source
 _DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
 _MASKS = ("label", "OUT", "mask")
 _SPLITS = ("train", "val")
-_WHITE = 255
 _LOSSY = {".jpg", ".jpeg"}
 _VALUES = 256
 
@@ -122,7 +122,7 @@ def _read_code(folder: Path, split: str, reader: PictureReader) -> MaskCode:
     if ignored is not None:
         values.pop(ignored, None)
     is_lossy = any(mask.suffix.lower() in _LOSSY for mask in masks)
-    if is_lossy and len(names) == len(ONE_KIND) and any(v > _WHITE // 2 for v in values):
+    if is_lossy and len(names) == len(ONE_KIND) and any(v > WHITE // 2 for v in values):
         ids = [0] * (_VALUES // 2) + [1] * (_VALUES // 2)
     else:
         ids = _ids_of_values(folder, names, values)
@@ -137,8 +137,8 @@ def _ids_of_values(folder: Path, names: Sequence[str], first_with: dict[int, Pat
     values = set(first_with)
     ids = [NODATA_CLASS] * _VALUES
     ids[: len(names)] = range(len(names))
-    if len(names) == len(ONE_KIND) and values <= {0, _WHITE}:
-        ids[1], ids[_WHITE] = NODATA_CLASS, 1
+    if len(names) == len(ONE_KIND) and is_black_and_white(values):
+        ids[1], ids[WHITE] = NODATA_CLASS, 1
         return ids
     wrong = min(values - set(range(len(names))), default=None)
     if wrong is None:

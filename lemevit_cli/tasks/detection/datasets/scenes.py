@@ -92,6 +92,8 @@ def _check(labelled: LabelledScene) -> None:
             f"{labelled.scene}: a background of {labelled.background!r} is for segmentation; "
             "detection takes for background whatever no box covers"
         )
+    if labelled.all_touched:
+        raise DataError(f"{labelled.labels}: --all-touched burns pixels; detection learns boxes")
     if not is_vector(labelled.labels):
         raise DataError(f"{labelled.labels}: is a raster; detection learns from boxes or polygons")
 
