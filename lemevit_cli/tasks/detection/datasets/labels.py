@@ -144,6 +144,13 @@ class Picture:
         }
         return np.column_stack(stored.get(self.orientation, (x, y)))
 
+    def shown(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bring points ``(K, 2)`` from its pixels to the picture as it is shown."""
+        # All but the two quarter turns undo themselves.
+        back = {6: 8, 8: 6}.get(self.orientation, self.orientation)
+        width, height = self.size_shown
+        return replace(self, width=width, height=height, orientation=back).stored(points)
+
 
 def bring_to_stored(
     outlines: Sequence[Outline], picture: Picture, report: LabelReport
