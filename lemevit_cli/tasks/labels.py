@@ -11,7 +11,7 @@ import numpy as np
 import pyogrio
 import shapely
 
-from lemevit_cli.atomic import check_replaceable
+from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError, OutputError
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import OutputOptions
@@ -56,10 +56,12 @@ class LabelSet:
     Args:
         record: figures, see :func:`describe_labels`.
         write: puts them into a file or a folder, and tells what that cannot hold.
+        draw: a sheet of samples; None draws windows as a training would see them.
     """
 
     record: dict[str, Any]
     write: Callable[[str, OutputOptions, Progress], None]
+    draw: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +112,20 @@ def describe_labels(
         check_replaceable(options.picture, overwrite=options.writing.overwrite)
     found = labels.read(data, progress)
     record = {"task": task, **found.record}
+    if options.picture is not None:
+        _draw(found, task, data, options)
+        record["png"] = options.picture
     if options.output is not None:
         found.write(options.output, options.writing, progress)
         record["output"] = options.output
-    if options.picture is not None:
-        _draw(task, data, options)
-        record["png"] = options.picture
     return record
 
 
-def _draw(task: str, data: DataOptions, options: LabelsOptions) -> None:
+def _draw(found: LabelSet, task: str, data: DataOptions, options: LabelsOptions) -> None:
+    if found.draw is not None:
+        with replacing(str(options.picture), overwrite=options.writing.overwrite) as path:
+            found.draw(path)
+        return
     from lemevit_cli.tasks.training import show_samples  # noqa: PLC0415  and with it torch
 
     plain = TrainingOptions(

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
+from lemevit_cli.legend import classes_from_names
 
 SHIP, PLANE = rectangle(40, 30, 20, 8, 30), rectangle(20, 20, 12, 6, 100)
 TRANSFORM = Affine.translation(500_000, 5_600_000) @ Affine.scale(0.5, -0.5)
@@ -245,3 +246,77 @@ def test_pictures_of_classes_are_counted(tmp_path):
     assert record["classes"]["forest"]["labels"] == 5
     assert record["classes"]["harbour"]["labels"] == 2
     assert record["pictures"]["count"] == 7
+
+
+def test_a_sheet_shows_the_boxes_that_were_read(dota, tmp_path):
+    text(dota / "classes.json", json.dumps({"classes": ["ship", "air-plane"]}))
+    color = classes_from_names(["ship"])[0].color
+
+    def count_pixels(*options):
+        run = invoke(dota, "--task", "det", "--png", tmp_path / "sheet.png", *options)
+        assert run.exit_code == 0, run.stderr
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            return (np.asarray(sheet.convert("RGB")) == color).all(axis=-1).sum()
+
+    with_boxes = count_pixels()
+    run = invoke(dota, "--png", tmp_path / "sheet.png")
+    assert run.exit_code == 1 and "--overwrite" in run.stderr
+    for place in dota.glob("*/labelTxt/*.txt"):
+        text(place)
+    of_the_legend = count_pixels("--overwrite")
+    assert with_boxes > of_the_legend > 0
+
+
+def test_lists_join_folders_and_name_their_classes(dota, tmp_path):
+    listing = tmp_path / "sources.toml"
+    listing.write_text(
+        '[[source]]\nfolder = "dota"\nrename = { air-plane = "plane" }\n'
+        '[[source]]\nfolder = "dota"\ndrop = ["ship"]\n'
+    )
+    record = record_of(listing)
+    assert [data["format"] for data in record["data"]] == ["DOTA", "DOTA"]
+    labels = {name: figures["labels"] for name, figures in record["classes"].items()}
+    assert labels == {"plane": 1, "ship": 2, "air-plane": 1}
+    assert [f["count"] for f in record["ignored"] if "of no class" in f["reason"]] == [3]
+
+
+def test_polygons_of_a_scene_are_counted_by_pixels(tmp_path):
+    place_on_map(tmp_path / "scene.tif")
+    field = shapely.Polygon([TRANSFORM @ xy for xy in [(10, 10), (40, 10), (40, 30), (10, 30)]])
+    wedge = shapely.Polygon([TRANSFORM @ xy for xy in [(50, 10), (70, 10), (50, 50)]])
+    layer = geopandas.GeoDataFrame(
+        {"kind": ["field", "wedge"]}, geometry=[field, wedge], crs="EPSG:32633"
+    )
+    layer.to_file(tmp_path / "fields.gpkg")
+    of_scene = ["--scene", tmp_path / "scene.tif", "--labels", tmp_path / "fields.gpkg"]
+    record = record_of(*of_scene, "--label-field", "kind")
+    assert record["task"] == "seg"
+    assert record["classes"]["field"]["labels"] == 30 * 20
+    assert record["labels"] == WIDTH * HEIGHT
+
+
+def test_pairs_are_recognised(tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:10, :10] = 255
+    for split in ("train", "val"):
+        for date in ("A", "B"):
+            picture(tmp_path / "data" / split / date / "a.png")
+        (tmp_path / "data" / split / "label").mkdir()
+        Image.fromarray(mask).save(tmp_path / "data" / split / "label" / "a.png")
+    record = record_of(tmp_path / "data")
+    assert record["task"] == "change" and record["data"][0]["format"] == "pairs with masks"
+    assert sorted(f["labels"] for f in record["classes"].values()) == [200, 2 * (80 * 60 - 100)]
+
+
+def test_unknown_data_and_formats_are_one_line(dota, tmp_path):
+    (tmp_path / "empty").mkdir()
+    run = invoke(tmp_path / "empty")
+    assert run.exit_code == 1 and "no layout of labels that is known" in run.stderr
+    run = invoke(tmp_path / "missing")
+    assert run.exit_code == 1 and "missing: no such file or folder" in run.stderr
+    run = invoke(dota, "-o", tmp_path / "x", "--format", "TFRecord")
+    assert run.exit_code == 1 and "take one of DOTA, YOLO, COCO, GeoJSON" in run.stderr
+    run = invoke(dota, "-o", "-")
+    assert run.exit_code == 1 and "stdout takes --json" in run.stderr
+    run = invoke(dota, "-o", tmp_path / "one.txt")
+    assert run.exit_code == 1 and "there are 3; name a folder" in run.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import corners_of
-from lemevit_cli.legend import ClassInfo
+from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import ClassInfo, classes_from_names
+from lemevit_cli.pictures.box_picture import BoxesShown, write_box_sheet
+from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection.datasets.folders import (
@@ -54,6 +58,7 @@ from lemevit_cli.training.options import DataOptions, LabelledScene
 _LABELS = (".txt", ".xml", ".json", ".csv", ".yaml", ".yml")
 _NO_LABELS = ("readme", "license", "classes", "requirements")
 _OF_NO_CLASS = "of no class, ignored: neither objects nor background"
+_SAMPLES, _SHOWN = 16, 384  # windows of a sheet, and their sides in pixels
 _SIZES = ("length_px", "width_px", "length_m", "width_m")
 
 
@@ -106,7 +111,11 @@ def read_box_labels(data: DataOptions, progress: Progress) -> LabelSet:
     for each in opened:
         for split, part in each.pictures.items():
             pictures.setdefault(split, []).extend(part)
-    return LabelSet(record=record, write=partial(_write, LabelsToWrite(pictures, classes)))
+    return LabelSet(
+        record=record,
+        write=partial(_write, LabelsToWrite(pictures, classes)),
+        draw=partial(_draw, opened, classes),
+    )
 
 
 def _write(labels: LabelsToWrite, target: str, options: OutputOptions, progress: Progress) -> None:
@@ -279,6 +288,52 @@ def _measure(each: LabelledPicture, boxes: NDArray[np.float64]) -> NDArray[np.fl
     else:  # what the labels themselves state
         metres = pixels * (np.nan if each.site.gsd_m is None else each.site.gsd_m)
     return np.hstack([pixels, metres])
+
+
+# --- a sheet of samples --------------------------------------------------------------------------
+
+
+def _draw(opened: Sequence[_BoxData], classes: Sequence[str], path: Path) -> None:
+    """Draw windows around objects, evenly over all pictures; what is not counted is dotted.
+
+    Raises:
+        DataError: if there is no picture.
+    """
+    every = [(data, each) for data in opened for each in _pictures_of(data)]
+    if not every:
+        raise DataError("there is no picture to draw")
+    step = math.ceil(len(every) / _SAMPLES)
+    of_each = max(1, _SAMPLES // len(every))
+    samples = []
+    for data, each in every[::step]:
+        objects = data.objects[each.site.scene]
+        places = {name: i for i, name in enumerate(classes)}
+        ids = np.full(len(objects), IGNORED)
+        own = objects.counted
+        to_all = np.array([places[name] for name in data.classes], dtype=np.int64)
+        ids[own] = to_all[objects.class_ids[own]]
+        with open_picture(each.site.scene) as scene:
+            for window in _windows_to_draw(objects, each.site.core, of_each):
+                pixels, valid = scene.read(window)
+                rgb = scale_for_display(pixels, np.broadcast_to(valid, pixels.shape))
+                near = objects.near((window.col_off, window.row_off, window.right, window.bottom))
+                boxes = objects.boxes[near] - (window.col_off, window.row_off, 0, 0, 0)
+                samples.append((rgb, BoxesShown(boxes, ids[near])))
+    write_box_sheet(path, samples, classes_from_names(classes))
+
+
+def _windows_to_draw(objects: Objects, whole: Window, count: int) -> list[Window]:
+    """Return different windows around some of the objects, the middle of a picture without any."""
+    middle = np.array([[whole.width / 2, whole.height / 2]])
+    centres = objects.boxes[:, :2] if len(objects) else middle
+    chosen = centres[np.unique(np.linspace(0, len(centres) - 1, count).astype(int))]
+    width, height = min(_SHOWN, whole.width), min(_SHOWN, whole.height)
+    most = (whole.width - width, whole.height - height)
+    corners = np.clip(chosen - (width / 2, height / 2), 0, most).astype(int)
+    return [
+        Window(col_off=col, row_off=row, width=width, height=height)
+        for col, row in dict.fromkeys(map(tuple, corners.tolist()))
+    ]
 
 
 # --- recognition ---------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 _FIRST_SWAPPED = 5  # orientation of EXIF from which on width and height change places
-_SKIPPING = "train, eval and score leave such labels out on --skip-bad-labels"
+_SKIPPING = "train, labels, eval and score leave such labels out on --skip-bad-labels"
 _TURNED = (
     "pictures are shown otherwise than they are stored, and their labels are read as of what is "
     "shown"

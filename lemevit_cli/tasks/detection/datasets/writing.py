@@ -48,6 +48,7 @@ from lemevit_cli.vector.layer import (
 
 _LAYERS = tuple(w for w in WRITERS if w.driver not in ("CSV", "Parquet", "DOTA"))
 _TEXTS = {"dota": "DOTA", "yolo": "YOLO", "yolo-obb": "YOLO", "coco": "COCO"}
+_WORLD_FILES = (".tfw", ".jgw", ".pgw", ".wld", ".prj")  # say where a picture lies
 _LONLAT = "OGC:CRS84"
 Corners = NDArray[np.float64]
 
@@ -234,6 +235,9 @@ def _link_pictures(
         stems.append(stem)
         if path.is_file():
             _link(path.resolve(), folder / f"{stem}{path.suffix}")
+            for suffix in _WORLD_FILES:
+                if (beside := path.with_suffix(suffix)).is_file():
+                    _link(beside.resolve(), folder / f"{stem}{suffix}")
         else:
             lost["pictures are no files that could be linked"] += 1
     return stems
