@@ -97,6 +97,58 @@ def replacing(
 
 
 @contextmanager
+def replacing_folder(target: str | Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder; only a clean end of the block puts it in the target's place.
+
+    Args:
+        overwrite: replace an older folder, unless it holds anything but links and texts.
+
+    Raises:
+        OutputError: if the target exists and may not be replaced, or the folder refuses.
+    """
+    target = Path(target)
+    check_folder_replaceable(target, overwrite=overwrite)
+    try:
+        prefix = f".{target.name}.{os.getpid()}."
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    try:
+        content = folder / target.name
+        content.mkdir()
+        yield content
+        check_folder_replaceable(target, overwrite=overwrite)
+        if target.exists():
+            target.replace(folder / "older")
+        content.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_folder_replaceable(target: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that could not be put in place; see :func:`replacing_folder`.
+
+    Raises:
+        OutputError: in one line.
+    """
+    parent = target.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{target}: the folder {parent} does not exist or may not be written to")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputError(f"{target} is no folder; name another")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(f"{target} exists; replace it with --overwrite or name another folder")
+    for path in sorted(target.rglob("*")):
+        is_text = path.suffix.lower() in (".txt", ".json", ".yaml")
+        if not (path.is_symlink() or path.is_dir() or is_text):
+            raise OutputError(
+                f"{path}: --overwrite removes folders of texts and links alone; name another one"
+            )
+
+
+@contextmanager
 def placed_together() -> Iterator[None]:
     """Let all that :func:`replacing` writes in the block appear at its clean end, in a moment.
 

@@ -25,6 +25,7 @@ from lemevit_cli.commands import (
     import_weights,
     info,
     interruption,
+    labels,
     lifetime,
     options,
     predict,
@@ -165,6 +166,11 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
         "lemevit train DATA -o weights.safetensors --time-budget 40m",
         "lemevit train --scene scene.tif --labels fields.gpkg --label-field crop "
         "-o weights.safetensors --init landcover",
+    ),
+    "labels": (
+        labels.labels,
+        "lemevit labels DATA",
+        "lemevit labels dota/ -o yolo/ --format YOLO --png samples.png",
     ),
     "pretrain": (
         pretrain.pretrain,

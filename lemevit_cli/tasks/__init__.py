@@ -4,7 +4,8 @@ A package has ``network.py`` (``NETWORK``: what inference asks), ``training.py``
 training asks) and ``evaluation.py`` (``EVALUATION``: how weights are scored on labelled data). It
 may have ``inference.py`` with ``INFERENCE`` (what ``predict`` runs, of a task without a command of
 its own), ``simulation.py`` (``SIMULATION``: how a data set of simulated towns is laid out),
-``scoring.py`` (``SCORING``: how its results are compared as files), ``tables.py`` (``TABLES``: how
+``scoring.py`` (``SCORING``: how its results are compared as files), ``labels.py`` (``LABELS``: what
+is read of labelled data, without a training), ``tables.py`` (``TABLES``: how
 figures of its own kind are printed) and ``recipes.py`` (``RECIPES``: trainings by name).
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lemevit_cli.simulation.scenes import Layout
     from lemevit_cli.tasks.evaluation import Evaluation
     from lemevit_cli.tasks.figure_table import FigureTable
+    from lemevit_cli.tasks.labels import Labels
     from lemevit_cli.tasks.scoring import Scoring
     from lemevit_cli.training.task import Recipe, Training
 
@@ -102,6 +104,12 @@ def load_simulation(task: str) -> Layout:
 def load_scorings() -> tuple[Scoring, ...]:
     """Import how results are compared, of all tasks whose results can be."""
     return tuple(_part(task, "scoring") for task in tasks_with("scoring"))
+
+
+def load_labels(task: str) -> Labels:
+    """Import how labelled data of a task are read and described; see :func:`_part`."""
+    labels: Labels = _part(task, "labels")
+    return labels
 
 
 def load_tables() -> tuple[FigureTable, ...]:

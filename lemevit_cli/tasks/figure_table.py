@@ -53,6 +53,7 @@ class FigureTable:
         columns: titles by the keys of a class's figures.
         above, below: further rows.
         remark: what the figures add to the title.
+        form: of a class's numbers.
     """
 
     headline: str
@@ -60,6 +61,7 @@ class FigureTable:
     above: tuple[Row, ...] = ()
     below: tuple[Row, ...] = ()
     remark: Callable[[Mapping[str, Any]], str] = lambda figures: ""
+    form: str = Row.form
 
     def titles(self) -> list[str]:
         """Return the titles of all columns."""
@@ -70,7 +72,7 @@ class FigureTable:
         own = {column: column for column in self.columns}
         yield from (self._cells(row, figures) for row in self.above)
         for name, record in figures.get("classes", {}).items():
-            yield self._cells(Row(name, own), record)
+            yield self._cells(Row(name, own, self.form), record)
         yield from (self._cells(row, figures) for row in self.below if row.is_known(figures))
 
     def _cells(self, row: Row, figures: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,21 @@ def _describe_score(figures: Mapping[str, Any]) -> str:
 _BY_AREA = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
 _BY_POLYGON = {"objects_50.f1": "F1 at IoU 0.5", "objects_75.f1": "at 0.75"}
 
+_SPLITS = {"labels": "objects", "train": "train", "val": "val", "difficult": "difficult"}
+_MEDIANS = {
+    "length_px": "length, px",
+    "width_px": "width, px",
+    "length_m": "length, m",
+    "width_m": "width, m",
+}
+
 TABLES = (
+    FigureTable(
+        headline="difficult",
+        columns=_SPLITS | _MEDIANS,
+        below=(Row("all", {"labels": "labels", "difficult": "difficult"}),),
+        form="{:.1f}",
+    ),
     FigureTable(
         headline="area_iou",
         columns=_BY_AREA | _BY_POLYGON | _COUNTS,

@@ -30,4 +30,10 @@ TABLES = (
         columns=PIXEL_COLUMNS,
         below=(Row("mean IoU", {"iou": "miou"}), _ACCURACY),
     ),
+    FigureTable(
+        headline="labelled_share",
+        columns={"labels": "labels", "train": "train", "val": "val", "share": "share"},
+        below=(Row("all", {"labels": "labels"}),),
+        form="{:.1%}",
+    ),
 )

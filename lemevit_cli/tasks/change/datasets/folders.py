@@ -34,7 +34,7 @@ from lemevit_cli.training.datasets.folders import (
 )
 from lemevit_cli.training.datasets.source import Source
 
-_DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
+DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
 _MASKS = ("label", "OUT", "mask")
 _SPLITS = ("train", "val")
 _LOSSY = {".jpg", ".jpeg"}
@@ -80,7 +80,7 @@ def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], 
     place = folder / split
     if not place.is_dir():
         raise DataError(f"{place}: no such folder; {folder} needs {{train,val}}/{{A,B,label}}")
-    dates = next((names for names in _DATES if (place / names[0]).is_dir()), None)
+    dates = next((names for names in DATES if (place / names[0]).is_dir()), None)
     mask = next((name for name in _MASKS if (place / name).is_dir()), None)
     if dates is None or not (place / dates[1]).is_dir() or mask is None:
         raise DataError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.tasks.detection.datasets.class_names import read_stated_classes
 from lemevit_cli.tasks.detection.datasets.labels import (
@@ -44,6 +45,8 @@ class LabelledPicture:
     site: Site
     outlines: Sequence[Outline]
     kind: tuple[str, int, str]
+    picture: Picture
+    georeference: Georeference
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +158,8 @@ def _open_picture(
     image: Path, read: ReadLabels, stated: tuple[str, ...] | None, report: LabelReport
 ) -> LabelledPicture:
     with open_picture(image) as scene:
-        outlines, gsd_m = read(picture_of(scene), report)
+        picture = picture_of(scene)
+        outlines, gsd_m = read(picture, report)
         kept = []
         for outline in outlines:
             with report.over_label():
@@ -167,7 +171,8 @@ def _open_picture(
                     check_name(outline, stated, CLASSES_FILE)
                 kept.append(outline)
         site = Site.whole(str(image), scene.width, scene.height, scene.gsd_m or gsd_m)
-        return LabelledPicture(site, kept, (str(image), scene.num_bands, scene.dtype))
+        kind = (str(image), scene.num_bands, scene.dtype)
+        return LabelledPicture(site, kept, kind, picture, scene.georeference)
 
 
 def picture_of(scene: Scene) -> Picture:

@@ -18,7 +18,7 @@ from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 _FIRST_SWAPPED = 5  # orientation of EXIF from which on width and height change places
-_SKIPPING = "train, eval and score leave such labels out on --skip-bad-labels"
+_SKIPPING = "train, labels, eval and score leave such labels out on --skip-bad-labels"
 _TURNED = (
     "pictures are shown otherwise than they are stored, and their labels are read as of what is "
     "shown"
@@ -143,6 +143,13 @@ class Picture:
             8: (w - y, x),
         }
         return np.column_stack(stored.get(self.orientation, (x, y)))
+
+    def shown(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Bring points ``(K, 2)`` from its pixels to the picture as it is shown."""
+        # All but the two quarter turns undo themselves.
+        back = {6: 8, 8: 6}.get(self.orientation, self.orientation)
+        width, height = self.size_shown
+        return replace(self, width=width, height=height, orientation=back).stored(points)
 
 
 def bring_to_stored(
