@@ -142,7 +142,7 @@ def of_candidates(expected: Floats, found: Floats) -> float:
     left out, for of two boxes that nearly cover each other suppression may take either.
 
     Args:
-        expected: ``(B, N, 5 + classes)``, as :class:`OrientedRCNN` answers.
+        expected: ``(B, N, 5 + classes)``, the box of each first.
     """
     farthest = [_of_window(*pair) for pair in zip(expected, found, strict=True)]
     return max(farthest)
