@@ -70,10 +70,11 @@ def test_a_scene_with_labels_teaches_windows(tmp_path, write_scene, write_polygo
 def test_pixels_of_pictures_grow_with_what_a_window_shows(tmp_path, write_pictures, class_options):
     data = DataOptions(paths=(write_pictures(tmp_path / "p", size=(64, 96)),))
     found = TRAINING.open_data(data, class_options(gsd_m=(0.5, 1.0)))
-    assert found.card.gsd_m == (1.0, 2.0) and not found.notes
+    assert found.card.gsd_m == (1.0, 2.0)
+    assert found.notes == ("p/train: pictures by class: blue 5, green 5, red 5",)
     found = TRAINING.open_data(data, class_options())
     assert found.card.gsd_m is None
-    assert "pictures of 64 pixels are seen as windows of 32; say by --gsd" in found.notes[0]
+    assert "pictures of 64 pixels are seen as windows of 32; say by --gsd" in found.notes[-1]
 
 
 @pytest.mark.parametrize("is_paper", [False, True])
