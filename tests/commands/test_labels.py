@@ -320,3 +320,13 @@ def test_unknown_data_and_formats_are_one_line(dota, tmp_path):
     assert run.exit_code == 1 and "stdout takes --json" in run.stderr
     run = invoke(dota, "-o", tmp_path / "one.txt")
     assert run.exit_code == 1 and "there are 3; name a folder" in run.stderr
+
+
+def test_options_that_nothing_heeds_are_refused(dota, tmp_path):
+    run = invoke(dota, "--label-field", "kind")
+    assert run.exit_code == 2 and "is for scenes with labels" in run.stderr
+    run = invoke(dota, "--format", "YOLO")
+    assert run.exit_code == 2 and "is of what -o writes" in run.stderr
+    picture(tmp_path / "data" / "forest" / "a.png")
+    run = invoke(tmp_path / "data", "--skip-bad-labels")
+    assert run.exit_code == 1 and "--skip-bad-labels is of boxes" in run.stderr
