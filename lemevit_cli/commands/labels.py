@@ -9,12 +9,13 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json, print_record
 from lemevit_cli.commands.groups import Labelling, Reporting, spread_groups
-from lemevit_cli.commands.train import LabelledScenes
+from lemevit_cli.commands.train import LabelledScenes, refuse_options_of_scenes
 from lemevit_cli.settings import OutputOptions
 
 
 @spread_groups
 def labels(
+    context: typer.Context,
     data: Annotated[
         list[str] | None,
         typer.Argument(
@@ -66,6 +67,8 @@ def labels(
         scenes=scenes.pair_with_labels(of_scenes, how),
         skip_bad_labels=skip_bad_labels,
     )
+    # Which task it is may be seen later: skip_bad_labels is checked then.
+    refuse_options_of_scenes(options.names_given(context), sources, "det")
     if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     chosen = LabelsOptions(

@@ -215,7 +215,7 @@ def train(
         seed=recipe.seed,
         skip_bad_labels=skip_bad_labels,
     )
-    _refuse_options_of_scenes(options.names_given(context), sources, task)
+    refuse_options_of_scenes(options.names_given(context), sources, task)
     if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
     if output is None and show_samples is None and not dry_run:
@@ -254,7 +254,7 @@ def train(
     tell_training(record, reporting, _summary)
 
 
-def _refuse_options_of_scenes(given: Iterable[str], data: DataOptions, task: str) -> None:
+def refuse_options_of_scenes(given: Iterable[str], data: DataOptions, task: str) -> None:
     """Refuse options that only scenes, or boxes, heed, if there is none: none is ignored."""
     if data.skip_bad_labels and task != "det":
         raise typer.BadParameter("is for --task det", param_hint="--skip-bad-labels")

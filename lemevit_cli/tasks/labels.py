@@ -104,6 +104,8 @@ def describe_labels(
         task = recognise_task(entries[0])
         progress.note(f"read as labels of --task {task}; name another one if they are not")
     labels = load_labels(task)
+    if data.skip_bad_labels and labels.check_target is None:
+        raise DataError(f"--skip-bad-labels is of boxes; these are labels of --task {task}")
     if options.output is not None:
         if labels.check_target is None:
             raise OutputError(f"-o writes labels of boxes; those of --task {task} stay as they are")

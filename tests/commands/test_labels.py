@@ -45,12 +45,12 @@ def dota(tmp_path):
     return root
 
 
-def place_on_map(path):
+def place_on_map(path, crs="EPSG:32633"):
     """Write a grey scene on the map, pixels of 0.5 m."""
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"width": WIDTH, "height": HEIGHT, "count": 3, "dtype": "uint8"}
     with rasterio.open(
-        path, "w", driver="GTiff", crs="EPSG:32633", transform=TRANSFORM, **profile
+        path, "w", driver="GTiff", crs=crs, transform=TRANSFORM, **profile
     ) as raster:
         raster.write(np.full((3, HEIGHT, WIDTH), 90, np.uint8))
 
@@ -320,3 +320,28 @@ def test_unknown_data_and_formats_are_one_line(dota, tmp_path):
     assert run.exit_code == 1 and "stdout takes --json" in run.stderr
     run = invoke(dota, "-o", tmp_path / "one.txt")
     assert run.exit_code == 1 and "there are 3; name a folder" in run.stderr
+
+
+def test_options_that_nothing_heeds_are_refused(dota, tmp_path):
+    run = invoke(dota, "--label-field", "kind")
+    assert run.exit_code == 2 and "is for scenes with labels" in run.stderr
+    run = invoke(dota, "--format", "YOLO")
+    assert run.exit_code == 2 and "is of what -o writes" in run.stderr
+    picture(tmp_path / "data" / "forest" / "a.png")
+    run = invoke(tmp_path / "data", "--skip-bad-labels")
+    assert run.exit_code == 1 and "--skip-bad-labels is of boxes" in run.stderr
+
+
+def test_pictures_on_two_maps_make_one_layer_in_degrees(tmp_path):
+    root = tmp_path / "dota"
+    for name, crs in (("a", "EPSG:32633"), ("b", "EPSG:32632")):
+        place_on_map(root / "train" / "images" / f"{name}.tif", crs)
+        text(root / "train" / "labelTxt" / f"{name}.txt", dota_line(SHIP, "ship"))
+    run = invoke(root, "-o", tmp_path / "boxes.gpkg")
+    assert run.exit_code == 0 and "GPKG: 2 CRSs of pictures become longitudes" in run.stderr
+    layer = geopandas.read_file(tmp_path / "boxes.gpkg").set_index("picture")
+    assert layer.crs.is_geographic
+    on_map = shapely.Polygon([TRANSFORM @ tuple(corner) for corner in SHIP])
+    for name, crs in (("a.tif", "EPSG:32633"), ("b.tif", "EPSG:32632")):
+        own = layer.loc[[name]].to_crs(crs).geometry.iloc[0]
+        assert shapely.area(shapely.symmetric_difference(own, on_map)) < 0.01 * on_map.area

@@ -73,7 +73,7 @@ def check_labels_target(target: str, options: OutputOptions) -> None:
         OutputError: for a format that is not known, or a target that exists.
     """
     kind = _format_of(target, options)
-    if _is_folder(target, kind):
+    if kind in _WRITE_FOLDER and _is_folder(target, kind):
         check_folder_replaceable(Path(target), overwrite=options.overwrite)
     else:
         check_replaceable(target, overwrite=options.overwrite)
