@@ -7,7 +7,6 @@ options.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -162,15 +161,10 @@ class Spreading:
             )
         runtime = settings.runtime
         if self.workers and runtime.threads is None:
-            runtime = replace(runtime, threads=max(1, _count_cores() // self.workers))
+            from lemevit_cli.inference.runtime import count_cores
+
+            runtime = replace(runtime, threads=max(1, count_cores() // self.workers))
         return replace(settings, runtime=runtime, cluster=ClusterOptions(**vars(self)))
-
-
-def _count_cores() -> int:
-    """Count the cores that this process may use: a batch system may have left it some of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -74,3 +75,10 @@ class SymmetricRuntime:
     def _both_sides(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         mirrored = self._runtime(np.ascontiguousarray(pixels[..., ::-1]))[..., ::-1]
         return self._runtime(np.ascontiguousarray(pixels)) + mirrored
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use: a batch system may have left it some of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

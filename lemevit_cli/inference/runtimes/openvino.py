@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import DeviceError
 from lemevit_cli.inference.network import Decode
+from lemevit_cli.inference.runtime import count_cores
 from lemevit_cli.models.converted import Converted
 from lemevit_cli.settings import RuntimeOptions
 
@@ -43,7 +44,7 @@ class OpenVINORuntime:
         self._networks, self._decode = networks, decode
         self._lowered = choose_arithmetic(options.precision)
         self._quantized = quantized
-        self._threads = options.threads or _usable_threads()
+        self._threads = options.threads or count_cores()
         self._requests: dict[tuple[int, ...], list[openvino.InferRequest]] = {}
 
     @property
@@ -118,9 +119,3 @@ def choose_arithmetic(precision: str) -> str:
 def multiplies_bf16() -> bool:
     """Tell whether the processor has instructions that multiply bf16."""
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _usable_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
