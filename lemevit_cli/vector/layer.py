@@ -26,6 +26,7 @@ from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
     lengths_m,
     metres_per_unit,
+    polygon_areas_m2,
 )
 from lemevit_cli.geopackage import copy_geopackage, layer_name
 from lemevit_cli.raster.spec import RasterSpec, Writer
@@ -80,6 +81,25 @@ def on_the_map(polygons: NDArray[Any], georeference: Georeference) -> NDArray[An
     clockwise = ~shapely.is_ccw(shapely.get_exterior_ring(mapped))
     mapped[clockwise] = shapely.reverse(mapped[clockwise])
     return mapped
+
+
+def large_on_the_map(
+    polygons: NDArray[Any], georeference: Georeference, *, min_area: float
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_]]:
+    """Carry polygons ``(N,)`` to the map as :func:`on_the_map`, without those that are too small.
+
+    Args:
+        min_area: in m2 on the ground, or pixels without a CRS on the earth.
+
+    Returns:
+        The M that are kept, their areas in that unit, and which of the N they are.
+    """
+    mapped, crs_wkt = on_the_map(polygons, georeference), crs_of_map(georeference)
+    is_tied = is_tied_to_earth(crs_wkt)
+    areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
+    # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
+    kept = ~(areas < min_area)
+    return mapped[kept], areas[kept], kept
 
 
 def points_on_the_map(xy: NDArray[np.float64], georeference: Georeference) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from lemevit_cli.atomic import spooled_to_stdout
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
     is_tied_to_earth,
-    polygon_areas_m2,
     polygon_perimeters_m,
 )
 from lemevit_cli.geometry.window import Window
@@ -36,7 +35,7 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     crs_of_map,
     in_parts,
-    on_the_map,
+    large_on_the_map,
     pixel_amid_m,
     replacing_layer,
     write_layer,
@@ -201,13 +200,12 @@ def layer_of(
 
     def describe(part: Regions) -> tuple[NDArray[Any], ...]:
         polygons = part.polygons
-        mapped = on_the_map(polygons, georeference)
-        areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
-        # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
-        kept = ~(areas < min_area)
-        mapped, polygons = mapped[kept], polygons[kept]
-        lengths = polygon_perimeters_m(mapped, crs_wkt) if is_tied else shapely.length(polygons)
-        return shapely.to_wkb(mapped), part.values[kept], areas[kept], lengths, kept
+        mapped, areas, kept = large_on_the_map(polygons, georeference, min_area=min_area)
+        if is_tied:
+            lengths = polygon_perimeters_m(mapped, crs_wkt)
+        else:
+            lengths = shapely.length(polygons[kept])
+        return shapely.to_wkb(mapped), part.values[kept], areas, lengths, kept
 
     wkb, class_ids, areas, perimeters, kept = in_parts(describe, drawn.parts())
     names = np.array([info.name for info in spec.raster.classes], object)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
-from lemevit_cli.geometry.ground import is_tied_to_earth, polygon_areas_m2
+from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.gdal import TileRows, gdal_cache, gdal_refusals, tile_rows
@@ -25,7 +25,7 @@ from lemevit_cli.vector.layer import (
     check_layer_options,
     crs_of_map,
     in_parts,
-    on_the_map,
+    large_on_the_map,
     pixel_amid_m,
     replacing_layer,
     write_layer,
@@ -114,12 +114,8 @@ def _layer(
     is_tied = is_tied_to_earth(crs_wkt)
 
     def describe(part: Regions) -> tuple[NDArray[Any], ...]:
-        polygons = part.polygons
-        mapped = on_the_map(polygons, georeference)
-        areas = polygon_areas_m2(mapped, crs_wkt) if is_tied else shapely.area(polygons)
-        # An area is unknown outside its CRS's domain: such a polygon is kept, not lost.
-        kept = ~(areas < min_area)
-        return shapely.to_wkb(mapped[kept]), areas[kept], part.values[kept] - _FIRST_ID
+        mapped, areas, kept = large_on_the_map(part.polygons, georeference, min_area=min_area)
+        return shapely.to_wkb(mapped), areas, part.values[kept] - _FIRST_ID
 
     wkb, areas, class_ids = in_parts(describe, regions.parts())
     fields = {
