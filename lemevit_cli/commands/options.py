@@ -333,8 +333,8 @@ SkipBadLabels = Annotated[
     bool,
     option(
         "--skip-bad-labels",
-        "Of boxes: leave out labels that cannot be understood, and count them; else the first "
-        "is an error.",
+        "Of det and cls: leave out labels and pictures that cannot be understood, and count them; "
+        "else the first is an error.",
     ),
 ]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]

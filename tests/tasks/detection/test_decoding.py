@@ -86,3 +86,27 @@ def test_a_picture_without_an_answer_spoils_no_other(candidates):
     found = decode_candidates(broken, Decoding())
     assert np.isnan(found[0]).all()
     np.testing.assert_array_equal(found[1], decode_candidates(candidates, Decoding())[1])
+
+
+def test_classes_that_are_not_asked_for_take_no_room(candidates):
+    every = decode_candidates(candidates, Decoding(score=0.0))
+    for most in (3, 20):
+        wanted = Decoding(score=0.0, max_per_window=most, class_ids=(0, 2))
+        for found, of_all in zip(decode_candidates(candidates, wanted), every, strict=True):
+            expected = of_all[:-1][np.isin(of_all[:-1, 6], (0, 2))]
+            np.testing.assert_array_equal(found[:most], expected[:most])
+
+
+@pytest.mark.parametrize("most", [300, 299])
+def test_a_box_from_the_last_proposals_is_told(most):
+    """Three hundred places side by side: all that a detector can propose hold a box."""
+    places = np.arange(300.0)
+    rows = np.column_stack(
+        [20 * (places % 20), 20 * (places // 20), *np.tile([[12.0], [8], [0], [0.6]], 300)]
+    )
+    (full,) = decode_candidates(rows[None], Decoding(max_per_window=most))
+    has_room = most == 300
+    assert full[-1, 6] == (-1 if has_room else 0) and full[-1, 5] == np.float32(0.6)
+    rows[280:, 5] = 0.0  # suppression has left fewer proposals
+    (found,) = decode_candidates(rows[None], Decoding(max_per_window=most))
+    assert (found[-1, 5], found[-1, 6]) == (0, -1)
