@@ -167,7 +167,8 @@ class DetectionOptions:
         nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
-        class_ids: classes of the weights that are asked for; None asks for all.
+        class_ids: classes of the weights that are asked for, set by the task; None asks for all.
+        proposals: places that the weights propose of a window, at each scale; None if unknown.
         agnostic_nms: at last, of boxes of any classes that overlap by more, too.
     """
 
@@ -175,6 +176,7 @@ class DetectionOptions:
     nms_iou: float = 0.3
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
+    proposals: int | None = None
     agnostic_nms: bool = False
 
 

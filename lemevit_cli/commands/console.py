@@ -31,7 +31,8 @@ class Console:
         self._bar: Any = None
         self._label, self._unit = "", ""
         self._total, self._done = 0, 0
-        self._started = self._last_line = 0.0
+        self._started = 0.0
+        self._last_line = time.monotonic()  # of any: several short phases are long, too
         self._figures: dict[str, float] = {}
         self._over = threading.Event()  # of the phase
         self._drawing = threading.Lock()
@@ -42,7 +43,7 @@ class Console:
             interruption.hold()
             lifetime.settle()  # all that the command imports is there
         self._label, self._unit, self._total, self._done = label, unit, total, 0
-        self._started = self._last_line = time.monotonic()
+        self._started = time.monotonic()
         self._figures = {}
         self._over.set()
         if not self._show:
@@ -115,6 +116,7 @@ class Console:
         if self._quiet or line in self._said:
             return
         self._said.add(line)
+        self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.clear()
         typer.echo(f"lemevit: {line}", err=True)

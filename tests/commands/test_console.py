@@ -43,6 +43,16 @@ def test_a_phase_of_unknown_length_tells_how_long_it_has_lasted(clock, capsys):
     assert capsys.readouterr().err == "open the data: 1:05 so far\n"
 
 
+def test_several_short_phases_are_no_reason_for_silence(clock, capsys):
+    console = Console()
+    for label in ("first", "second"):
+        console.start(label, total=0, unit="")
+        clock.now += 7.0
+        console.tell_if_due()
+        console.finish()
+    assert capsys.readouterr().err == "second: 0:07 so far\n"
+
+
 @pytest.mark.parametrize("how", [{"quiet": True}, {"show_progress": False}])
 def test_no_line_comes_where_none_is_wanted(clock, capsys, how):
     console = Console(**how)

@@ -24,8 +24,7 @@ Floats = NDArray[np.floating]
 BOX = 5  # numbers of a box, in front of the scores of a candidate
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 _NOBODY = -1  # class of a row without a box
-# Share of the candidates, the least sure proposals, that hold no box where they are enough.
-_LAST, _FEWEST_CANDIDATES = 0.05, 200
+_LAST = 0.05  # share of the proposals, the least sure ones, that hold no box if they are enough
 _CANDIDATES_A_ROW = 10  # candidates that suppression takes up at first, for each row of the answer
 
 
@@ -38,12 +37,14 @@ class Decoding:
         nms_iou: of two boxes of a class that overlap more, the better one stays.
         max_per_window: boxes in the answer; one more row tells what had no room.
         class_ids: of which boxes are asked for; None asks for all.
+        proposals: so many candidates are of one scale, best first; None if that is not known.
     """
 
     score: float = 0.05
     nms_iou: float = 0.1
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
+    proposals: int | None = None
 
 
 def decoding_of(options: DetectionOptions | None) -> Decoding:
@@ -58,6 +59,7 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
         min(options.score, SURE),
         max_per_window=options.max_per_window,
         class_ids=options.class_ids,
+        proposals=options.proposals,
     )
 
 
@@ -70,8 +72,8 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
     """Choose boxes by score, by suppression within a class, and by their number.
 
     Args:
-        candidates: ``(B, N, 5 + classes)``: box, and the score of each class; in the order of the
-            detector's proposals, best first.
+        candidates: ``(B, N, 5 + classes)``: box, and the score of each class; of each scale in the
+            order of the detector's proposals, best first.
 
     Returns:
         ``(B, max_per_window + 1, 7)``: ``cx, cy, w, h, angle_rad, score, class id``, best first;
@@ -88,8 +90,9 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
             continue
         found = _best_boxes(of_picture, decoding)
         answer[: len(found)] = found[:, :_ANSWER]
-        if len(found) <= decoding.max_per_window and len(of_picture) >= _FEWEST_CANDIDATES:
-            is_last = found[:, _ANSWER] >= (1 - _LAST) * len(of_picture)
+        if len(found) <= decoding.max_per_window and decoding.proposals is not None:
+            rank = found[:, _ANSWER] % decoding.proposals
+            is_last = rank >= (1 - _LAST) * decoding.proposals
             answer[-1, BOX] = found[is_last, BOX].max(initial=0.0)
     return answers
 

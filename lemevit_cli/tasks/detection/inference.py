@@ -70,15 +70,21 @@ def detect(
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     chosen = weights or TASKS[NETWORK.task].starter
-    if settings.output.classes is not None:
-        # Of others no box takes the room of one that is asked for.
-        card = open_weights_for(NETWORK.task, chosen).card
-        class_ids = tuple(ids_of(settings.output.classes, card))
-        settings = replace(settings, detection=replace(settings.detection, class_ids=class_ids))
+    settings = _with_weights(settings, open_weights_for(NETWORK.task, chosen).card)
     card, load = prepare_weights(network_for(settings.detection), chosen, settings)
     check_detection(settings.detection)
     targets = targets_of(scenes, target, ending)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
+
+
+def _with_weights(settings: InferenceSettings, card: Card) -> InferenceSettings:
+    """Add what windows are decoded by: no box that is not asked for takes the room of another."""
+    options = replace(
+        settings.detection,
+        class_ids=tuple(ids_of(settings.output.classes, card)),
+        proposals=card.head_args.get("proposals"),
+    )
+    return replace(settings, detection=options)
 
 
 def check_detection(options: DetectionOptions) -> None:

@@ -307,6 +307,5 @@ def test_a_picture_with_a_palette_is_read_as_its_colours(tmp_path, write_picture
     site = source.sites[0]
     assert (source.bands, source.dtype) == (3, "uint8")
     expected = np.asarray(Image.open(site.scene).convert("RGB"))
-    np.testing.assert_array_equal(
-        source.read_pixels(site, site.core)[0], expected.transpose(2, 0, 1)
-    )
+    pixels, _ = source.read_pixels(site, site.core)
+    np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))

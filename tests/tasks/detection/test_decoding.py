@@ -99,14 +99,16 @@ def test_classes_that_are_not_asked_for_take_no_room(candidates):
 
 @pytest.mark.parametrize("most", [300, 299])
 def test_a_box_from_the_last_proposals_is_told(most):
-    """Three hundred places side by side: all that a detector can propose hold a box."""
+    """Of two scales: all that a detector can propose of one of them holds a box."""
     places = np.arange(300.0)
     rows = np.column_stack(
         [20 * (places % 20), 20 * (places // 20), *np.tile([[12.0], [8], [0], [0.6]], 300)]
     )
-    (full,) = decode_candidates(rows[None], Decoding(max_per_window=most))
-    has_room = most == 300
-    assert full[-1, 6] == (-1 if has_room else 0) and full[-1, 5] == np.float32(0.6)
+    decoding = Decoding(max_per_window=most, proposals=300)
+    empty = np.zeros_like(rows)
+    for scales in ([rows, empty], [empty, rows]):
+        (full,) = decode_candidates(np.concatenate(scales)[None], decoding)
+        assert full[-1, 6] == (-1 if most == 300 else 0) and full[-1, 5] == np.float32(0.6)
     rows[280:, 5] = 0.0  # suppression has left fewer proposals
-    (found,) = decode_candidates(rows[None], Decoding(max_per_window=most))
+    (found,) = decode_candidates(rows[None], decoding)
     assert (found[-1, 5], found[-1, 6]) == (0, -1)
