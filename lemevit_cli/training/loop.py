@@ -51,6 +51,9 @@ from lemevit_cli.training.stop_signals import agreed_signal, leave, stop_signals
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _PARTS_OF_BUDGET = 100_000  # of the learning rate's schedule, where it follows the time
+# Of a budget that is over before the first step: the machine is so busy that another process would
+# take as long to begin. Windows are the same without it.
+_LATE_START = 0.15
 _FORWARD_PART = 1 / 3  # of a step's time: a validation needs no gradients
 _PATIENCE = timedelta(days=2)  # of the processes that wait while the first one validates
 _FAREWELL_S = 3.0
@@ -148,9 +151,9 @@ def fit(
     schedule = _schedule(run, options)
     _announce(run, progress)
     try:
+        if run.pace is not None:
+            run.pace.pass_time(_from_main(time.perf_counter() - began, accelerator))
         with closing(_batches(run, setup)) as batches, stop_signals() as stop:
-            if run.pace is not None:
-                run.pace.pass_time(_from_main(time.perf_counter() - began, accelerator))
             while not run.is_done:
                 schedule.step_update(_place_in_schedule(run))
                 _set_modes(run, options)
@@ -352,9 +355,10 @@ def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    return load_batches(
-        setup.data.samples, order, workers=options.workers, device=accelerator.device
-    )
+    workers = options.workers
+    if run.pace is not None and run.pace.elapsed_s - run.before_s > _LATE_START * run.pace.budget_s:
+        workers = 0
+    return load_batches(setup.data.samples, order, workers=workers, device=accelerator.device)
 
 
 def _set_modes(run: Run, options: TrainingOptions) -> None:
