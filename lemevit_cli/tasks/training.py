@@ -90,9 +90,9 @@ def train(
     folder = training_folder(target)
     _check_target(target, folder, options)
     options = _without_resume_of_nothing(options, folder, progress)
-    training = load_training(task) if isinstance(task, str) else task
-    options = follow_recipe(task, options) if isinstance(task, str) else options
     with _phase(progress, "open the data"):
+        training = load_training(task) if isinstance(task, str) else task
+        options = follow_recipe(task, options) if isinstance(task, str) else options
         task_data = _open_data(training, data, options, samples)
         options = task_data.options
         loss = training.make_loss(task_data, options)
@@ -175,8 +175,8 @@ def show_samples(
     """
     if is_first_process():
         progress = _of_first_process(progress)
-        options = follow_recipe(task, options)
         with _phase(progress, "open the data"):
+            options = follow_recipe(task, options)
             found = _open_data(load_training(task), data, options, output)
         _tell(found, (), progress)
         _draw_samples(found, output, options)
@@ -194,8 +194,9 @@ def describe_training(
     Raises:
         LemevitError: as :func:`train`.
     """
-    training, progress = load_training(task), progress or Silent()
+    progress = progress or Silent()
     with _phase(progress, "open the data"):
+        training = load_training(task)
         found = _open_data(training, data, follow_recipe(task, options), None)
         training.make_loss(found, found.options)  # for its check
         model = training.network.build_model(found.card)
