@@ -149,10 +149,11 @@ def fit(
     began -= run.elapsed_s
     log = MetricsLog(folder, first_step=run.step, warn=progress.warn) if run.is_main else None
     schedule = _schedule(run, options)
+    if run.pace is not None:
+        run.pace.pass_time(_from_main(time.perf_counter() - began, accelerator))
+        run.told_s = int(run.pace.elapsed_s)
     _announce(run, progress)
     try:
-        if run.pace is not None:
-            run.pace.pass_time(_from_main(time.perf_counter() - began, accelerator))
         with closing(_batches(run, setup)) as batches, stop_signals() as stop:
             while not run.is_done:
                 schedule.step_update(_place_in_schedule(run))
@@ -321,7 +322,7 @@ def _rate(run: Run) -> float:
 def _announce(run: Run, progress: Progress) -> None:
     """Begin a phase: what is left, so that the time left is right after a resume too."""
     if run.pace is not None:
-        left_s = max(ceil(run.pace.budget_s - run.pace.elapsed_s), 1)
+        left_s = max(ceil(run.pace.budget_s) - run.told_s, 1)
         progress.start("train", total=left_s, unit="s")
     elif run.total_steps is not None:
         progress.start("train", total=run.total_steps - run.step, unit="steps")

@@ -314,6 +314,7 @@ def test_a_time_budget_ends_in_time_and_its_rate_with_it(folders, monkeypatch):
     validations = sum("score" in line for line in lines_of(folders[0]))
     assert state.step == state.total_steps == round((clock.now - validations * 0.1) / 0.05)
     assert best and listener.phases == [("train", 5, "s")]
+    assert listener.count == int(clock.now - 0.1)  # seconds until the last step
     rates = [line["lr"] for line in lines_of(folders[0]) if "lr" in line]
     assert max(rates) == pytest.approx(1e-2, rel=0.1)
     assert rates[-1] == pytest.approx(1e-4, rel=0.2)  # last_rate: a hundredth
@@ -335,6 +336,8 @@ def test_a_resumed_time_budget_goes_on_with_the_time_that_is_left(folders, monke
     # A clock that says the same gives the same weights, bit for bit.
     assert (resumed.step, listener.notes) == (state.step, [])
     assert resumed.elapsed_s == pytest.approx(end)
+    ((_, left_s, _),) = listener.phases
+    assert listener.count == int(end - 0.1) - (4 - left_s)  # the time left is right
     assert_equal_weights(whole, parts)
 
 
