@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.variants import check_fusion
@@ -296,7 +297,9 @@ def _open_data(
     if samples is not None and is_first_process():
         check_replaceable(samples, overwrite=options.overwrite or options.resume)
     _check_options(training, options)
-    return training.open_data(data, options)
+    task_data = training.open_data(data, options)
+    check_readable(task_data.card)
+    return task_data
 
 
 def _tell(task_data: TaskData, notes: Sequence[str], progress: Progress) -> None:
@@ -423,7 +426,8 @@ def _score(
         threads=options.threads,
         fuse_tokens=options.fuse_tokens,
     )
-    predictor = predictor_to_score(weights, runtime)
+    with _phase(progress, "load the weights"):
+        predictor = predictor_to_score(weights, runtime)
     scores = {
         source.name: evaluate_source(predictor, source, progress=progress, is_late=end.is_late)
         for source in task_data.validation
