@@ -195,14 +195,12 @@ def test_class_ids_follow_those_of_the_weights_to_begin_from(
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
-def test_what_an_earlier_run_has_left_is_not_replaced_unasked(
-    tmp_path, trained, options_of, data_of, name
-):
+def test_what_an_earlier_run_has_left_is_not_replaced_unasked(tmp_path, options_of, data_of, name):
     left = tmp_path / "w_training" / name
     left.parent.mkdir()
     left.write_bytes(b"hours of work")
     with pytest.raises(OutputError, match=f"{name} is of an earlier run.*--resume.*--overwrite"):
-        train("seg", data_of(trained[0]), str(tmp_path / "w.safetensors"), options_of())
+        train("seg", data_of("no data"), str(tmp_path / "w.safetensors"), options_of())
     assert left.read_bytes() == b"hours of work"
     assert list(tmp_path.iterdir()) == [left.parent]
 
@@ -217,14 +215,16 @@ def test_what_an_earlier_run_has_left_is_not_replaced_unasked(
     ],
 )
 def test_nothing_is_told_before_what_is_refused(
-    tmp_path, trained, options_of, data_of, changes, message
+    tmp_path, write_data, options_of, data_of, changes, message, request
 ):
     target, remarks = tmp_path / "w.safetensors", Collector()
     if "resume" in changes:
-        folder = training.training_folder(Path(trained[1]["path"]))
-        shutil.copytree(folder, tmp_path / "w_training")
+        folder, report = request.getfixturevalue("trained")
+        shutil.copytree(training.training_folder(Path(report["path"])), tmp_path / "w_training")
+    else:
+        folder = write_data(tmp_path / "data")
     with pytest.raises(LemevitError, match=message):
-        train("seg", data_of(trained[0]), str(target), options_of(**changes), remarks)
+        train("seg", data_of(folder), str(target), options_of(**changes), remarks)
     assert (remarks.notes, remarks.warnings) == ([], [])
     assert not target.exists()
 
