@@ -40,6 +40,10 @@ _SAMPLES, _SAMPLE_SIDE = 8, 64
 _NOT_OF_PARTS = (
     "overwrite",
     "layer",
+    "style",
+    "min_area_m2",
+    "simplify_m",
+    "fill_holes_m2",
     "restart",
     "workers",
     "scheduler",
