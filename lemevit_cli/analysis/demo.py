@@ -117,8 +117,8 @@ def find_changes(place: Path, settings: InferenceSettings, progress: Progress) -
     """
     before, after = str(place / "before.tif"), str(place / "after.tif")
     result, mask, picture = (str(place / f"changes.{ending}") for ending in ("gpkg", "tif", "png"))
-    record = change(
-        before, after, [result, mask], weights=None, settings=settings, progress=progress
+    report = change(
+        [(before, after)], [result, mask], weights=None, settings=settings, progress=progress
     )
     options = QuicklookOptions(overwrite=settings.output.overwrite)
     pair_quicklook(before, after, picture, change=result, options=options)
@@ -127,7 +127,7 @@ def find_changes(place: Path, settings: InferenceSettings, progress: Progress) -
         "after": after,
         "result": result,
         "picture": picture,
-        "found": record["polygons"],
+        "found": report.results[0]["polygons"],
         "scores": score(mask, str(place / "change.tif"), ScoreOptions(), progress),
     }
 
