@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def open_split(path: str, split: str, card: Card) -> Source:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
     division = Division(crop=card.window, **card.training.get("division", {}))
+    source = _open_split(path, split, division, PictureReader())
+    match_classes(card.class_names, source.classes)  # for its check
+    return source
+
+
+def _open_split(path: str, split: str, division: Division, reader: PictureReader) -> Source:
     if split not in _SPLITS and not Path(path).is_file():
         place = find_split(Path(path), split) if Path(path).is_dir() else None
         if place is None:
@@ -99,11 +106,25 @@ def open_split(path: str, split: str, card: Card) -> Source:
         listed = {split: _listed_in_folders(place)}
     else:
         listed, _ = list_pictures(path, division)
-    source = _source(path, split, listed.get(split, []), PictureReader(), division.crop)
+    source = _source(path, split, listed.get(split, []), reader, division.crop)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
-    match_classes(card.class_names, source.classes)  # for its check
     return source
+
+
+def other_splits(
+    path: str, reader: PictureReader, division: Division
+) -> dict[str, Callable[[], Source]]:
+    """Return what opens each split that is neither learned nor validated on, by its name."""
+    folder = Path(path)
+    if folder.is_file():
+        listed, _ = list_pictures(path, division)
+        names = [split for split, rows in listed.items() if rows and split not in ("", *_SPLITS)]
+    else:
+        own = [find_split(folder, split) for split in _SPLITS]
+        places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        names = [p.name for p in places if p not in own] if None not in own else []
+    return {split: partial(_open_split, path, split, division, reader) for split in names}
 
 
 def list_pictures(path: str, division: Division) -> tuple[dict[str, Listed], bool]:
