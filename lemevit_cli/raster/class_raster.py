@@ -25,7 +25,8 @@ NO_WHITE = 256  # above all values of masks
 _MIDDLE = 128  # what lossy compression makes of white is brighter
 _GREY = (64, 192)  # values between black and white that few pixels of such a mask have
 _MOST_GREY = 0.5  # for each pixel that is brighter
-_LEAST_PURE = 0.75  # share of exact 0 and 255 in a mask that was resampled or compressed once
+_NEAR = 32  # values beside black and white that compression makes of them
+_LEAST_NEAR = 0.75  # share of the pixels of a mask that was resampled or compressed once
 _CHUNK = 2048  # pixels: side of the windows in which other values are looked for
 
 
@@ -168,10 +169,10 @@ def white_among(counts: Mapping[float, int], *, name: str, lossy: bool) -> int:
         return WHITE if is_black_and_white(counts) else _MIDDLE
     if is_black_and_white(counts):
         return WHITE
-    pure = counts.get(0, 0) + counts.get(WHITE, 0)
+    near = sum(n for value, n in counts.items() if value < _NEAR or value > WHITE - _NEAR)
     between = [value for value in counts if value not in (0, WHITE)]
     is_mask = min(counts.get(0, 0), counts.get(WHITE, 0)) > 0 and max(between) >= _MIDDLE
-    if is_mask and pure >= _LEAST_PURE * sum(counts.values()):
+    if is_mask and near >= _LEAST_NEAR * sum(counts.values()):
         raise SceneError(
             f"{name}: holds 0, 255 and {len(between)} values between, as a mask of black and white "
             "that was resampled or compressed; make it 0 and 255 alone, or name its classes"
