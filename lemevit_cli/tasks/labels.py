@@ -238,9 +238,26 @@ def read_pixel_labels(
         "labelled_share": labelled / (labelled + ignored) if labelled else 0.0,
         "pictures": sizes_of_pictures(_sizes(sources)),
         "ignored": [{"reason": reason, "count": ignored, "first": first}] if ignored else [],
-        "remarks": [],
+        "remarks": _list_lacking(opened, classes),
     }
     return LabelSet(record=record, write=_write_nothing)
+
+
+def _list_lacking(
+    opened: Sequence[_Read], classes: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """List the classes that are named and have no pixel, each with its polygons and the reason."""
+    reasons = {
+        name: (f"polygons of {name}, which has no pixel: {reason}", source.sites[0].scene)
+        for read in opened
+        for source in read.sources
+        for name, reason in source.reasons.items()
+        if not classes[name]["labels"] and classes[name]["polygons"]
+    }
+    return [
+        {"reason": reason, "count": classes[name]["polygons"], "first": first}
+        for name, (reason, first) in reasons.items()
+    ]
 
 
 def _write_nothing(target: str, options: OutputOptions, progress: Progress) -> None:

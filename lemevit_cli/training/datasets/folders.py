@@ -32,6 +32,7 @@ from lemevit_cli.raster.class_raster import (
     is_lossy,
     refusal_of_lossy,
     white_among,
+    white_note,
 )
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.training.datasets.holding_back import Division
@@ -111,11 +112,13 @@ class MaskCode:
         classes: names, by id.
         ids: class id of each value from 0 to 255; ``NODATA_CLASS`` where it is ignored.
         ignored: one more value that is ignored.
+        notes: how they are read, where that is not as they stand.
     """
 
     classes: tuple[str, ...]
     ids: tuple[int, ...]
     ignored: int | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_ids(cls, classes: tuple[str, ...], ignored: int | None) -> MaskCode:
@@ -196,7 +199,8 @@ def open_splits(
     """
     if entry.naming != Naming():
         raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
-    return Parts(open_split(entry.path, "train", reader), open_split(entry.path, "val", reader))
+    training, validation = (open_split(entry.path, split, reader) for split in _SPLITS)
+    return Parts(training, validation, tuple(dict.fromkeys((*training.notes, *validation.notes))))
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,8 @@ def masked_source(
         masks[site.dates] = mask
     code = read_code()
     source = source_of_pictures(folder.resolve().name, split, sites, kinds[0], reader)
-    return replace(source, classes=code.classes, read_ids=Masks(masks, code, reader).read)
+    read_ids = Masks(masks, code, reader).read
+    return replace(source, classes=code.classes, read_ids=read_ids, notes=code.notes)
 
 
 def source_of_pictures(
@@ -362,7 +367,8 @@ def _read_code(folder: Path, split: str) -> MaskCode:
     counts = count_in_masks(masks, ignored)
     white = counts.white(folder)
     if white != NO_WHITE:
-        return MaskCode.of_white(names or ("class_0", "class_1"), ignored, white)
+        code = MaskCode.of_white(names or ("class_0", "class_1"), ignored, white)
+        return replace(code, notes=counts.notes(white))
     if names:
         return MaskCode.of_ids(names, ignored)
     return MaskCode.of_ids(_classes_of_values(folder, set(counts.pixels)), NODATA_CLASS)
@@ -393,6 +399,10 @@ class MaskCounts:
             return white_among(self.pixels, name=name, lossy=self.lossy is not None)
         except SceneError as error:
             raise DataError(str(error)) from error
+
+    def notes(self, white: int) -> tuple[str, ...]:
+        """Tell that values between black and white are read as one of both."""
+        return () if white == WHITE else (white_note(str(self.lossy), white),)
 
 
 def refuse_lossy_ids(masks: Iterable[Path]) -> None:
@@ -439,7 +449,7 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
     """
     advice = 'it needs {"classes": ["land", ...], "ignore_index": 255 or null}'
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
         names, ignore_index = tuple(raw["classes"]), raw.get("ignore_index")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: cannot be understood; {advice}") from error

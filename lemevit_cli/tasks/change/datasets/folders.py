@@ -123,6 +123,7 @@ def _read_code(folder: Path, split: str) -> MaskCode:
     if len(names) > len(ONE_KIND):
         refuse_lossy_ids(masks)
     white = counts.white(folder) if len(names) == len(ONE_KIND) else NO_WHITE
+    notes = () if white == NO_WHITE else counts.notes(white)
     if white != NO_WHITE:
         ids = [int(value >= white) for value in range(_VALUES)]
     else:
@@ -131,7 +132,7 @@ def _read_code(folder: Path, split: str) -> MaskCode:
         ids[ignored] = NODATA_CLASS
     if not any(ids[int(value)] not in (0, NODATA_CLASS) for value in counts.pixels):
         raise DataError(f"{folder}: no pixel of its masks is changed; nothing is there to learn")
-    return MaskCode(change_names(names), tuple(ids))
+    return MaskCode(change_names(names), tuple(ids), notes=notes)
 
 
 def _ids_of_values(
