@@ -20,6 +20,8 @@ _SIDE = 512  # of the decimated read
 _READ_WHOLE = 64_000_000  # pixels: more of them without overviews are asked in their corners
 _WORTH_TELLING = 0.01  # share of the pixels
 _SWEEPS = 64
+_FEWEST_OTHERS = 8  # values beside one that may stand for no data
+_FAR_AWAY = 2.0  # of the span of all others
 # Sentinel-2 since processing baseline 04.00: 0 is nodata, and reflectances begin at 1000.
 _S2_OFFSET = 1000
 _S2_DARKEST = (950, 1800)
@@ -43,8 +45,9 @@ def value_warnings(
     except SceneError:
         return ()
     place = "" if len(parts) == 1 else " of its corners"
-    lines = [_border_line(scene, parts, option, place), _gap_line(scene, parts, place)]
-    lines.append(_offset_line(scene, parts))
+    border = _border_line(scene, parts, option, place)
+    filler = None if border else _filler_line(scene, parts, option, place)
+    lines = [border, filler, _gap_line(scene, parts, place), _offset_line(scene, parts)]
     return tuple(line for line in lines if line)
 
 
@@ -136,6 +139,29 @@ def _gap_line(scene: Scene, parts: _Parts, place: str) -> str | None:
         f"{share:.1%} of the pixels{place} hold nodata ({values}) in some of their bands ({bands}) "
         f"{what_becomes}"
     )
+
+
+def _filler_line(scene: Scene, parts: _Parts, option: str, place: str) -> str | None:
+    """Tell of a single value far beyond all others, such as -9999, that is not stated as nodata."""
+    if np.dtype(scene.dtype).itemsize == 1:
+        return None
+    for i in range(scene.num_bands):
+        values = np.concatenate([p[i][v[i] & np.isfinite(p[i])] for p, v in parts])
+        values = values.astype(np.float64)
+        for extreme in {values.min(), values.max()} - {0.0} if len(values) else ():
+            others = values[values != extreme]
+            if len(np.unique(others)) < _FEWEST_OTHERS:
+                continue
+            away = np.abs(others - extreme).min()
+            num_pixels = sum(pixels[i].size for pixels, _ in parts)
+            share = (len(values) - len(others)) / num_pixels
+            if share >= _WORTH_TELLING and away > _FAR_AWAY * np.ptp(others):
+                return (
+                    f"{share:.1%} of the pixels{place} hold {extreme:g} in band {scene.bidx[i]}, "
+                    f"far beyond the others ({others.min():g} to {others.max():g}), and are read "
+                    f"as ground; if they hold no data, {option} {extreme:g} leaves them out"
+                )
+    return None
 
 
 def _offset_line(scene: Scene, parts: _Parts) -> str | None:
