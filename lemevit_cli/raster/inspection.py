@@ -156,10 +156,11 @@ def _filler_line(scene: Scene, parts: _Parts, option: str, place: str) -> str | 
             num_pixels = sum(pixels[i].size for pixels, _ in parts)
             share = (len(values) - len(others)) / num_pixels
             if share >= _WORTH_TELLING and away > _FAR_AWAY * np.ptp(others):
+                text = f"{extreme:.9g}"  # exact for 32 bits: the option has to meet it
                 return (
-                    f"{share:.1%} of the pixels{place} hold {extreme:g} in band {scene.bidx[i]}, "
-                    f"far beyond the others ({others.min():g} to {others.max():g}), and are read "
-                    f"as ground; if they hold no data, {option} {extreme:g} leaves them out"
+                    f"{share:.1%} of the pixels{place} hold {text} in band {scene.bidx[i]}, far "
+                    f"beyond the others ({others.min():g} to {others.max():g}), and are read as "
+                    f"ground; if they hold no data, {option} {text} leaves them out"
                 )
     return None
 
