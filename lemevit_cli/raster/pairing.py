@@ -47,13 +47,12 @@ def pair_scenes(before: str, after: str, progress: Progress) -> list[Pair]:
             f"{before} and {after}: are the same scenes; name each date by its pattern, such as "
             "'tiles/*_2019.tif'"
         )
-    sides = (_by_name(first), _by_name(second))
+    early, late = _by_name(first), _by_name(second)
     how = "of the same names"
-    if not sides[0].keys() & sides[1].keys():
-        sides = tuple(_without_dates(*each) for each in zip(sides, _WORDS, strict=True))
+    if not early.keys() & late.keys():
+        early, late = _without_dates(early, _WORDS[0]), _without_dates(late, _WORDS[1])
         how = "of names that are the same without dates and words such as before"
-    names = sorted(sides[0].keys() & sides[1].keys())
-    pairs = [(sides[0][name], sides[1][name]) for name in names]
+    pairs = [(early[name], late[name]) for name in sorted(early.keys() & late.keys())]
     if not pairs:
         raise SceneError(
             f"{before} and {after}: none of their {len(first)} and {len(second)} scenes have the "
