@@ -116,14 +116,22 @@ def infer_scenes(
         BrokenPipeError: if nobody reads what the program says.
         WeightsError: if tensors and card do not fit each other.
     """
-    report, predictor = report or Report(), cache(load)
-    for scene, target in zip(scenes, targets, strict=True):
-        with report.turn_of(scene, is_single=len(scenes) == 1):
-            task.check_target(target)
-            with locked(task.outputs(target)), task.open(scene) as source:
-                order = Order(task, scene, target, load)
-                report.add(scene, infer_scene(order, source, predictor()))
-        if scene in report.failures:
+    orders = [
+        Order(task, scene, target, load) for scene, target in zip(scenes, targets, strict=True)
+    ]
+    return infer_all(orders, report)
+
+
+def infer_all(orders: Sequence[Order], report: Report | None = None) -> Report:
+    """Work on every order, as :func:`infer_scenes`; the first one's weights serve all."""
+    report, predictor = report or Report(), cache(orders[0].load)
+    for order in orders:
+        with report.turn_of(order.scene, is_single=len(orders) == 1):
+            order.task.check_target(order.target)
+            outputs = order.task.outputs(order.target)
+            with locked(outputs), order.task.open(order.scene) as source:
+                report.add(order.scene, infer_scene(order, source, predictor()))
+        if order.scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
             gc.collect()

@@ -17,15 +17,17 @@ from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.mosaic import Rows
+from lemevit_cli.inference.parts import Order
 from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
 from lemevit_cli.inference.run import BlockInference, best_classes, masked_scores
 from lemevit_cli.inference.scene_input import SceneInput, area_of
 from lemevit_cli.inference.scenes import (
     Record,
+    Report,
     check_targets,
-    infer_scenes,
+    infer_all,
     prepare_weights,
-    target_of,
+    targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
@@ -50,34 +52,37 @@ from lemevit_cli.vector.region_layers import RegionSink, RegionSpec, open_layers
 
 
 def change(
-    before: str,
-    after: str,
+    pairs: Sequence[tuple[str, str]],
     targets: Sequence[str] = (),
     *,
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
-) -> Record:
-    """Find what has changed between two scenes, whatever grids they lie on.
+    report: Report | None = None,
+) -> Report:
+    """Find what has changed between the two scenes of each pair, whatever grids they lie on.
 
     Args:
-        before, after: paths; one may be ``-`` for a raster on stdin.
+        pairs: paths of the earlier scene and of the later one; of a single pair one may be ``-``
+            for a raster on stdin.
         targets: files, ``-`` for stdout, or folders ending in a slash; all are written from one
             pass. None at all is ``<after>_changes.shp`` in the current folder.
-
-    Returns:
-        The record that ``--json`` prints, see :meth:`Change.assemble`.
+        report: filled as results come; a new one unless given.
 
     Raises:
-        LemevitError: before any work for what can be told to be wrong in a second.
+        LemevitError: before any work for what can be told to be wrong in a second; else as
+            :func:`infer_all`.
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
-    named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
     card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
     check_threshold(settings.change.threshold)
-    check_outputs((before, after), named, settings, progress)
-    task = Change(card, settings, progress, after=after, targets=tuple(named))
-    return infer_scenes(task, [before], named[:1], load).results[0]
+    afters = [after for _, after in pairs]
+    by_target = [targets_of(afters, target, f"_changes{suffix}") for target in targets or (None,)]
+    orders = []
+    for (before, after), *named in zip(pairs, *by_target, strict=True):
+        task = Change(card, settings, progress, before, after, tuple(named))
+        orders.append(Order(task, before, named[0], load))
+    return infer_all(orders, report)
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,20 @@ class Change:
 
     Args:
         card: of the weights.
-        after: path of the second date.
+        before, after: paths of the two dates.
         targets: all that is written; the same rows feed them.
     """
 
     card: Card
     settings: InferenceSettings
     progress: Progress
+    before: str
     after: str
     targets: tuple[str, ...]
 
     def check_target(self, target: str) -> None:
-        """Refuse nothing: :func:`check_outputs` looked at all targets together."""
+        """Refuse targets that could not all be written at the end."""
+        check_outputs((self.before, self.after), self.targets, self.settings, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return all that is written."""

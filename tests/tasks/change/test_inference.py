@@ -83,7 +83,7 @@ def run(before, after, *targets, progress=None, **settings):
     named = tuple(str(target) for target in targets)
     predictor = Predictor("a difference", "0" * 16, CARD, Difference(), "cpu")
     settings = InferenceSettings(**settings)
-    task = Change(CARD, settings, progress or Silent(), after=str(after), targets=named)
+    task = Change(CARD, settings, progress or Silent(), str(before), str(after), named)
     return infer_scenes(task, [str(before)], named[:1], lambda: predictor).results[0]
 
 
