@@ -39,6 +39,7 @@ def change(
     style: options.Style = False,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -49,6 +50,7 @@ def change(
     repeated, and -o - is GeoJSON. Without it the result is AFTER_changes.shp here.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -79,6 +81,9 @@ def change(
         settings=spreading.spread(settings),
         progress=reporting.console,
     )
+    if dry_run:
+        print_json(result) if reporting.json else typer.echo(result["line"])
+        return
     to_stdout = "-" in result["paths"]
     if reporting.json:
         print_json(result, to_stderr=to_stdout)

@@ -312,6 +312,10 @@ AgnosticNms = Annotated[
 ]
 MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
 FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]
+DryRun = Annotated[
+    bool,
+    _running("--dry-run", "Say what would be read, cut and needed; load no model, write nothing."),
+]
 OnError = Annotated[
     OnErrorName,
     _running(

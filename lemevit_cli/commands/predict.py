@@ -38,6 +38,7 @@ def predict(
     min_area: options.MinArea = 0.0,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -49,6 +50,7 @@ def predict(
     score), -o classes.csv a table.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -68,7 +70,10 @@ def predict(
     check_folder(scenes, output, TASKS[task].joint)
     run = load_inference(task)
     with telling_report(
-        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+        reporting,
+        _summary if verbose else None,
+        several=len(scenes) > 1,
+        to_stdout=output == "-" and not dry_run,
     ) as report:
         run(
             scenes,

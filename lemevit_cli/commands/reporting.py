@@ -60,8 +60,12 @@ def telling_report(
         if isinstance(outcome, Failure):
             _tell_failure(scene, outcome)
             return
+        if "line" in outcome:
+            if not reporting.json:
+                typer.echo(outcome["line"])
+            return
         if not (reporting.json or to_stdout):
-            typer.echo(outcome.get("line", outcome["path"]))
+            typer.echo(outcome["path"])
         if summary is not None:
             summary(outcome)
 

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
+from lemevit_cli.inference.dry_run import describe_run, planning_predictor
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.parts import Order, open_parts
+from lemevit_cli.inference.pixel_size import check_gsd
 from lemevit_cli.inference.predictor import (
     Predictor,
     check_runtime,
@@ -25,7 +27,7 @@ from lemevit_cli.inference.predictor import (
     open_weights_for,
 )
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
-from lemevit_cli.inference.scene_input import SceneInput, check_gsd
+from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -95,6 +97,8 @@ def prepare_weights(
     check_settings(opened.card, settings)
     check_runtime(opened, settings.runtime)
     window, _ = tiling_of(opened.card, settings.tiling)
+    if settings.dry_run:
+        return opened.card, partial(planning_predictor, opened, settings.runtime.device)
     load = partial(load_predictor, opened, network, settings.runtime, window=window)
     return opened.card, load
 
@@ -108,6 +112,8 @@ def infer_scenes(
 ) -> Report:
     """Work on every scene; weights are loaded once, when the first one is ready.
 
+    A dry run adds what :func:`describe_run` says in place of results.
+
     Args:
         report: filled as results come; a new one unless given.
 
@@ -120,6 +126,10 @@ def infer_scenes(
     for scene, target in zip(scenes, targets, strict=True):
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
+            if task.settings.dry_run:
+                with task.open(scene) as source:
+                    report.add(scene, describe_run(task, source, predictor(), target))
+                continue
             with locked(task.outputs(target)), task.open(scene) as source:
                 order = Order(task, scene, target, load)
                 report.add(scene, infer_scene(order, source, predictor()))

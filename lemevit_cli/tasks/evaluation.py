@@ -139,6 +139,7 @@ def evaluate_source(
     evaluation = load_evaluation(card.task)
     tally = evaluation.tally(card, source, progress)
     areas, tiling = merge_areas(source.sites), Tiling(batch_size=batch_size)
+    far: list[str] = []
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for _, sites in groupby(areas, key=lambda site: site.dates):
@@ -147,11 +148,15 @@ def evaluate_source(
                 evaluation.open_scene(first, card) as scene,
                 inference_over(scene, predictor, tiling, Silent()) as inference,
             ):
+                if scene.scale.is_far:
+                    far.append(f"{scene.name}: {scene.scale.note}")
                 for site in (first, *sites):
                     tally.add(site, scene, inference)
                     progress.advance()
     finally:
         progress.finish()
+    if far:
+        progress.warn(f"{far[0]}" + (f"; so of {len(far)} pictures" if len(far) > 1 else ""))
     return {**tally.figures(), "pictures": count_pictures(areas)}
 
 
