@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from importlib import import_module
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,6 @@ def installation() -> dict[str, Any]:
 
 def model(name: str, *, size: int) -> dict[str, Any]:
     """Count parameters and multiply-adds, as a classifier of 1000 classes and a dense backbone."""
-    from lemevit_cli.models.cost import cost_of  # with torch and timm, which no scene asks for
-
+    # With torch and timm, which no scene asks for.
+    cost_of = import_module("lemevit_cli.models.cost").cost_of
     return {"model": name, "input_size": size, **cost_of(name, size=size)}

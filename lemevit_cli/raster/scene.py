@@ -251,6 +251,10 @@ class Scene:
             return pixels
         return pixels[list(reading.picks)]
 
+    def of_bands(self, bidx: tuple[int, ...]) -> Scene:
+        """Return the same raster with some of its bands; closing one closes both."""
+        return Scene(self._source, SceneOptions(bidx=bidx))
+
     def on_grid(
         self,
         georeference: Georeference,
