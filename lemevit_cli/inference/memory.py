@@ -48,7 +48,7 @@ def check_batch(batch_size: int, *, size: int, bands: int) -> None:
     if needed > there:
         raise LemevitError(
             f"--batch-size {batch_size:,}: so many windows of {size} pixels need about "
-            f"{needed / 1e9:,.0f} GB at once, this machine has {there / 1e9:,.0f} GB"
+            f"{needed / 1e9:,.0f} GB at once, this machine has {there / 1e9:,.0f} GB; take fewer"
         )
 
 

@@ -41,7 +41,7 @@ def test_chosen_blocks_fill_the_budget_and_whole_tiles(write_scene, wide, predic
     assert len(blocks_of_scene(16)) == 1  # by itself, a block as wide as the scene
     assert [block.width for block in blocks_of_scene(512, block_bytes=1)] == [512, 512, 76]
     assert [block.width for block in blocks_of_scene(1100, block_bytes=1)] == [512, 512, 76]
-    assert [block.width for block in blocks_of_scene(16, block_size=4096, block_bytes=1)][0] == 16
+    assert blocks_of_scene(16, block_size=4096, block_bytes=1)[0].width == 16
     assert {block.width for block in blocks_of_scene(16, block_size=33)} == {48, 1100 % 48}
 
 
