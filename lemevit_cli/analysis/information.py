@@ -44,8 +44,10 @@ def _describe_file(subject: str, *, size: int) -> dict[str, Any]:
     if weights.suffix == ".safetensors":
         converted = [str(file) for file in kept_of(open_weights(weights).digest)]
         return {"weights": str(weights), "converted": converted, **asdict(read_card(weights))}
-    if _may_be_model(subject) and import_module("timm").is_model(subject):
-        return model(subject, size=size)
+    if _may_be_model(subject):
+        import_module("lemevit_cli.models.timm_backbones")  # ours are timm's, too
+        if import_module("timm").is_model(subject):
+            return model(subject, size=size)
     try:
         with open_scene(subject) as scene:
             return describe_scene(scene)

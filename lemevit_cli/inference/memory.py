@@ -56,7 +56,7 @@ def estimate_mb(batch_size: int, *, size: int, bands: int, block_bytes: int) -> 
     """Estimate the peak of a run on the processor in MB, to about a third.
 
     Args:
-        block_bytes: what its blocks hold beside the windows, as :class:`Tiling` bounds it.
+        block_bytes: what its blocks hold beside the windows, bounded by the settings.
     """
     stated = os.environ.get("GDAL_CACHEMAX", "")  # in MB, or else as GDAL's users write it
     cache = (int(stated) if stated.isdigit() and len(stated) < 6 else 64) * 2**20

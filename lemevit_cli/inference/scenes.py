@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Plan
-from lemevit_cli.inference.dry_run import describe_run, planning_predictor
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.parts import Order, open_parts
@@ -36,6 +36,7 @@ from lemevit_cli.raster.source import stem_of
 from lemevit_cli.raster.targets import check_classes
 from lemevit_cli.settings import InferenceSettings
 
+_DRY_RUN = "lemevit_cli.inference.dry_run"  # imported when it is asked for
 Record = dict[str, Any]  # what ``--json`` prints of a result
 
 
@@ -98,7 +99,8 @@ def prepare_weights(
     check_runtime(opened, settings.runtime)
     window, _ = tiling_of(opened.card, settings.tiling)
     if settings.dry_run:
-        return opened.card, partial(planning_predictor, opened, settings.runtime.device)
+        plan: Callable[..., Predictor] = import_module(_DRY_RUN).planning_predictor
+        return opened.card, partial(plan, opened, settings.runtime.device)
     load = partial(load_predictor, opened, network, settings.runtime, window=window)
     return opened.card, load
 
@@ -112,7 +114,7 @@ def infer_scenes(
 ) -> Report:
     """Work on every scene; weights are loaded once, when the first one is ready.
 
-    A dry run adds what :func:`describe_run` says in place of results.
+    A dry run adds, in place of results, what ``inference/dry_run.py`` says of them.
 
     Args:
         report: filled as results come; a new one unless given.
@@ -127,8 +129,9 @@ def infer_scenes(
         with report.turn_of(scene, is_single=len(scenes) == 1):
             task.check_target(target)
             if task.settings.dry_run:
+                describe = import_module(_DRY_RUN).describe_run
                 with task.open(scene) as source:
-                    report.add(scene, describe_run(task, source, predictor(), target))
+                    report.add(scene, describe(task, source, predictor(), target))
                 continue
             with locked(task.outputs(target)), task.open(scene) as source:
                 order = Order(task, scene, target, load)
