@@ -62,9 +62,9 @@ class Tiling:
         overlap: pixels shared by two neighbours; None takes the card's.
         batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
-            None makes one block of the scene, several side by side where one would hold more
-            than ``block_bytes``, and blocks that a restart need not repeat of a large scene;
-            4096 where they are spread over processes.
+            less wide where a block would hold more than ``block_bytes``. None makes one block of
+            the scene, several side by side where one would hold more than that, and blocks that a
+            restart need not repeat of a large scene; 4096 where they are spread over processes.
         block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
             rows that wait until their tiles are full. This much leaves a process with a small
             model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
@@ -218,7 +218,11 @@ class ChangeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """All that ``predict`` and its sisters can be told about a run."""
+    """All that ``predict`` and its sisters can be told about a run.
+
+    Args:
+        dry_run: load no model and write nothing; describe the work instead.
+    """
 
     scene: SceneOptions = SceneOptions()
     reading: ReadingOptions = ReadingOptions()
@@ -229,3 +233,4 @@ class InferenceSettings:
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()
     change: ChangeOptions = ChangeOptions()
+    dry_run: bool = False

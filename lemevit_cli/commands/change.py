@@ -49,6 +49,7 @@ def change(
     fill_holes: options.FillHoles = 0.0,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -60,6 +61,7 @@ def change(
     two folders are paired by their names; -o results/ takes what changed in each pair.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(

@@ -41,6 +41,7 @@ def predict(
     style: options.Style = False,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -52,6 +53,7 @@ def predict(
     score), -o classes.csv a table.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -74,7 +76,10 @@ def predict(
     check_folder(scenes, output, TASKS[task].joint)
     run = load_inference(task)
     with telling_report(
-        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+        reporting,
+        _summary if verbose else None,
+        several=len(scenes) > 1,
+        to_stdout=output == "-" and not dry_run,
     ) as report:
         run(
             scenes,

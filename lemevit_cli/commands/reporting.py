@@ -60,6 +60,10 @@ def telling_report(
         if isinstance(outcome, Failure):
             _tell_failure(scene, outcome)
             return
+        if "dry_run" in outcome:
+            if not reporting.json:
+                typer.echo(outcome["line"])
+            return
         if not (reporting.json or to_stdout):
             for line in outcome.get("paths") or (outcome.get("line") or outcome["path"],):
                 typer.echo(line)

@@ -322,6 +322,7 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
         **{
             name: repr(value)
             for group in asdict(settings).values()
+            if isinstance(group, dict)
             for name, value in group.items()
             if name not in _NOT_OF_PARTS
         },

@@ -54,7 +54,8 @@ class LayerFacts:
 
 def facts_of(path: str, crs: Any, bounds: Any, fields: Iterable[Any]) -> LayerFacts:
     """Gather the facts of a layer, from its CRS in any form and its bounds, finite or not."""
-    known, local = None if crs is None else pyproj.CRS.from_user_input(crs), None
+    known: pyproj.CRS | None = None if crs is None else pyproj.CRS.from_user_input(crs)
+    local = None
     if known is not None and not is_tied_to_earth(known.to_wkt()):
         known, local = None, known.name
     numbers = None

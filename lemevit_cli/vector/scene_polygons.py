@@ -255,9 +255,15 @@ def read_layer(
     Raises:
         SceneError: if the file, the layer or the filter cannot be understood.
     """
+    return _read_table(path, *layer_name(path, layer), where=where, bbox=bbox)
+
+
+def _read_table(
+    path: str, file: str, name: str, *, where: str | None, bbox: Bounds | None = None
+) -> geopandas.GeoDataFrame:
+    """Read a layer whose name is known: a text of a million corners is parsed at each opening."""
     import geopandas
 
-    file, name = layer_name(path, layer)
     try:
         with warnings.catch_warnings():
             # GDAL's doubts about a filter; an error says what is wrong in one line.
@@ -341,9 +347,10 @@ def _read_near(
         boxes = way.boxes(facts.bounds)
     except (ProjError, CRSError):
         boxes = None  # told where the polygons are brought to the scene
-    if boxes is None or facts.bounds is None or path.partition("|")[0].lower().endswith(_IN_ORDER):
-        return read_layer(path, layer=name, where=where)
-    tables = [read_layer(path, layer=name, where=where, bbox=box) for box in boxes or [_NOWHERE]]
+    file = path.partition("|")[0]
+    if boxes is None or facts.bounds is None or file.lower().endswith(_IN_ORDER):
+        return _read_table(path, file, name, where=where)
+    tables = [_read_table(path, file, name, where=where, bbox=box) for box in boxes or [_NOWHERE]]
     some = [table for table in tables if len(table)] or tables[:1]
     table = some[0] if len(some) == 1 else geopandas.GeoDataFrame(geopandas.pd.concat(some))
     # A spatial index answers in its own order, and of overlapping polygons the later one counts.

@@ -357,7 +357,12 @@ def test_pixels_in_degrees_are_read_as_squares_on_the_ground(write_scene, pixels
         (["{scene}", "-w", "{weights}", "--stretch", "odd"], "odd"),
         (["{scene}", "-w", "{weights}", "--classes", "lava"], "lava"),
         (["{scene}", "-w", "{weights}", "--overlap", "64"], "--overlap 64"),
+        (["{scene}", "-w", "{weights}", "--overlap", "63"], "share 48 pixels at most"),
+        (["{scene}", "-w", "{weights}", "--window", "1000000000"], "at most 4,096"),
+        (["{scene}", "-w", "{weights}", "--gsd", "0.1"], "would be 320 x 240 pixels"),
         (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "2", "2"], "outside"),
+        (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "nan", "2"], "WEST < EAST"),
+        (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "1e300", "2"], "outside"),
         (["{scene}", "-w", "{weights}", "--device", "cuda:77"], "cuda:77"),
         (["{scene}", "-w", "{weights}", "--co", "NO_SUCH=1"], "NO_SUCH"),
     ],
@@ -369,6 +374,24 @@ def test_a_mistake_is_one_line_and_exit_1(scene, tiny_weights, arguments, said):
     assert said in run.stderr and run.stderr.count("\n") == 1 and run.stdout == ""
     assert run.stderr.startswith("lemevit: ")
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--threads", "--workers"])
+def test_a_million_threads_or_processes_are_wrong_usage(scene, tiny_weights, option):
+    run = invoke(scene, "-w", tiny_weights, option, "1000000")
+    assert run.exit_code == 2 and f"{option}" in run.stderr and "at most" in run.stderr
+
+
+def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(scene, tiny_weights):
+    command = [scene, "-w", tiny_weights, "-o", "out.tif", "--gsd", "0.25", "--block-size", "32"]
+    plan = json.loads(invoke(*command, "--dry-run", "--json").stdout)
+    assert list(Path().iterdir()) == []
+    assert (plan["model_width"], plan["model_height"], plan["window"]) == (128, 96, 64)
+    line = invoke(*command, "--dry-run").stdout
+    assert line.count("\n") == 1 and "128 x 96" in line and "6 windows" not in line
+    done = json.loads(invoke(*command, "--json").stdout)
+    assert (plan["windows"], plan["path"]) == (done["windows"], "out.tif")
+    assert plan["memory_mb"] > 100
 
 
 def test_a_scene_is_never_its_own_target(scene, tiny_weights):

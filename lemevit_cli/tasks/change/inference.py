@@ -18,6 +18,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.mosaic import Rows
 from lemevit_cli.inference.parts import Order
+from lemevit_cli.inference.pixel_size import choose_scale
 from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
 from lemevit_cli.inference.run import BlockInference, best_classes, masked_scores
 from lemevit_cli.inference.scene_input import SceneInput, area_of
@@ -121,7 +122,9 @@ class Change:
             pair = opened.enter_context(open_pair(scene, self.after, first, second))
             check_bands_of_dates(pair, self.card)
             reading = self.settings.reading
-            area = area_of(pair.before, reading, self.progress)  # before what takes seconds
+            # Before what takes seconds.
+            area = area_of(pair.before, reading, self.progress)
+            choose_scale(pair.before, self.card, reading.gsd)
             coregister = self.settings.change.coregister
             pair, shift = register_dates(pair, coregister=coregister, progress=self.progress)
             opened.callback(pair.close)

@@ -79,7 +79,7 @@ def classify(
     card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
         pictures = Pictures(card, settings, progress)
-        if target is None:
+        if target is None or settings.dry_run:
             return infer_scenes(pictures, scenes, scenes, load, report)
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
@@ -259,8 +259,10 @@ class Pictures:
 
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a picture, and decide how it is read."""
-        # Silent: that it has no place on the earth is what makes it a picture.
-        return open_input(scene, self.card, self.settings, Silent())
+        # Silent: that it has no place on the earth is what makes it a picture. It is shrunk to a
+        # window, whatever the size of its pixels.
+        reading = replace(self.settings.reading, gsd="native")
+        return open_input(scene, self.card, replace(self.settings, reading=reading), Silent())
 
     def plan(self, run: BlockInference) -> Plan:
         """Take the picture as one block of one window."""
