@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import psutil
-
 _LINUX_STATUS = Path("/proc/self/status")
 
 
@@ -18,6 +16,8 @@ def peak_memory_mb() -> float:
         peak = next(line for line in lines if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 / 1e6
     if sys.platform == "win32":
+        import psutil  # noqa: PLC0415 - where it is needed
+
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     import resource  # noqa: PLC0415 - Unix only
 
