@@ -84,7 +84,7 @@ class SceneTask(Protocol):
 
 
 def prepare_weights(
-    network: Network, weights: str | None, settings: InferenceSettings
+    network: Network, weights: str | None, settings: InferenceSettings, progress: Progress
 ) -> tuple[Card, Callable[[], Predictor]]:
     """Open weights and refuse settings that do not suit them; return how to load them, too.
 
@@ -95,7 +95,9 @@ def prepare_weights(
     check_settings(opened.card, settings)
     check_runtime(opened, settings.runtime)
     window, _ = tiling_of(opened.card, settings.tiling)
-    load = partial(load_predictor, opened, network, settings.runtime, window=window)
+    load = partial(
+        load_predictor, opened, network, settings.runtime, window=window, progress=progress
+    )
     return opened.card, load
 
 

@@ -102,15 +102,17 @@ def evaluate(
     if open_data is None:
         raise DataError(f"--skip-bad-labels: is for boxes; {weights} is for task {card.task}")
     source = open_data(data, split, card)
-    predictor = predictor_to_score(opened, runtime or RuntimeOptions())
+    predictor = predictor_to_score(opened, runtime or RuntimeOptions(), progress)
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
 
-def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
+def predictor_to_score(
+    weights: Weights, runtime: RuntimeOptions, progress: Progress | None = None
+) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
     network = load_evaluation(task).network or load_network(task)
-    return load_predictor(weights, network, runtime)
+    return load_predictor(weights, network, runtime, progress=progress)
 
 
 def evaluate_source(

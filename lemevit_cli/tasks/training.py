@@ -323,7 +323,7 @@ def _score(
         threads=options.threads,
         fuse_tokens=options.fuse_tokens,
     )
-    predictor = predictor_to_score(weights, runtime)
+    predictor = predictor_to_score(weights, runtime, progress)
     return {
         source.name: evaluate_source(predictor, source, progress=progress)
         for source in task_data.validation

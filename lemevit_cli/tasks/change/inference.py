@@ -78,7 +78,9 @@ def change(
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
-    card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
+    card, load = prepare_weights(
+        NETWORK, weights or TASKS[NETWORK.task].starter, settings, progress
+    )
     check_threshold(settings.change.threshold)
     check_outputs((before, after), named, settings)
     task = Change(card, settings, progress, after=after, targets=tuple(named))

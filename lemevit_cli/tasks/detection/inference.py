@@ -69,7 +69,9 @@ def detect(
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     network = network_for(settings.detection)
-    card, load = prepare_weights(network, weights or TASKS[network.task].starter, settings)
+    card, load = prepare_weights(
+        network, weights or TASKS[network.task].starter, settings, progress
+    )
     check_detection(settings.detection)
     targets = targets_of(scenes, target, ending)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
