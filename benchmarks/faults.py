@@ -77,6 +77,7 @@ def main() -> None:
         while sum(tally.kills for tally in tallies.values()) < args.kills:
             for name, of in commands.items():
                 disturb(folder / "disturbed", [*of, *common], whole[name], tallies[name], chance)
+                print(f"{name}: {tallies[name]}", file=sys.stderr)
     tell(tallies)
 
 
@@ -110,6 +111,7 @@ def disturb(
         if all((place / path.name).exists() for path in truth.iterdir()):
             tally.ended += 1
             tally.wrong += not is_same(place, truth)
+            kept = 0  # blocks of a result that is in place are not wanted any more
         else:
             tally.refused += 1
         finished = subprocess.run([*_LEMEVIT, *command, "--overwrite"], cwd=place, **_HEARD)

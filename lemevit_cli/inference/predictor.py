@@ -14,7 +14,7 @@ from lemevit_cli.inference.conversions import (
 )
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtime import Answer, Runtime
-from lemevit_cli.models.variants import check_fusion
+from lemevit_cli.models.variants import check_fusion, is_of_usual_size
 from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
@@ -98,6 +98,8 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
     Raises:
         WeightsError: if tensors and card do not fit each other.
     """
+    if not is_of_usual_size(weights.card):
+        _check_sizes(weights, network)
     model = network.build_model(weights.card)
     try:
         model.load_state_dict(weights.state())
@@ -105,6 +107,20 @@ def load_model(weights: Weights, network: Network) -> nn.Module:
         reason = str(error).splitlines()[-1].strip()
         raise WeightsError(f"{weights.name}: its tensors do not fit its card ({reason})") from error
     return model
+
+
+def _check_sizes(weights: Weights, network: Network) -> None:
+    """Refuse a card whose network is larger than its tensors, before memory is taken for it."""
+    torch = import_module("torch")
+    with torch.device("meta"):
+        expected = network.build_model(weights.card).state_dict()
+    given = weights.shapes()
+    for key, tensor in expected.items():
+        if given.get(key) != tuple(tensor.shape):
+            raise WeightsError(
+                f"{weights.name}: its tensors do not fit its card ({key} is "
+                f"{given.get(key, 'not there')}, the card builds {tuple(tensor.shape)})"
+            )
 
 
 def load_predictor(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
+from lemevit_cli.models.card import Card
 from lemevit_cli.settings import FusedShare
 
 # By timm name, with the arguments of ``models/lemevit.py``.
@@ -14,6 +15,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lemevit_small": {"embed_dims": (96, 96, 192, 320, 384), "depths": (1, 2, 2, 6, 2)},
     "lemevit_base": {"embed_dims": (96, 96, 192, 384, 512), "depths": (2, 4, 4, 18, 4)},
 }
+
+
+# Widths and numbers of parts up to which a network of ours stays below a gigabyte or so.
+_USUAL = 1024
+
+
+def is_of_usual_size(card: Card) -> bool:
+    """Tell whether a card builds one of ours, with parts whose size needs no thought."""
+    numbers = [value for value in card.head_args.values() if isinstance(value, (int, float))]
+    is_plain = not {"embed_dims", "depths", "head_dim"} & card.backbone_args.keys()
+    return card.backbone in VARIANTS and is_plain and max(numbers, default=0) <= _USUAL
 
 
 def check_fusion(backbone: str, backbone_args: Mapping[str, Any], share: FusedShare) -> None:

@@ -14,7 +14,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,83 +23,18 @@ from safetensors import SafetensorError, safe_open
 
 from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.legend import ClassInfo
+from lemevit_cli.models.card import Card as Card
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FORMAT_VERSION = 1
 CARD_KEY = "lemevit_card"
+_METADATA = "__metadata__"
 CONVERTED_KEY = "lemevit_converted"
 _TENSORS = "safetensors.torch"
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors allows
+_LONGEST_HEADER = 20_000_000  # bytes; safetensors allows five times as many
+_MOST_TENSORS = 50_000
 _STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What weights expect and what they answer.
-
-    Args:
-        task: name in ``TASKS`` (``seg``), or ``backbone`` for an imported backbone without a task.
-        backbone: timm name, with the arguments that made it.
-        head: the head's name (for ``seg`` a decoder of segmentation-models-pytorch), likewise.
-        classes: in the order of the logits.
-        bands: number of input bands.
-        dtype: numpy name of the rasters it learned from; other dtypes are stretched.
-        value_range: the values of ``dtype`` that it saw, lowest and highest.
-        mean, std: per band, in the same values; applied inside the model.
-        gsd_m: smallest and largest ground sample distance it learned, None if unknown.
-        window, overlap: in pixels, the tiling that suits it.
-        fuse_threshold: cosine from which tokens are alike to ``--fuse-tokens auto``; None where it
-            was never calibrated. A card without it says nothing of it.
-        training: data with licences, steps, recipe: for people.
-        metrics: each with the command that measured it.
-    """
-
-    task: str
-    backbone: str
-    backbone_args: dict[str, Any] = field(default_factory=dict)
-    head: str = ""
-    head_args: dict[str, Any] = field(default_factory=dict)
-    classes: tuple[ClassInfo, ...]
-    bands: int = 3
-    dtype: str = "uint8"
-    value_range: tuple[float, float] = (0.0, 255.0)
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
-    gsd_m: tuple[float, float] | None = None
-    window: int = 512
-    overlap: int = 64
-    fuse_threshold: float | None = None
-    training: dict[str, Any] = field(default_factory=dict)
-    metrics: tuple[dict[str, Any], ...] = ()
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(c.name for c in self.classes)
-
-    def to_json(self) -> str:
-        fields = asdict(self)
-        if self.fuse_threshold is None:
-            del fields["fuse_threshold"]  # so that earlier versions read the card
-        return json.dumps(fields, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Card:
-        """Read what :meth:`to_json` wrote; fields of later versions are refused, not ignored."""
-        raw = json.loads(text)
-        if raw.get("format_version", 0) > FORMAT_VERSION:
-            raise WeightsError(
-                f"the card has format version {raw['format_version']}, this program reads up to "
-                f"{FORMAT_VERSION}; update lemevit"
-            )
-        raw["classes"] = tuple(ClassInfo(c["name"], tuple(c["color"])) for c in raw["classes"])
-        for name in ("value_range", "mean", "std", "metrics"):
-            raw[name] = tuple(raw[name])
-        raw["gsd_m"] = None if raw["gsd_m"] is None else tuple(raw["gsd_m"])
-        return cls(**raw)
 
 
 def save_weights(
@@ -155,6 +90,11 @@ class Weights:
     def is_converted(self) -> bool:
         """Tell whether it holds a network of OpenVINO in place of tensors."""
         return CONVERTED_KEY in _metadata_in(self.content, self.name)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return names and shapes of its tensors, as the file's header has them."""
+        header = _header_in(self.content, self.name)
+        return {key: tuple(of["shape"]) for key, of in header.items() if key != _METADATA}
 
     def state(self) -> dict[str, Tensor]:
         """Return its tensors, floats as fp32, on the CPU.
@@ -224,21 +164,43 @@ def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
         )
     try:
         return Card.from_json(text)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its card cannot be read ({error})") from error
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _metadata_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, str]:
     """Parse what a safetensors file says of itself."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    try:
-        metadata: dict[str, str] = json.loads(content[8:end]).get("__metadata__", {})
-    except (AttributeError, ValueError) as error:
-        raise _no_safetensors(path, error) from error
+    metadata: dict[str, str] = _header_in(content, path).get(_METADATA, {})
     return metadata
 
 
-def _no_safetensors(name: str | os.PathLike[str], error: Exception) -> WeightsError:
+def _header_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parse the header of a safetensors file: its metadata, and a shape for every tensor."""
+    length = int.from_bytes(content[:8], "little")
+    if length > _LONGEST_HEADER:
+        raise _no_safetensors(path, f"a header of {length:,} bytes")
+    try:
+        header = json.loads(content[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise _no_safetensors(path, error) from error
+    if not _is_header(header):
+        raise _no_safetensors(path, "its header is none")
+    if len(header) > _MOST_TENSORS:
+        raise _no_safetensors(path, f"{len(header):,} tensors; no network has more than 50,000")
+    return dict(header)
+
+
+def _is_header(header: object) -> bool:
+    if not isinstance(header, dict) or not all(isinstance(of, dict) for of in header.values()):
+        return False
+    metadata = header.get(_METADATA, {})
+    shapes = (of.get("shape") for key, of in header.items() if key != _METADATA)
+    return all(isinstance(text, str) for text in metadata.values()) and all(
+        isinstance(shape, list) and all(isinstance(side, int) for side in shape) for shape in shapes
+    )
+
+
+def _no_safetensors(name: str | os.PathLike[str], error: Exception | str) -> WeightsError:
     return WeightsError(
         f"{name}: not a safetensors file ({error}); "
         "a checkpoint of the authors is converted by `lemevit import`"

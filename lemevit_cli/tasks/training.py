@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.models.variants import check_fusion
@@ -268,6 +269,7 @@ def _open_data(
         check_replaceable(picture, overwrite=overwrite)
     _check_options(training, options)
     task_data = training.open_data(data, options)
+    check_readable(task_data.card)
     for note in task_data.notes:
         progress.note(note)
     for warning in task_data.warnings:
