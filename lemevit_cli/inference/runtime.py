@@ -58,7 +58,7 @@ def begin(runtime: Answer, pixels: NDArray[Any]) -> Wait:
     Of a runtime that computes on the processor all is done when they are asked for.
     """
     if batches_in_flight(runtime):
-        return runtime.begin(pixels)  # type: ignore[attr-defined, no-any-return]
+        return runtime.begin(pixels)  # type: ignore[attr-defined]
     return partial(runtime, pixels)
 
 
