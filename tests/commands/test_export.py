@@ -71,7 +71,7 @@ def detector(tmp_path_factory):
         task="det",
         backbone="test_resnet",
         head="oriented_rcnn",
-        head_args={"channels": 16, "hidden": 32, "proposals": 50},
+        head_args={"channels": 16, "hidden": 32, "proposals": 50, "pyramid_scales": 1},
         classes=classes_from_names(["ship", "plane"]),
         window=64,
         overlap=16,
