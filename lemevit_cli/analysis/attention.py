@@ -121,7 +121,7 @@ def check_png(png: str | None, scene: str, target: str, settings: InferenceSetti
     """
     if png is None:
         return
-    check_picture(png, png, overwrite=settings.output.overwrite)
+    check_picture(png, png, overwrite=settings.output.overwrite, suffixes=(".png",))
     if STDOUT in (scene, target):
         raise OutputError("--png is drawn from the files of scene and raster; name both")
 

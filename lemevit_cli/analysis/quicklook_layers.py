@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ _BEARING_FIELD, _PIXEL_FIELD = "bearing", "length_px"
 _BOX_FIELDS = {_CLASS_FIELD, _BEARING_FIELD}  # what detect writes of boxes alone
 _BOX_TABLES = (".txt", ".csv", ".parquet")
 _BOX_LINE_PX = 1.8
+_GAP_PX = 8  # between two panels
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,13 @@ def color_layer(layer: Layer) -> NDArray[np.uint8]:
     shade = np.where(layer.ids == NODATA_CLASS, 1.0, 0.6)[drawn, None]
     rgb[drawn] = (colorize(layer.outlines, layer.classes)[drawn] * shade).round()
     return rgb
+
+
+def put_side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put pictures of one height from left to right, some white pixels between them."""
+    gap = np.full((len(pictures[0]), _GAP_PX, 3), 255, np.uint8)
+    between = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(between[1:], axis=1)
 
 
 def blend_layer(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:
