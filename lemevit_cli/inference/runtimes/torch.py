@@ -73,7 +73,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def begin(self, pixels: NDArray[Any]) -> Wait:
-        """Begin with a batch; return what waits for its answers, see :class:`Runtime`."""
+        """Begin with a batch; return what waits for its answers."""
         batch = torch.from_numpy(as_torch_dtype(pixels))
         if self._transfer:
             outputs = self.outputs_of(self._transfer.upload(batch))
