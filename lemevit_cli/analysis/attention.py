@@ -217,7 +217,8 @@ class Attention:
 
 def draw_attention(png: str, scene: str, record: Record, settings: InferenceSettings) -> None:
     """Draw the maps of a finished raster over its scene, from one decimated read of each."""
-    with open_scene(record["path"]) as raster, open_scene(scene, settings.scene) as under:
+    options = replace(settings.scene, expand_palette=True)
+    with open_scene(record["path"]) as raster, open_scene(scene, options) as under:
         maps, valid = raster.read_overview_by_band(_PICTURE_SIDE)
         bounds = settings.reading.bounds
         part = window_of_bounds(under, bounds) if bounds else under.window

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from typing import Any
 
@@ -11,16 +12,17 @@ import typer
 
 from lemevit_cli.commands import interruption, lifetime
 
-_SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LINES = 12.0
+_BEAT_S = 1.0
 _WIDEST = 400  # columns of a table
 
 
 class Console:
     """Draws the progress of a command on stderr.
 
-    A bar where stderr is a terminal, else a plain line now and then, so that log files stay
-    readable. Warnings and notes come once each, unless quiet. From start to finish a signal waits
-    for the next advance.
+    A bar where stderr is a terminal, else a plain line every few seconds, also while a single unit
+    takes longer. Warnings and notes come once each, unless quiet. From start to finish a signal
+    waits for the next advance, unless the length of the phase is unknown: then none may come.
     """
 
     def __init__(self, *, quiet: bool = False, show_progress: bool = True) -> None:
@@ -29,34 +31,67 @@ class Console:
         self._bar: Any = None
         self._label, self._unit = "", ""
         self._total, self._done = 0, 0
-        self._started = self._last_line = 0.0
+        self._started = 0.0
+        self._last_line = time.monotonic()  # of any: several short phases are long, too
+        self._figures: dict[str, float] = {}
+        self._over = threading.Event()  # of the phase
+        self._drawing = threading.Lock()
         self._said: set[str] = set()
 
     def start(self, label: str, *, total: int, unit: str) -> None:
-        interruption.hold()
-        lifetime.settle()  # all that the command imports is there
+        if total > 0:
+            interruption.hold()
+            lifetime.settle()  # all that the command imports is there
         self._label, self._unit, self._total, self._done = label, unit, total, 0
-        self._started = self._last_line = time.monotonic()
-        if self._show and sys.stderr.isatty():
+        self._started = time.monotonic()
+        self._figures = {}
+        self._over.set()
+        if not self._show:
+            return
+        if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, leave=False)
+            self._bar = tqdm(
+                total=total or None, desc=label, unit=f" {unit}", file=sys.stderr, leave=False
+            )
+        self._over = threading.Event()
+        threading.Thread(target=self._keep_telling, args=(self._over,), daemon=True).start()
 
     def advance(self, count: int = 1, **figures: float) -> None:
         interruption.check()
         self._done += count
+        self._figures = figures
         if self._bar is not None:
             if figures:
                 self._bar.set_postfix({k: _figure(v) for k, v in figures.items()}, refresh=False)
             self._bar.update(count)
-        elif self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self._line(figures)
+        else:
+            self.tell_if_due()
 
-    def _line(self, figures: dict[str, float]) -> None:
+    def tell_if_due(self) -> None:
+        """Write a line of progress, if the last one is some time ago."""
+        with self._drawing:
+            if self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+                self._last_line = time.monotonic()
+                self._line()
+
+    def _keep_telling(self, over: threading.Event) -> None:
+        """Write lines, or move the bar's clock, until a phase is over."""
+        while not over.wait(_BEAT_S):
+            if self._bar is None:
+                self.tell_if_due()
+            else:
+                with self._drawing:
+                    if not over.is_set():
+                        self._bar.refresh()
+
+    def _line(self) -> None:
         elapsed = time.monotonic() - self._started
-        left = elapsed / max(self._done, 1) * (self._total - self._done)
-        extra = "".join(f", {name} {_figure(value)}" for name, value in figures.items())
+        if self._done == 0:
+            typer.echo(f"{self._label}: {_duration(elapsed)} so far", err=True)
+            return
+        left = elapsed / self._done * max(self._total - self._done, 0)
+        extra = "".join(f", {name} {_figure(value)}" for name, value in self._figures.items())
         typer.echo(
             f"{self._label}: {self._done} of {self._total} {self._unit}{extra}, "
             f"{_duration(left)} left",
@@ -64,9 +99,11 @@ class Console:
         )
 
     def finish(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        with self._drawing:
+            self._over.set()
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
         interruption.release()
 
     def warn(self, message: str) -> None:
@@ -79,6 +116,7 @@ class Console:
         if self._quiet or line in self._said:
             return
         self._said.add(line)
+        self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.clear()
         typer.echo(f"lemevit: {line}", err=True)

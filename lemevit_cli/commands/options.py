@@ -268,23 +268,35 @@ Classes = Annotated[
     _output("--classes NAME,NAME", "Only these classes: as polygons, or as a mask, 0 elsewhere."),
 ]
 MinArea = Annotated[
-    float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
+    float | None,
+    _output(
+        "--min-area M2",
+        "Smallest polygon, in m2 on the ground; default: 8 pixels, 0: all.",
+        min=0.0,
+    ),
+]
+Simplify = Annotated[
+    float | None,
+    _output(
+        "--simplify METRES",
+        "How far outlines of polygons may move, neighbours together; default: 0, of change half "
+        "a pixel.",
+        min=0.0,
+    ),
+]
+FillHoles = Annotated[
+    float, _output("--fill-holes M2", "Fill smaller holes of polygons, with all in them.", min=0.0)
 ]
 LayerName = Annotated[
     str | None,
     _output("--layer NAME", "Layer to add to a GeoPackage, or replace; its others are kept."),
 ]
-Style = Annotated[bool, _output("--style", "Also a QGIS style beside the layer.")]
+Style = Annotated[
+    bool,
+    _output("--style", "Also a style for QGIS beside the result: classes in colours."),
+]
 Threshold = Annotated[
     float, _change("--threshold", "Score of change above which a pixel has changed, 0 to 1.")
-]
-Simplify = Annotated[
-    float | None,
-    _change(
-        "--simplify METRES",
-        "How far outlines may move; default: half a pixel, 0: not at all.",
-        min=0.0,
-    ),
 ]
 Coregister = Annotated[
     bool, _change("--coregister", "Undo the shift between the dates, which is told in any case.")
@@ -333,8 +345,8 @@ SkipBadLabels = Annotated[
     bool,
     option(
         "--skip-bad-labels",
-        "Of boxes: leave out labels that cannot be understood, and count them; else the first "
-        "is an error.",
+        "Of det and cls: leave out labels and pictures that cannot be understood, and count them; "
+        "else the first is an error.",
     ),
 ]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]

@@ -65,6 +65,7 @@ class Account:
             there: column, row, width, height.
         blocks_kept: those that an earlier run had finished.
         windows_capped: those that had more answers than are taken of one.
+        windows_full: those where the model has answered with all that it can.
     """
 
     windows: int = 0
@@ -72,6 +73,7 @@ class Account:
     unreadable: list[tuple[int, int, int, int]] = field(default_factory=list)
     blocks_kept: int = 0
     windows_capped: int = 0
+    windows_full: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 

@@ -79,6 +79,18 @@ class _Reading:
         return any(s != 1 for s in self.scales) or any(o != 0 for o in self.offsets)
 
 
+AS_GROUND = SceneOptions(expand_palette=True)
+
+
+def open_ground(path: str) -> Scene:
+    """Open a file that shows the ground: a palette is read as its colours.
+
+    Raises:
+        SceneError: as :func:`open_scene`.
+    """
+    return open_scene(path, AS_GROUND)
+
+
 class Scene:
     """One raster as the program sees it: size, bands, georeference, pixels with a valid mask.
 

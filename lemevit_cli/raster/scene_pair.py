@@ -25,7 +25,7 @@ from lemevit_cli.raster.overlap import (
     window_over,
 )
 from lemevit_cli.raster.radiometry import Stretch
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import AS_GROUND, Scene, open_scene
 from lemevit_cli.raster.source import WarpResampling
 from lemevit_cli.settings import SceneOptions
 
@@ -42,15 +42,15 @@ def open_pair(
     options_before: SceneOptions | None = None,
     options_after: SceneOptions | None = None,
 ) -> ScenePair:
-    """Open two dates of one place.
+    """Open two dates of one place; without options palettes are read as their colours.
 
     Raises:
         SceneError: if one of them cannot be opened, or it cannot be told how they lie on one
             another: see :class:`ScenePair`.
     """
-    first = open_scene(before, options_before)
+    first = open_scene(before, options_before or AS_GROUND)
     try:
-        second = open_scene(after, options_after)
+        second = open_scene(after, options_after or AS_GROUND)
         try:
             return ScenePair(first, second)
         except BaseException:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from affine import Affine
+from PIL import Image
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster import inspection
-from lemevit_cli.raster.inspection import value_warnings
+from lemevit_cli.raster.inspection import picture_warnings, value_warnings
 from lemevit_cli.raster.scene import open_scene
 
 TEN_METRES = Affine(10, 0, 458_000, 0, -10, 5_548_000)
@@ -117,3 +118,19 @@ def test_an_offset_of_sentinel_2_without_tags_is_told(write_scene, offset, told)
 def test_no_offset_is_sought_in_pixels_of_decimetres(write_scene):
     pixels = np.random.default_rng(0).integers(1100, 9000, (3, 48, 64)).astype(np.uint16)
     assert warnings_of(write_scene(pixels)) == ()
+
+
+def test_of_many_pictures_the_first_of_each_kind_is_told(tmp_path):
+    random = np.random.default_rng(0)
+    paths = []
+    for number in range(60):
+        pixels = random.integers(1, 255, (32, 40, 3)).astype(np.uint8)
+        if number >= 30:
+            pixels[:, :20] = 0
+        paths.append(str(tmp_path / f"{number:02}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    (line,) = picture_warnings(paths)
+    assert line.startswith(f"{paths[30]}: 50.0% of the pixels are pure black (0)")
+    assert line.endswith("(so in 12 of 24 that were looked at)")
+    assert picture_warnings(paths[:30]) == () == picture_warnings([])
+    assert "so in" not in picture_warnings(paths[-1:])[0]

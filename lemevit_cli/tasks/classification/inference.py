@@ -46,10 +46,10 @@ _SPREAD_BLOCK = 16  # where several processes share in them
 
 WRITERS = (
     *RASTERS,
-    Writer("GPKG", ".gpkg", "vector", _POLYGONS),
-    Writer("FlatGeobuf", ".fgb", "vector", _POLYGONS),
-    Writer("GeoJSON", ".geojson", "vector", _POLYGONS),
-    Writer("ESRI Shapefile", ".shp", "vector", _POLYGONS),
+    Writer("GPKG", ".gpkg", "cells", _POLYGONS),
+    Writer("FlatGeobuf", ".fgb", "cells", _POLYGONS),
+    Writer("GeoJSON", ".geojson", "cells", _POLYGONS),
+    Writer("ESRI Shapefile", ".shp", "cells", _POLYGONS),
 )
 
 
@@ -147,7 +147,7 @@ class Windows:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output, WRITERS)
+        check_target(target, self.settings.output, WRITERS, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return the one file."""
@@ -221,7 +221,7 @@ class Windows:
             rows=cells.stride * view.scene.height / view.height,
         )
         spec = raster_spec(run, self.settings)
-        is_vector = find_writer(target, self.settings.output, WRITERS).kind == "vector"
+        is_vector = find_writer(target, self.settings.output, WRITERS).kind == "cells"
         return replace(
             spec,
             width=area.width,

@@ -25,7 +25,7 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import WHITE, is_black_and_white
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene, open_ground, open_scene
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
 from lemevit_cli.training.datasets.naming import Naming
@@ -59,37 +59,53 @@ class PictureReader:
     """Reads windows of rasters; small pictures stay decoded, as JPEG and PNG know no windows."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str | Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str | Path], tuple[NDArray[Any], NDArray[np.bool_]]] = (
+            OrderedDict()
+        )
         self._bytes = 0
 
     def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
         return PictureReader, ()  # a worker process starts with an empty one
 
     def read(self, path: str | Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read values as they are stored, such as ids: as :meth:`read_picture`."""
+        return self._read(path, window, open_stored)
+
+    def read_picture(
+        self, path: str | Path, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
-        if path not in self._kept:
-            with open_picture(path) as scene:
+        return self._read(path, window, open_picture)
+
+    def _read(
+        self, path: str | Path, window: Window, open_file: Callable[[str | Path], Scene]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        key = open_file.__name__, path
+        if key not in self._kept:
+            with open_file(path) as scene:
                 size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
                 if size > _LARGEST_KEPT:
                     return scene.read(window)
-                self._keep(path, *scene.read(scene.window))
-        self._kept.move_to_end(path)
-        pixels, valid = self._kept[path]
+                self._keep(key, *scene.read(scene.window))
+        self._kept.move_to_end(key)
+        pixels, valid = self._kept[key]
         rows, cols = window.slices
         return pixels[:, rows, cols], valid[rows, cols]
 
     def read_site(self, site: Site, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read all dates of a site: their pixels one after the other, valid where all are."""
-        dates = [self.read(date, window) for date in site.dates]
+        dates = [self.read_picture(date, window) for date in site.dates]
         if len(dates) == 1:
             return dates[0]
         pixels, valid = zip(*dates, strict=True)
         return np.concatenate(pixels), np.logical_and.reduce(valid)
 
-    def _keep(self, path: str | Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+    def _keep(
+        self, key: tuple[str, str | Path], pixels: NDArray[Any], valid: NDArray[np.bool_]
+    ) -> None:
         # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
         mask = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
-        self._kept[path] = pixels, mask
+        self._kept[key] = pixels, mask
         self._bytes += pixels.nbytes
         while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
@@ -232,7 +248,7 @@ def masked_source(
             for scene in scenes:
                 kinds.append((scene.path, scene.num_bands, scene.dtype))
                 check_alike((kinds[0], kinds[-1]), words.all)
-            _check_mask(scenes, stack.enter_context(open_picture(mask)), words)
+            _check_mask(scenes, stack.enter_context(open_stored(mask)), words)
             if check is not None:
                 check(scenes)
             first, *later = scenes
@@ -331,13 +347,26 @@ def list_rasters(place: Path) -> dict[str, Path]:
 
 
 def open_picture(path: str | Path) -> Scene:
-    """Open a file of a data set.
+    """Open a picture of a data set.
 
     Raises:
         DataError: if it cannot be opened.
     """
+    return _open(path, open_ground)
+
+
+def open_stored(path: str | Path) -> Scene:
+    """Open a mask of a data set: indexes of a palette are its ids.
+
+    Raises:
+        DataError: if it cannot be opened.
+    """
+    return _open(path, open_scene)
+
+
+def _open(path: str | Path, open_file: Callable[[str], Scene]) -> Scene:
     try:
-        return open_scene(str(path))
+        return open_file(str(path))
     except SceneError as error:
         raise DataError(str(error)) from error
 
@@ -364,7 +393,7 @@ def _values_of_masks(folder: Path, split: str) -> set[int]:
 
 @lru_cache(maxsize=1 << 16)  # each split asks for those of all
 def _values_of(mask: Path, mtime_ns: int) -> frozenset[int]:
-    with open_picture(mask) as scene:
+    with open_stored(mask) as scene:
         pixels, valid = scene.read(scene.window)
     return frozenset(np.unique(pixels[0][valid]).tolist())
 

@@ -106,3 +106,29 @@ def test_boxes_are_equal_that_both_find_in_one_class():
     assert share_of_equal_boxes(boxes, others) == share_of_equal_boxes(others, boxes)
     assert share_of_equal_boxes(boxes, others) == pytest.approx(2 / 7)
     assert share_of_equal_boxes(boxes[:, :0], boxes[:, :0]) == 1
+
+
+def test_classes_that_are_not_asked_for_take_no_room(candidates):
+    every = decode_candidates(candidates, Decoding(score=0.0))
+    for most in (3, 20):
+        wanted = Decoding(score=0.0, max_per_window=most, class_ids=(0, 2))
+        for found, of_all in zip(decode_candidates(candidates, wanted), every, strict=True):
+            expected = of_all[:-1][np.isin(of_all[:-1, 6], (0, 2))]
+            np.testing.assert_array_equal(found[:most], expected[:most])
+
+
+@pytest.mark.parametrize("most", [300, 299])
+def test_a_box_from_the_last_proposals_is_told(most):
+    """Of two scales: all that a detector can propose of one of them holds a box."""
+    places = np.arange(300.0)
+    rows = np.column_stack(
+        [20 * (places % 20), 20 * (places // 20), *np.tile([[12.0], [8], [0], [0.6]], 300)]
+    )
+    decoding = Decoding(max_per_window=most, proposals=300)
+    empty = np.zeros_like(rows)
+    for scales in ([rows, empty], [empty, rows]):
+        (full,) = decode_candidates(np.concatenate(scales)[None], decoding)
+        assert full[-1, 6] == (-1 if most == 300 else 0) and full[-1, 5] == np.float32(0.6)
+    rows[280:, 5] = 0.0  # suppression has left fewer proposals
+    (found,) = decode_candidates(rows[None], decoding)
+    assert (found[-1, 5], found[-1, 6]) == (0, -1)

@@ -28,7 +28,7 @@ from lemevit_cli.training.datasets.folders import (
     list_rasters,
     list_some,
     masked_source,
-    open_picture,
+    open_stored,
     read_class_list,
     refuse_missing,
 )
@@ -160,7 +160,7 @@ def _values_of(masks: Sequence[Path], reader: PictureReader) -> dict[int, Path]:
     """Collect the values that masks hold, and the first mask with each."""
     first_with: dict[int, Path] = {}
     for path in masks:
-        with open_picture(path) as scene:
+        with open_stored(path) as scene:
             window = scene.window
         stored, known = reader.read(path, window)
         if stored.dtype == np.uint8:
