@@ -7,32 +7,59 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geopackage import check_layer_fits, check_nothing_else, layer_name
-
-# Moves of finished files into their places, and the removal of their folders: see placed_together.
-_waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = ContextVar(
-    "waiting", default=None
-)
+from lemevit_cli.placing import Staged, discard, finish_placing, is_alive, keep, place, sync
+from lemevit_cli.whole_files import check_whole
 
 
-def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None = None) -> None:
+@dataclass(frozen=True)
+class _Result:
+    """Finished files, and what may be done to those in their places."""
+
+    staged: Staged
+    overwrite: bool
+    layer: str | None
+
+    def check_places(self) -> None:
+        # Another program may have written there during hours of work.
+        target = self.staged.target
+        for name in self.staged.names():
+            of_layer = self.layer if name == target.name else None
+            check_replaceable(target.with_name(name), overwrite=self.overwrite, layer=of_layer)
+
+
+# Results that are finished, and the removal of their folders: see placed_together.
+_waiting: ContextVar[list[tuple[_Result, ExitStack]] | None] = ContextVar("waiting", default=None)
+
+
+def check_replaceable(
+    target: str | Path,
+    *,
+    overwrite: bool,
+    layer: str | None = None,
+    companions: Iterable[str] = (),
+) -> None:
     """Refuse a target that could not be put in place at the end of the work.
+
+    What a killed run had begun to put there is put there first.
 
     Args:
         layer: of a GeoPackage, which alone is added or replaced; None replaces the file.
+        companions: names beside the target that belong to it, and would go with it.
 
     Raises:
-        OutputError: if its folder is missing or read-only, if it is a folder or a device, if it
-            exists and may not be overwritten, or if it is a GeoPackage that would lose layers.
+        OutputError: if its folder is missing or read-only, if it is a folder, a device or a link to
+            nothing, if it or a companion exists and may not be overwritten, or if it is a
+            GeoPackage that would lose layers.
     """
-    target = Path(target)
+    target = followed(Path(target))
     folder = target.parent
     if not folder.is_dir():
         raise OutputError(f"{target}: the folder {folder} does not exist; create it first")
@@ -42,8 +69,35 @@ def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None 
         raise OutputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is not an ordinary file; -o - writes to stdout")
+    finish_placing(target)
     if target.exists():
         _check_loss(target, overwrite=overwrite, layer=layer)
+    adds_layer = layer is not None and target.exists()  # what is beside it is read with it
+    for path in (target.with_name(name) for name in companions):
+        if path.is_dir() or path.is_symlink():
+            kind = "link" if path.is_symlink() else "folder"
+            raise OutputError(f"{path} is a {kind} and belongs to {target.name}; remove it first")
+        if os.path.lexists(path) and not (overwrite or adds_layer):
+            raise OutputError(
+                f"{path} exists and would be read with {target.name}; "
+                "replace it with --overwrite or name another file"
+            )
+
+
+def followed(target: Path) -> Path:
+    """Return the file that a link leads to, which is written in place of the link.
+
+    Raises:
+        OutputError: if it leads nowhere, or to a file of another kind.
+    """
+    if not target.is_symlink():
+        return target
+    real = Path(os.path.realpath(target))
+    if not real.exists():
+        raise OutputError(f"{target} is a link to {real}, which is not there; remove it first")
+    if real.is_file() and real.suffix.lower() != target.suffix.lower():
+        raise OutputError(f"{target} is a link to {real}, a name of another kind; name a file")
+    return real
 
 
 def _check_loss(target: Path, *, overwrite: bool, layer: str | None) -> None:
@@ -67,8 +121,9 @@ def replacing(
 
     The path lies in a hidden folder beside the target (``.NAME.PID.*.part/NAME``), so that the
     move is a rename and that whatever a driver puts beside its file goes the same way: every
-    file left in that folder moves along, the target last. Any exception, Ctrl-C included,
-    removes the folder; only a killed process leaves it, and never a target.
+    file left in that folder moves along, the target last, see ``placing.py``. Any exception, Ctrl-C
+    included, removes the folder; only a killed process leaves it, and never a target. A finished
+    result that may not be placed after all stays in ``NAME.finished``.
 
     Args:
         companions: names of files in the target's folder that belonged to an older target
@@ -78,22 +133,46 @@ def replacing(
     Raises:
         OutputError: as ``check_replaceable``; or if the disk is full or the folder refuses.
     """
-    target = Path(target)
-    check_replaceable(target, overwrite=overwrite, layer=layer)
-    try:
-        prefix = f".{target.name}.{os.getpid()}."
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    target, companions = followed(Path(target)), frozenset(companions)
+    check_replaceable(target, overwrite=overwrite, layer=layer, companions=companions)
+    folder = _stage(target)
     with ExitStack() as at_end:
-        at_end.callback(shutil.rmtree, folder, ignore_errors=True)
+        at_end.callback(discard, folder)
         yield folder / target.name
-        move = partial(_move_into_place, folder, target, set(companions), overwrite, layer)
+        result = _Result(Staged(folder, target, companions), overwrite, layer)
         waiting = _waiting.get()
         if waiting is None:
-            move()
+            _place([result])
         else:
-            waiting.append((move, at_end.pop_all()))
+            waiting.append((result, at_end.pop_all()))
+
+
+def _stage(target: Path) -> Path:
+    try:
+        prefix = f".{target.name}.{os.getpid()}."
+        return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _place(results: Sequence[_Result], stale: Iterable[Path] = ()) -> None:
+    """Put finished results into their places, or keep them where they are seen."""
+    for result in results:
+        try:
+            for file, _ in result.staged.files():
+                check_whole(file)
+        except OSError as error:
+            raise OutputError(
+                f"{result.staged.target} cannot be written (is the disk full?): {error}"
+            ) from error
+    try:
+        for result in results:
+            result.check_places()
+        place([result.staged for result in results], stale)
+    except (OutputError, OSError) as error:
+        told = error if isinstance(error, OutputError) else f"cannot be put in place ({error})"
+        kept = " and ".join(str(keep(result.staged)) for result in results if result.staged.names())
+        raise OutputError(f"{told}; what is finished is kept in {kept}") from error
 
 
 @contextmanager
@@ -108,19 +187,27 @@ def replacing_folder(target: str | Path, *, overwrite: bool) -> Iterator[Path]:
     """
     target = Path(target)
     check_folder_replaceable(target, overwrite=overwrite)
-    try:
-        prefix = f".{target.name}.{os.getpid()}."
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    folder = _stage(target)
     try:
         content = folder / target.name
         content.mkdir()
         yield content
-        check_folder_replaceable(target, overwrite=overwrite)
+        for path in sorted(content.rglob("*"), reverse=True):
+            if not path.is_symlink():
+                sync(path)
+        try:
+            check_folder_replaceable(target, overwrite=overwrite)
+        except OutputError as error:
+            raise OutputError(
+                f"{error}; what is finished is kept in {keep(Staged(folder, target))}"
+            ) from error
         if target.exists():
+            shutil.copymode(target, content)
             target.replace(folder / "older")
         content.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -149,19 +236,23 @@ def check_folder_replaceable(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def placed_together() -> Iterator[None]:
+def placed_together(stale: Iterable[Path] = ()) -> Iterator[None]:
     """Let all that :func:`replacing` writes in the block appear at its clean end, in a moment.
 
     A process that is killed while the second of two results is finished would else leave the
     first in its place, and the same command would be refused. An exception in the block leaves
-    none.
+    none. What is finished last is placed last, and of what it replaces the last goes first: a file
+    that stands for all is written at the end.
+
+    Args:
+        stale: files that go with those that are replaced.
     """
-    waiting: list[tuple[Callable[[], None], ExitStack]] = []
+    waiting: list[tuple[_Result, ExitStack]] = []
     token = _waiting.set(waiting)
     try:
         yield
-        for move, _ in waiting:
-            move()
+        if waiting:
+            _place([result for result, _ in waiting], stale)
     finally:
         _waiting.reset(token)
         for _, at_end in waiting:
@@ -173,18 +264,24 @@ def written_whole(target: Path) -> Iterator[Path]:
     """Yield a path beside a target of one file; a clean end of the block puts it in its place.
 
     The bytes are on the disk before the name is: some file systems tell only then that they are
-    full. Any exception leaves the target as it was, and nothing beside it.
+    full. Any exception leaves the target as it was, and nothing beside it; what replaces a file
+    keeps its mode.
 
     Raises:
         OSError: if it cannot be written.
+        OutputError: if the target is a link to nothing.
     """
+    target = followed(target)
     # The suffix stays last: drivers go by it.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        check_whole(temporary)
+        sync(temporary)
+        if target.exists():
+            shutil.copymode(target, temporary)
         temporary.replace(target)
+        sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -195,24 +292,14 @@ def remove_parts(target: Path, *, spare_living: bool = False) -> None:
     Args:
         spare_living: leave what belongs to a process that is there.
     """
+    finish_placing(target)
     for part in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
-        pid = part.name.removeprefix(f".{target.name}.").split(".")[0]
-        if spare_living and (not pid.isdigit() or _is_alive(int(pid))):
+        if spare_living and is_alive(part, target):
             continue
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
             part.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # somebody else's
-    return True
 
 
 @contextmanager
@@ -227,6 +314,7 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
         spool = Path(folder) / f"result{suffix}"
         yield spool
         try:
+            check_whole(spool)
             with spool.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
             sys.stdout.buffer.flush()
@@ -234,20 +322,3 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
             raise
         except OSError as error:
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
-
-
-def _move_into_place(
-    folder: Path, target: Path, companions: set[str], overwrite: bool, layer: str | None
-) -> None:
-    names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == target.name)
-    # Another program may have written there during hours of work.
-    for name in names:
-        of_layer = layer if name == target.name else None
-        check_replaceable(target.with_name(name), overwrite=overwrite, layer=of_layer)
-    try:
-        for stale in companions.difference(names):
-            target.with_name(stale).unlink(missing_ok=True)
-        for name in names:
-            (folder / name).replace(target.with_name(name))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be put in place: {error.strerror}") from error

@@ -42,6 +42,21 @@ def tables_of(path: Path) -> dict[str, str]:
     return {name: kinds.get(name, "table") for name in data}
 
 
+def count_features(path: Path, layer: str) -> int:
+    """Count the features of a layer, one by one, after a look at all pages of the file.
+
+    Raises:
+        OutputError: if it cannot be read.
+    """
+    name = layer.replace('"', '""')
+    with _open(path) as database:
+        (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise OutputError(f"{path}: is damaged ({state})")
+        (count,) = database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()
+    return int(count)
+
+
 def copy_geopackage(path: Path, target: Path) -> None:
     """Copy a GeoPackage as it stands, with what another program has committed beside it.
 

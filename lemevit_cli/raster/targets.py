@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemevit_cli.atomic import check_replaceable, spooled_to_stdout
+from lemevit_cli.atomic import check_replaceable, followed, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
@@ -62,19 +62,22 @@ def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] 
     writer = find_writer(target, options, writers)
     _check_layer(writer, options)
     if target != STDOUT:
-        check_replaceable(target, overwrite=options.overwrite, layer=options.layer)
+        place = followed(Path(target))
+        check_replaceable(
+            place,
+            overwrite=options.overwrite,
+            layer=options.layer,
+            companions=writer.companions(place),
+        )
     if options.style and target == STDOUT:
         raise OutputError("--style writes a file beside the result; name one by -o")
-    beside = [".qml"] if options.style else []
-    if writer.driver == "ESRI Shapefile":
-        if not target.lower().endswith(".shp"):
-            raise OutputError(
-                f"a shapefile is several files around NAME.shp, which {target} cannot be; "
-                "name it so, or take --format FlatGeobuf or GeoJSON"
-            )
-        beside += [".shx", ".dbf", ".prj", ".cpg"]
-    for suffix in beside:
-        check_replaceable(Path(target).with_suffix(suffix), overwrite=options.overwrite)
+    if writer.driver == "ESRI Shapefile" and not target.lower().endswith(".shp"):
+        raise OutputError(
+            f"a shapefile is several files around NAME.shp, which {target} cannot be; "
+            "name it so, or take --format FlatGeobuf or GeoJSON"
+        )
+    if options.style:
+        check_replaceable(Path(target).with_suffix(".qml"), overwrite=options.overwrite)
     importlib.import_module(writer.module).check_options(options, writer)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
@@ -32,6 +33,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
+from lemevit_cli.training.datasets.listing import data_paths
 from lemevit_cli.training.fusion import calibrate_threshold
 from lemevit_cli.training.loop import fit, steps_of_plan
 from lemevit_cli.training.metrics_log import read_metrics
@@ -86,6 +88,11 @@ def train(
     target = Path(output)
     folder = training_folder(target)
     options = _without_resume_of_nothing(options, folder, progress)
+    reads = [
+        *data_paths(data),
+        *([] if options.init is None else [str(find_weights(options.init))]),
+    ]
+    check_inputs_kept([target, *([] if samples is None else [samples])], reads)
     _check_target(target, folder, options)
     training = load_training(task) if isinstance(task, str) else task
     options = follow_recipe(task, options) if isinstance(task, str) else options

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
 
-from lemevit_cli.atomic import replacing
+from lemevit_cli.atomic import followed, replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
@@ -36,9 +36,6 @@ SHAPEFILE_LIMIT = 2**31 - 1  # bytes of a .shp or .dbf that every reader takes
 _SHAPEFILE_NAME_BYTES = 254  # of a text in a .dbf
 # What GDAL gives a field of a .dbf that says nothing of its width: text, whole numbers, others.
 _TEXT_WIDTH, _INTEGER_WIDTH, _REAL_WIDTH = 80, 9, 24
-_SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".qmd", ".qpj", ".sbn", ".sbx")
-# GDAL journals beside a GeoPackage that was not closed; they would be applied to the new one.
-_GEOPACKAGE_PARTS = ("-wal", "-shm", "-journal")
 _ROWS_AT_ONCE = 50_000  # polygons that are in memory as such
 
 _METRES_A_DEGREE = 111_320.0
@@ -193,10 +190,11 @@ def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Wri
 @contextmanager
 def replacing_layer(target: Path, options: OutputOptions, writer: Writer) -> Iterator[Path]:
     """Yield a path for :func:`write_layer`, as ``replacing``; other layers stay if one is named."""
+    target = followed(target)
     with replacing(
         target,
         overwrite=options.overwrite,
-        companions=companions_of(target, writer),
+        companions=writer.companions(target),
         layer=options.layer,
     ) as path:
         yield path
@@ -230,13 +228,6 @@ def write_layer(
         _write(place, layer, options, writer.driver)
         _check_complete(place, layer, options, writer.driver)
     place.replace(path)
-
-
-def companions_of(target: Path, writer: Writer) -> list[str]:
-    """List the names of files that may belong to an older target of this format."""
-    if writer.driver == "ESRI Shapefile":
-        return [target.stem + part for part in _SHAPEFILE_PARTS]
-    return [target.name + part for part in _GEOPACKAGE_PARTS]
 
 
 @contextmanager

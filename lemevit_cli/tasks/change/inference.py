@@ -22,11 +22,12 @@ from lemevit_cli.inference.run import BlockInference, best_classes, masked_score
 from lemevit_cli.inference.scene_input import SceneInput, area_of
 from lemevit_cli.inference.scenes import (
     Record,
-    check_targets,
     infer_scenes,
     prepare_weights,
+    read_beside,
     target_of,
 )
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -80,6 +81,8 @@ def change(
     named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
     card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
     check_threshold(settings.change.threshold)
+    reads = read_beside(weights or TASKS[NETWORK.task].starter, settings)
+    check_inputs_kept(named, [before, after, *reads])
     check_outputs((before, after), named, settings)
     task = Change(card, settings, progress, after=after, targets=tuple(named))
     return infer_scenes(task, [before], named[:1], load).results[0]
@@ -266,8 +269,6 @@ def check_outputs(
         if is_given and not layers:
             raise OutputError(f"{name} is for polygons; write .shp, .gpkg or .geojson too")
     for target in targets:
-        for scene in scenes:
-            check_targets([scene], [target])
         chosen = options if target in layers else of_raster(options, beside_layers=bool(layers))
         check_target(target, chosen, WRITERS)
 

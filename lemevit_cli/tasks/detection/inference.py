@@ -30,6 +30,7 @@ from lemevit_cli.inference.scenes import (
     Report,
     infer_scenes,
     prepare_weights,
+    read_beside,
     targets_of,
 )
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -71,7 +72,8 @@ def detect(
     network = network_for(settings.detection)
     card, load = prepare_weights(network, weights or TASKS[network.task].starter, settings)
     check_detection(settings.detection)
-    targets = targets_of(scenes, target, ending)
+    reads = read_beside(weights or TASKS[network.task].starter, settings)
+    targets = targets_of(scenes, target, ending, reads=reads)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
 
 

@@ -19,6 +19,7 @@ from lemevit_cli.inference.scenes import (
     Report,
     infer_scenes,
     prepare_weights,
+    read_beside,
     targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
@@ -64,7 +65,8 @@ def predict(
     """
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
     card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
-    targets = targets_of(scenes, target, ending)
+    reads = read_beside(weights or TASKS[_TASK].starter, settings)
+    targets = targets_of(scenes, target, ending, reads=reads)
     return infer_scenes(Segmentation(card, settings, progress), scenes, targets, load, report)
 
 
