@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
+from lemevit_cli.whole_files import IncompleteFileError
 
 _MAGIC = b"SQLite format 3\0"
 # Tables of the format, of SQLite, and of GDAL's indexes: none of them is anybody's data.
@@ -46,15 +47,17 @@ def count_features(path: Path, layer: str) -> int:
     """Count the features of a layer, one by one, after a look at all pages of the file.
 
     Raises:
-        OutputError: if it cannot be read.
+        IncompleteFileError: if it is damaged.
     """
     name = layer.replace('"', '""')
-    with _open(path) as database:
-        (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if state != "ok":
-            raise OutputError(f"{path}: is damaged ({state})")
-        (count,) = database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()
-    return int(count)
+    try:
+        with closing(sqlite3.connect(_read_only(path), uri=True)) as database:
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise IncompleteFileError(str(state))
+            return int(database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()[0])
+    except sqlite3.Error as error:
+        raise IncompleteFileError(str(error)) from error
 
 
 def copy_geopackage(path: Path, target: Path) -> None:
@@ -110,9 +113,12 @@ def _is_sqlite(path: Path) -> bool:
 
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    place = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        with closing(sqlite3.connect(place, uri=True)) as database:
+        with closing(sqlite3.connect(_read_only(path), uri=True)) as database:
             yield database
     except sqlite3.Error as error:
         raise OutputError(f"{path}: its layers cannot be read ({error}); name another") from error
+
+
+def _read_only(path: Path) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro"

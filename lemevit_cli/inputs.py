@@ -110,14 +110,8 @@ def local_path(name: str) -> Path | None:
     rest = rest.replace("{", "").replace("}", "").partition("!")[0]
     # /vsisubfile/0_500,FILE; NETCDF:"FILE":VARIABLE; GTIFF_DIR:2:FILE; FILE?bands=1
     parts = [re.split(mark, rest) for mark in '":']
-    spans = [
-        rest,
-        rest.removeprefix("//"),
-        rest.partition(",")[2],
-        rest.partition("?")[0].removeprefix("//"),
-        *parts[0],
-        *parts[1],
-    ]
+    plain = rest.partition("?")[0].removeprefix("//")
+    spans = [rest, plain, rest.partition(",")[2], *parts[0], *parts[1]]
     return next((path for span in spans if (path := _existing(span)) is not None), None)
 
 

@@ -88,11 +88,9 @@ def train(
     target = Path(output)
     folder = training_folder(target)
     options = _without_resume_of_nothing(options, folder, progress)
-    reads = [
-        *data_paths(data),
-        *([] if options.init is None else [str(find_weights(options.init))]),
-    ]
-    check_inputs_kept([target, *([] if samples is None else [samples])], reads)
+    init = None if options.init is None else str(find_weights(options.init))
+    outputs = [target] if samples is None else [target, samples]
+    check_inputs_kept(outputs, [*data_paths(data), init])
     _check_target(target, folder, options)
     training = load_training(task) if isinstance(task, str) else task
     options = follow_recipe(task, options) if isinstance(task, str) else options

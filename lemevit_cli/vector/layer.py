@@ -28,7 +28,7 @@ from lemevit_cli.geometry.ground import (
     metres_per_unit,
     polygon_areas_m2,
 )
-from lemevit_cli.geopackage import copy_geopackage, layer_name
+from lemevit_cli.geopackage import copy_geopackage, count_features, layer_name
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.settings import OutputOptions
 
@@ -312,9 +312,7 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
 
     num_polygons = len(layer.wkb)
     if driver == "GeoJSON":
-        with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            complete = file.read() == b"]\n}\n"
+        complete = _is_whole_geojson(path, num_polygons)
     elif num_polygons == 0:
         complete = True
     else:
@@ -324,11 +322,24 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
         # The last field, cut off, reads as nothing. FlatGeobuf sorts by place.
         complete = len(polygons) == 1 and polygons[0] is not None
         complete = complete and _is_among(values[0], expected)
-    if driver == "GPKG" and "SPATIAL_INDEX" not in options.creation_options:
-        info = pyogrio.read_info(path, layer=options.layer)
-        complete &= info["capabilities"]["fast_spatial_filter"]
+    if driver == "GPKG":
+        if "SPATIAL_INDEX" not in options.creation_options:
+            info = pyogrio.read_info(path, layer=options.layer)
+            complete &= info["capabilities"]["fast_spatial_filter"]
+        complete &= count_features(path, _name_of(path, options, driver)) == num_polygons
+    elif driver != "GeoJSON":
+        info = pyogrio.read_info(path, layer=options.layer, force_feature_count=True)
+        complete &= info["features"] == num_polygons
     if not complete:
-        raise OSError("the end of the layer is missing")
+        raise OSError("polygons, or the end of the layer, are missing")
+
+
+def _is_whole_geojson(path: Path, num_polygons: int) -> bool:
+    """Count features by their lines, as GDAL writes them: to parse them takes memory."""
+    with path.open("rb") as file:
+        count = sum(line.startswith(b'{ "type": "Feature",') for line in file)
+        file.seek(-4, os.SEEK_END)
+        return file.read() == b"]\n}\n" and count == num_polygons
 
 
 def _is_among(value: Any, expected: NDArray[Any]) -> bool:

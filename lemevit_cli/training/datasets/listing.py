@@ -81,7 +81,7 @@ def is_listing(path: str) -> bool:
     return Path(path).suffix.lower() == ".toml"
 
 
-def paths_of(entry: Entry) -> list[str | None]:
+def paths_of(entry: LabelledFolder | LabelledScene) -> list[str | None]:
     """Return the files or the folder of an entry."""
     if isinstance(entry, LabelledScene):
         return [entry.scene, entry.after, entry.labels]
@@ -91,7 +91,10 @@ def paths_of(entry: Entry) -> list[str | None]:
 def data_paths(data: DataOptions) -> list[str | None]:
     """Return all that a user's data are read from, lists among them."""
     lists = [path for path in data.paths if is_listing(path)]
-    entries = [*data.scenes, *(entry for path in lists for entry in read_listing(path))]
+    entries = [
+        *data.scenes,
+        *(entry for path in lists for entry in read_listing(path, labelled=False)),
+    ]
     return [*data.paths, *(path for entry in entries for path in paths_of(entry))]
 
 
