@@ -25,6 +25,7 @@ import signal
 import struct
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,13 +112,16 @@ def main() -> None:
     args = parser.parse_args()
     chosen = args.commands.split(",") if args.commands else list(COMMANDS)
     tallies = {}
-    with tempfile.TemporaryDirectory(prefix="operations-") as name:
-        for command in chosen:
+    folder = Path(tempfile.mkdtemp(prefix="operations-"))  # a finalizer would run in each child
+    try:
+        for name in chosen:
             if args.limits:
-                tallies[command] = limit(Path(name), command, args.limits, size=args.size)
+                tallies[name] = limit(folder, name, args.limits, size=args.size)
             else:
-                tallies[command] = disturb(Path(name), command, step=args.step, size=args.size)
-            print(f"{command}: {dict(tallies[command])}", file=sys.stderr)
+                tallies[name] = disturb(folder, name, step=args.step, size=args.size)
+            print(f"{name}: {dict(tallies[name])}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(folder)
     tell(tallies)
 
 
@@ -240,8 +244,8 @@ def forked(place: Path, command: list[str], *, kill_at: int = 0, limit: int | No
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             sys.argv = ["lemevit", *command]
             lemevit_cli.cli.main()
-        except SystemExit as leaving:
-            os._exit(leaving.code if isinstance(leaving.code, int) else 1)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(70)
     _, status = os.waitpid(pid, 0)
@@ -270,7 +274,7 @@ def _count_operations(place: Path, counter: mmap.mmap, kill_at: int) -> None:
 
 def _is_within(path: Any, place: Path) -> bool:
     # Names that shutil.rmtree gives are relative to a descriptor: they count.
-    return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(str(place))
+    return not isinstance(path, int) and str(place / os.fsdecode(path)).startswith(str(place))
 
 
 def _expect(ended: Ended) -> None:

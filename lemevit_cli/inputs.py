@@ -74,7 +74,8 @@ def check_inputs_kept(outputs: Iterable[str | Path], inputs: Iterable[str | None
             path = present.get(_key_of(file) or (-1, -1))
             if path is not None:
                 is_itself = _key_of(Path(name)) == _key_of(path)
-                told = f"{name}, which is read" if is_itself else f"{file}, read with {name}"
+                shown = "a VRT" if name.lstrip().startswith("<") else name
+                told = f"{name}, which is read" if is_itself else f"{file}, read with {shown}"
                 raise OutputError(f"{path} is {told}; name another file by -o")
 
 
