@@ -1,7 +1,7 @@
 """Kill commands at every file operation, or let the disk be full at every size, and look.
 
-    python benchmarks/operations.py [--commands predict,change] [--step 1] [--size 256]
-    python benchmarks/operations.py --limits 5 [--commands predict]
+    python benchmarks/faults.py --operations [--commands predict,change] [--step 1] [--size 256]
+    python benchmarks/faults.py --operations --limits 5 [--commands predict]
 
 By turns a command replaces an older result of its own, by ``--overwrite``, and is killed before its
 first, second, ... operation: opening a file to write, rename, unlink, mkdir, rmdir, chmod, fsync. A
@@ -103,13 +103,13 @@ class Ended:
     operations: int
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--commands", default="")
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--limits", type=int, default=0, metavar="PERCENT")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     chosen = args.commands.split(",") if args.commands else list(COMMANDS)
     tallies = {}
     folder = Path(tempfile.mkdtemp(prefix="operations-"))  # a finalizer would run in each child
