@@ -56,9 +56,9 @@ def check_inputs_kept(outputs: Iterable[str | Path], inputs: Iterable[str | None
         OutputError: naming both.
     """
     present: dict[_Key, Path] = {}
-    outputs = [Path(output) for output in outputs]
-    folders = [output.resolve() for output in outputs if output.is_dir()]
-    for output in outputs:
+    paths = [Path(output) for output in outputs]
+    folders = [path.resolve() for path in paths if path.is_dir()]
+    for output in paths:
         for path in (output, *map(output.with_name, companions_of(output) if output.name else ())):
             key = _key_of(path)
             if key is not None and path.is_file():
