@@ -25,7 +25,7 @@ LAYERS = [
     ["geometry"],
     ["atomic", "cache"],
     ["placing"],
-    ["geopackage", "gdal_refusals"],
+    ["geopackage", "gdal_refusals", "qgis_style"],
     ["whole_files", "inputs"],
     ["settings", "errors", "legend", "progress"],
 ]
@@ -110,7 +110,7 @@ def test_torch_load_is_called_in_one_place_and_unpickles_weights_only():
 
 @pytest.mark.parametrize(
     ("room", "most"),
-    [("segmentation", 61), ("detection", 69), ("change", 69), ("classification", 65)],
+    [("segmentation", 62), ("detection", 70), ("change", 71), ("classification", 67)],
 )
 def test_inference_loads_nothing_that_trains(room, most):
     program = CLOSURE.format(room=room)
