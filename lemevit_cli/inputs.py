@@ -71,12 +71,12 @@ def check_inputs_kept(outputs: Iterable[str | Path], inputs: Iterable[str | None
             folder = next((place for place in folders if within.is_relative_to(place)), None)
             if folder is not None:
                 raise OutputError(f"{file} is read, and -o would replace {folder}; name another")
-            path = present.get(_key_of(file) or (-1, -1))
-            if path is not None:
-                is_itself = _key_of(Path(name)) == _key_of(path)
+            written = present.get(_key_of(file) or (-1, -1))
+            if written is not None:
+                is_itself = _key_of(Path(name)) == _key_of(written)
                 shown = "a VRT" if name.lstrip().startswith("<") else name
-                told = f"{name}, which is read" if is_itself else f"{file}, read with {shown}"
-                raise OutputError(f"{path} is {told}; name another file by -o")
+                told = "an input itself" if is_itself else f"{file}, which is read with {shown}"
+                raise OutputError(f"{written} is {told}; name another file by -o")
 
 
 def files_behind(name: str) -> Iterator[Path]:

@@ -53,5 +53,5 @@ def test_a_picture_does_not_replace_what_it_is_drawn_from(scene, write_scene):
     before = Path(ids).read_bytes()
     run = invoke(scene, "--over", ids, "-o", "s.png", "--overwrite")
     assert run.exit_code == 1
-    assert run.stderr.count("\n") == 1 and "read; name another file by -o" in run.stderr
+    assert run.stderr.count("\n") == 1 and "an input itself; name another file by -o" in run.stderr
     assert Path(ids).read_bytes() == before

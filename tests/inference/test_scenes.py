@@ -152,6 +152,6 @@ def test_no_target_replaces_weights_mask_or_a_later_scene(tmp_path):
     path = str(tmp_path) + "/"
     for target in ("b.tif", "m.gpkg", "w.safetensors"):
         reads = (path + "m.gpkg", path + "w.safetensors")
-        with pytest.raises(OutputError, match="which is read; name another file by -o"):
+        with pytest.raises(OutputError, match="is an input itself; name another file by -o"):
             check_targets([path + "a.tif", path + "b.tif"], [path + target, path + "c"],
                           reads=reads)  # fmt: skip

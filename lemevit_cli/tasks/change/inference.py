@@ -113,7 +113,7 @@ class Change:
 
     def check_target(self, target: str) -> None:
         """Refuse targets that could not all be written at the end."""
-        check_outputs((self.before, self.after), self.targets, self.settings, self.progress)
+        check_outputs(self.targets, self.settings, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return all that is written."""
@@ -249,16 +249,11 @@ def check_threshold(threshold: float) -> None:
         raise LemevitError(f"--threshold {threshold:g}: use a number from 0 to 1")
 
 
-def check_outputs(
-    scenes: Sequence[str],
-    targets: Sequence[str],
-    settings: InferenceSettings,
-    progress: Progress,
-) -> None:
+def check_outputs(targets: Sequence[str], settings: InferenceSettings, progress: Progress) -> None:
     """Refuse, before any work, targets that could not all be written at its end.
 
     Raises:
-        OutputError: for a target that is a scene, is named twice, or that its format refuses, and
+        OutputError: for a target that is named twice, or that its format refuses, and
             for options that only one of several formats could take.
     """
     options = settings.output
