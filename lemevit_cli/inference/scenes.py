@@ -297,9 +297,9 @@ def targets_of(
     return targets
 
 
-def read_beside(weights: str, settings: InferenceSettings) -> tuple[str | None, ...]:
+def read_beside(weights: str | None, settings: InferenceSettings) -> tuple[str | None, ...]:
     """Return what a run reads beside its scenes: weights and mask."""
-    return str(find_weights(weights)), settings.reading.mask
+    return None if weights is None else str(find_weights(weights)), settings.reading.mask
 
 
 def is_folder(target: str) -> bool:

@@ -92,7 +92,7 @@ def train(
     target = Path(output)
     folder = training_folder(target)
     init = None if options.init is None else str(find_weights(options.init))
-    outputs = [target] if samples is None else [target, samples]
+    outputs = [output] if samples is None else [output, samples]
     check_inputs_kept(outputs, [*data_paths(data), init])
     _check_target(target, folder, options)
     options = _without_resume_of_nothing(options, folder, progress)
