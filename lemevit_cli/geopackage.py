@@ -51,7 +51,9 @@ def count_features(path: Path, layer: str) -> int:
     """
     name = layer.replace('"', '""')
     try:
-        with closing(sqlite3.connect(_read_only(path), uri=True)) as database:
+        # Immutable: of a file with a write-ahead log, SQLite would leave files beside it.
+        place = f"{_read_only(path)}&immutable=1"
+        with closing(sqlite3.connect(place, uri=True)) as database:
             (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise IncompleteFileError(str(state))
