@@ -10,6 +10,10 @@ Printed is, by command: kills; runs that went on behind blocks of a killed one; 
 they had ended; and four faults: finished blocks that were done again, commands refused between two
 of their results, results that are not those of the undisturbed run, and files left over. Exit
 status 1 if there is a fault.
+
+    python benchmarks/faults.py --operations [--commands quicklook,change] [--limits 5]
+
+kills commands before each of their file operations instead, or fills the disk: see operations.py.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import operations
 import pyogrio
 import rasterio
 
@@ -56,10 +61,14 @@ class Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--operations", action="store_true")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--block-size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
+    if "--operations" in sys.argv:
+        operations.main([argument for argument in sys.argv[1:] if argument != "--operations"])
+        return
     args = parser.parse_args()
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="faults-") as name:

@@ -7,40 +7,67 @@ Whoever comes next removes those of processes that are no more.
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geopackage import check_layer_fits, check_nothing_else, layer_name
+from lemevit_cli.hidden_names import beside, is_alive, mark, parts_of
+from lemevit_cli.placing import Staged, discard, finish_placing, keep, place, sync
+from lemevit_cli.whole_files import check_whole
 
-_LONGEST_NAME, _LONGEST_SUFFIX = 160, 32  # bytes that leave room for what is added
+_LONGEST_SUFFIX = 32  # bytes
 _TEMPORARY = "lemevit-"
-# Moves of finished files into their places, and the removal of their folders: see placed_together.
-_waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = ContextVar(
-    "waiting", default=None
-)
 
 
-def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None = None) -> None:
+@dataclass(frozen=True)
+class _Result:
+    """Finished files, and what may be done to those in their places."""
+
+    staged: Staged
+    overwrite: bool
+    layer: str | None
+
+    def check_places(self) -> None:
+        # Another program may have written there during hours of work.
+        target = self.staged.target
+        for name in self.staged.names():
+            of_layer = self.layer if name == target.name else None
+            check_replaceable(target.with_name(name), overwrite=self.overwrite, layer=of_layer)
+
+
+# Results that are finished, and the removal of their folders: see placed_together.
+_waiting: ContextVar[list[tuple[_Result, ExitStack]] | None] = ContextVar("waiting", default=None)
+
+
+def check_replaceable(
+    target: str | Path,
+    *,
+    overwrite: bool,
+    layer: str | None = None,
+    companions: Iterable[str] = (),
+) -> None:
     """Refuse a target that could not be put in place at the end of the work.
+
+    What a killed run had begun to put there is put there first.
 
     Args:
         layer: of a GeoPackage, which alone is added or replaced; None replaces the file.
+        companions: names beside the target that belong to it, and would go with it.
 
     Raises:
-        OutputError: if its folder is missing or read-only, if it is a folder or a device, if it
-            exists and may not be overwritten, or if it is a GeoPackage that would lose layers.
+        OutputError: if its folder is missing or read-only, if it is a folder, a device or a link to
+            nothing, if it or a companion exists and may not be overwritten, or if it is a
+            GeoPackage that would lose layers.
     """
-    target = Path(target)
+    target = followed(Path(target))
     folder = target.parent
     check_name(target)
     if not folder.is_dir():
@@ -51,8 +78,35 @@ def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None 
         raise OutputError(f"{target} is a folder; name a file in it")
     if target.exists() and not target.is_file():
         raise OutputError(f"{target} is not an ordinary file; -o - writes to stdout")
+    finish_placing(target)
     if target.exists():
         _check_loss(target, overwrite=overwrite, layer=layer)
+    adds_layer = layer is not None and target.exists()  # what is beside it is read with it
+    for path in (target.with_name(name) for name in companions):
+        if path.is_dir() or path.is_symlink():
+            kind = "link" if path.is_symlink() else "folder"
+            raise OutputError(f"{path} is a {kind} and belongs to {target.name}; remove it first")
+        if os.path.lexists(path) and not (overwrite or adds_layer):
+            raise OutputError(
+                f"{path} exists and would be read with {target.name}; "
+                "replace it with --overwrite or name another file"
+            )
+
+
+def followed(target: Path) -> Path:
+    """Return the file that a link leads to, which is written in place of the link.
+
+    Raises:
+        OutputError: if it leads nowhere, or to a file of another kind.
+    """
+    if not target.is_symlink():
+        return target
+    real = Path(os.path.realpath(target))
+    if not real.exists():
+        raise OutputError(f"{target} is a link to {real}, which is not there; remove it first")
+    if real.is_file() and real.suffix.lower() != target.suffix.lower():
+        raise OutputError(f"{target} is a link to {real}, a name of another kind; name a file")
+    return real
 
 
 def _check_loss(target: Path, *, overwrite: bool, layer: str | None) -> None:
@@ -76,8 +130,9 @@ def replacing(
 
     The path lies in a hidden folder beside the target (``.NAME.PID-START.*.part/NAME``), so that
     the move is a rename and that whatever a driver puts beside its file goes the same way: every
-    file left in that folder moves along, the target last. Any exception, Ctrl-C included,
-    removes the folder; only a killed process leaves it, and never a target.
+    file left in that folder moves along, the target last, see ``placing.py``. Any exception, Ctrl-C
+    included, removes the folder; only a killed process leaves it, and never a target. A finished
+    result that may not be placed after all stays in ``NAME.finished``.
 
     Args:
         companions: names of files in the target's folder that belonged to an older target
@@ -87,18 +142,38 @@ def replacing(
     Raises:
         OutputError: as ``check_replaceable``; or if the disk is full or the folder refuses.
     """
-    target = Path(target)
-    check_replaceable(target, overwrite=overwrite, layer=layer)
+    target, companions = followed(Path(target)), frozenset(companions)
+    check_replaceable(target, overwrite=overwrite, layer=layer, companions=companions)
     folder = _make_part_folder(target)
     with ExitStack() as at_end:
-        at_end.callback(shutil.rmtree, folder, ignore_errors=True)
+        at_end.callback(discard, folder)
         yield folder / target.name
-        move = partial(_move_into_place, folder, target, set(companions), overwrite, layer)
+        result = _Result(Staged(folder, target, companions), overwrite, layer)
         waiting = _waiting.get()
         if waiting is None:
-            move()
+            _place([result])
         else:
-            waiting.append((move, at_end.pop_all()))
+            waiting.append((result, at_end.pop_all()))
+
+
+def _place(results: Sequence[_Result], stale: Iterable[Path] = ()) -> None:
+    """Put finished results into their places, or keep them where they are seen."""
+    for result in results:
+        try:
+            for file, _ in result.staged.files():
+                check_whole(file)
+        except OSError as error:
+            raise OutputError(
+                f"{result.staged.target} cannot be written (is the disk full?): {error}"
+            ) from error
+    try:
+        for result in results:
+            result.check_places()
+        place([result.staged for result in results], stale)
+    except (OutputError, OSError) as error:
+        told = error if isinstance(error, OutputError) else f"cannot be put in place ({error})"
+        kept = " and ".join(str(keep(result.staged)) for result in results if result.staged.names())
+        raise OutputError(f"{told}; what is finished is kept in {kept}") from error
 
 
 @contextmanager
@@ -118,10 +193,22 @@ def replacing_folder(target: str | Path, *, overwrite: bool) -> Iterator[Path]:
         content = folder / target.name
         content.mkdir()
         yield content
-        check_folder_replaceable(target, overwrite=overwrite)
+        for path in sorted(content.rglob("*"), reverse=True):
+            if not path.is_symlink():
+                sync(path)
+        try:
+            check_folder_replaceable(target, overwrite=overwrite)
+        except OutputError as error:
+            raise OutputError(
+                f"{error}; what is finished is kept in {keep(Staged(folder, target))}"
+            ) from error
         if target.exists():
+            shutil.copymode(target, content)
             target.replace(folder / "older")
         content.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -151,19 +238,23 @@ def check_folder_replaceable(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def placed_together() -> Iterator[None]:
+def placed_together(stale: Iterable[Path] = ()) -> Iterator[None]:
     """Let all that :func:`replacing` writes in the block appear at its clean end, in a moment.
 
     A process that is killed while the second of two results is finished would else leave the
     first in its place, and the same command would be refused. An exception in the block leaves
-    none.
+    none. What is finished last is placed last, and of what it replaces the last goes first: a file
+    that stands for all is written at the end.
+
+    Args:
+        stale: files that go with those that are replaced.
     """
-    waiting: list[tuple[Callable[[], None], ExitStack]] = []
+    waiting: list[tuple[_Result, ExitStack]] = []
     token = _waiting.set(waiting)
     try:
         yield
-        for move, _ in waiting:
-            move()
+        if waiting:
+            _place([result for result, _ in waiting], stale)
     finally:
         _waiting.reset(token)
         for _, at_end in waiting:
@@ -175,19 +266,25 @@ def written_whole(target: Path) -> Iterator[Path]:
     """Yield a path beside a target of one file; a clean end of the block puts it in its place.
 
     The bytes are on the disk before the name is: some file systems tell only then that they are
-    full. Any exception leaves the target as it was, and nothing beside it.
+    full. Any exception leaves the target as it was, and nothing beside it; what replaces a file
+    keeps its mode.
 
     Raises:
         OSError: if it cannot be written.
+        OutputError: if the target is a link to nothing.
     """
+    target = followed(target)
     # The suffix stays last: drivers go by it.
     suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
-    temporary = beside(target, f".{_mark()}.part{suffix}")
+    temporary = beside(target, f".{mark()}.part{suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        check_whole(temporary)
+        sync(temporary)
+        if target.exists():
+            shutil.copymode(target, temporary)
         temporary.replace(target)
+        sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -204,23 +301,11 @@ def check_name(target: str | os.PathLike[str]) -> None:
         raise OutputError(f"{target}: this name is not UTF-8; choose another") from error
 
 
-def beside(target: Path, ending: str) -> Path:
-    """Return the path of what belongs to a target and lies hidden beside it: ``.NAME`` + ending.
-
-    Of a long NAME its begin and a digest stand for it: no name has more than 255 bytes.
-    """
-    name = target.name
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
-        name = f"{os.fsencode(name)[:_LONGEST_NAME].decode(errors='ignore')}~{digest}"
-    return target.with_name(f".{name}{ending}")
-
-
 def remove_parts(target: Path) -> None:
     """Remove what processes that are no more have left of a target, and of temporary files."""
-    start = beside(target, ".").name
-    for part in target.parent.glob(f"{glob.escape(start)}*.part*"):
-        _remove_of_dead(part, part.name.removeprefix(start).split(".")[0])
+    finish_placing(target)
+    for part, owner in parts_of(target):
+        _remove_of_dead(part, owner)
     _remove_temporary_of_dead()
 
 
@@ -234,7 +319,7 @@ def temporary_folder() -> Iterator[Path]:
 def temporary_prefix() -> str:
     """Return how names of temporary files begin: with whose they are."""
     _remove_temporary_of_dead()
-    return f"{_TEMPORARY}{_mark()}-"
+    return f"{_TEMPORARY}{mark()}-"
 
 
 def _remove_temporary_of_dead() -> None:
@@ -242,8 +327,8 @@ def _remove_temporary_of_dead() -> None:
         _remove_of_dead(path, "-".join(path.name.split("-")[1:3]))
 
 
-def _remove_of_dead(path: Path, mark: str) -> None:
-    if _is_alive(mark):
+def _remove_of_dead(path: Path, owner: str) -> None:
+    if is_alive(owner):
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -255,46 +340,10 @@ def _remove_of_dead(path: Path, mark: str) -> None:
 def _make_part_folder(target: Path) -> Path:
     remove_parts(target)
     try:
-        prefix = beside(target, f".{_mark()}.").name
+        prefix = beside(target, f".{mark()}.").name
         return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
-
-
-def _mark() -> str:
-    """Name this process for good: its number alone is another's some day."""
-    return f"{os.getpid()}-{_start_of(os.getpid())}"
-
-
-def _start_of(pid: int) -> int:
-    """Return when a process has started, in ticks since the machine has.
-
-    0 where the system does not tell, -1 of one that has ended and waits for its parent to notice.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _is_alive(mark: str) -> bool:
-    """Say whether the process that a mark names is there; so is one that it does not name."""
-    pid, _, start = mark.partition("-")
-    if not pid.isdigit():
-        return True
-    started = _start_of(int(pid))
-    if started and start.isdigit() and int(start):
-        return started == int(start)
-    if started < 0:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass  # somebody else's
-    return True
 
 
 @contextmanager
@@ -309,6 +358,7 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
         spool = folder / f"result{suffix}"
         yield spool
         try:
+            check_whole(spool)
             with spool.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer, 2**20)
             sys.stdout.buffer.flush()
@@ -316,20 +366,3 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
             raise
         except OSError as error:
             raise OutputError(f"stdout cannot be written: {error.strerror}") from error
-
-
-def _move_into_place(
-    folder: Path, target: Path, companions: set[str], overwrite: bool, layer: str | None
-) -> None:
-    names = sorted((path.name for path in folder.iterdir()), key=lambda name: name == target.name)
-    # Another program may have written there during hours of work.
-    for name in names:
-        of_layer = layer if name == target.name else None
-        check_replaceable(target.with_name(name), overwrite=overwrite, layer=of_layer)
-    try:
-        for stale in companions.difference(names):
-            target.with_name(stale).unlink(missing_ok=True)
-        for name in names:
-            (folder / name).replace(target.with_name(name))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be put in place: {error.strerror}") from error

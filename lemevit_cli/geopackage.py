@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lemevit_cli.errors import OutputError, reading
+from lemevit_cli.whole_files import IncompleteFileError
 
 _MAGIC = b"SQLite format 3\0"
 # Tables of the format, of SQLite, and of GDAL's indexes: none of them is anybody's data.
@@ -40,6 +41,25 @@ def tables_of(path: Path) -> dict[str, str]:
         kinds = dict(database.execute("SELECT table_name, data_type FROM gpkg_contents"))
     data = (name for name in names if not name.lower().startswith(_OWN))
     return {name: kinds.get(name, "table") for name in data}
+
+
+def count_features(path: Path, layer: str) -> int:
+    """Count the features of a layer, one by one, after a look at all pages of the file.
+
+    Raises:
+        IncompleteFileError: if it is damaged.
+    """
+    name = layer.replace('"', '""')
+    try:
+        # Immutable: of a file with a write-ahead log, SQLite would leave files beside it.
+        place = f"{_read_only(path)}&immutable=1"
+        with closing(sqlite3.connect(place, uri=True)) as database:
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise IncompleteFileError(str(state))
+            return int(database.execute(f'SELECT COUNT(*) FROM "{name}"').fetchone()[0])
+    except sqlite3.Error as error:
+        raise IncompleteFileError(str(error)) from error
 
 
 def copy_geopackage(path: Path, target: Path) -> None:
@@ -95,9 +115,12 @@ def _is_sqlite(path: Path) -> bool:
 
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
-    place = f"{path.absolute().as_uri()}?mode=ro"
     with (
         reading(path, "its layers cannot be read; name another", raises=OutputError),
-        closing(sqlite3.connect(place, uri=True)) as database,
+        closing(sqlite3.connect(_read_only(path), uri=True)) as database,
     ):
         yield database
+
+
+def _read_only(path: Path) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro"

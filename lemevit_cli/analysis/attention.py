@@ -28,8 +28,10 @@ from lemevit_cli.inference.scenes import (
     Record,
     check_settings,
     infer_scenes,
+    read_beside,
     targets_of,
 )
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.dense_features import FeatureSource, open_features
 from lemevit_cli.models.lemevit import LeMeViT
@@ -90,7 +92,9 @@ def attention(
     settings = replace(settings, output=replace(settings.output, output_type="scores"))
     opened = open_weights(weights or str(TASKS[_TASK_OF_STARTER].starter))
     check_settings(opened.card, settings)
-    (target,) = targets_of([scene], target, "_attention.tif")
+    reads = read_beside(opened.name, settings)
+    (target,) = targets_of([scene], target, "_attention.tif", reads=reads)
+    check_inputs_kept([options.png or STDOUT], [scene, *reads])
     check_png(options.png, scene, target, settings)
     model = meta_attention_of(opened, options)
     runtime = TorchRuntime(model, lambda maps: maps, settings.runtime)

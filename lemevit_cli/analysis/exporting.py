@@ -10,7 +10,8 @@ from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError, WeightsError
 from lemevit_cli.inference.conversions import bands_of
 from lemevit_cli.inference.predictor import load_model
-from lemevit_cli.models.weights import open_weights
+from lemevit_cli.inputs import check_inputs_kept
+from lemevit_cli.models.weights import find_weights, open_weights
 from lemevit_cli.tasks import TASKS, load_network
 
 SUFFIXES = (".onnx", ".xml")
@@ -43,6 +44,7 @@ def export(
     suffix = Path(target).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"{target}: name a file that ends in {' or '.join(SUFFIXES)}")
+    check_inputs_kept([target], [str(find_weights(weights))])
     check_replaceable(target, overwrite=overwrite)
     opened = open_weights(weights)
     card, task = opened.card, opened.card.task

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lemevit_cli.atomic import check_replaceable
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.lemevit import LeMeViT
 from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
@@ -23,6 +24,7 @@ def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) 
         OutputError: if the target exists, or its folder does not.
         WeightsError: if the checkpoint is not one of the authors' classification models.
     """
+    check_inputs_kept([target], [checkpoint])
     check_replaceable(target, overwrite=overwrite)
     state = load_checkpoint(checkpoint)
     variant, arguments = identify_official(state)

@@ -27,6 +27,7 @@ from lemevit_cli.analysis.quicklook_layers import (
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
@@ -67,6 +68,7 @@ def pair_quicklook(
     usual = f"{stem_of(after)}_changes.shp"
     if change is None and Path(usual).is_file():
         change = usual
+    check_inputs_kept([target], [before, after, change])
     with open_pair(before, after) as pair:
         part = pair.overlap
         if options.bounds is not None:

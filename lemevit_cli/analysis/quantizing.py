@@ -21,8 +21,9 @@ from lemevit_cli.inference.predictor import load_model
 from lemevit_cli.inference.run import pad_by_reflection, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.window_grid import WindowGrid
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.converted import Converted, save_converted
-from lemevit_cli.models.weights import Card, Weights, open_weights
+from lemevit_cli.models.weights import Card, Weights, find_weights, open_weights
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.radiometry import check_stretch
 from lemevit_cli.raster.scene_pair import open_pair
@@ -71,6 +72,7 @@ def quantize(
             no number; nothing is written.
     """
     progress, settings = progress or Silent(), settings or InferenceSettings()
+    check_inputs_kept([target], [str(find_weights(weights)), *places])
     check_replaceable(target, overwrite=overwrite)
     check_stretch(settings.reading.stretch)
     check_gsd(settings.reading.gsd)

@@ -33,6 +33,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, north_in_pixels, pixel_metric_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.pictures.map_picture import JPEG_SUFFIXES, round_scale_bar, write_map
 from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
@@ -106,6 +107,7 @@ def quicklook(
     """
     options, progress = options or QuicklookOptions(), progress or Silent()
     target = check_target(target, result.partition("|")[0], overwrite=options.overwrite)
+    check_inputs_kept([target], [result, options.over, *options.beside])
     if options.over is None:
         drawn = _draw_alone(result, options)
     else:

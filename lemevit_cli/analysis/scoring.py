@@ -9,6 +9,7 @@ from typing import Any
 
 from lemevit_cli.atomic import check_replaceable
 from lemevit_cli.errors import DataError
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks import load_scorings
@@ -33,6 +34,7 @@ def score(
     started = time.perf_counter()
     options, progress = options or ScoreOptions(), progress or Silent()
     if options.picture is not None:
+        check_inputs_kept([options.picture], [prediction, truth])
         check_replaceable(options.picture, overwrite=options.overwrite)
     for path in (prediction, truth):
         _check_exists(path)

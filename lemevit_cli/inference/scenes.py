@@ -28,8 +28,9 @@ from lemevit_cli.inference.predictor import (
 )
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
 from lemevit_cli.inference.scene_input import SceneInput
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.variants import check_fusion
-from lemevit_cli.models.weights import Card
+from lemevit_cli.models.weights import Card, find_weights
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.radiometry import check_stretch
 from lemevit_cli.raster.source import stem_of
@@ -172,12 +173,18 @@ def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Recor
         with open_parts(order, run, plan) as parts:
             progress.start(source.name, total=plan.windows, unit="windows")
             try:
-                record = task.assemble(run, parts, order.target)
+                record = task.assemble(run, _while_unchanged(parts, source), order.target)
             finally:
                 progress.finish()
     if run.account.unreadable:
         progress.warn(f"{source.name}: {describe_unreadable(run.account)}")
     return record
+
+
+def _while_unchanged(parts: Iterable[Part], source: SceneInput) -> Iterator[Part]:
+    """Yield parts, and after the last one, before anything is put in place, look at the scene."""
+    yield from parts
+    source.scene.check_unchanged()
 
 
 def describe_unreadable(account: Account) -> str:
@@ -268,12 +275,17 @@ def target_of(scene: str, target: str | None, ending: str) -> str:
     return name if target is None else str(Path(target) / name)
 
 
-def targets_of(scenes: Sequence[str], target: str | None, ending: str) -> list[str]:
+def targets_of(
+    scenes: Sequence[str], target: str | None, ending: str, *, reads: Sequence[str | None] = ()
+) -> list[str]:
     """Return where the result of each scene goes, see :func:`target_of`; make the folder of them.
 
+    Args:
+        reads: what else is read, see :func:`read_beside`.
+
     Raises:
-        OutputError: for a target that would replace a scene, or another's result, or a folder that
-            cannot be made.
+        OutputError: for a target that would replace what is read, or another's result, or a folder
+            that cannot be made.
     """
     if target is not None and target.endswith("/"):
         try:
@@ -281,8 +293,13 @@ def targets_of(scenes: Sequence[str], target: str | None, ending: str) -> list[s
         except OSError as error:
             raise OutputError(f"{target}: cannot be made ({error.strerror})") from error
     targets = [target_of(scene, target, ending) for scene in scenes]
-    check_targets(scenes, targets)
+    check_targets(scenes, targets, reads=reads)
     return targets
+
+
+def read_beside(weights: str | None, settings: InferenceSettings) -> tuple[str | None, ...]:
+    """Return what a run reads beside its scenes: weights and mask."""
+    return None if weights is None else str(find_weights(weights)), settings.reading.mask
 
 
 def is_folder(target: str) -> bool:
@@ -303,16 +320,17 @@ def check_settings(card: Card, settings: InferenceSettings) -> None:
     check_fusion(card.backbone, card.backbone_args, settings.runtime.fuse_tokens)
 
 
-def check_targets(scenes: Sequence[str], targets: Sequence[str]) -> None:
-    """Refuse targets that would replace a scene, or each other.
+def check_targets(
+    scenes: Sequence[str], targets: Sequence[str], *, reads: Sequence[str | None] = ()
+) -> None:
+    """Refuse targets that would replace what is read, or each other.
 
     Raises:
         OutputError: naming both.
     """
+    check_inputs_kept(targets, [*scenes, *reads])
     taken: dict[str, str] = {}
     for scene, target in zip(scenes, targets, strict=True):
-        if Path(target).exists() and Path(scene).exists() and Path(target).samefile(scene):
-            raise OutputError(f"{target} is the scene itself; name another file by -o")
         if target in taken:
             raise OutputError(
                 f"{taken[target]} and {scene} would both be written to {target}; "

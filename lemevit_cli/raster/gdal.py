@@ -1,10 +1,7 @@
-"""What both kinds of writers ask of GDAL: a bounded cache, tiles, and errors of one line."""
+"""What both kinds of writers ask of GDAL: a bounded cache, and tiles."""
 
 from __future__ import annotations
 
-import logging
-import re
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,48 +11,20 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.errors import OutputError
+from lemevit_cli.gdal_refusals import GDAL_ERRORS as GDAL_ERRORS
+from lemevit_cli.gdal_refusals import gdal_refusals as gdal_refusals
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.spec import RasterSpec
 from lemevit_cli.settings import OutputOptions
-
-# What a call of rasterio may raise: GDAL's own errors, which pass through it in places, have no
-# public name there.
-GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
 
 TILE_SIZE = 512  # pixels; blocks of the output are aligned to it
 _SMALLEST_CACHE = 64 * 2**20  # bytes
 _LARGEST_CACHE = 256 * 2**20  # a row of windows of 100,000 columns, five bytes a pixel
 _FEW_TILES = 12  # what GDAL has in work at once: sources of a tile of an overview, and that itself
-
-
-@contextmanager
-def gdal_refusals(blame: str, *, warnings_too: bool = False) -> Iterator[None]:
-    """Turn whatever GDAL refuses in the block into ``OutputError("BLAME: REASON")``.
-
-    GDAL and rasterio tell of a disk that fills up while tiles are flushed, or of an unknown
-    creation option, only through the log; it is read too, so that a broken file is never
-    taken for a result.
-    """
-    logger = logging.getLogger("rasterio._env")
-    heard = _HeardFromGdal(logger.getEffectiveLevel(), warnings_too=warnings_too)
-    level = logger.level
-    logger.addFilter(heard)
-    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
-    try:
-        yield
-    except GDAL_ERRORS as error:
-        raise OutputError(f"{blame}: {heard.first or _one_line(error)}") from error
-    finally:
-        logger.setLevel(level)
-        logger.removeFilter(heard)
-    if heard.first:
-        raise OutputError(f"{blame}: {heard.first}")
 
 
 def gdal_cache(spec: RasterSpec) -> rasterio.Env:
@@ -174,36 +143,6 @@ class TileRows:
 
 def _is_right_below(window: Window, other: Window) -> bool:
     return window == replace(other, row_off=other.bottom, height=window.height)
-
-
-class _HeardFromGdal(logging.Filter):
-    """Keeps the first complaint that GDAL has for this thread; others are reading the scene."""
-
-    def __init__(self, usual_level: int, *, warnings_too: bool) -> None:
-        super().__init__()
-        self.first = ""
-        self._usual_level = usual_level
-        self._warnings_too = warnings_too
-        self._thread = threading.get_ident()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.thread == self._thread and not self.first:
-            self.first = self._complaint(record)
-        return record.levelno >= self._usual_level
-
-    def _complaint(self, record: logging.LogRecord) -> str:
-        message = _one_line(record.getMessage())
-        # rasterio logs every error of GDAL at the level of information.
-        error = re.fullmatch(r"GDAL signalled an error: err_no=\d+, msg=['\"](.*)['\"]", message)
-        if error:
-            # A second PROJ on the machine complains at each CRS, and files are none the worse.
-            return "" if error[1].startswith("PROJ") else error[1]
-        is_complaint = record.levelno >= (logging.WARNING if self._warnings_too else logging.ERROR)
-        return re.sub(r"^CPLE_\w+ in ", "", message) if is_complaint else ""
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetWriter, MemoryFile
 from rasterio.rpc import RPC
 
-from lemevit_cli.atomic import replacing
+from lemevit_cli.atomic import followed, replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
@@ -36,10 +36,10 @@ from lemevit_cli.raster.gdal import (
 )
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.whole_files import check_whole
 
 SMALLEST_OVERVIEW = 256  # pixels on the longer side; smaller ones save a viewer nothing
 _USUAL_CHUNK = 10 * 2**20  # bytes that GDAL makes overviews of at once, unless told
-COMPANIONS = (".aux.xml", ".ovr", ".msk")  # what GDAL may have put beside an older target
 
 # DEFLATE opens everywhere; ZSTD, one --co away, made 8192 x 8192 class ids 13 % smaller in
 # equal time.
@@ -91,7 +91,8 @@ def open_sink(
         OutputError: if the target exists, cannot be written, or the disk is full.
     """
     blame = f"{target} cannot be written (is the disk full?)"
-    companions = [target.name + suffix for suffix in COMPANIONS]
+    target = followed(target)
+    companions = writer.companions(target)
     spec, values = mask_of(spec, options)
     with (
         replacing(target, overwrite=options.overwrite, companions=companions) as path,
@@ -111,6 +112,7 @@ def open_sink(
                 _write_legend(path, spec.classes)
                 if options.style:
                     write_style(path.with_suffix(".qml"), raster=spec.classes)
+            check_whole(path, is_sparse=_is_sparse(options))
 
 
 def mask_of(
@@ -220,6 +222,10 @@ def _describe_class_band(dataset: DatasetWriter, classes: tuple[ClassInfo, ...])
     dataset.write_colormap(1, colors | {NODATA_CLASS: (0, 0, 0, 0)})
     dataset.set_band_description(1, "class")
     dataset.update_tags(1, **{f"CLASS_{i}": info.name for i, info in enumerate(classes)})
+
+
+def _is_sparse(options: OutputOptions) -> bool:
+    return options.creation_options.get("SPARSE_OK", "NO").upper() in ("YES", "TRUE", "ON", "1")
 
 
 def _build_overviews(path: Path, spec: RasterSpec) -> None:

@@ -322,6 +322,14 @@ class Scene:
             warp = replace(warp, src_nodata=None, src_vrt=vrt)
         return Scene(self._source.on_grid(warp), SceneOptions(bidx=self.bidx))
 
+    def check_unchanged(self) -> None:
+        """Refuse a file that has changed since it was opened.
+
+        Raises:
+            SceneError: naming it.
+        """
+        self._source.check_unchanged()
+
     def close(self) -> None:
         """Close the file in all threads."""
         self._source.close()

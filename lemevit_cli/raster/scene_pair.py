@@ -128,6 +128,15 @@ class ScenePair:
         """Return what GDAL opens of both dates."""
         return (*self.before.files, *self.after.files)
 
+    def check_unchanged(self) -> None:
+        """Refuse files that have changed since they were opened.
+
+        Raises:
+            SceneError: naming the first of them.
+        """
+        for scene in (self.before, self.after):
+            scene.check_unchanged()
+
     @property
     def window(self) -> Window:
         """Return the whole grid of ``before``."""

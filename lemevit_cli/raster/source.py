@@ -29,6 +29,7 @@ from rasterio.vrt import WarpedVRT
 
 from lemevit_cli.atomic import temporary_prefix
 from lemevit_cli.errors import SceneError, cause_of, reading
+from lemevit_cli.inputs import local_path
 
 STDIN = "-"
 # What a folder or a pattern stands for; any other file can be named itself.
@@ -110,6 +111,21 @@ class Warp:
         )
 
 
+FileStates = dict[str, tuple[int, ...]]  # by name
+
+
+def state_of(name: str) -> tuple[int, ...] | None:
+    """Return device, inode, size and time of a file of this machine; None of anything else."""
+    path = local_path(name)
+    try:
+        state = None if path is None else path.stat()
+    except OSError:
+        return None
+    if state is None:
+        return None
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 class Source:
     """Gives every thread a GDAL handle of its own, since GDAL's handles are not thread safe.
 
@@ -132,6 +148,7 @@ class Source:
         if path == STDIN:
             self.file = _spool_stdin()
             self._remove_spool = weakref.finalize(self, _remove, self.file, self._owner_pid)
+        self._states: FileStates = {}
         self._prepare()
 
     def _prepare(self) -> None:
@@ -142,7 +159,8 @@ class Source:
         self._opened_in = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name, "file": self.file, "_warp": self._warp}
+        kept = ("path", "name", "file", "_warp", "_states")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -177,7 +195,7 @@ class Source:
             raise ValueError(f"{self.name} is closed")
         if self._warp is None:
             with self.failures("cannot be opened as a raster"):
-                handle = self._keep(_open(self.file))
+                handle = self._open()
         else:
             source, warp = self._warp
             with self.failures("cannot be read on another grid"):
@@ -186,6 +204,32 @@ class Source:
                 handle = self._keep(warp.over(dataset))
         self._of_thread.handle = handle
         return handle
+
+    def _open(self) -> Any:
+        """Open the file; what it consists of is the same at each opening."""
+        before = state_of(self.file)
+        handle = self._keep(_open(self.file))
+        with self._lock:
+            if not self._states:
+                # A file that changes while it is opened: what was there before is compared, too.
+                states = {name: state_of(name) for name in handle.files} | {self.file: before}
+                self._states |= {name: state for name, state in states.items() if state}
+        self.check_unchanged()
+        return handle
+
+    def check_unchanged(self) -> None:
+        """Refuse files of this machine that are no longer those that were opened first.
+
+        Raises:
+            SceneError: naming the first of them.
+        """
+        for name, state in self._states.items():
+            if state_of(name) != state:
+                of = "" if name == self.file else f" (its {name})"
+                raise SceneError(
+                    f"{self.name}: was changed or replaced while it was read{of}; "
+                    "run again when it is finished"
+                )
 
     def _keep(self, handle: Any) -> Any:
         with self._lock:

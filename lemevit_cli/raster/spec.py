@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inputs import companions_of
 from lemevit_cli.legend import MAX_CLASSES, ClassInfo
 from lemevit_cli.settings import OutputType
 
@@ -37,6 +39,10 @@ class Writer:
     suffix: str
     kind: Literal["raster", "cells", "boxes", "regions"]
     module: str
+
+    def companions(self, target: Path) -> list[str]:
+        """Name the files beside a target that GDAL would read with it, should they be there."""
+        return companions_of(target, self.suffix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemevit_cli.atomic import check_replaceable, spooled_to_stdout
+from lemevit_cli.atomic import check_replaceable, followed, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
 from lemevit_cli.progress import Progress
@@ -71,22 +71,22 @@ def check_target(
     writer = find_writer(target, options, writers)
     _check_layer(writer, options)
     if target != STDOUT:
-        check_replaceable(target, overwrite=options.overwrite, layer=options.layer)
+        place = followed(Path(target))
+        check_replaceable(
+            place,
+            overwrite=options.overwrite,
+            layer=options.layer,
+            companions=writer.companions(place),
+        )
     if options.style and target == STDOUT:
         raise OutputError("--style writes a file beside the result; name one by -o")
-    beside = [".qml"] if options.style else []
-    if writer.driver == "ESRI Shapefile":
-        if not target.lower().endswith(".shp"):
-            raise OutputError(
-                f"a shapefile is several files around NAME.shp, which {target} cannot be; "
-                "name it so, or take --format FlatGeobuf or GeoJSON"
-            )
-        beside += [".shx", ".dbf", ".prj", ".cpg"]
-    names = [Path(target).with_suffix(suffix) for suffix in beside]
-    if writer.kind == "raster" and options.output_type == "classes" and target != STDOUT:
-        names.append(Path(f"{target}.aux.xml"))
-    for path in names:
-        check_replaceable(path, overwrite=options.overwrite)
+    if writer.driver == "ESRI Shapefile" and not target.lower().endswith(".shp"):
+        raise OutputError(
+            f"a shapefile is several files around NAME.shp, which {target} cannot be; "
+            "name it so, or take --format FlatGeobuf or GeoJSON"
+        )
+    if options.style:
+        check_replaceable(Path(target).with_suffix(".qml"), overwrite=options.overwrite)
     importlib.import_module(writer.module).check_options(options, writer)
     style = Path(target).with_suffix(".qml")
     if progress is not None and not options.style and target != STDOUT and style.exists():

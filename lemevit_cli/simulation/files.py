@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,14 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.atomic import written_whole
+from lemevit_cli.atomic import replacing
+from lemevit_cli.errors import OutputError
+from lemevit_cli.gdal_refusals import gdal_refusals
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.geopackage import count_features
+from lemevit_cli.inputs import companions_of
 from lemevit_cli.simulation.world import World, WorldSpec
+from lemevit_cli.whole_files import IncompleteFileError
 
 _BLOCK = 1024
 
@@ -25,10 +31,12 @@ class SceneFiles:
 
     Args:
         tick: called after every block that is drawn.
+        overwrite: replace what is there.
     """
 
-    def __init__(self, *, tick: Callable[[], None]) -> None:
+    def __init__(self, *, tick: Callable[[], None], overwrite: bool) -> None:
         self.tick = tick
+        self._overwrite = overwrite
         self.written: list[Path] = []
 
     def blocks(self, spec: WorldSpec) -> Iterator[Window]:
@@ -43,9 +51,19 @@ class SceneFiles:
             path.write_text(content + "\n", encoding="utf-8")
 
     def write_layer(self, target: Path, frame: geopandas.GeoDataFrame) -> None:
-        """Write a layer of a GeoPackage, called as its file."""
+        """Write a layer of a GeoPackage, called as its file, and count its features.
+
+        Raises:
+            OutputError: if the disk is full.
+        """
         with self._beside(target) as path:
-            frame.to_file(path, driver="GPKG", engine="pyogrio", layer=target.stem)
+            try:
+                frame.to_file(path, driver="GPKG", engine="pyogrio", layer=target.stem)
+                is_whole = count_features(path, target.stem) == len(frame)
+            except RuntimeError as error:  # pyogrio's
+                raise OSError(errno.EIO, " ".join(str(error).split())) from error
+            if not is_whole:
+                raise IncompleteFileError("features are missing")
 
     @contextmanager
     def raster(
@@ -54,6 +72,9 @@ class SceneFiles:
         """Open a GeoTIFF of bytes on a world's grid, tiled and deflated.
 
         ``classes`` names its ids, in the band's tags as predict does.
+
+        Raises:
+            OutputError: if the disk is full.
         """
         spec, place = world.spec, world.georeference
         profile: dict[str, Any] = {
@@ -64,17 +85,29 @@ class SceneFiles:
         }  # fmt: skip
         if bands == 3:
             profile |= {"photometric": "rgb", "interleave": "pixel"}
-        with self._beside(target) as path, rasterio.open(path, "w", **profile) as raster:
+        with (
+            self._beside(target) as path,
+            gdal_refusals(_blame(target)),
+            rasterio.open(path, "w", **profile) as raster,
+        ):
             raster.update_tags(SOFTWARE="lemevit simulate", SEED=str(spec.seed))
             raster.update_tags(1, **{f"CLASS_{i}": name for i, name in enumerate(classes)})
             yield raster
 
     @contextmanager
     def _beside(self, target: Path) -> Iterator[Path]:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(target) as path:
-            yield path
+        companions = companions_of(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target, overwrite=self._overwrite, companions=companions) as path:
+                yield path
+        except OSError as error:
+            raise OutputError(f"{_blame(target)}: {error.strerror}") from error
         self.written.append(target)
+
+
+def _blame(target: Path) -> str:
+    return f"{target} cannot be written (is the disk full?)"
 
 
 def blocks_of(spec: WorldSpec) -> Iterator[Window]:

@@ -12,7 +12,9 @@ from typing import Any
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
+from lemevit_cli.atomic import check_replaceable, placed_together
 from lemevit_cli.errors import OutputError
+from lemevit_cli.inputs import companions_of
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.simulation.files import SceneFiles, blocks_of
 from lemevit_cli.simulation.world import WorldSpec
@@ -71,8 +73,10 @@ def simulate_dataset(
         paths = [root / split / name.format(f"town_{spec.seed:05d}") for name in layout.files]
         plan.append((spec, paths))
     classes = {root / "classes.json": json.dumps(layout.classes, indent=1)}
-    return draw_scenes(root, plan, layout.write, texts=classes, overwrite=overwrite,
-                       progress=progress)  # fmt: skip
+    towns = [root.glob(f"*/{name.format('town_[0-9]*')}") for name in layout.files]
+    others = {path for found in towns for path in found}.difference(*(paths for _, paths in plan))
+    return draw_scenes(root, plan, layout.write, texts=classes, stale=sorted(others),
+                       overwrite=overwrite, progress=progress)  # fmt: skip
 
 
 def draw_scenes(
@@ -81,26 +85,40 @@ def draw_scenes(
     write: Callable[[SceneFiles, Sequence[Path], WorldSpec], None],
     *,
     texts: Mapping[Path, str],
+    stale: Sequence[Path] = (),
     overwrite: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Draw what is planned, and write texts beside it; returns as :func:`simulate_dataset`.
 
+    All appears together, when all is drawn, the texts last: a folder that has them is of one seed.
+
+    Args:
+        stale: files of another data set that go.
+
     Raises:
         OutputError: a file is there already and ``overwrite`` is False.
     """
     began = time.perf_counter()
-    _refuse_existing([*texts, *(path for _, paths in plan for path in paths)], overwrite)
-    root.mkdir(parents=True, exist_ok=True)
+    for path in [*texts, *(path for _, paths in plan for path in paths)]:
+        if path.parent.is_dir():
+            check_replaceable(path, overwrite=overwrite, companions=companions_of(path))
+    if stale and not overwrite:
+        raise OutputError(f"{stale[0]} exists; name another folder or replace all by --overwrite")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{root}: cannot be made ({error.strerror})") from error
     progress = progress or Silent()
-    files = SceneFiles(tick=progress.advance)
+    files = SceneFiles(tick=progress.advance, overwrite=overwrite)
     blocks = sum(1 for spec, _ in plan for _ in blocks_of(spec))
     progress.start("simulating", total=blocks, unit="blocks")
     try:
-        for spec, paths in plan:
-            write(files, paths, spec)
-        for path, text in texts.items():
-            files.write_text(path, text)
+        with placed_together(stale):
+            for spec, paths in plan:
+                write(files, paths, spec)
+            for path, text in texts.items():
+                files.write_text(path, text)
     finally:
         progress.finish()
     return {
@@ -131,14 +149,6 @@ def check_drawable(*, size: int, scenes: int, gsd_m: float, crs: str, seed: int)
         raise OutputError(f"unknown CRS {crs!r}; give a code such as EPSG:32633") from error
     if not (known.is_projected or known.is_geographic):
         raise OutputError(f"{crs} is no map: choose a projected or geographic CRS (EPSG:32633)")
-
-
-def _refuse_existing(targets: list[Path], overwrite: bool) -> None:
-    present = [path for path in targets if path.exists()]
-    if present and not overwrite:
-        raise OutputError(
-            f"{present[0]} exists; choose another folder or allow it with --overwrite"
-        )
 
 
 def _splits(scenes: int, val_fraction: float) -> list[str]:

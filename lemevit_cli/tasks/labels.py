@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError, OutputError, reading
 from lemevit_cli.geometry.ground import pixel_area_m2
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks import load_labels, tasks_with
 from lemevit_cli.training.datasets.folders import PictureReader, open_picture
 from lemevit_cli.training.datasets.holding_back import Division
-from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
+from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, paths_of, read_listing
 from lemevit_cli.training.datasets.source import Parts, Site, Source
 from lemevit_cli.training.options import (
     AugmentationOptions,
@@ -109,6 +110,8 @@ def describe_labels(
         task = recognise_task(entries[0])
         progress.note(f"read as labels of --task {task}; name another one if they are not")
     labels = load_labels(task)
+    outputs = [path for path in (options.output, options.picture) if path is not None]
+    check_inputs_kept(outputs, [path for entry in entries for path in paths_of(entry)])
     if data.skip_bad_labels and labels.check_target is None:
         raise DataError(f"--skip-bad-labels is of boxes; these are labels of --task {task}")
     if options.output is not None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import LemevitError, OutputError
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
@@ -33,6 +34,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run, check_resumable, recipe_of
+from lemevit_cli.training.datasets.listing import data_paths
 from lemevit_cli.training.fusion import MOST_CALIBRATIONS, calibrate_threshold
 from lemevit_cli.training.loop import TrainingData, fit, steps_of_plan, try_one_window
 from lemevit_cli.training.metrics_log import read_metrics
@@ -89,6 +91,9 @@ def train(
     progress = _of_first_process(progress)
     target = Path(output)
     folder = training_folder(target)
+    init = None if options.init is None else str(find_weights(options.init))
+    outputs = [output] if samples is None else [output, samples]
+    check_inputs_kept(outputs, [*data_paths(data), init])
     _check_target(target, folder, options)
     options = _without_resume_of_nothing(options, folder, progress)
     with _phase(progress, "open the data"):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
 
-from lemevit_cli.atomic import replacing, temporary_folder
+from lemevit_cli.atomic import followed, replacing, temporary_folder
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
@@ -27,7 +27,7 @@ from lemevit_cli.geometry.ground import (
     metres_per_unit,
     polygon_areas_m2,
 )
-from lemevit_cli.geopackage import copy_geopackage, layer_name
+from lemevit_cli.geopackage import copy_geopackage, count_features, layer_name
 from lemevit_cli.raster.spec import RasterSpec, Writer
 from lemevit_cli.settings import OutputOptions
 
@@ -35,9 +35,6 @@ SHAPEFILE_LIMIT = 2**31 - 1  # bytes of a .shp or .dbf that every reader takes
 _SHAPEFILE_NAME_BYTES = 254  # of a text in a .dbf
 # What GDAL gives a field of a .dbf that says nothing of its width: text, whole numbers, others.
 _TEXT_WIDTH, _INTEGER_WIDTH, _REAL_WIDTH = 80, 9, 24
-_SHAPEFILE_PARTS = (".shx", ".dbf", ".prj", ".cpg", ".qix", ".qmd", ".qpj", ".sbn", ".sbx")
-# GDAL journals beside a GeoPackage that was not closed; they would be applied to the new one.
-_GEOPACKAGE_PARTS = ("-wal", "-shm", "-journal")
 _ROWS_AT_ONCE = 50_000  # polygons that are in memory as such
 
 _METRES_A_DEGREE = 111_320.0
@@ -192,10 +189,11 @@ def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Wri
 @contextmanager
 def replacing_layer(target: Path, options: OutputOptions, writer: Writer) -> Iterator[Path]:
     """Yield a path for :func:`write_layer`, as ``replacing``; other layers stay if one is named."""
+    target = followed(target)
     with replacing(
         target,
         overwrite=options.overwrite,
-        companions=companions_of(target, writer),
+        companions=writer.companions(target),
         layer=options.layer,
     ) as path:
         yield path
@@ -229,13 +227,6 @@ def write_layer(
         _write(place, layer, options, writer.driver)
         _check_complete(place, layer, options, writer.driver)
     place.replace(path)
-
-
-def companions_of(target: Path, writer: Writer) -> list[str]:
-    """List the names of files that may belong to an older target of this format."""
-    if writer.driver == "ESRI Shapefile":
-        return [target.stem + part for part in _SHAPEFILE_PARTS]
-    return [target.name + part for part in _GEOPACKAGE_PARTS]
 
 
 @contextmanager
@@ -320,9 +311,7 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
 
     num_polygons = len(layer.wkb)
     if driver == "GeoJSON":
-        with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            complete = file.read() == b"]\n}\n"
+        complete = _is_whole_geojson(path, num_polygons)
     elif num_polygons == 0:
         complete = True
     else:
@@ -332,11 +321,24 @@ def _check_complete(path: Path, layer: PolygonLayer, options: OutputOptions, dri
         # The last field, cut off, reads as nothing. FlatGeobuf sorts by place.
         complete = len(polygons) == 1 and polygons[0] is not None
         complete = complete and _is_among(values[0], expected)
-    if driver == "GPKG" and "SPATIAL_INDEX" not in options.creation_options:
-        info = pyogrio.read_info(path, layer=options.layer)
-        complete &= info["capabilities"]["fast_spatial_filter"]
+    if driver == "GPKG":
+        if "SPATIAL_INDEX" not in options.creation_options:
+            info = pyogrio.read_info(path, layer=options.layer)
+            complete &= info["capabilities"]["fast_spatial_filter"]
+        complete &= count_features(path, _name_of(path, options, driver)) == num_polygons
+    elif driver != "GeoJSON":
+        info = pyogrio.read_info(path, layer=options.layer, force_feature_count=True)
+        complete &= info["features"] == num_polygons
     if not complete:
-        raise OSError("the end of the layer is missing")
+        raise OSError("polygons, or the end of the layer, are missing")
+
+
+def _is_whole_geojson(path: Path, num_polygons: int) -> bool:
+    """Count features by their lines, as GDAL writes them: to parse them takes memory."""
+    with path.open("rb") as file:
+        count = sum(line.startswith(b'{ "type": "Feature",') for line in file)
+        file.seek(-4, os.SEEK_END)
+        return file.read() == b"]\n}\n" and count == num_polygons
 
 
 def _is_among(value: Any, expected: NDArray[Any]) -> bool:

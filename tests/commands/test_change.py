@@ -149,7 +149,7 @@ def test_bad_input_is_one_line_each(dates, weights, write_scene, tmp_path):
     assert "half.tif" in refused(dates[0], half, *options)
     assert "bare.tif: has no CRS" in refused(dates[0], bare, *options)
     assert "--threshold 2" in refused(*dates, *options, "--threshold", "2")
-    assert "is the scene itself" in refused(*dates, "-w", weights, "-o", dates[1])
+    assert "is an input itself" in refused(*dates, "-w", weights, "-o", dates[1])
 
 
 def test_a_layer_joins_those_of_a_geopackage(dates, weights):

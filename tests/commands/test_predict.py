@@ -396,7 +396,7 @@ def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(scene, tiny_weights
 
 def test_a_scene_is_never_its_own_target(scene, tiny_weights):
     run = invoke(scene, "-w", tiny_weights, "-o", scene, "--overwrite")
-    assert run.exit_code == 1 and "is the scene itself" in run.stderr
+    assert run.exit_code == 1 and "is an input itself" in run.stderr
 
 
 def test_two_scenes_never_share_a_target(write_scene, pixels, tiny_weights, tmp_path):

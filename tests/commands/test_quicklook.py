@@ -45,3 +45,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(scene, write_scene):
         assert run.exit_code == 1 and run.stdout == ""
         assert run.stderr.count("\n") == 1 and run.stderr.startswith("lemevit: ")
     assert list(Path().iterdir()) == []
+
+
+def test_a_picture_does_not_replace_what_it_is_drawn_from(scene, write_scene):
+    ids = write_scene(np.zeros((1, 48, 64), np.uint8), "ids.tif")
+    Path("s.png").hardlink_to(ids)
+    before = Path(ids).read_bytes()
+    run = invoke(scene, "--over", ids, "-o", "s.png", "--overwrite")
+    assert run.exit_code == 1
+    assert run.stderr.count("\n") == 1 and "an input itself; name another file by -o" in run.stderr
+    assert Path(ids).read_bytes() == before

@@ -1,10 +1,11 @@
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
-from lemevit_cli.errors import SceneError, WeightsError
-from lemevit_cli.inference.scenes import Report, describe_failure, infer_scenes
+from lemevit_cli.errors import OutputError, SceneError, WeightsError
+from lemevit_cli.inference.scenes import Report, check_targets, describe_failure, infer_scenes
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings
 from lemevit_cli.tasks.segmentation.inference import Segmentation
@@ -129,3 +130,28 @@ def test_torch_out_of_the_machines_memory_is_no_bug():
         torch.zeros(10**13)
     failure = describe_failure(raised.value)
     assert failure.message.startswith("out of memory (") and not failure.is_bug
+
+
+def test_a_scene_that_is_replaced_on_the_way_gives_no_result(write_scene, pixels, predictor):
+    path = write_scene(pixels, "a.tif")
+
+    class Late(Segmentation):
+        def assemble(self, run, parts, target):
+            with Path(path).open("ab") as file:  # as another program saves it
+                file.write(b"\0")
+            return {"windows": len([piece for part in parts for piece in part])}
+
+    task = Late(predictor.card, InferenceSettings(), Silent())
+    with pytest.raises(SceneError, match=r"a\.tif: was changed or replaced while it was read"):
+        infer_scenes(task, [path], [path.replace("a.tif", "o.tif")], lambda: predictor)
+
+
+def test_no_target_replaces_weights_mask_or_a_later_scene(tmp_path):
+    for name in ("a.tif", "b.tif", "m.gpkg", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    path = str(tmp_path) + "/"
+    for target in ("b.tif", "m.gpkg", "w.safetensors"):
+        reads = (path + "m.gpkg", path + "w.safetensors")
+        with pytest.raises(OutputError, match="is an input itself; name another file by -o"):
+            check_targets([path + "a.tif", path + "b.tif"], [path + target, path + "c"],
+                          reads=reads)  # fmt: skip

@@ -1,6 +1,7 @@
 """``simulate_dataset`` writes what ``train`` reads, whole or not at all."""
 
 import json
+import resource
 
 import geopandas
 import numpy as np
@@ -153,3 +154,48 @@ def test_class_rasters_name_their_ids(tmp_path):
         assert raster.tags(1)["CLASS_2"] == "torn down"
     with rasterio.open(tmp_path / "pair" / "before.tif") as raster:
         assert raster.tags(1) == {}
+
+
+def files_in(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_another_seed_leaves_nothing_of_the_first(tmp_path):
+    simulate_dataset(tmp_path / "a", SEG, size=32, scenes=3, seed=7)
+    (tmp_path / "a" / "train" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        simulate_dataset(tmp_path / "a", SEG, size=32, scenes=2, seed=1)
+    simulate_dataset(tmp_path / "a", SEG, size=32, scenes=2, seed=1, overwrite=True)
+    simulate_dataset(tmp_path / "b", SEG, size=32, scenes=2, seed=1)
+    (tmp_path / "b" / "train" / "notes.txt").write_text("mine")
+    assert files_in(tmp_path / "a") == files_in(tmp_path / "b")
+
+
+def test_an_older_set_stays_until_the_new_one_is_drawn(tmp_path):
+    class Stop(Silent):
+        def start(self, label, *, total, unit):
+            self.left = total - 1
+
+        def advance(self, count=1, **figures):
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    simulate_dataset(tmp_path, SEG, size=32, scenes=2, seed=7)
+    old = files_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        simulate_dataset(tmp_path, SEG, size=32, scenes=2, seed=1, overwrite=True, progress=Stop())
+    assert files_in(tmp_path) == old
+
+
+@pytest.mark.parametrize("limit", [500, 2_000, 20_000, 60_000])
+def test_a_full_disk_is_told_and_leaves_no_file(tmp_path, limit):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot be written") as told:
+            simulate_pair(tmp_path / "pair", size=200)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(told.value)
+    assert not files_in(tmp_path)

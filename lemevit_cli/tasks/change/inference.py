@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from lemevit_cli.inference.scene_input import SceneInput, area_of
 from lemevit_cli.inference.scenes import (
     Record,
     Report,
-    check_targets,
     infer_all,
     prepare_weights,
+    read_beside,
     targets_of,
 )
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -81,6 +83,8 @@ def change(
     check_threshold(settings.change.threshold)
     afters = [after for _, after in pairs]
     by_target = [targets_of(afters, target, f"_changes{suffix}") for target in targets or (None,)]
+    reads = read_beside(weights or TASKS[NETWORK.task].starter, settings)
+    check_inputs_kept(chain(*by_target), [*chain(*pairs), *reads])
     orders = []
     for (before, after), *named in zip(pairs, *by_target, strict=True):
         task = Change(card, settings, progress, before, after, tuple(named))
@@ -109,7 +113,7 @@ class Change:
 
     def check_target(self, target: str) -> None:
         """Refuse targets that could not all be written at the end."""
-        check_outputs((self.before, self.after), self.targets, self.settings, self.progress)
+        check_outputs(self.targets, self.settings, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return all that is written."""
@@ -245,16 +249,11 @@ def check_threshold(threshold: float) -> None:
         raise LemevitError(f"--threshold {threshold:g}: use a number from 0 to 1")
 
 
-def check_outputs(
-    scenes: Sequence[str],
-    targets: Sequence[str],
-    settings: InferenceSettings,
-    progress: Progress,
-) -> None:
+def check_outputs(targets: Sequence[str], settings: InferenceSettings, progress: Progress) -> None:
     """Refuse, before any work, targets that could not all be written at its end.
 
     Raises:
-        OutputError: for a target that is a scene, is named twice, or that its format refuses, and
+        OutputError: for a target that is named twice, or that its format refuses, and
             for options that only one of several formats could take.
     """
     options = settings.output
@@ -275,8 +274,6 @@ def check_outputs(
     if asked and not layers:
         raise OutputError(f"{asked[0]} is for polygons; write .shp, .gpkg or .geojson too")
     for target in targets:
-        for scene in scenes:
-            check_targets([scene], [target])
         chosen = options if target in layers else of_raster(target, options, layers)
         check_target(target, chosen, WRITERS, progress)
 

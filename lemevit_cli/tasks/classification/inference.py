@@ -23,8 +23,10 @@ from lemevit_cli.inference.scenes import (
     Report,
     infer_scenes,
     prepare_weights,
+    read_beside,
     targets_of,
 )
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress, Silent
@@ -81,11 +83,13 @@ def classify(
         pictures = Pictures(card, settings, progress)
         if target is None or settings.dry_run:
             return infer_scenes(pictures, scenes, scenes, load, report)
+        check_inputs_kept([target], [*scenes, weights])
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
         return _tabulate(found, target, settings.output, report or Report())
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
-    targets = targets_of(scenes, target, ending)
+    reads = read_beside(weights or TASKS[_TASK].starter, settings)
+    targets = targets_of(scenes, target, ending, reads=reads)
     return infer_scenes(Windows(card, settings, progress), scenes, targets, load, report)
 
 

@@ -31,6 +31,7 @@ from lemevit_cli.inference.scenes import (
     Report,
     infer_scenes,
     prepare_weights,
+    read_beside,
     targets_of,
 )
 from lemevit_cli.inference.window_grid import WindowGrid
@@ -73,7 +74,8 @@ def detect(
     settings = _with_weights(settings, open_weights_for(NETWORK.task, chosen).card)
     card, load = prepare_weights(network_for(settings.detection), chosen, settings, progress)
     check_detection(settings.detection)
-    targets = targets_of(scenes, target, ending)
+    reads = read_beside(chosen, settings)
+    targets = targets_of(scenes, target, ending, reads=reads)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
 
 

@@ -20,6 +20,7 @@ from lemevit_cli.inference.scenes import (
     Report,
     infer_scenes,
     prepare_weights,
+    read_beside,
     targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
@@ -66,7 +67,8 @@ def predict(
     """
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
     card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings, progress)
-    targets = targets_of(scenes, target, ending)
+    reads = read_beside(weights or TASKS[_TASK].starter, settings)
+    targets = targets_of(scenes, target, ending, reads=reads)
     kind = find_writer(targets[0], settings.output, WRITERS).kind  # of all: they have one suffix
     task = Segmentation(card, settings, progress, as_polygons=kind == "regions")
     return infer_scenes(task, scenes, targets, load, report)

@@ -36,7 +36,7 @@ from typing import Any
 
 from lemevit_cli.errors import DataError, reading
 from lemevit_cli.training.datasets.naming import Naming
-from lemevit_cli.training.options import LabelledScene
+from lemevit_cli.training.options import DataOptions, LabelledScene
 
 _SCENE_KEYS = {
     "scene": "scene",
@@ -79,6 +79,23 @@ class LabelledFolder:
 def is_listing(path: str) -> bool:
     """Say whether a path is a list of data, by its suffix."""
     return Path(path).suffix.lower() == ".toml"
+
+
+def paths_of(entry: LabelledFolder | LabelledScene) -> list[str | None]:
+    """Return the files or the folder of an entry."""
+    if isinstance(entry, LabelledScene):
+        return [entry.scene, entry.after, entry.labels]
+    return [entry.path]
+
+
+def data_paths(data: DataOptions) -> list[str | None]:
+    """Return all that a user's data are read from, lists among them."""
+    lists = [path for path in data.paths if is_listing(path)]
+    entries = [
+        *data.scenes,
+        *(entry for path in lists for entry in read_listing(path, labelled=False)),
+    ]
+    return [*data.paths, *(path for entry in entries for path in paths_of(entry))]
 
 
 def read_listing(

@@ -396,7 +396,7 @@ def test_outputs_that_do_not_go_together_are_refused(tmp_path):
     def check(*targets, **options):
         settings = InferenceSettings(output=OutputOptions(**options))
         named = [str(tmp_path / t) for t in targets]
-        check_outputs(("a.tif", "b.tif"), named, settings, Silent())
+        check_outputs(named, settings, Silent())
 
     def refused(*targets, **options):
         with pytest.raises(OutputError) as error:
