@@ -8,6 +8,7 @@ SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and kee
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,10 @@ from lemevit_cli.commands import (
 )
 from lemevit_cli.errors import LemevitError
 
+# Names on a network, and of files that may lead there.
+_ON_A_NETWORK = re.compile(
+    r"://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)|via 127\.0\.0\.1|\.(vrt|xml|wms)\b", re.I
+)
 _WrongUsage: Any = typer.BadParameter.__base__
 _BOUNDS = "--bounds"
 
@@ -130,6 +135,9 @@ def _abandon_stdout() -> None:
 
 def _failure(message: str) -> typer.Exit:
     """Say what is wrong in one line, whatever a library's message looks like."""
+    if options.is_offline() and _ON_A_NETWORK.search(message):
+        # GDAL's word, that there is no such file, would be a riddle.
+        message += "; --no-remote: nothing is read over a network"
     typer.echo(f"lemevit: {' '.join(message.split())}", err=True)
     return typer.Exit(1)
 

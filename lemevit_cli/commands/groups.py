@@ -169,11 +169,12 @@ class Spreading:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """What a person or a script gets to read."""
+    """What a person or a script gets to read, and where a run may read in turn."""
 
     json: options.Json = False
     quiet: options.Quiet = False
     no_progress: options.NoProgress = False
+    no_remote: options.NoRemote = False
     debug: options.Debug = False
 
     @property

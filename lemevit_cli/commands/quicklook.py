@@ -51,6 +51,7 @@ def quicklook(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    no_remote: options.NoRemote = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw a result over its scene, or two dates side by side, with legend, scale bar and north.

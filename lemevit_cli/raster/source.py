@@ -54,6 +54,19 @@ _NETWORK = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",  # bytes a second
 }
 
+# Two locks, since each alone leaves a door open: of files on a network GDAL opens those of this
+# name alone, whatever proxy a file may state for itself; drivers that fetch without GDAL's file
+# systems (WMS, STAC, GeoJSON, tokens of clouds) all go by a proxy, and none can be at this port.
+_NO_NETWORK = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_HTTP_PROXY": "http://127.0.0.1:0",
+    "GDAL_HTTPS_PROXY": "http://127.0.0.1:0",
+    "NO_PROXY": "",  # hosts that the proxy would not be asked for
+    "no_proxy": "",
+    "PROJ_NETWORK": "OFF",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+
 # Python's filters of warnings are shared by all threads: one at a time changes them.
 WARNINGS_LOCK = threading.Lock()
 
@@ -223,6 +236,11 @@ def _open(file: str) -> Any:
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(file)
+
+
+def shut_network() -> None:
+    """Let GDAL ask no server for anything, in this process and those that it starts."""
+    os.environ.update(_NO_NETWORK)
 
 
 def _spool_stdin() -> str:
