@@ -149,7 +149,8 @@ def score_town(town: Path, settings: InferenceSettings, progress: Progress) -> d
     beside = replace(options, over=before, beside=(before, cover_truth))
     quicklook(cover, pictures[0], beside, progress)
     targets = [polygons, mask]
-    record = change(before, after, targets, weights=None, settings=settings, progress=progress)
+    pairs = [(before, after)]
+    report = change(pairs, targets, weights=None, settings=settings, progress=progress)
     pair_quicklook(before, after, pictures[1], change=polygons, options=options)
     return {
         "landcover": {
@@ -162,7 +163,7 @@ def score_town(town: Path, settings: InferenceSettings, progress: Progress) -> d
             "result": polygons,
             "truth": truth,
             "picture": pictures[1],
-            "found": record["polygons"],
+            "found": report.results[0]["polygons"],
             "scores": score(mask, truth, ScoreOptions(), progress),
         },
     }

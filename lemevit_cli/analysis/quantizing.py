@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError, LemevitError, SceneError, WeightsError
 from lemevit_cli.inference.conversions import bands_of
+from lemevit_cli.inference.pixel_size import check_gsd
 from lemevit_cli.inference.predictor import load_model
 from lemevit_cli.inference.run import pad_by_reflection, tiling_of
-from lemevit_cli.inference.scene_input import SceneInput, check_gsd, open_input
+from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.converted import Converted, save_converted
 from lemevit_cli.models.weights import Card, Weights, open_weights

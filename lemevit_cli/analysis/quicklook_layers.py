@@ -21,12 +21,13 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
     WHITE,
     as_class_ids,
     check_class_raster,
-    id_of_white,
-    is_black_and_white,
+    is_lossy,
     read_legend,
+    white_of,
 )
 from lemevit_cli.raster.overlap import outlines_of, part_over, same_grid, window_around
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -155,8 +156,9 @@ def _read_ids(
     pixels, valid = raster.read_overview(max(shape), window=part)
     best = pixels.argmax(axis=0).astype(np.uint8) if is_scores else pixels[0]
     ids = as_class_ids(best, valid, name=raster.name)
-    if not is_scores and is_black_and_white(np.unique(best[valid]).tolist()):
-        ids[valid & (best == WHITE)] = id_of_white(raster)
+    may_be_white = WHITE in best[valid] or is_lossy(raster)
+    if not is_scores and may_be_white and (white := white_of(raster)) != NO_WHITE:
+        ids[valid] = best[valid] >= white
     return ids
 
 

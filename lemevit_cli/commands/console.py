@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -14,7 +15,8 @@ from lemevit_cli.commands import interruption, lifetime
 
 _SECONDS_BETWEEN_LINES = 12.0
 _BEAT_S = 1.0
-_WIDEST = 400  # columns of a table
+_WIDEST = 10_000  # columns of a table in a file or a pipe
+_NAMES_SHARE = 0.6  # of the terminal, that names may take before they are folded
 
 
 class Console:
@@ -138,26 +140,32 @@ def print_json(value: Any, *, to_stderr: bool = False) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
-    """Print a table with the first column to the left and figures to the right."""
+    """Print a table with the first column to the left and figures to the right.
+
+    Where the terminal is too narrow for it, each row is a record of its own.
+    """
     from rich.table import Table
 
-    _print(title, to_stderr=to_stderr)
+    console = _console(to_stderr=to_stderr)
+    console.print(title, overflow="fold")
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    _print(table, to_stderr=to_stderr)
+    if _width_of(table, console) <= console.width:
+        console.print(table)
+        return
+    for name, *figures in rows:
+        console.print(name, overflow="fold")
+        named = zip(columns[1:], figures, strict=True)
+        console.print(_record([(f"  {column}", figure) for column, figure in named], console))
 
 
 def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> None:
-    """Print names and values, side by side."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(name, value)
-    _print(table, to_stderr=to_stderr)
+    """Print names and values, side by side; long ones go on below themselves."""
+    console = _console(to_stderr=to_stderr)
+    console.print(_record(rows, console))
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -182,12 +190,27 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _print(content: Any, *, to_stderr: bool) -> None:
+def _record(rows: list[tuple[str, str]], console: Any) -> Any:
+    from rich.table import Table
+
+    longest = max((len(name) for name, _ in rows), default=0)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=longest < _NAMES_SHARE * console.width, overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _console(*, to_stderr: bool) -> Any:
+    """Return rich's console, as wide as the terminal; as wide as it takes where there is none."""
     from rich.console import Console as RichConsole
 
-    console = RichConsole(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True)
-    if not isinstance(content, str):
-        # A table that is wider than the terminal runs on: cut names and figures tell nothing.
-        wanted = content.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum
-        console.width = max(console.width, wanted)
-    console.print(content)
+    console = RichConsole(stderr=to_stderr, highlight=False, markup=False, emoji=False)
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.width = _WIDEST
+    return console
+
+
+def _width_of(table: Any, console: Any) -> int:
+    return int(table.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum)

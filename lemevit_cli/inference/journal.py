@@ -40,6 +40,10 @@ _SAMPLES, _SAMPLE_SIDE = 8, 64
 _NOT_OF_PARTS = (
     "overwrite",
     "layer",
+    "style",
+    "min_area_m2",
+    "simplify_m",
+    "fill_holes_m2",
     "restart",
     "workers",
     "scheduler",
@@ -318,6 +322,7 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
         **{
             name: repr(value)
             for group in asdict(settings).values()
+            if isinstance(group, dict)
             for name, value in group.items()
             if name not in _NOT_OF_PARTS
         },

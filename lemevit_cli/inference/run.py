@@ -18,7 +18,7 @@ from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.memory import check_batch, peak_memory_mb
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.resample import MaskRows, RowResampler
@@ -31,6 +31,8 @@ from lemevit_cli.settings import Tiling
 
 _READERS = 2
 _BATCHES_AHEAD = 2
+_LARGEST_WINDOW = 4096  # pixels; what the model makes of a window is in memory as a whole
+_LARGEST_OVERLAP = 3 / 4  # of a window: every pixel is then seen 16 times
 
 
 @dataclass(frozen=True)
@@ -283,14 +285,16 @@ def inference_over(
     )
     # A scene of few windows is not worth a full batch of zeros.
     windows = len(grid.col_offs) * len(grid.row_offs)
-    batch_size = tiling.batch_size or default_batch_size(predictor.device)
+    batch_size = min(tiling.batch_size or default_batch_size(predictor.device), windows)
+    if predictor.device == "cpu":
+        check_batch(batch_size, size=size, bands=source.view.scene.num_bands)
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
     try:
         yield BlockInference(
             source=source,
             predictor=predictor,
             grid=grid,
-            batch_size=min(batch_size, windows),
+            batch_size=batch_size,
             readers=readers,
             account=Account(),
             progress=progress,
@@ -310,12 +314,20 @@ def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
     """Return window and overlap in pixels: the card's, unless told.
 
     Raises:
-        LemevitError: if the overlap leaves no step.
+        LemevitError: if the window is too large to be looked at, or the overlap leaves hardly a
+            step.
     """
     size = tiling.window or card.window
     overlap = card.overlap if tiling.overlap is None else tiling.overlap
-    if overlap >= size:
-        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    if size > _LARGEST_WINDOW:
+        raise LemevitError(
+            f"--window {size:,}: a window is in memory as a whole; use at most {_LARGEST_WINDOW:,}"
+        )
+    if overlap > _LARGEST_OVERLAP * size:
+        raise LemevitError(
+            f"--overlap {overlap:,}: windows of {size} may share {_LARGEST_OVERLAP * size:.0f} "
+            "pixels at most, where each pixel is seen 16 times"
+        )
     return size, overlap
 
 

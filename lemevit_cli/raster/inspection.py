@@ -25,6 +25,8 @@ _READ_WHOLE = 64_000_000  # pixels: more of them without overviews are asked in 
 _WORTH_TELLING = 0.01  # share of the pixels
 _SWEEPS = 64
 _PICTURES = 24  # of many that are looked at
+_FEWEST_OTHERS = 8  # values beside one that may stand for no data
+_FAR_AWAY = 2.0  # of the span of all others
 # Sentinel-2 since processing baseline 04.00: 0 is nodata, and reflectances begin at 1000.
 _S2_OFFSET = 1000
 _S2_DARKEST = (950, 1800)
@@ -74,8 +76,10 @@ def _findings(scene: Scene, option: str, window: Window | None) -> dict[str, str
     except SceneError:
         return {}
     place = "" if len(parts) == 1 else " of its corners"
+    border = _border_line(scene, parts, option, place)
     lines = {
-        "border": _border_line(scene, parts, option, place),
+        "border": border,
+        "filler": None if border else _filler_line(scene, parts, option, place),
         "gap": _gap_line(scene, parts, place),
         "offset": _offset_line(scene, parts),
     }
@@ -170,6 +174,30 @@ def _gap_line(scene: Scene, parts: _Parts, place: str) -> str | None:
         f"{share:.1%} of the pixels{place} hold nodata ({values}) in some of their bands ({bands}) "
         f"{what_becomes}"
     )
+
+
+def _filler_line(scene: Scene, parts: _Parts, option: str, place: str) -> str | None:
+    """Tell of a single value far beyond all others, such as -9999, that is not stated as nodata."""
+    if np.dtype(scene.dtype).itemsize == 1:
+        return None
+    for i in range(scene.num_bands):
+        values = np.concatenate([p[i][v[i] & np.isfinite(p[i])] for p, v in parts])
+        values = values.astype(np.float64)
+        for extreme in {values.min(), values.max()} - {0.0} if len(values) else ():
+            others = values[values != extreme]
+            if len(np.unique(others)) < _FEWEST_OTHERS:
+                continue
+            away = np.abs(others - extreme).min()
+            num_pixels = sum(pixels[i].size for pixels, _ in parts)
+            share = (len(values) - len(others)) / num_pixels
+            if share >= _WORTH_TELLING and away > _FAR_AWAY * np.ptp(others):
+                text = f"{extreme:.9g}"  # exact for 32 bits: the option has to meet it
+                return (
+                    f"{share:.1%} of the pixels{place} hold {text} in band {scene.bidx[i]}, far "
+                    f"beyond the others ({others.min():g} to {others.max():g}), and are read as "
+                    f"ground; if they hold no data, {option} {text} leaves them out"
+                )
+    return None
 
 
 def _offset_line(scene: Scene, parts: _Parts) -> str | None:

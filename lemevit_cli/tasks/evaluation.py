@@ -147,7 +147,7 @@ def evaluate_source(
     evaluation = load_evaluation(card.task)
     tally = evaluation.tally(card, source, progress)
     areas, tiling = merge_areas(source.sites), Tiling(batch_size=batch_size)
-    stretches = []
+    stretches, far = [], []
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for _, sites in groupby(areas, key=lambda site: site.dates):
@@ -158,6 +158,8 @@ def evaluate_source(
             ):
                 if scene.stretch is not None:
                     stretches.append(f"{first.scene}: {scene.stretch.describe()}")
+                if scene.scale.is_far:
+                    far.append(f"{scene.name}: {scene.scale.note}")
                 for site in (first, *sites):
                     if is_late():
                         return {}
@@ -167,6 +169,8 @@ def evaluate_source(
         progress.finish()
     if stretches:
         progress.note(f"{stretches[0]} (of {len(stretches)} rasters of another dtype or range)")
+    if far:
+        progress.warn(f"{far[0]}" + (f"; so of {len(far)} pictures" if len(far) > 1 else ""))
     return {**tally.figures(), "pictures": count_pictures(areas)}
 
 

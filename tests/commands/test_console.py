@@ -1,11 +1,11 @@
-"""Lines of progress where stderr is no terminal."""
+"""Lines of progress where stderr is no terminal, and tables on terminals of any width."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from lemevit_cli.commands import console as module
-from lemevit_cli.commands.console import Console
+from lemevit_cli.commands.console import Console, print_table
 
 
 @pytest.fixture
@@ -72,3 +72,19 @@ def test_the_thread_of_a_phase_ends_with_it(capsys):
     assert first.is_set() and not console._over.is_set()
     console.finish()
     assert console._over.is_set()
+
+
+COLUMNS = ["class", "share of pixels", "hectares", "precision", "recall", "F1 at IoU 0.5"]
+ROWS = [["building", "1.2 %", "12.3", "0.11", "0.22", "0.33"], ["[red]", "4", "5", "6", "7", "8"]]
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, None])
+def test_a_table_fits_the_terminal_and_loses_nothing(columns, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    print_table("a title of some length: /a/path/to/scene.tif", COLUMNS, ROWS, to_stderr=False)
+    out = capsys.readouterr().out
+    cells = [cell for row in ROWS for cell in row] + COLUMNS[1:]
+    assert all(cell in out for cell in cells)
+    assert max(map(len, out.splitlines())) <= (columns or 100)

@@ -134,3 +134,18 @@ def test_of_many_pictures_the_first_of_each_kind_is_told(tmp_path):
     assert line.endswith("(so in 12 of 24 that were looked at)")
     assert picture_warnings(paths[:30]) == () == picture_warnings([])
     assert "so in" not in picture_warnings(paths[-1:])[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("int16", -32768), ("float32", -9999), ("float32", 3.4028235e38)]
+)
+def test_a_value_far_beyond_the_others_is_told_with_its_band(write_scene, rgb, dtype, value):
+    pixels = rgb.astype(dtype)
+    pixels[1, :9] = value
+    (line,) = warnings_of(write_scene(pixels), option="--nodata-before")
+    share, stated = 9 / pixels.shape[1], float(line.split("--nodata-before ")[1].split()[0])
+    assert f"{share:.1%} of the pixels hold {stated:.9g} in band 2, far beyond the others" in line
+    assert np.dtype(dtype).type(stated) == pixels[1, 0, 0]
+    others = np.delete(pixels[1], np.s_[:9], axis=0)
+    assert f"({others.min():g} to {others.max():g})" in line
+    assert not any("far beyond" in told for told in warnings_of(write_scene(rgb.astype(dtype))))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,16 @@ def open_split(path: str, split: str, card: Card, *, skip_bad_labels: bool = Fal
     Raises:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
-    division, bad = (
-        Division(crop=card.window, **card.training.get("division", {})),
-        _Bad(skip_bad_labels),
-    )
+    division = Division(crop=card.window, **card.training.get("division", {}))
+    bad = _Bad(skip_bad_labels)
+    source = _open_split(path, split, division, PictureReader(), bad)
+    match_classes(card.class_names, source.classes)  # for its check
+    return replace(source, notes=bad.notes(path))
+
+
+def _open_split(
+    path: str, split: str, division: Division, reader: PictureReader, bad: _Bad
+) -> Source:
     if split not in _SPLITS and not Path(path).is_file():
         place = find_split(Path(path), split) if Path(path).is_dir() else None
         if place is None:
@@ -135,11 +142,25 @@ def open_split(path: str, split: str, card: Card, *, skip_bad_labels: bool = Fal
         listed = {split: _listed_in_folders(place)}
     else:
         listed, _ = list_pictures(path, division, bad)
-    source = _source(path, split, listed.get(split, []), PictureReader(), division.crop, bad)
+    source = _source(path, split, listed.get(split, []), reader, division.crop, bad)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
-    match_classes(card.class_names, source.classes)  # for its check
-    return replace(source, notes=bad.notes(path))
+    return source
+
+
+def other_splits(
+    path: str, reader: PictureReader, division: Division
+) -> dict[str, Callable[[], Source]]:
+    """Return what opens each split that is neither learned nor validated on, by its name."""
+    folder = Path(path)
+    if folder.is_file():
+        listed, _ = list_pictures(path, division)
+        names = [split for split, rows in listed.items() if rows and split not in ("", *_SPLITS)]
+    else:
+        own = [find_split(folder, split) for split in _SPLITS]
+        places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        names = [p.name for p in places if p not in own] if None not in own else []
+    return {split: partial(_open_split, path, split, division, reader, _Bad()) for split in names}
 
 
 def list_pictures(

@@ -118,7 +118,7 @@ class Detection:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output, WRITERS)
+        check_target(target, self.settings.output, WRITERS, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return the one file."""

@@ -21,7 +21,7 @@ def read_stated_classes(folder: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        names = json.loads(path.read_text(encoding="utf-8-sig"))["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{path}: cannot be understood; it takes {{"classes": ["plane", ...]}}'
@@ -51,6 +51,12 @@ def read_numbered_classes(folder: Path) -> tuple[str, ...] | None:
     if not isinstance(names, list):
         raise DataError(f"{path}: cannot be understood; it takes names: [plane, ...]")
     return _check_class_names([_name(name) for name in names], path)
+
+
+def states_keypoints(folder: Path) -> bool:
+    """Say whether YOLO's YAML of a folder states keypoints (``kpt_shape``)."""
+    path = yaml_of(folder)
+    return path is not None and "kpt_shape" in read_yaml(path)
 
 
 def yaml_of(folder: Path) -> Path | None:

@@ -26,7 +26,6 @@ from lemevit_cli.tasks.detection.datasets.labels import (
     finite_number,
     fit_to_picture,
 )
-from lemevit_cli.tasks.detection.datasets.lines import read_text
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")
@@ -62,8 +61,9 @@ def read_voc_as_stated(
 
 def _root(path: Path) -> ElementTree.Element:
     try:
-        root = ElementTree.fromstring(read_text(path).encode("utf-8"))
-    except (ElementTree.ParseError, ValueError) as error:
+        # As bytes: XML says itself how it is encoded.
+        root = ElementTree.fromstring(path.read_bytes())
+    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
         raise DataError(f"{path}: cannot be read as XML ({error})") from error
     if root.tag != "annotation":
         raise DataError(
