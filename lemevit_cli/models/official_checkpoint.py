@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit import STAGE_KINDS, LeMeViT
 from lemevit_cli.models.variants import VARIANTS
 
+_LONGEST_SIDE = 65_536  # of what a checkpoint may choose: classes, bands, meta tokens
 _OFFICIAL_TO_OURS = (
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
     (r"^meta_token_downsample\.(\d)\.", r"stages.\1.meta_mlp."),
@@ -80,22 +82,32 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
     depths: dict[int, int] = {}
     dims: dict[int, int] = {}
     for key, tensor in state.items():
-        if match := re.match(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight$", key):
+        if match := re.match(r"stages\.(\d)\.blocks\.(\d{1,3})\.norm1\.weight$", key):
             stage, block = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), block + 1)
-            dims[stage] = tensor.shape[0]
+            dims[stage] = tensor.numel()
     shape = tuple((dims[i], depths[i]) for i in sorted(dims))
     for name, args in VARIANTS.items():
         if shape == tuple(zip(args["embed_dims"], args["depths"], strict=True)):
             return name, {
-                "num_classes": state["head.bias"].shape[0] if "head.bias" in state else 0,
-                "in_chans": state["stages.0.downsample.0.weight"].shape[1],
-                "num_meta_tokens": state["meta_tokens"].shape[0],
+                "num_classes": _side(state, "head.bias", 0) if "head.bias" in state else 0,
+                "in_chans": _side(state, "stages.0.downsample.0.weight", 1),
+                "num_meta_tokens": _side(state, "meta_tokens", 0),
             }
     blocks = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
     raise WeightsError(
         f"this checkpoint has blocks (width x number) {blocks}; it is none of {', '.join(VARIANTS)}"
     )
+
+
+def _side(state: Mapping[str, Tensor], key: str, axis: int) -> int:
+    """Return a side of a tensor that a network is built by; memory is taken for it next."""
+    shape = tuple(state[key].shape) if key in state else ()
+    if len(shape) <= axis or not 0 < shape[axis] <= _LONGEST_SIDE:
+        raise WeightsError(
+            f"this checkpoint's {key} is {shape or 'no tensor'}; no variant has that"
+        )
+    return shape[axis]
 
 
 def load_official_state_dict(model: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -151,14 +163,24 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's tensors under our names, from any layout that the authors write."""
     layouts = ("state_dict_ema", "state_dict", "model")
-    state = next((checkpoint[name] for name in layouts if checkpoint.get(name)), checkpoint)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    states = (checkpoint.get(name) for name in layouts)
+    found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
+    state = {
+        key.removeprefix("module."): value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and _holds_values(value)
+    }
     if any(key.startswith("backbone.") for key in state):
         # A dense network: its decoder's tensors stand beside the backbone's.
         state = {k[len("backbone.") :]: v for k, v in state.items() if k.startswith("backbone.")}
     # As in the original's detector: norms that are never applied.
     state = {key: value for key, value in state.items() if not key.startswith("extra_norms.")}
-    return {our_key(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {our_key(key): value for key, value in state.items()}
+
+
+def _holds_values(tensor: Tensor) -> bool:
+    # A pickle of plain tensors may hold sparse, quantised and empty ones, too.
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
 
 
 def _refuse(what: str, keys: list[str]) -> None:

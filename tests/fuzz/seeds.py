@@ -16,6 +16,7 @@ from affine import Affine
 from PIL import Image
 
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.tasks import load_network
 
@@ -280,7 +281,18 @@ def _weights(folder: Path) -> list[Seed]:
     (folder / "checkpoint").mkdir()
     small = {"model": {"a.weight": torch.ones(3, 2), "b": torch.tensor(1.0)}, "recipe": {"lr": 1}}
     torch.save(small, folder / "checkpoint" / "checkpoint.pt")
+    variant = VARIANTS["lemevit_tiny"]
+    blocks = zip(variant["embed_dims"], variant["depths"], strict=True)
+    official = {
+        f"stages.{stage}.{depth - 1}.norm1.weight": torch.ones(dim)
+        for stage, (dim, depth) in enumerate(blocks)
+    }
+    official |= {"meta_tokens": torch.ones(4, 64), "head.bias": torch.ones(9)}
+    official["downsample_layers.0.0.weight"] = torch.ones(32, 3, 3, 3)
+    (folder / "official").mkdir()
+    torch.save({"model": official}, folder / "official" / "checkpoint.pt")
     return [
+        Seed("official", "checkpoint", "checkpoint.pt", ("checkpoint.pt",)),
         Seed("weights", "weights", "a.safetensors", ("a.safetensors",)),
         Seed("checkpoint", "checkpoint", "checkpoint.pt", ("checkpoint.pt",)),
     ]

@@ -4,7 +4,7 @@ from fuzz.run import BAD, fuzz, use
 from fuzz.seeds import make_seeds
 
 INPUTS = 810
-FOREIGN = ("checkpoint",)  # no file of the authors', which `lemevit import` takes
+FOREIGN = ("checkpoint", "official")  # no whole file of the authors, for `lemevit import`
 
 
 def test_what_is_whole_is_read(tmp_path):

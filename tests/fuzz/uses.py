@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from lemevit_cli.analysis.importing import import_checkpoint
 from lemevit_cli.analysis.information import describe
 from lemevit_cli.analysis.scoring import score
@@ -18,16 +16,17 @@ from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.labels import LabelsOptions, describe_labels
 from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.checkpoint import check_resumable
-from lemevit_cli.training.options import DataOptions
+from lemevit_cli.training.datasets.labels import open_labels
+from lemevit_cli.training.options import DataOptions, LabelledScene
 from lemevit_cli.vector.scene_polygons import (
     field_names,
     field_values,
     is_vector,
     layer_name,
-    read_polygons_on,
 )
 
 _SIDE = 32  # pixels of a window
+_FIELDS = ("kind", "year")
 
 
 def _scene(folder: Path, subject: str) -> None:
@@ -40,16 +39,16 @@ def _scene(folder: Path, subject: str) -> None:
 
 
 def _layer(folder: Path, subject: str) -> None:
-    """Read a layer's fields, and burn its polygons onto a scene."""
+    """Read a layer's fields, and draw its polygons onto a scene as labels."""
     path = str(folder / subject)
     if is_vector(path):
         layer_name(path)
     for name in field_names(path):
         field_values(path, name)
     with open_scene(str(folder / "scene.tif")) as scene:
-        polygons, _ = read_polygons_on(scene, path)
-        values = np.ones(len(polygons.polygons), np.uint8)
-        polygons.burn(scene.window, values, background=0)
+        for field in (*_FIELDS, None):
+            given = LabelledScene(scene=scene.path, labels=path, label_field=field)
+            open_labels(scene, given).read(scene.window)
 
 
 def _labels(folder: Path, subject: str) -> None:
