@@ -6,15 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-import psutil
-
 from lemevit_cli.errors import LemevitError
 
-# Measured with the starter weights: interpreter, libraries and weights; what the network makes of a
+# Of the starter weights, roughly: interpreter, libraries and weights; what the network makes of a
 # pixel; copies of the pixels that are read, padded and waiting.
 _PROCESS_BYTES = 400 * 10**6
 _NETWORK_BYTES_PER_PIXEL = 600
 _COPIES_OF_PIXELS = 4
+_HARDLY_TOO_MUCH = 10**9  # bytes that any machine has
 _LINUX_STATUS = Path("/proc/self/status")
 
 
@@ -26,6 +25,8 @@ def peak_memory_mb() -> float:
         peak = next(line for line in lines if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024 / 1e6
     if sys.platform == "win32":
+        import psutil  # noqa: PLC0415 - where it is needed
+
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     import resource  # noqa: PLC0415 - Unix only
 
@@ -44,8 +45,12 @@ def check_batch(batch_size: int, *, size: int, bands: int) -> None:
     Raises:
         LemevitError: with both sizes.
     """
-    needed, there = batch_bytes(batch_size, size=size, bands=bands), psutil.virtual_memory().total
-    if needed > there:
+    needed = batch_bytes(batch_size, size=size, bands=bands)
+    if needed < _HARDLY_TOO_MUCH:
+        return
+    import psutil  # noqa: PLC0415 - few runs need it
+
+    if needed > (there := psutil.virtual_memory().total):
         raise LemevitError(
             f"--batch-size {batch_size:,}: so many windows of {size} pixels need about "
             f"{needed / 1e9:,.0f} GB at once, this machine has {there / 1e9:,.0f} GB; take fewer"
@@ -53,7 +58,7 @@ def check_batch(batch_size: int, *, size: int, bands: int) -> None:
 
 
 def estimate_mb(batch_size: int, *, size: int, bands: int, block_bytes: int) -> int:
-    """Estimate the peak of a run on the processor in MB, to about a third.
+    """Estimate the peak of a run on the processor in MB, roughly.
 
     Args:
         block_bytes: what its blocks hold beside the windows, bounded by the settings.

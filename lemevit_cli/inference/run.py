@@ -22,6 +22,7 @@ from lemevit_cli.inference.memory import check_batch, peak_memory_mb
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.resample import MaskRows, RowResampler
+from lemevit_cli.inference.runtime import Wait, batches_in_flight, begin, count_cores
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.weights import Card
@@ -29,7 +30,8 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import Tiling
 
-_READERS = 2
+_READERS = 2  # windows come sooner than a processor answers them
+_READERS_FOR_GPU = 8  # as far as there are cores
 _BATCHES_AHEAD = 2
 _LARGEST_WINDOW = 4096  # pixels; what the model makes of a window is in memory as a whole
 _LARGEST_OVERLAP = 3 / 4  # of a window: every pixel is then seen 16 times
@@ -172,11 +174,21 @@ class BlockInference:
         Windows without a valid pixel are left out. The answer has a row for each window of the
         batch, and may have more: those of zeros that fill it.
         """
-        for batch in self._read_ahead(windows):
+        for batch, wait in self._begun(windows):
             with self.account.time("model"):
-                answers = self.predictor.runtime(batch.pixels)
+                answers = wait()
             yield batch, answers
             self._tell(len(batch.windows))
+
+    def _begun(self, windows: Iterable[Window]) -> Iterator[tuple[Batch, Wait]]:
+        """Begin with batches; yield each as soon as enough behind it are begun with."""
+        runtime, begun = self.predictor.runtime, deque[tuple[Batch, Wait]]()
+        for batch in self._read_ahead(windows):
+            with self.account.time("model"):
+                begun.append((batch, begin(runtime, batch.pixels)))
+            if len(begun) > batches_in_flight(runtime):
+                yield begun.popleft()
+        yield from begun
 
     def _model_rows(self, area: Window, scene_valid: MaskRows) -> Iterator[Rows]:
         """Yield rows of the model's grid; the masks under them are in ``scene_valid`` by then."""
@@ -288,7 +300,7 @@ def inference_over(
     batch_size = min(tiling.batch_size or default_batch_size(predictor.device), windows)
     if predictor.device == "cpu":
         check_batch(batch_size, size=size, bands=source.view.scene.num_bands)
-    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+    readers = ThreadPoolExecutor(readers_for(predictor.device), thread_name_prefix="reader")
     try:
         yield BlockInference(
             source=source,
@@ -305,8 +317,16 @@ def inference_over(
         readers.shutdown(cancel_futures=True)
 
 
+def readers_for(device: str) -> int:
+    """Return the threads that read windows: a GPU wants them faster than two can decode them."""
+    return _READERS if device == "cpu" else max(_READERS, min(_READERS_FOR_GPU, count_cores()))
+
+
 def default_batch_size(device: str) -> int:
-    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory."""
+    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory.
+
+    What a GPU has no room for, the runtime passes in parts.
+    """
     return 2 if device == "cpu" else 16
 
 

@@ -87,7 +87,7 @@ class SceneTask(Protocol):
 
 
 def prepare_weights(
-    network: Network, weights: str | None, settings: InferenceSettings
+    network: Network, weights: str | None, settings: InferenceSettings, progress: Progress
 ) -> tuple[Card, Callable[[], Predictor]]:
     """Open weights and refuse settings that do not suit them; return how to load them, too.
 
@@ -101,7 +101,9 @@ def prepare_weights(
     if settings.dry_run:
         plan: Callable[..., Predictor] = import_module(_DRY_RUN).planning_predictor
         return opened.card, partial(plan, opened, settings.runtime.device)
-    load = partial(load_predictor, opened, network, settings.runtime, window=window)
+    load = partial(
+        load_predictor, opened, network, settings.runtime, window=window, progress=progress
+    )
     return opened.card, load
 
 

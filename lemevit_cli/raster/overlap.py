@@ -262,7 +262,7 @@ def classes_on_grid_of(scene: Scene, raster: Scene, *, white: int) -> Iterator[C
     Raises:
         SceneError: if GDAL cannot warp it.
     """
-    with on_grid_of(scene, raster, "nearest") as warped:
+    with contextlib.closing(on_grid_of(scene, raster, "nearest")) as warped:
         yield ClassRaster(warped, white)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from types import TracebackType
 
 import numpy as np
 from affine import Affine
@@ -195,12 +194,7 @@ class ScenePair:
     def __enter__(self) -> ScenePair:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

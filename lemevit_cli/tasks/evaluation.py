@@ -105,18 +105,20 @@ def evaluate(
             f"--skip-bad-labels: is for tasks det and cls; {weights} is for task {card.task}"
         )
     source = open_data(data, split, card)
-    predictor = predictor_to_score(opened, runtime or RuntimeOptions())
     progress = progress or Silent()
+    predictor = predictor_to_score(opened, runtime or RuntimeOptions(), progress)
     for warning in picture_warnings(list(dict.fromkeys(p for s in source.sites for p in s.dates))):
         progress.warn(warning)
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
 
-def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
+def predictor_to_score(
+    weights: Weights, runtime: RuntimeOptions, progress: Progress | None = None
+) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
     network = load_evaluation(task).network or load_network(task)
-    return load_predictor(weights, network, runtime)
+    return load_predictor(weights, network, runtime, progress=progress)
 
 
 def evaluate_source(

@@ -427,7 +427,7 @@ def _score(
         fuse_tokens=options.fuse_tokens,
     )
     with _phase(progress, "load the weights"):
-        predictor = predictor_to_score(weights, runtime)
+        predictor = predictor_to_score(weights, runtime, progress)
     scores = {
         source.name: evaluate_source(predictor, source, progress=progress, is_late=end.is_late)
         for source in task_data.validation

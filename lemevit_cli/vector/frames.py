@@ -55,9 +55,9 @@ class LayerFacts:
 def facts_of(path: str, crs: Any, bounds: Any, fields: Iterable[Any]) -> LayerFacts:
     """Gather the facts of a layer, from its CRS in any form and its bounds, finite or not."""
     known: pyproj.CRS | None = None if crs is None else pyproj.CRS.from_user_input(crs)
-    local = None
-    if known is not None and not is_tied_to_earth(known.to_wkt()):
-        known, local = None, known.name
+    local = None if known is None or is_tied_to_earth(known.to_wkt()) else str(known.name)
+    if local is not None:
+        known = None
     numbers = None
     if bounds is not None and np.isfinite(bounds).all():
         west, south, east, north = (float(v) for v in bounds)

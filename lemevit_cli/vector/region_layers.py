@@ -134,7 +134,7 @@ class RegionSink:
         self.polygons = self.left_out = 0
 
     def write(self, window: Window, ids: NDArray[np.uint8], scores: NDArray[np.uint16]) -> None:
-        """Take class ids of a window and what :func:`whole_scores` makes of theirs."""
+        """Take class ids of a window, and scores as ``raster.spec.whole_scores`` makes them."""
         self._spec.check_values(window, ids)
         values = self._draft_values[ids]
         # Scores elsewhere are never asked for, and zeros cost nothing on the disk.

@@ -75,7 +75,9 @@ def change(
             :func:`infer_all`.
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
-    card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
+    card, load = prepare_weights(
+        NETWORK, weights or TASKS[NETWORK.task].starter, settings, progress
+    )
     check_threshold(settings.change.threshold)
     afters = [after for _, after in pairs]
     by_target = [targets_of(afters, target, f"_changes{suffix}") for target in targets or (None,)]

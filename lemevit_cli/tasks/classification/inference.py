@@ -76,7 +76,7 @@ def classify(
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
+    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings, progress)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
         pictures = Pictures(card, settings, progress)
         if target is None or settings.dry_run:

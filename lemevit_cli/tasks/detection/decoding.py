@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.oriented_boxes import canonical
+from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.inference.runtime import Answer
 from lemevit_cli.settings import DetectionOptions
@@ -24,6 +25,7 @@ Floats = NDArray[np.floating]
 BOX = 5  # numbers of a box, in front of the scores of a candidate
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 _NOBODY = -1  # class of a row without a box
+_EQUAL_IOU = 0.5
 _LAST = 0.05  # share of the proposals, the least sure ones, that hold no box if they are enough
 _CANDIDATES_A_ROW = 10  # candidates that suppression takes up at first, for each row of the answer
 
@@ -124,6 +126,23 @@ def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
 def suppress_boxes(rows: Floats, nms_iou: float) -> Floats:
     """Return the rows ``(N, 7 or more)`` that no better one of their class overlaps."""
     return rows[rotated_nms(rows[:, :BOX], rows[:, 5], rows[:, 6].astype(np.int64), nms_iou)]
+
+
+def share_of_equal_boxes(candidates: Floats, others: Floats) -> float:
+    """Return the share of the boxes of two detectors that the other one has, too, in [0, 1].
+
+    Boxes that ``detect`` would give by itself, of one class and with an IoU of at least
+    ``_EQUAL_IOU``; 1 where neither has any.
+    """
+    decoding = Decoding(score=DetectionOptions().score)
+    equal = count = 0
+    for pair in zip(candidates, others, strict=True):
+        boxes, theirs = (_best_boxes(of_picture, decoding) for of_picture in pair)
+        overlaps = rotated_iou(boxes[:, :BOX], theirs[:, :BOX]) >= _EQUAL_IOU
+        overlaps &= boxes[:, 6, None] == theirs[:, 6]
+        equal += overlaps.any(axis=0).sum() + overlaps.any(axis=1).sum()
+        count += len(boxes) + len(theirs)
+    return float(equal / count) if count else 1.0
 
 
 class SymmetricDetector:

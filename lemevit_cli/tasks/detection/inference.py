@@ -71,7 +71,7 @@ def detect(
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
     chosen = weights or TASKS[NETWORK.task].starter
     settings = _with_weights(settings, open_weights_for(NETWORK.task, chosen).card)
-    card, load = prepare_weights(network_for(settings.detection), chosen, settings)
+    card, load = prepare_weights(network_for(settings.detection), chosen, settings, progress)
     check_detection(settings.detection)
     targets = targets_of(scenes, target, ending)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)

@@ -65,7 +65,7 @@ def predict(
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
     ending = f"_{_TASK}{find_writer('result.tif', settings.output, WRITERS).suffix}"
-    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
+    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings, progress)
     targets = targets_of(scenes, target, ending)
     kind = find_writer(targets[0], settings.output, WRITERS).kind  # of all: they have one suffix
     task = Segmentation(card, settings, progress, as_polygons=kind == "regions")
