@@ -81,18 +81,18 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
     state = _official_state(checkpoint)
     depths: dict[int, int] = {}
     dims: dict[int, int] = {}
-    for key, tensor in state.items():
-        if match := re.match(r"stages\.(\d)\.blocks\.(\d{1,3})\.norm1\.weight$", key):
+    for key in state:
+        if match := re.match(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight$", key):
             stage, block = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), block + 1)
-            dims[stage] = tensor.numel()
+            dims[stage] = _side(state, key)
     shape = tuple((dims[i], depths[i]) for i in sorted(dims))
     for name, args in VARIANTS.items():
         if shape == tuple(zip(args["embed_dims"], args["depths"], strict=True)):
             return name, {
-                "num_classes": _side(state, "head.bias", 0) if "head.bias" in state else 0,
+                "num_classes": _side(state, "head.bias") if "head.bias" in state else 0,
                 "in_chans": _side(state, "stages.0.downsample.0.weight", 1),
-                "num_meta_tokens": _side(state, "meta_tokens", 0),
+                "num_meta_tokens": _side(state, "meta_tokens"),
             }
     blocks = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
     raise WeightsError(
@@ -100,14 +100,13 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
     )
 
 
-def _side(state: Mapping[str, Tensor], key: str, axis: int) -> int:
-    """Return a side of a tensor that a network is built by; memory is taken for it next."""
+def _side(state: Mapping[str, Tensor], key: str, axis: int = 0) -> int:
+    """Return a side of a tensor of the authors' that a network is built by: not a billion."""
     shape = tuple(state[key].shape) if key in state else ()
     if len(shape) <= axis or not 0 < shape[axis] <= _LONGEST_SIDE:
-        raise WeightsError(
-            f"this checkpoint's {key} is {shape or 'no tensor'}; no variant has that"
-        )
-    return shape[axis]
+        found = f"of shape {shape}" if key in state else "missing"
+        raise WeightsError(f"this checkpoint is none of the authors': its {key} is {found}")
+    return int(shape[axis])
 
 
 def load_official_state_dict(model: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
