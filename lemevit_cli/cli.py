@@ -75,7 +75,7 @@ class _Program(TyperGroup):
         except LemevitError as error:
             if options.is_debugging():
                 raise
-            raise _failure(str(error)) from error
+            raise _failure(_say_why(str(error))) from error
         except KeyboardInterrupt as error:
             if options.is_debugging():
                 raise
@@ -93,6 +93,13 @@ class _Program(TyperGroup):
             except OSError:
                 _abandon_stdout()
             raise _failure(str(error)) from error
+
+
+def _say_why(message: str) -> str:
+    """Name ``--no-remote`` where it may be the cause: GDAL says that there is no such file."""
+    if options.is_offline() and _ON_A_NETWORK.search(message):
+        return f"{message}; --no-remote: nothing is read over a network"
+    return message
 
 
 def _without_types(params: list[Any]) -> list[Any]:
@@ -135,9 +142,6 @@ def _abandon_stdout() -> None:
 
 def _failure(message: str) -> typer.Exit:
     """Say what is wrong in one line, whatever a library's message looks like."""
-    if options.is_offline() and _ON_A_NETWORK.search(message):
-        # GDAL's word, that there is no such file, would be a riddle.
-        message += "; --no-remote: nothing is read over a network"
     typer.echo(f"lemevit: {' '.join(message.split())}", err=True)
     return typer.Exit(1)
 

@@ -171,10 +171,10 @@ class Spreading:
 class Reporting:
     """What a person or a script gets to read, and where a run may read in turn."""
 
+    no_remote: options.NoRemote = False
     json: options.Json = False
     quiet: options.Quiet = False
     no_progress: options.NoProgress = False
-    no_remote: options.NoRemote = False
     debug: options.Debug = False
 
     @property

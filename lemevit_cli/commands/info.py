@@ -21,8 +21,8 @@ def info(
     size: Annotated[
         int, options.option("--size", "Input side for a model's multiply-adds.", min=33, max=4096)
     ] = 224,
-    json: options.Json = False,
     no_remote: options.NoRemote = False,
+    json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Describe a scene, weights or a model; without a subject, this installation."""

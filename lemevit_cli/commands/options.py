@@ -30,6 +30,12 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"lemevit {__version__}")
+        raise typer.Exit
+
+
 def is_offline() -> bool:
     """Say whether ``--no-remote`` was given."""
     return _offline
@@ -43,12 +49,6 @@ def _shut_network(value: bool) -> bool:
 
         shut_network()
     return value
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"lemevit {__version__}")
-        raise typer.Exit
 
 
 def in_panel(panel: str | None) -> Callable[..., Any]:

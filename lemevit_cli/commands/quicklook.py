@@ -49,9 +49,9 @@ def quicklook(
     ] = 1600,
     bounds: options.Bounds = None,
     overwrite: options.Overwrite = False,
+    no_remote: options.NoRemote = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
-    no_remote: options.NoRemote = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw a result over its scene, or two dates side by side, with legend, scale bar and north.
