@@ -1,8 +1,8 @@
 """The program: its table of commands, and how errors leave it.
 
 A ``LemevitError`` is one line on stderr and exit 1, wrong usage a line and exit 2, Ctrl-C exit 130,
-SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and keeps its traceback;
-``--debug`` shows the traceback of the others too.
+SIGTERM 143, SIGHUP 129, a reader that closed the pipe 141. Everything else is a bug and keeps its
+traceback; ``--debug`` shows the traceback of the others too.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from lemevit_cli.commands import (
     probe,
     quantize,
     quicklook,
+    remarks,
     score,
     simulate,
     train,
 )
+from lemevit_cli.commands.console import say
 from lemevit_cli.errors import LemevitError
 
 _WrongUsage: Any = typer.BadParameter.__base__
@@ -83,11 +85,7 @@ class _Program(TyperGroup):
             # A full disk, a folder that may not be written to: the system's word is the cause.
             if options.is_debugging():
                 raise
-            try:
-                sys.stdout.flush()
-            except OSError:
-                _abandon_stdout()
-            raise _failure(str(error)) from error
+            raise _lost_output(error) from error
 
 
 def _without_types(params: list[Any]) -> list[Any]:
@@ -123,6 +121,16 @@ def _wrong_usage(error: Any) -> Any:
     return typer.Exit(error.exit_code)
 
 
+def _lost_output(error: OSError) -> typer.Exit:
+    """Say what the system refused; of stdout, which has no name, that it was stdout."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _abandon_stdout()
+        return _failure(f"stdout cannot be written: {error.strerror}")
+    return _failure(str(error))
+
+
 def _abandon_stdout() -> None:
     # It takes no more; Python would complain once again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,7 +138,7 @@ def _abandon_stdout() -> None:
 
 def _failure(message: str) -> typer.Exit:
     """Say what is wrong in one line, whatever a library's message looks like."""
-    typer.echo(f"lemevit: {' '.join(message.split())}", err=True)
+    say(message)
     return typer.Exit(1)
 
 
@@ -240,10 +248,16 @@ def main() -> None:
     """Run the program on ``sys.argv``, and end the process."""
     lifetime.begin()
     interruption.install()
+    remarks.install()
     try:
         app()
+    except BrokenPipeError:  # of help and the version, which no command prints
+        _abandon_stdout()
+        lifetime.end(lifetime.BROKEN_PIPE)
+    except OSError as error:
+        lifetime.end(_lost_output(error).exit_code)
     except SystemExit as leaving:
-        if leaving.code in (interruption.INTERRUPTED, interruption.TERMINATED):
+        if leaving.code in interruption.STATUSES:
             sys.stderr.flush()
             interruption.leave(leaving.code)
         lifetime.end(leaving.code)

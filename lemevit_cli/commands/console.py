@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from typing import Any
 
 import typer
@@ -81,7 +82,26 @@ class Console:
         self._said.add(line)
         if self._bar is not None:
             self._bar.clear()
-        typer.echo(f"lemevit: {line}", err=True)
+        say(line)
+
+
+def say(line: str) -> None:
+    """Say something on stderr in one line that begins with the program's name."""
+    typer.echo(f"lemevit: {printable(' '.join(line.split()))}", err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with what steers a terminal, or turns its reading, written out.
+
+    Names of classes and files are a stranger's: ``\\x1b[2J`` clears a screen, and the overrides of
+    Unicode's bidirectional writing show ``fdp.exe`` as ``exe.pdf``.
+    """
+    return "".join(c if c in "\n\t" or not _steers(c) else ascii(c)[1:-1] for c in text)
+
+
+def _steers(character: str) -> bool:
+    # Controls, formats such as bidirectional overrides, surrogates, separators of lines.
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _figure(value: float) -> str:
@@ -96,19 +116,22 @@ def _duration(seconds: float) -> str:
 
 def print_json(value: Any, *, to_stderr: bool = False) -> None:
     """Print one JSON object, readable by people too."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), err=to_stderr)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON's own way to write a character, which reads as the same.
+    text = "".join(c if c == "\n" or not _steers(c) else json.dumps(c)[1:-1] for c in text)
+    typer.echo(text, err=to_stderr)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
     """Print a table with the first column to the left and figures to the right."""
     from rich.table import Table
 
-    _print(title, to_stderr=to_stderr)
+    _print(printable(title), to_stderr=to_stderr)
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(printable(column), justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     _print(table, to_stderr=to_stderr)
 
 
@@ -118,7 +141,7 @@ def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> Non
 
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(printable(name), printable(value))
     _print(table, to_stderr=to_stderr)
 
 
@@ -147,7 +170,9 @@ def _text(value: Any) -> str:
 def _print(content: Any, *, to_stderr: bool) -> None:
     from rich.console import Console as RichConsole
 
-    console = RichConsole(stderr=to_stderr, highlight=False, markup=False, soft_wrap=True)
+    console = RichConsole(
+        stderr=to_stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
     if not isinstance(content, str):
         # A table that is wider than the terminal runs on: cut names and figures tell nothing.
         wanted = content.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum

@@ -22,6 +22,7 @@ def info(
         int, options.option("--size", "Input side for a model's multiply-adds.", min=33)
     ] = 224,
     json: options.Json = False,
+    timeout: options.Timeout = None,
     debug: options.Debug = False,
 ) -> None:
     """Describe a scene, weights or a model; without a subject, this installation."""

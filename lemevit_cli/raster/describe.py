@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
+from lemevit_cli.errors import reading
 from lemevit_cli.raster.inspection import value_warnings
 from lemevit_cli.raster.scene import Scene
 
@@ -24,6 +25,11 @@ def describe(scene: Scene) -> dict[str, Any]:
     Raises:
         SceneError: if the file cannot be read.
     """
+    with reading(scene.name, "cannot be described"):
+        return _facts(scene)
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
     dataset = scene.dataset()
     georeference = scene.georeference
     _, valid = scene.read_overview(_OVERVIEW_SIDE)
