@@ -238,7 +238,7 @@ def temporary_prefix() -> str:
 
 
 def _remove_temporary_of_dead() -> None:
-    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*-*"):
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
         _remove_of_dead(path, "-".join(path.name.split("-")[1:3]))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -123,12 +124,16 @@ def _wrong_usage(error: Any) -> Any:
 
 def _lost_output(error: OSError) -> typer.Exit:
     """Say what the system refused; of stdout, which has no name, that it was stdout."""
+    printer = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    is_stdout = error.filename is None and printer in (["echo"], ["write"], ["_write_buffer"])
     try:
         sys.stdout.flush()
     except OSError:
-        _abandon_stdout()
-        return _failure(f"stdout cannot be written: {error.strerror}")
-    return _failure(str(error))
+        is_stdout = True
+    if not is_stdout:
+        return _failure(str(error))
+    _abandon_stdout()
+    return _failure(f"stdout cannot be written: {error.strerror}")
 
 
 def _abandon_stdout() -> None:
@@ -257,6 +262,9 @@ def main() -> None:
     except OSError as error:
         lifetime.end(_lost_output(error).exit_code)
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # Rich and Click make a 1 of it
+            _abandon_stdout()
+            lifetime.end(lifetime.BROKEN_PIPE)
         if leaving.code in interruption.STATUSES:
             sys.stderr.flush()
             interruption.leave(leaving.code)

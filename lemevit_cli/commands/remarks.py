@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from lemevit_cli.commands.console import say
 
 _GDAL = ("rasterio", "pyogrio")
+_told: set[str] = set()
 
 
 def install() -> None:
@@ -23,32 +25,39 @@ def install() -> None:
     os.environ.setdefault("CPL_LOG", os.devnull)
     logging.getLogger().addHandler(_Telling(logging.WARNING))
     warnings.showwarning = _tell_warning
-    sys.unraisablehook = _tell_unraisable
+    sys.unraisablehook, sys.excepthook = _tell_unraisable, _tell_exception
 
 
 class _Telling(logging.Handler):
-    """Tells a record in a line, each once.
+    """Tells a record in a line.
 
     Errors of GDAL are exceptions, too, which the command tells of.
     """
 
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self._told: set[str] = set()
-
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        is_raised = record.levelno >= logging.ERROR and record.name.split(".")[0] in _GDAL
-        if not is_raised and text not in self._told:
-            self._told.add(text)
-            say(f"warning: {text}")
+        if record.levelno < logging.ERROR or record.name.split(".")[0] not in _GDAL:
+            _warn_once(record.getMessage())
 
 
 def _tell_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say(f"warning: {message}")
+    _warn_once(str(message))
 
 
+def _warn_once(text: str) -> None:
+    """Tell a warning, that two libraries with a GDAL each may have, once."""
+    line = re.sub(r"^CPLE_\w+( in |:)", "", " ".join(text.split()))
+    if line not in _told:
+        _told.add(line)
+        say(f"warning: {line}")
+
+
+# A message of GDAL that is not UTF-8 breaks where rasterio's callback hears it, and Cython prints
+# that by both hooks, without a traceback. The error itself is raised later.
 def _tell_unraisable(unraisable: Any) -> None:
-    # A message of GDAL that is not UTF-8 breaks where rasterio hears it; the error itself arrives.
     if not isinstance(unraisable.exc_value, UnicodeDecodeError):
         sys.__unraisablehook__(unraisable)
+
+
+def _tell_exception(kind: Any, error: BaseException, trace: Any) -> None:
+    if not (isinstance(error, UnicodeDecodeError) and trace is None):
+        sys.__excepthook__(kind, error, trace)

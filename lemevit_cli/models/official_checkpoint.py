@@ -79,23 +79,31 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
     state = _official_state(checkpoint)
     depths: dict[int, int] = {}
     dims: dict[int, int] = {}
-    for key, tensor in state.items():
+    for key in state:
         if match := re.match(r"stages\.(\d)\.blocks\.(\d+)\.norm1\.weight$", key):
             stage, block = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), block + 1)
-            dims[stage] = tensor.shape[0]
+            dims[stage] = _side(state, key)
     shape = tuple((dims[i], depths[i]) for i in sorted(dims))
     for name, args in VARIANTS.items():
         if shape == tuple(zip(args["embed_dims"], args["depths"], strict=True)):
             return name, {
-                "num_classes": state["head.bias"].shape[0] if "head.bias" in state else 0,
-                "in_chans": state["stages.0.downsample.0.weight"].shape[1],
-                "num_meta_tokens": state["meta_tokens"].shape[0],
+                "num_classes": _side(state, "head.bias") if "head.bias" in state else 0,
+                "in_chans": _side(state, "stages.0.downsample.0.weight", 1),
+                "num_meta_tokens": _side(state, "meta_tokens"),
             }
     blocks = ", ".join(f"{dim}x{depth}" for dim, depth in shape) or "no block at all"
     raise WeightsError(
         f"this checkpoint has blocks (width x number) {blocks}; it is none of {', '.join(VARIANTS)}"
     )
+
+
+def _side(state: Mapping[str, Tensor], key: str, axis: int = 0) -> int:
+    """Return a side of a tensor that a checkpoint of the authors has, and that has that side."""
+    if key not in state or state[key].ndim <= axis:
+        found = f"of shape {tuple(state[key].shape)}" if key in state else "missing"
+        raise WeightsError(f"this checkpoint is none of the authors': its {key} is {found}")
+    return int(state[key].shape[axis])
 
 
 def load_official_state_dict(model: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -151,8 +159,9 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's tensors under our names, from any layout that the authors write."""
     layouts = ("state_dict_ema", "state_dict", "model")
-    state = next((checkpoint[name] for name in layouts if checkpoint.get(name)), checkpoint)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    inner = (checkpoint.get(name) for name in layouts)
+    found = next((place for place in inner if isinstance(place, Mapping) and place), checkpoint)
+    state = {str(key).removeprefix("module."): value for key, value in found.items()}
     if any(key.startswith("backbone.") for key in state):
         # A dense network: its decoder's tensors stand beside the backbone's.
         state = {k[len("backbone.") :]: v for k, v in state.items() if k.startswith("backbone.")}

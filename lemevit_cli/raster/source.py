@@ -7,7 +7,6 @@ import glob
 import math
 import os
 import re
-import shutil
 import sys
 import tempfile
 import threading
@@ -302,7 +301,9 @@ def _spool_stdin() -> str:
     descriptor, path = tempfile.mkstemp(prefix=temporary_prefix(), suffix="-stdin")
     try:
         with os.fdopen(descriptor, "wb") as spool:
-            shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
+            # What has arrived, not a whole piece: a signal is heard between two reads.
+            while part := sys.stdin.buffer.read1(1 << 20):
+                spool.write(part)
             size = spool.tell()
         if size == 0:
             raise SceneError("stdin: is empty, not a raster")
