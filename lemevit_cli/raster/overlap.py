@@ -228,7 +228,7 @@ def reproject_points(
     """Bring points ``(N, 2)`` from one CRS to another, infinite where it has no place for them."""
     if from_wkt is None or to_wkt is None or from_wkt == to_wkt:
         return points
-    with reading("the two", "their CRS cannot be brought together"):
+    with reading("their CRS", "cannot be brought together"):
         transformer = pyproj.Transformer.from_crs(from_wkt, to_wkt, always_xy=True)
     return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
 
