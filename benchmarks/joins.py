@@ -31,8 +31,7 @@ from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.memory import peak_memory_mb
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo, classes_from_names
-from lemevit_cli.raster.spec import RasterSpec, Writer
-from lemevit_cli.raster.targets import find_writer
+from lemevit_cli.raster.spec import FULL_SCORE, RasterSpec
 from lemevit_cli.settings import OutputOptions
 
 BOX_CLASSES, POLYGON_CLASSES = 10, 5
@@ -122,34 +121,34 @@ def polygon_spec(count: int, classes: tuple[ClassInfo, ...]) -> RasterSpec:
 
 def write_classes(count: int, target: Path) -> int:
     """Write a polygon a region, as `predict` does of a finished scene."""
+    from lemevit_cli.tasks.change.results import WRITERS  # those of `predict` load torch
     from lemevit_cli.tasks.segmentation import results
 
     names = [f"class {i}" for i in range(POLYGON_CLASSES)]
-    spec, options = polygon_spec(count, classes_from_names(names)), OutputOptions()
-    with results.open_sink(target, spec, options, writer_of(target)) as sink:
+    spec = polygon_spec(count, classes_from_names(names))
+    options = OutputOptions(min_area_m2=0.0)
+    random = np.random.default_rng(1)
+    with results.open_polygons(str(target), spec, options, WRITERS) as sink:
         for window, ids in rows_of_ellipses(count):
-            sink.write(window, np.where(ids > 0, ids - np.uint8(1), np.uint8(NODATA_CLASS)))
+            scores = random.integers(0, FULL_SCORE, ids.shape, np.uint16)
+            sink.write(window, np.where(ids > 0, ids - np.uint8(1), np.uint8(NODATA_CLASS)), scores)
     return int(pyogrio.read_info(target, force_feature_count=True)["features"])
 
 
 def write_changes(count: int, target: Path) -> int:
     """Write a polygon a change, as `change` does of a finished pair."""
     from lemevit_cli.tasks.change import results
+    from lemevit_cli.vector.region_layers import open_layers
 
     raster = polygon_spec(count, classes_from_names(["unchanged", "changed"]))
-    spec = results.ChangeSpec(raster=raster, before="2023", after="2026")
+    options = OutputOptions(min_area_m2=0.0)
+    spec = results.change_spec(raster, options, before="2023", after="2026", sides=None)
     random = np.random.default_rng(1)
-    with results.open_layers([str(target)], spec, OutputOptions()) as sink:
+    with open_layers([str(target)], spec, options, results.WRITERS) as sink:
         for window, ids in rows_of_ellipses(count):
-            scores = random.random(ids.shape, np.float32)
+            scores = random.integers(0, FULL_SCORE, ids.shape, np.uint16)
             sink.write(window, (ids > 0).astype(np.uint8), scores)
     return sink.polygons
-
-
-def writer_of(target: Path) -> Writer:
-    from lemevit_cli.tasks.change.results import WRITERS  # those of `predict` load torch
-
-    return find_writer(str(target), OutputOptions(), WRITERS)
 
 
 # --- Steps, each in a process of its own ---------------------------------------------------------

@@ -93,7 +93,9 @@ def one_convolution() -> tuple[Card, Callable[[], Predictor]]:
 def run(scene: Path, block_size: int | None, weights: str | None) -> dict[str, Any]:
     """Run all that `lemevit predict` does after loading its weights; return what it cost."""
     settings = InferenceSettings(tiling=Tiling(block_size=block_size))
-    card, load = prepare_weights(NETWORK, weights, settings) if weights else one_convolution()
+    card, load = (
+        prepare_weights(NETWORK, weights, settings, Silent()) if weights else one_convolution()
+    )
     predictor = load()
     target = scene.with_name("result.tif")
     watch = Watch(target)

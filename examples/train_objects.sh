@@ -63,7 +63,7 @@ resume=
 
 lemevit train --task det "$work/objects.toml" --init "$init" \
     --backbone lemevit_tiny --crop 384 --batch-size 4 --balance 0.7 --head-first 0.4 \
-    --time-budget "$time" --precision bf16 --validate-every 800 --checkpoint-every 50 \
+    --gsd 0.08 2 --time-budget "$time" --precision bf16 --validate-every 800 --checkpoint-every 50 \
     --half --overwrite $resume -o "$work/objects.safetensors"
 
 for set in nwpu-vhr10-obb hrsc2016 dota_val_windows dota_samples; do

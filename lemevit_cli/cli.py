@@ -172,7 +172,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "change": (
         change.change,
         "lemevit change before.tif after.tif -o changes.gpkg -v",
-        "lemevit change before.tif after.tif -o changes.shp -o mask.tif --coregister",
+        "lemevit change 2019/ 2021/ -o results/ --coregister",
     ),
     "train": (
         train.train,

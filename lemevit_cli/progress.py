@@ -9,7 +9,7 @@ class Progress(Protocol):
     """Listener to the progress of a run; never decides anything."""
 
     def start(self, label: str, *, total: int, unit: str) -> None:
-        """Begin a phase of ``total`` units."""
+        """Begin a phase of ``total`` units; 0 of one whose length nobody knows."""
         ...
 
     def advance(self, count: int = 1, **figures: float) -> None:

@@ -62,9 +62,9 @@ class Tiling:
         overlap: pixels shared by two neighbours; None takes the card's.
         batch_size: windows in one pass through the model; None suits the device.
         block_size: side of the output's blocks in pixels, rounded up to whole tiles of the file;
-            None makes one block of the scene, several side by side where one would hold more
-            than ``block_bytes``, and blocks that a restart need not repeat of a large scene;
-            4096 where they are spread over processes.
+            less wide where a block would hold more than ``block_bytes``. None makes one block of
+            the scene, several side by side where one would hold more than that, and blocks that a
+            restart need not repeat of a large scene; 4096 where they are spread over processes.
         block_bytes: what a block may hold in memory: a band of scores as tall as a window, and the
             rows that wait until their tiles are full. This much leaves a process with a small
             model, its libraries and GDAL's cache below 2 GB; more would save little, as only the
@@ -141,8 +141,13 @@ class OutputOptions:
         output_type: ``classes`` (one band of ids) or ``scores`` (a band a class).
         creation_options: GDAL creation options, upper-case name to value (``--co``).
         classes: names of the classes kept in a vector result; None keeps all.
-        min_area_m2: polygons smaller than this on the ground are left out.
-        style: put a QGIS style beside boxes or polygons of change.
+        min_area_m2: polygons smaller than this on the ground are left out; in pixels where they
+            have no size on the ground. None leaves out those of few pixels, see
+            ``vector/region_layers.py``.
+        simplify_m: how far outlines of polygons may move, in metres, or pixels likewise; 0 leaves
+            the outlines of pixels, None leaves it to the task.
+        fill_holes_m2: holes of polygons that are smaller are filled.
+        style: put a QGIS style beside the result.
         layer: name of the layer in a GeoPackage, whose others are kept; None makes a file of its
             own, with the layer called as it.
         overwrite: replace an existing target, or layer.
@@ -152,10 +157,22 @@ class OutputOptions:
     output_type: OutputType = "classes"
     creation_options: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
-    min_area_m2: float = 0.0
+    min_area_m2: float | None = None
+    simplify_m: float | None = None
+    fill_holes_m2: float = 0.0
     style: bool = False
     layer: str | None = None
     overwrite: bool = False
+
+    @property
+    def asked_of_polygons(self) -> tuple[str, ...]:
+        """Return the options given that shape or choose polygons, as the user spells them."""
+        given = {
+            "--min-area": self.min_area_m2,
+            "--simplify": self.simplify_m is not None,
+            "--fill-holes": self.fill_holes_m2,
+        }
+        return tuple(name for name, is_given in given.items() if is_given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,23 +184,25 @@ class DetectionOptions:
         nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
+        class_ids: classes of the weights that are asked for, set by the task; None asks for all.
+        proposals: places that the weights propose of a window, at each scale; None if unknown.
         agnostic_nms: at last, of boxes of any classes that overlap by more, too.
     """
 
     score: float = 0.3
     nms_iou: float = 0.3
     max_per_window: int = 300
+    class_ids: tuple[int, ...] | None = None
+    proposals: int | None = None
     agnostic_nms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeOptions:
-    """Options of change between two dates: what counts, and how it is drawn.
+    """Options of change between two dates.
 
     Args:
         threshold: pixels count whose score of change is above.
-        simplify_m: how far outlines of polygons may move; None is half a pixel, 0 leaves the
-            outlines of pixels. In pixels where they have no size on the ground.
         coregister: undo the shift between the dates before they are compared.
         bidx_after: bands of the second date where they are not those of the first.
         nodata_before, nodata_after: value that means "no data" in one of the dates; None takes
@@ -191,7 +210,6 @@ class ChangeOptions:
     """
 
     threshold: float = 0.5
-    simplify_m: float | None = None
     coregister: bool = False
     bidx_after: tuple[int, ...] | None = None
     nodata_before: float | None = None
@@ -200,7 +218,11 @@ class ChangeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """All that ``predict`` and its sisters can be told about a run."""
+    """All that ``predict`` and its sisters can be told about a run.
+
+    Args:
+        dry_run: load no model and write nothing; describe the work instead.
+    """
 
     scene: SceneOptions = SceneOptions()
     reading: ReadingOptions = ReadingOptions()
@@ -211,3 +233,4 @@ class InferenceSettings:
     output: OutputOptions = field(default_factory=OutputOptions)
     detection: DetectionOptions = DetectionOptions()
     change: ChangeOptions = ChangeOptions()
+    dry_run: bool = False

@@ -121,7 +121,7 @@ def check_png(png: str | None, scene: str, target: str, settings: InferenceSetti
     """
     if png is None:
         return
-    check_picture(png, png, overwrite=settings.output.overwrite)
+    check_picture(png, png, overwrite=settings.output.overwrite, suffixes=(".png",))
     if STDOUT in (scene, target):
         raise OutputError("--png is drawn from the files of scene and raster; name both")
 
@@ -217,7 +217,8 @@ class Attention:
 
 def draw_attention(png: str, scene: str, record: Record, settings: InferenceSettings) -> None:
     """Draw the maps of a finished raster over its scene, from one decimated read of each."""
-    with open_scene(record["path"]) as raster, open_scene(scene, settings.scene) as under:
+    options = replace(settings.scene, expand_palette=True)
+    with open_scene(record["path"]) as raster, open_scene(scene, options) as under:
         maps, valid = raster.read_overview_by_band(_PICTURE_SIDE)
         bounds = settings.reading.bounds
         part = window_of_bounds(under, bounds) if bounds else under.window

@@ -48,23 +48,23 @@ def export(
     card, task = opened.card, opened.card.task
     if task not in TASKS or opened.is_converted:
         raise WeightsError(f"{weights}: export takes weights of {', '.join(TASKS)} as trained")
-    if task == "det":
-        raise WeightsError(f"{weights}: detectors are not exported yet")
     network = load_network(task)
     model = network.for_inference(load_model(opened, network)).eval()
     side = window or card.window
-    shape = (batch, bands_of(card), side, side)
+    shape = (batch, bands_of(network, card), side, side)
     try:
         exchange: Any = import_module("lemevit_cli.models.exchange")
-        compare = import_module("lemevit_cli.models.conversion").compare
+        conversion: Any = import_module("lemevit_cli.models.conversion")
     except ImportError as error:
         raise LemevitError(
             f"export needs {error.name}; install it by `pip install lemevit[onnx,openvino]`"
         ) from error
     with replacing(target, overwrite=overwrite) as file:
         try:
-            answer = exchange.FORMATS[suffix](file, model, card, shape)
-            difference = compare(model, answer, (batch or _ANY_BATCH, *shape[1:]), _FARTHEST)
+            answer = exchange.FORMATS[suffix](file, model, card, shape, network.answers)
+            windows = (batch or _ANY_BATCH, *shape[1:])
+            distance = conversion.DISTANCES[network.answers]
+            difference = conversion.compare(model, answer, windows, _FARTHEST, distance)
         except Exception as error:  # whatever a library finds that it cannot write or run
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WeightsError(

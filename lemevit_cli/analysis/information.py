@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import rasterio
-import timm
-import torch
 
 from lemevit_cli import __version__
 from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.inference.conversions import kept_of, openvino_version
 from lemevit_cli.inference.journal import describe_unfinished
-from lemevit_cli.models.cost import cost_of
 from lemevit_cli.models.weights import find_weights, open_weights, read_card, starter_weights
 from lemevit_cli.raster.describe import describe as describe_scene
 from lemevit_cli.raster.scene import open_scene
@@ -46,8 +44,10 @@ def _describe_file(subject: str, *, size: int) -> dict[str, Any]:
     if weights.suffix == ".safetensors":
         converted = [str(file) for file in kept_of(open_weights(weights).digest)]
         return {"weights": str(weights), "converted": converted, **asdict(read_card(weights))}
-    if not Path(subject).exists() and timm.is_model(subject):
-        return model(subject, size=size)
+    if _may_be_model(subject):
+        import_module("lemevit_cli.models.timm_backbones")  # ours are timm's, too
+        if import_module("timm").is_model(subject):
+            return model(subject, size=size)
     try:
         with open_scene(subject) as scene:
             return describe_scene(scene)
@@ -60,8 +60,14 @@ def _describe_file(subject: str, *, size: int) -> dict[str, Any]:
         ) from error
 
 
+def _may_be_model(subject: str) -> bool:
+    """Say whether a name may be timm's: only then are timm and torch imported."""
+    return subject.replace(".", "_").isidentifier() and not Path(subject).exists()
+
+
 def installation() -> dict[str, Any]:
     """List versions, devices and starter weights."""
+    torch = import_module("torch")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "lemevit": __version__,
@@ -78,4 +84,6 @@ def installation() -> dict[str, Any]:
 
 def model(name: str, *, size: int) -> dict[str, Any]:
     """Count parameters and multiply-adds, as a classifier of 1000 classes and a dense backbone."""
+    # With torch and timm, which no scene asks for.
+    cost_of = import_module("lemevit_cli.models.cost").cost_of
     return {"model": name, "input_size": size, **cost_of(name, size=size)}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from lemevit_cli.analysis.quicklook import QuicklookOptions, check_target, save_sheet
+from lemevit_cli.analysis.quicklook import Drawn, QuicklookOptions, check_target, save_sheet
 from lemevit_cli.analysis.quicklook_layers import (
     Layer,
     Sheet,
@@ -19,6 +19,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     draw_polygons,
     is_layer,
     parts_shown,
+    put_side_by_side,
     read_over,
     sheet_of,
     warp,
@@ -29,12 +30,11 @@ from lemevit_cli.inference.bounds import window_of_bounds
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.acquisition import credit_of
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
 from lemevit_cli.raster.source import stem_of
 from lemevit_cli.tasks.change.classes import UNCHANGED
-
-_GAP = 8  # white pixels between two panels
 
 
 def pair_quicklook(
@@ -50,10 +50,10 @@ def pair_quicklook(
 
     Args:
         before, after: scenes on any grids.
-        target: a PNG; None makes it ``<after>_quicklook.png`` in the current folder.
+        target: a PNG or JPEG; None makes it ``<after>_quicklook.png`` in the current folder.
         change: a layer or a mask; None takes ``<after>_changes.shp`` in the current folder where
             ``change`` has left one, else the two dates stand alone.
-        options: ``over`` means nothing here; ``size`` is of one panel.
+        options: ``over`` and ``beside`` mean nothing here; ``size`` is of one panel.
 
     Returns:
         ``path``, ``panels``, ``width`` and ``height`` of one in pixels, ``change`` that was drawn,
@@ -78,6 +78,7 @@ def pair_quicklook(
         ]
         titles = [Path(before).name, Path(after).name]
         layer = None if change is None else _read_change(sheet, pair, part, change)
+        credit = " | ".join(dict.fromkeys(filter(None, map(credit_of, (pair.before, pair.after)))))
         if change is not None:
             pictures.append(
                 pictures[1] if layer is None else blend_layer(pictures[1], layer, options.alpha)
@@ -85,8 +86,8 @@ def pair_quicklook(
             titles.append(Path(change).name)
     for note in () if layer is None else layer.notes:
         progress.note(note)
-    rgb = _put_side_by_side(pictures)
-    record = save_sheet(target, sheet, rgb, layer, titles, overwrite=options.overwrite)
+    drawn = Drawn(sheet, put_side_by_side(pictures), [] if layer is None else [layer], credit)
+    record = save_sheet(target, drawn, titles, overwrite=options.overwrite)
     return {**record, "panels": len(pictures), "change": change}
 
 
@@ -127,10 +128,3 @@ def _read_change(sheet: Sheet, pair: ScenePair, part: Window, change: str) -> La
         return layer
     ids = np.where(layer.ids == 0, np.uint8(NODATA_CLASS), layer.ids)
     return replace(layer, ids=ids, listed=tuple(c for c in layer.listed if c.name != UNCHANGED))
-
-
-def _put_side_by_side(pictures: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    height = len(pictures[0])
-    gap = np.full((height, _GAP, 3), 255, np.uint8)
-    between = [part for picture in pictures for part in (gap, picture)]
-    return np.concatenate(between[1:], axis=1)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError, LemevitError, SceneError, WeightsError
 from lemevit_cli.inference.conversions import bands_of
+from lemevit_cli.inference.pixel_size import check_gsd
 from lemevit_cli.inference.predictor import load_model
 from lemevit_cli.inference.run import pad_by_reflection, tiling_of
-from lemevit_cli.inference.scene_input import SceneInput, check_gsd, open_input
+from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.converted import Converted, save_converted
 from lemevit_cli.models.weights import Card, Weights, open_weights
@@ -31,10 +32,13 @@ from lemevit_cli.tasks.change.inference import options_of_dates
 from lemevit_cli.tasks.change.pair_input import pair_input
 from lemevit_cli.training.datasets.folders import list_rasters, refuse_missing
 
-TASKS_QUANTIZED = ("seg", "change", "cls")  # that answer scores; boxes are not tried
 _SEED = 0
 _COMPARED = 16  # windows, at most, that torch answers too
-_FEW_EQUAL = 0.95  # share of equal classes below which a warning is due
+_FEW_EQUAL = 0.95  # share of equal answers below which a warning is due
+_EQUAL = {
+    "scores": "{:.2%} of the pixels of {} windows have the class that torch gives them",
+    "candidates": "{:.2%} of the boxes in {} windows are those that torch finds",
+}
 
 Dates = tuple[str, ...]  # paths of a scene, or of the two of a pair
 
@@ -58,8 +62,8 @@ def quantize(
 
     Returns:
         The record that ``--json`` prints: ``path``, ``scenes`` and ``windows`` that calibrated,
-        ``compared`` windows of them, and ``equal_classes``, the share of their pixels whose class
-        is torch's.
+        ``compared`` windows of them, and ``equal_answers``, the share of their pixels whose class
+        is torch's, or of their boxes that torch finds, too; ``summary`` says it in words.
 
     Raises:
         LemevitError: if the extra is not installed, or nothing can be calibrated on.
@@ -89,17 +93,19 @@ def quantize(
             "scenes": min(len(scenes), windows),
             "windows": len(pixels),
             "compared": min(len(pixels), _COMPARED),
-            "equal_classes": equal,
+            "equal_answers": equal,
         }
         made = {"quantized": {"weights": opened.name, "digest": opened.digest, **facts}}
         card = replace(opened.card, training={**opened.card.training, **made})
         save_converted(file, network, card)
+    answers = load_network(opened.card.task).answers
+    summary = _EQUAL[answers].format(equal, facts["compared"])
     if equal < _FEW_EQUAL:
         progress.warn(
-            f"{target}: only {equal:.1%} of the pixels have torch's class; score it by "
-            "`lemevit eval`, and calibrate on more windows of scenes like those to come"
+            f"{target}: only {summary}; score it by `lemevit eval`, and calibrate on more windows "
+            "of scenes like those to come"
         )
-    return {"path": target, **facts}
+    return {"path": target, **facts, "summary": summary}
 
 
 def check_quantizable(weights: Weights) -> None:
@@ -110,10 +116,10 @@ def check_quantizable(weights: Weights) -> None:
     """
     if weights.is_converted:
         raise WeightsError(f"{weights.name}: quantized already; give the weights it was made of")
-    if weights.card.task not in TASKS_QUANTIZED:
+    if weights.card.task not in TASKS:
         raise WeightsError(
             f"{weights.name}: weights for task {weights.card.task}; quantize takes those for "
-            f"{', '.join(TASKS_QUANTIZED)}"
+            f"{', '.join(TASKS)}"
         )
 
 
@@ -228,7 +234,7 @@ def _make(
     conversion: Any,
     quantization: Any,
 ) -> tuple[Converted, float]:
-    """Convert weights and quantize what comes of it; return the share of classes that stay."""
+    """Convert weights and quantize what comes of it; return the share of answers that stay."""
     card = weights.card
     network = load_network(card.task)
     model = network.for_inference(load_model(weights, network)).eval()
@@ -236,13 +242,13 @@ def _make(
     total = quantization.PASSES * len(pixels)
     progress.start("calibration", total=total, unit="windows")
     try:
-        graph = conversion.graph_of(model, bands_of(card), size)
-        made = quantization.quantize(graph, pixels, progress.advance)
+        graph = conversion.graph_of(model, bands_of(network, card), size)
+        made = quantization.quantize(graph, pixels, progress.advance, kept=network.kept_in_floats)
     finally:
         progress.finish()
     converted: Converted = conversion.packed(made, size, "int8")
     compared = pixels[:: math.ceil(len(pixels) / _COMPARED)]
-    return converted, quantization.share_of_equal_classes(model, converted, compared)
+    return converted, quantization.compare(model, converted, compared, network.share_of_equal)
 
 
 def _import_libraries() -> tuple[Any, Any]:

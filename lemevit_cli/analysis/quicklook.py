@@ -23,6 +23,7 @@ from lemevit_cli.analysis.quicklook_layers import (
     is_layer,
     layer_of,
     polygon_layer,
+    put_side_by_side,
     read_polygons,
     sheet_of,
 )
@@ -32,9 +33,10 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, north_in_pixels, pixel_metric_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import window_of_bounds
-from lemevit_cli.pictures.map_picture import round_scale_bar, write_map
+from lemevit_cli.pictures.map_picture import JPEG_SUFFIXES, round_scale_bar, write_map
 from lemevit_cli.pictures.picture import scale_for_display
 from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.acquisition import credit_of
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import stem_of
 from lemevit_cli.settings import SceneOptions
@@ -49,6 +51,8 @@ class QuicklookOptions:
 
     Args:
         over: the scene under the result; None shows the result alone.
+        beside: what stands to the left, each in a panel of its own: ``over`` for the bare scene, or
+            other results over it.
         alpha: opacity of the result over its scene, 0 to 1.
         size: longest side of the map in pixels.
         bounds: ``(west, south, east, north)`` in map units of the scene, or of what is shown alone.
@@ -56,10 +60,26 @@ class QuicklookOptions:
     """
 
     over: str | None = None
+    beside: tuple[str, ...] = ()
     alpha: float = 0.5
     size: int = 1600
     bounds: tuple[float, float, float, float] | None = None
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Panels of a sheet's size side by side, what lies on them, and whom the scene is owed to.
+
+    Args:
+        rgb: of all panels, ``(H, W, 3)``.
+        layers: the result's first.
+    """
+
+    sheet: Sheet
+    rgb: NDArray[np.uint8]
+    layers: Sequence[Layer]
+    credit: str = ""
 
 
 def quicklook(
@@ -73,7 +93,8 @@ def quicklook(
     Args:
         result: a raster of classes or scores, ours or another's, a layer of polygons, whose field
             ``class`` tells their classes, boxes as ``detect`` writes them, or any scene.
-        target: a PNG; None makes it ``<result>_quicklook.png`` in the current folder.
+        target: a PNG or JPEG, by suffix; None makes it ``<result>_quicklook.png`` in the current
+            folder.
 
     Returns:
         ``path``, ``width`` and ``height`` of the map in pixels, ``classes`` in the legend, of boxes
@@ -86,41 +107,47 @@ def quicklook(
     options, progress = options or QuicklookOptions(), progress or Silent()
     target = check_target(target, result.partition("|")[0], overwrite=options.overwrite)
     if options.over is None:
-        sheet, rgb, layer = _draw_alone(result, options)
+        drawn = _draw_alone(result, options)
     else:
-        sheet, rgb, layer = _draw_over(options.over, result, options)
-    for note in () if layer is None else layer.notes:
+        drawn = _draw_over(options.over, result, options)
+    for note in dict.fromkeys(note for layer in drawn.layers for note in layer.notes):
         progress.note(note)
     title = Path(result).name + (f" over {Path(options.over).name}" if options.over else "")
-    record = save_sheet(target, sheet, rgb, layer, title, overwrite=options.overwrite)
-    if layer is not None and layer.counts is not None:
-        record["objects"] = dict(zip(record["classes"], layer.counts, strict=True))
+    titles = [*(Path(other).name for other in options.beside), title]
+    record = save_sheet(target, drawn, titles, overwrite=options.overwrite)
+    if drawn.layers and drawn.layers[0].counts is not None:
+        names = [info.name for info in drawn.layers[0].listed]
+        record["objects"] = dict(zip(names, drawn.layers[0].counts, strict=True))
     return record
 
 
-def check_target(target: str | None, shown: str, *, overwrite: bool) -> str:
-    """Return the PNG of a quicklook: the one named, or that of what is shown.
+def check_target(
+    target: str | None,
+    shown: str,
+    *,
+    overwrite: bool,
+    suffixes: Sequence[str] = (".png", *JPEG_SUFFIXES),
+) -> str:
+    """Return the picture of a quicklook: the one named, or that of what is shown.
 
     Raises:
-        OutputError: if it is no PNG, or could not be written.
+        OutputError: if it has another suffix, or could not be written.
     """
     target = target or f"{stem_of(shown)}_quicklook.png"
-    if Path(target).suffix.lower() != ".png":
-        raise OutputError(f"{target}: a quicklook is a PNG; name it so")
+    if Path(target).suffix.lower() not in suffixes:
+        names = "a PNG" if len(suffixes) == 1 else "a PNG or JPEG"
+        raise OutputError(f"{target}: a quicklook is {names}; name it so")
     check_replaceable(target, overwrite=overwrite)
     return target
 
 
 def save_sheet(
-    target: str,
-    sheet: Sheet,
-    rgb: NDArray[np.uint8],
-    layer: Layer | None,
-    title: str | Sequence[str],
-    *,
-    overwrite: bool,
+    target: str, drawn: Drawn, titles: Sequence[str], *, overwrite: bool
 ) -> dict[str, Any]:
-    """Write a sheet, or panels of its size, with legend, scale bar and north; return the record."""
+    """Write titled panels with legend, scale bar, north and credit; return the record."""
+    sheet = drawn.sheet
+    legend = dict.fromkeys(info for layer in drawn.layers for info in layer.legend)
+    listed = dict.fromkeys(info.name for layer in drawn.layers for info in layer.listed)
     middle = {"col": sheet.width / 2, "row": sheet.height / 2}
     metric = pixel_metric_m2(sheet.georeference, **middle)
     scale_bar = None
@@ -129,22 +156,20 @@ def save_sheet(
     with replacing(target, overwrite=overwrite) as path:
         write_map(
             path,
-            rgb,
-            title=title,
-            legend=() if layer is None else layer.legend,
+            drawn.rgb,
+            title=titles,
+            legend=tuple(legend),
             scale_bar=scale_bar,
             north=north_in_pixels(sheet.georeference, **middle),
+            credit=drawn.credit,
         )
     return {
         "path": target,
         "width": sheet.width,
         "height": sheet.height,
-        "classes": [] if layer is None else [info.name for info in layer.listed],
+        "classes": list(listed),
         "scale_bar": scale_bar and scale_bar.label,
     }
-
-
-Drawn = tuple[Sheet, NDArray[np.uint8], Layer | None]
 
 
 def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
@@ -152,27 +177,32 @@ def _draw_alone(result: str, options: QuicklookOptions) -> Drawn:
         table = read_polygons(result)
         sheet = _sheet_around(table, result, options)
         layer = polygon_layer(table, result, sheet)
-        return sheet, color_layer(layer), layer
+        return Drawn(sheet, color_layer(layer), [layer])
     with open_scene(result) as raster:
         part = _part(raster, options)
         sheet = sheet_of(raster, part, options.size)
         if holds_classes(raster):
             layer = class_layer(raster, sheet, raster, part)
-            return sheet, color_layer(layer), layer
-        return (
-            sheet,
-            scale_for_display(*raster.read_overview_by_band(options.size, window=part)),
-            None,
-        )
+            return Drawn(sheet, color_layer(layer), [layer])
+        rgb = scale_for_display(*raster.read_overview_by_band(options.size, window=part))
+        return Drawn(sheet, rgb, [], credit_of(raster))
 
 
 def _draw_over(over: str, result: str, options: QuicklookOptions) -> Drawn:
     with open_scene(over, SceneOptions(expand_palette=True)) as scene:
         part = _part(scene, options)
         sheet = sheet_of(scene, part, options.size)
-        layer = layer_of(result, sheet, scene, part)
         rgb = scale_for_display(*scene.read_overview_by_band(options.size, window=part))
-        return sheet, blend_layer(rgb, layer, options.alpha), layer
+        layers = {
+            path: layer_of(path, sheet, scene, part)
+            for path in (result, *options.beside)
+            if path == result or path != over
+        }
+        panels = [
+            blend_layer(rgb, layers[path], options.alpha) if path in layers else rgb
+            for path in (*options.beside, result)
+        ]
+        return Drawn(sheet, put_side_by_side(panels), list(layers.values()), credit_of(scene))
 
 
 def _part(scene: Scene, options: QuicklookOptions) -> Window:

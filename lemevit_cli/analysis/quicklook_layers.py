@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.pictures.picture import colorize
 from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
     WHITE,
     as_class_ids,
     check_class_raster,
-    id_of_white,
-    is_black_and_white,
+    is_lossy,
     read_legend,
+    white_of,
 )
 from lemevit_cli.raster.overlap import outlines_of, part_over, same_grid, window_around
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -46,6 +48,7 @@ _BEARING_FIELD, _PIXEL_FIELD = "bearing", "length_px"
 _BOX_FIELDS = {_CLASS_FIELD, _BEARING_FIELD}  # what detect writes of boxes alone
 _BOX_TABLES = (".txt", ".csv", ".parquet")
 _BOX_LINE_PX = 1.8
+_GAP_PX = 8  # between two panels
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,9 @@ def _read_ids(
     pixels, valid = raster.read_overview(max(shape), window=part)
     best = pixels.argmax(axis=0).astype(np.uint8) if is_scores else pixels[0]
     ids = as_class_ids(best, valid, name=raster.name)
-    if not is_scores and is_black_and_white(np.unique(best[valid]).tolist()):
-        ids[valid & (best == WHITE)] = id_of_white(raster)
+    may_be_white = WHITE in best[valid] or is_lossy(raster)
+    if not is_scores and may_be_white and (white := white_of(raster)) != NO_WHITE:
+        ids[valid] = best[valid] >= white
     return ids
 
 
@@ -385,6 +389,13 @@ def color_layer(layer: Layer) -> NDArray[np.uint8]:
     shade = np.where(layer.ids == NODATA_CLASS, 1.0, 0.6)[drawn, None]
     rgb[drawn] = (colorize(layer.outlines, layer.classes)[drawn] * shade).round()
     return rgb
+
+
+def put_side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Put pictures of one height from left to right, some white pixels between them."""
+    gap = np.full((len(pictures[0]), _GAP_PX, 3), 255, np.uint8)
+    between = [part for picture in pictures for part in (gap, picture)]
+    return np.concatenate(between[1:], axis=1)
 
 
 def blend_layer(rgb: NDArray[np.uint8], layer: Layer, alpha: float) -> NDArray[np.uint8]:

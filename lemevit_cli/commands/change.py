@@ -7,23 +7,30 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json, print_table
+from lemevit_cli.commands.console import print_table
 from lemevit_cli.commands.groups import Reporting, Scenes, Spreading, spread_groups
-from lemevit_cli.commands.reporting import exit_if_unreadable, tell_runtime
+from lemevit_cli.commands.reporting import check_folder, tell_runtime, telling_report
 from lemevit_cli.settings import ChangeOptions, OutputOptions
 
 
 @spread_groups
 def change(
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A raster that GDAL opens.")],
+    before: Annotated[
+        str,
+        typer.Argument(
+            metavar="BEFORE", help="A raster that GDAL opens; a folder or pattern of such."
+        ),
+    ],
     after: Annotated[
-        str, typer.Argument(metavar="AFTER", help="Another of the same place; on any grid.")
+        str,
+        typer.Argument(
+            metavar="AFTER",
+            help="Another of the same place, on any grid; or a folder of such.",
+        ),
     ],
     output: options.Outputs = None,
     weights: options.Weights = None,
     threshold: options.Threshold = 0.5,
-    min_area: options.MinArea = 0.0,
-    simplify: options.Simplify = None,
     coregister: options.Coregister = False,
     bands_after: options.BandsAfter = None,
     nodata_before: options.NodataBefore = None,
@@ -37,8 +44,12 @@ def change(
     format: options.Format = None,
     co: options.CreationOptions = None,
     style: options.Style = False,
+    min_area: options.MinArea = None,
+    simplify: options.Simplify = None,
+    fill_holes: options.FillHoles = 0.0,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -46,9 +57,11 @@ def change(
 
     Prints the paths of the results, on the grid and in the CRS of BEFORE. The suffix of an output
     chooses its format: .shp .gpkg .geojson .fgb for polygons, .tif for the mask; -o may be
-    repeated, and -o - is GeoJSON. Without it the result is AFTER_changes.shp here.
+    repeated, and -o - is GeoJSON. Without it the result is AFTER_changes.shp here. The scenes of
+    two folders are paired by their names; -o results/ takes what changed in each pair.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -56,38 +69,40 @@ def change(
             output_type=output_type.value,
             creation_options=options.parse_creation_options(co),
             min_area_m2=min_area,
+            simplify_m=simplify,
+            fill_holes_m2=fill_holes,
             style=style,
             layer=layer,
             overwrite=overwrite,
         ),
         change=ChangeOptions(
             threshold=threshold,
-            simplify_m=simplify,
             coregister=coregister,
             bidx_after=options.parse_bands(bands_after),
             nodata_before=nodata_before,
             nodata_after=nodata_after,
         ),
     )
+    from lemevit_cli.raster.pairing import pair_scenes
     from lemevit_cli.tasks.change import inference as pipeline
 
-    result = pipeline.change(
-        before,
-        after,
-        output or (),
-        weights=weights,
-        settings=spreading.spread(settings),
-        progress=reporting.console,
-    )
-    to_stdout = "-" in result["paths"]
-    if reporting.json:
-        print_json(result, to_stderr=to_stdout)
-    elif not to_stdout:
-        for path in result["paths"]:
-            typer.echo(path)
-    if verbose:
-        _summary(result)
-    exit_if_unreadable([result])
+    pairs = pair_scenes(before, after, reporting.console)
+    for target in output or ():
+        check_folder([first for first, _ in pairs], target)
+    with telling_report(
+        reporting,
+        _summary if verbose else None,
+        several=len(pairs) > 1,
+        to_stdout="-" in (output or ()),
+    ) as report:
+        pipeline.change(
+            pairs,
+            output or (),
+            weights=weights,
+            settings=spreading.spread(settings),
+            progress=reporting.console,
+            report=report,
+        )
 
 
 def _summary(result: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 import unicodedata
 from typing import Any
@@ -12,16 +14,18 @@ import typer
 
 from lemevit_cli.commands import interruption, lifetime
 
-_SECONDS_BETWEEN_LINES = 30.0
-_WIDEST = 400  # columns of a table
+_SECONDS_BETWEEN_LINES = 12.0
+_BEAT_S = 1.0
+_WIDEST = 10_000  # columns of a table in a file or a pipe
+_NAMES_SHARE = 0.6  # of the terminal, that names may take before they are folded
 
 
 class Console:
     """Draws the progress of a command on stderr.
 
-    A bar where stderr is a terminal, else a plain line now and then, so that log files stay
-    readable. Warnings and notes come once each, unless quiet. From start to finish a signal waits
-    for the next advance.
+    A bar where stderr is a terminal, else a plain line every few seconds, also while a single unit
+    takes longer. Warnings and notes come once each, unless quiet. From start to finish a signal
+    waits for the next advance, unless the length of the phase is unknown: then none may come.
     """
 
     def __init__(self, *, quiet: bool = False, show_progress: bool = True) -> None:
@@ -30,34 +34,67 @@ class Console:
         self._bar: Any = None
         self._label, self._unit = "", ""
         self._total, self._done = 0, 0
-        self._started = self._last_line = 0.0
+        self._started = 0.0
+        self._last_line = time.monotonic()  # of any: several short phases are long, too
+        self._figures: dict[str, float] = {}
+        self._over = threading.Event()  # of the phase
+        self._drawing = threading.Lock()
         self._said: set[str] = set()
 
     def start(self, label: str, *, total: int, unit: str) -> None:
-        interruption.hold()
-        lifetime.settle()  # all that the command imports is there
+        if total > 0:
+            interruption.hold()
+            lifetime.settle()  # all that the command imports is there
         self._label, self._unit, self._total, self._done = label, unit, total, 0
-        self._started = self._last_line = time.monotonic()
-        if self._show and sys.stderr.isatty():
+        self._started = time.monotonic()
+        self._figures = {}
+        self._over.set()
+        if not self._show:
+            return
+        if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", file=sys.stderr, leave=False)
+            self._bar = tqdm(
+                total=total or None, desc=label, unit=f" {unit}", file=sys.stderr, leave=False
+            )
+        self._over = threading.Event()
+        threading.Thread(target=self._keep_telling, args=(self._over,), daemon=True).start()
 
     def advance(self, count: int = 1, **figures: float) -> None:
         interruption.check()
         self._done += count
+        self._figures = figures
         if self._bar is not None:
             if figures:
                 self._bar.set_postfix({k: _figure(v) for k, v in figures.items()}, refresh=False)
             self._bar.update(count)
-        elif self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self._line(figures)
+        else:
+            self.tell_if_due()
 
-    def _line(self, figures: dict[str, float]) -> None:
+    def tell_if_due(self) -> None:
+        """Write a line of progress, if the last one is some time ago."""
+        with self._drawing:
+            if self._show and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+                self._last_line = time.monotonic()
+                self._line()
+
+    def _keep_telling(self, over: threading.Event) -> None:
+        """Write lines, or move the bar's clock, until a phase is over."""
+        while not over.wait(_BEAT_S):
+            if self._bar is None:
+                self.tell_if_due()
+            else:
+                with self._drawing:
+                    if not over.is_set():
+                        self._bar.refresh()
+
+    def _line(self) -> None:
         elapsed = time.monotonic() - self._started
-        left = elapsed / max(self._done, 1) * (self._total - self._done)
-        extra = "".join(f", {name} {_figure(value)}" for name, value in figures.items())
+        if self._done == 0:
+            typer.echo(f"{self._label}: {_duration(elapsed)} so far", err=True)
+            return
+        left = elapsed / self._done * max(self._total - self._done, 0)
+        extra = "".join(f", {name} {_figure(value)}" for name, value in self._figures.items())
         typer.echo(
             f"{self._label}: {self._done} of {self._total} {self._unit}{extra}, "
             f"{_duration(left)} left",
@@ -65,9 +102,11 @@ class Console:
         )
 
     def finish(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        with self._drawing:
+            self._over.set()
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
         interruption.release()
 
     def warn(self, message: str) -> None:
@@ -80,6 +119,7 @@ class Console:
         if self._quiet or line in self._said:
             return
         self._said.add(line)
+        self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.clear()
         say(line)
@@ -123,26 +163,33 @@ def print_json(value: Any, *, to_stderr: bool = False) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
-    """Print a table with the first column to the left and figures to the right."""
+    """Print a table with the first column to the left and figures to the right.
+
+    Where the terminal is too narrow for it, each row is a record of its own.
+    """
     from rich.table import Table
 
-    _print(printable(title), to_stderr=to_stderr)
+    console = _console(to_stderr=to_stderr)
+    console.print(printable(title), overflow="fold")
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         table.add_column(printable(column), justify="left" if i == 0 else "right")
+    rows = [[printable(cell) for cell in row] for row in rows]
     for row in rows:
-        table.add_row(*map(printable, row))
-    _print(table, to_stderr=to_stderr)
+        table.add_row(*row)
+    if _width_of(table, console) <= console.width:
+        console.print(table)
+        return
+    for name, *figures in rows:
+        console.print(name, overflow="fold")
+        named = zip(columns[1:], figures, strict=True)
+        console.print(_record([(f"  {column}", figure) for column, figure in named], console))
 
 
 def print_record(rows: list[tuple[str, str]], *, to_stderr: bool = False) -> None:
-    """Print names and values, side by side."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        table.add_row(printable(name), printable(value))
-    _print(table, to_stderr=to_stderr)
+    """Print names and values, side by side; long ones go on below themselves."""
+    console = _console(to_stderr=to_stderr)
+    console.print(_record(rows, console))
 
 
 def flatten(record: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -167,14 +214,27 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _print(content: Any, *, to_stderr: bool) -> None:
+def _record(rows: list[tuple[str, str]], console: Any) -> Any:
+    from rich.table import Table
+
+    longest = max((len(name) for name, _ in rows), default=0)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=longest < _NAMES_SHARE * console.width, overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(printable(name), printable(value))
+    return table
+
+
+def _console(*, to_stderr: bool) -> Any:
+    """Return rich's console, as wide as the terminal; as wide as it takes where there is none."""
     from rich.console import Console as RichConsole
 
-    console = RichConsole(
-        stderr=to_stderr, highlight=False, markup=False, emoji=False, soft_wrap=True
-    )
-    if not isinstance(content, str):
-        # A table that is wider than the terminal runs on: cut names and figures tell nothing.
-        wanted = content.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum
-        console.width = max(console.width, wanted)
-    console.print(content)
+    console = RichConsole(stderr=to_stderr, highlight=False, markup=False, emoji=False)
+    if not (console.is_terminal or "COLUMNS" in os.environ):
+        console.width = _WIDEST
+    return console
+
+
+def _width_of(table: Any, console: Any) -> int:
+    return int(table.__rich_measure__(console, console.options.update(width=_WIDEST)).maximum)

@@ -7,16 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import Console, print_json
+from lemevit_cli.commands.console import Console, print_json, print_table
 from lemevit_cli.commands.figures import print_scores
 from lemevit_cli.settings import RuntimeOptions
 
 
 def demo(
     folder: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="Where scene, result and picture go.")
+        str, typer.Argument(metavar="[DIR]", help="Where scenes, results and pictures go.")
     ] = "lemevit_demo",
-    size: Annotated[int, typer.Option("--size", min=256, help="Side of the scene, pixels.")] = 1024,
+    size: Annotated[
+        int, typer.Option("--size", min=256, help="Side of the drawn town, pixels.")
+    ] = 1024,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another town.")] = 3,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -26,10 +28,10 @@ def demo(
     no_progress: options.NoProgress = False,
     debug: options.Debug = False,
 ) -> None:
-    """See it work: draw a town, predict its land cover, score it against the truth.
+    """See it work: land cover and vehicles of a real scene, then a drawn town with its truth.
 
-    Objects and changes are found too. Needs no data and no network. Figures are of a simulated
-    scene. Prints the path of a picture.
+    Needs no data and no network: the scene comes with the package. Of the town the land cover and
+    what has changed are scored against the exact truth. Prints the path of a picture.
     """
     from lemevit_cli.analysis.demo import run_demo
 
@@ -45,33 +47,42 @@ def demo(
         print_json(record)
         return
     if not quiet:
-        print_scores("Simulated scene, against its truth", record["scores"], to_stderr=True)
-        _tell_objects(record["objects"])
-        _tell_changes(record["changes"])
-        typer.echo(
-            f"\nLook at {record['picture']}\n"
-            f"Open in QGIS: {record['scene']} and, over it, {record['result']}\n"
-            f"As polygons: lemevit predict {record['scene']} -o {folder}/landcover.gpkg\n",
-            err=True,
-        )
+        _tell_real(record["real"])
+        _tell_town(record["town"])
+        _tell_commands(record)
     typer.echo(record["picture"])
 
 
-def _tell_objects(objects: dict[str, Any]) -> None:
-    judged = 0
-    if objects["scores"] is not None:
-        print_scores("\nIts objects, against their truth", objects["scores"], to_stderr=True)
-        judged = sum(figures["found"] for figures in objects["scores"]["classes"].values())
+def _tell_real(real: dict[str, Any]) -> None:
+    print_table(
+        f"A real scene, {real['scene']} (Kampala, Uganda): look at {real['picture']}",
+        ["class", "share"],
+        [[name, f"{record['share']:.1%}"] for name, record in real["classes"].items()],
+        to_stderr=True,
+    )
+    for name, share in real["mistaken"].items():
+        typer.echo(f"{share:.1%} is taken for {name}: there is none", err=True)
+    vehicles = real["vehicles"]
     typer.echo(
-        f"\n{objects['found']} objects are in {objects['result']}, drawn in {objects['picture']}; "
-        f"{objects['found'] - judged} are of classes that the truth has none of",
+        f"{vehicles['found']} vehicles of score {vehicles['score']} or more: "
+        f"look at {vehicles['picture']}\n{real['credit']}\n",
         err=True,
     )
 
 
-def _tell_changes(changes: dict[str, Any]) -> None:
-    print_scores("\nWhat changed in it, against its truth", changes["scores"], to_stderr=True)
-    typer.echo(
-        f"\n{changes['found']} changes are in {changes['result']}, drawn in {changes['picture']}",
-        err=True,
-    )
+def _tell_town(town: dict[str, Any]) -> None:
+    cover, changes = town["landcover"], town["changes"]
+    print_scores("A drawn town, against its exact truth", cover["scores"], to_stderr=True)
+    typer.echo(f"look at {cover['picture']}", err=True)
+    print_scores("\nWhat has changed in it", changes["scores"], to_stderr=True)
+    typer.echo(f"look at {changes['picture']}\n", err=True)
+
+
+def _tell_commands(record: dict[str, Any]) -> None:
+    lines = [
+        "The same by commands:",
+        *(f"  {command}" for command in record["commands"]),
+        "A better map, from twenty polygons that come with the scene, in some minutes:",
+        f"  {record['next']}",
+    ]
+    typer.echo("\n".join(lines) + "\n", err=True)

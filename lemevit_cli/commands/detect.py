@@ -39,6 +39,7 @@ def detect(
     style: options.Style = False,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -49,6 +50,7 @@ def detect(
     -o - is GeoJSON. A .csv names no CRS. Without -o the result is SCENE_boxes.shp here.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -69,7 +71,10 @@ def detect(
     scenes = expand_scenes(scenes, reporting.console.note)
     check_folder(scenes, output)
     with telling_report(
-        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+        reporting,
+        _summary if verbose else None,
+        several=len(scenes) > 1,
+        to_stdout=output == "-" and not dry_run,
     ) as report:
         detection.detect(
             scenes,

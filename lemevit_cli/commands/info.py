@@ -19,7 +19,7 @@ def info(
         ),
     ] = None,
     size: Annotated[
-        int, options.option("--size", "Input side for a model's multiply-adds.", min=33)
+        int, options.option("--size", "Input side for a model's multiply-adds.", min=33, max=4096)
     ] = 224,
     json: options.Json = False,
     timeout: options.Timeout = None,

@@ -91,11 +91,21 @@ def _print(record: dict[str, Any]) -> None:
         print_record([(data["path"], f"{data['format']}: {splits}")])
         for note in data["notes"]:
             print_record([("", note)])
-    print_scores(_title(record), record, to_stderr=False)
+    classes = {name: _in_units(figures) for name, figures in record["classes"].items()}
+    print_scores(_title(record), {**record, "classes": classes}, to_stderr=False)
     for kind in ("ignored", "remarks"):
         for found in record[kind]:
             line = f"{found['count']:,} {found['reason']}, the first: {found['first']}"
             print_record([(kind, line)])
+
+
+def _in_units(figures: dict[str, Any]) -> dict[str, Any]:
+    """Add what a table says of pixels: their share in per cent, their area in hectares."""
+    if "share" not in figures:  # boxes
+        return figures
+    area = figures["area_m2"]
+    hectares = None if area is None else area / 1e4
+    return {**figures, "percent": 100 * figures["share"], "hectares": hectares}
 
 
 def _describe(part: Any) -> str:

@@ -14,6 +14,7 @@ from lemevit_cli.settings import FusedShare
 from lemevit_cli.tasks import TASKS, tasks_with
 
 _debug = False
+_FEW, _A_CORE = 64, 4  # threads or processes: always allowed; of a core
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 
 
@@ -119,6 +120,18 @@ def _task_of_predict(task: str) -> str:
     known = " and ".join(name.value for name in TaskName)
     own = f"{task} is for lemevit {TASKS[task].command}" if task in TASKS else f"no task {task!r}"
     raise typer.BadParameter(f"{own}; predict has {known}", param_hint="--task")
+
+
+def _as_many_as_cores(value: int | None) -> int | None:
+    """Refuse, as wrong usage, threads or processes that no machine like this one has use for."""
+    if value is None or value <= _FEW:
+        return value
+    from lemevit_cli.inference.runtime import count_cores
+
+    most = max(_FEW, _A_CORE * count_cores())
+    if value > most:
+        raise typer.BadParameter(f"{value:,} are more than this machine can use; at most {most}")
+    return value
 
 
 option = in_panel(None)
@@ -246,7 +259,9 @@ BlockSize = Annotated[
 ]
 Device = Annotated[str, _running("--device", "auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[PrecisionName, _running("--precision", "Arithmetic.")]
-Threads = Annotated[int | None, _running("--threads", "CPU threads.", min=1)]
+Threads = Annotated[
+    int | None, _running("--threads", "CPU threads.", min=1, callback=_as_many_as_cores)
+]
 Runtime = Annotated[
     RuntimeChoice,
     _running("--runtime", "Library that runs the model; auto: OpenVINO on a CPU, if installed."),
@@ -285,23 +300,35 @@ Classes = Annotated[
     _output("--classes NAME,NAME", "Only these classes: as polygons, or as a mask, 0 elsewhere."),
 ]
 MinArea = Annotated[
-    float, _output("--min-area M2", "Smallest polygon, in m2 on the ground.", min=0.0)
+    float | None,
+    _output(
+        "--min-area M2",
+        "Smallest polygon, in m2 on the ground; default: 8 pixels, 0: all.",
+        min=0.0,
+    ),
+]
+Simplify = Annotated[
+    float | None,
+    _output(
+        "--simplify METRES",
+        "How far outlines of polygons may move, neighbours together; default: 0, of change half "
+        "a pixel.",
+        min=0.0,
+    ),
+]
+FillHoles = Annotated[
+    float, _output("--fill-holes M2", "Fill smaller holes of polygons, with all in them.", min=0.0)
 ]
 LayerName = Annotated[
     str | None,
     _output("--layer NAME", "Layer to add to a GeoPackage, or replace; its others are kept."),
 ]
-Style = Annotated[bool, _output("--style", "Also a QGIS style beside the layer.")]
+Style = Annotated[
+    bool,
+    _output("--style", "Also a style for QGIS beside the result: classes in colours."),
+]
 Threshold = Annotated[
     float, _change("--threshold", "Score of change above which a pixel has changed, 0 to 1.")
-]
-Simplify = Annotated[
-    float | None,
-    _change(
-        "--simplify METRES",
-        "How far outlines may move; default: half a pixel, 0: not at all.",
-        min=0.0,
-    ),
 ]
 Coregister = Annotated[
     bool, _change("--coregister", "Undo the shift between the dates, which is told in any case.")
@@ -327,8 +354,14 @@ NmsIou = Annotated[
 AgnosticNms = Annotated[
     bool, _boxes("--agnostic-nms", "One place, one class: boxes of any two classes count, too.")
 ]
-MaxPerWindow = Annotated[int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1)]
+MaxPerWindow = Annotated[
+    int, _boxes("--max-per-window", "Boxes of a window, at most.", min=1, max=100_000)
+]
 FoundClasses = Annotated[str | None, _boxes("--classes NAME,NAME", "Only these classes.")]
+DryRun = Annotated[
+    bool,
+    _running("--dry-run", "Say what would be read, cut and needed; load no model, write nothing."),
+]
 OnError = Annotated[
     OnErrorName,
     _running(
@@ -338,7 +371,12 @@ OnError = Annotated[
 ]
 Processes = Annotated[
     int | None,
-    _running("--workers N", "Spread the blocks over N processes of this machine.", min=1),
+    _running(
+        "--workers N",
+        "Spread the blocks over N processes of this machine.",
+        min=1,
+        callback=_as_many_as_cores,
+    ),
 ]
 Scheduler = Annotated[
     str | None,
@@ -350,8 +388,8 @@ SkipBadLabels = Annotated[
     bool,
     option(
         "--skip-bad-labels",
-        "Of boxes: leave out labels that cannot be understood, and count them; else the first "
-        "is an error.",
+        "Of det and cls: leave out labels and pictures that cannot be understood, and count them; "
+        "else the first is an error.",
     ),
 ]
 Json = Annotated[bool, _report("--json", "Report as JSON.")]
@@ -360,12 +398,14 @@ Verbose = Annotated[bool, _report("-v --verbose", "Also a summary.")]
 NoProgress = Annotated[bool, _report("--no-progress", "No progress.")]
 
 
-Crop = Annotated[int, _windows("--crop", "Side of a window.", min=32)]
+Crop = Annotated[int, _windows("--crop", "Side of a window.", min=32, max=4096)]
 TrainedGsd = Annotated[
     tuple[float, float] | None,
     _windows("--gsd FROM TO", "Pixel sizes of the data in metres, where the files do not say."),
 ]
-Workers = Annotated[int, _windows("--workers", "Reading processes.", min=0)]
+Workers = Annotated[
+    int, _windows("--workers", "Reading processes.", min=0, callback=_as_many_as_cores)
+]
 Backbone = Annotated[str, _model("--backbone", "Any timm name with features.")]
 Pretrained = Annotated[bool, _model("--pretrained", "timm's own weights.")]
 Init = Annotated[

@@ -35,9 +35,13 @@ def predict(
     format: options.Format = None,
     co: options.CreationOptions = None,
     classes: options.Classes = None,
-    min_area: options.MinArea = 0.0,
+    min_area: options.MinArea = None,
+    simplify: options.Simplify = None,
+    fill_holes: options.FillHoles = 0.0,
+    style: options.Style = False,
     layer: options.LayerName = None,
     overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     verbose: options.Verbose = False,
     reporting: Reporting,
 ) -> None:
@@ -49,6 +53,7 @@ def predict(
     score), -o classes.csv a table.
     """
     settings = reading.settings(
+        dry_run=dry_run,
         tta=tta,
         fuse_tokens=fuse_tokens,
         output=OutputOptions(
@@ -57,6 +62,9 @@ def predict(
             creation_options=options.parse_creation_options(co),
             classes=options.parse_names(classes),
             min_area_m2=min_area,
+            simplify_m=simplify,
+            fill_holes_m2=fill_holes,
+            style=style,
             layer=layer,
             overwrite=overwrite,
         ),
@@ -68,7 +76,10 @@ def predict(
     check_folder(scenes, output, TASKS[task].joint)
     run = load_inference(task)
     with telling_report(
-        reporting, _summary if verbose else None, several=len(scenes) > 1, to_stdout=output == "-"
+        reporting,
+        _summary if verbose else None,
+        several=len(scenes) > 1,
+        to_stdout=output == "-" and not dry_run,
     ) as report:
         run(
             scenes,

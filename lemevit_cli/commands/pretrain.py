@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from math import inf
 from typing import Annotated, Any
 
@@ -98,16 +99,20 @@ def pretrain(
     knows of your data, `lemevit probe` tells. Checkpoint, metrics and a picture lie in
     NAME_training/; a run that was interrupted goes on with --resume.
     """
+    began = time.perf_counter()
     fields = recipe.training_fields(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")
     zoom = parse_zoom(teacher_zoom)
+    console = reporting.console
+    console.start("start", total=0, unit="")
     from lemevit_cli.models.dense_features import FeatureSource
     from lemevit_cli.tasks.backbone import pretraining
     from lemevit_cli.tasks.backbone.training import DistillationOptions
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 
+    console.finish()
     teaching = DistillationOptions(
         teacher=FeatureSource(teacher, model=teacher_model, layers=layers),
         licence=teacher_licence,
@@ -123,10 +128,10 @@ def pretrain(
         **fields,
         **running.training_fields(),
     )
-    console = reporting.console
     sources = DataOptions(paths=tuple(data), seed=recipe.seed)
     try:
-        record = pretraining.pretrain(sources, output, teaching, settings, console)
+        spent_s = time.perf_counter() - began
+        record = pretraining.pretrain(sources, output, teaching, settings, console, spent_s=spent_s)
     finally:
         leave_group()
     tell_training(record, reporting, _summary)

@@ -37,7 +37,7 @@ def quantize(
     """Write weights as a network of 8-bit integers, which OpenVINO runs on a CPU.
 
     Ranges of values are watched on windows of your scenes. The file goes to --weights of predict,
-    change and eval. Prints its path, and on stderr how many pixels keep their class.
+    detect, change and eval. Prints its path, and on stderr how many answers stay as they were.
     """
     from lemevit_cli.analysis.quantizing import quantize as quantize_weights
 
@@ -57,8 +57,5 @@ def quantize(
     if reporting.json:
         print_json(record)
         return
-    console.note(
-        f"{record['equal_classes']:.2%} of the pixels of {record['compared']} windows have the "
-        "class that torch gives them"
-    )
+    console.note(record["summary"])
     typer.echo(output)

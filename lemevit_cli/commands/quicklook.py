@@ -24,6 +24,12 @@ def quicklook(
     over: Annotated[
         str | None, options.option("--over SCENE", "The scene under the result.")
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        options.option(
+            "--beside OTHER", "Left of it: SCENE as it is, or another result over it (repeat)."
+        ),
+    ] = None,
     change: Annotated[
         str | None,
         options.option(
@@ -32,7 +38,8 @@ def quicklook(
         ),
     ] = None,
     output: Annotated[
-        str | None, options.option("-o --output", "The PNG; default: RESULT_quicklook.png here.")
+        str | None,
+        options.option("-o --output", "A .png or .jpg; default: RESULT_quicklook.png."),
     ] = None,
     alpha: Annotated[
         float, options.option("--alpha", "Opacity of the result.", min=0.0, max=1.0)
@@ -49,17 +56,27 @@ def quicklook(
 ) -> None:
     """Draw a result over its scene, or two dates side by side, with legend, scale bar and north.
 
-    Prints the path of the picture. It is made from overviews: large scenes take no longer.
+    Prints the path of the picture, which names whom the scene is owed to where its file does
+    (TIFFTAG_COPYRIGHT). It is made from overviews: large scenes take no longer.
     """
     if after is None and change is not None:
         raise typer.BadParameter("needs two dates, BEFORE and AFTER", param_hint="--change")
     if after is not None and over is not None:
         raise typer.BadParameter("two dates lie over nothing", param_hint="--over")
+    if beside and over is None:
+        raise typer.BadParameter("needs --over SCENE", param_hint="--beside")
     from lemevit_cli.analysis.pair_quicklook import pair_quicklook
     from lemevit_cli.analysis.quicklook import QuicklookOptions
     from lemevit_cli.analysis.quicklook import quicklook as draw
 
-    chosen = QuicklookOptions(over=over, alpha=alpha, size=size, bounds=bounds, overwrite=overwrite)
+    chosen = QuicklookOptions(
+        over=over,
+        beside=tuple(beside or ()),
+        alpha=alpha,
+        size=size,
+        bounds=bounds,
+        overwrite=overwrite,
+    )
     console = Console(quiet=quiet)
     if after is None:
         record = draw(result, output, chosen, console)

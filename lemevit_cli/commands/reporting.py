@@ -45,9 +45,9 @@ def telling_report(
 ) -> Iterator[Report]:
     """Yield a report that tells of each scene as soon as it is done; exit 1 if one failed.
 
-    Prints paths on stdout (of a result that is no file its ``line``), or at the end JSON; that goes
-    to stderr if the data went to stdout. A failure is a line; above that of a bug stands its
-    traceback, with ``--debug`` those of all.
+    Prints paths on stdout, all of a result (of one that is no file its ``line``), or at the end
+    JSON; that goes to stderr if the data went to stdout. A failure is a line; above that of a bug
+    stands its traceback, with ``--debug`` those of all.
 
     Args:
         summary: prints more of a result; None for nothing.
@@ -60,8 +60,13 @@ def telling_report(
         if isinstance(outcome, Failure):
             _tell_failure(scene, outcome)
             return
+        if "dry_run" in outcome:
+            if not reporting.json:
+                typer.echo(outcome["line"])
+            return
         if not (reporting.json or to_stdout):
-            typer.echo(outcome.get("line", outcome["path"]))
+            for line in outcome.get("paths") or (outcome.get("line") or outcome["path"],):
+                typer.echo(line)
         if summary is not None:
             summary(outcome)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -201,12 +202,16 @@ def train(
     Prints the path of the weights. Checkpoint, metrics and a picture lie beside them, in
     NAME_training/. A run that was interrupted goes on with --resume.
     """
+    began = time.perf_counter()
     share, blocks = options.parse_fusion(fuse_tokens)
     fields = recipe.training_fields(checkpoint_every, blocks)
+    console = reporting.console
+    console.start("start", total=0, unit="")
     from lemevit_cli.tasks import training
     from lemevit_cli.training.loop import leave_group
     from lemevit_cli.training.options import DataOptions, TrainingOptions
 
+    console.finish()
     sources = DataOptions(
         paths=tuple(data or ()),
         scenes=scenes.pair_with_labels(task, labelling.labels()),
@@ -236,7 +241,6 @@ def train(
         **fields,
         **running.training_fields(),
     )
-    console = reporting.console
     if dry_run:
         plan = training.describe_training(task.value, sources, settings, console)
         print_json(plan) if reporting.json else print_record(flatten(plan))
@@ -247,7 +251,13 @@ def train(
         return
     try:
         record = training.train(
-            task.value, sources, output, settings, console, samples=show_samples
+            task.value,
+            sources,
+            output,
+            settings,
+            console,
+            samples=show_samples,
+            spent_s=time.perf_counter() - began,
         )
     finally:
         leave_group()
@@ -256,8 +266,8 @@ def train(
 
 def refuse_options_of_scenes(given: Iterable[str], data: DataOptions, task: str) -> None:
     """Refuse options that only scenes, or boxes, heed, if there is none: none is ignored."""
-    if data.skip_bad_labels and task != "det":
-        raise typer.BadParameter("is for --task det", param_hint="--skip-bad-labels")
+    if data.skip_bad_labels and task not in ("det", "cls"):
+        raise typer.BadParameter("is for --task det or cls", param_hint="--skip-bad-labels")
     may_list_scenes = any(path.lower().endswith(".toml") for path in data.paths)
     for name, (option, in_lists) in _OF_SCENES.items():
         if name == "val_fraction" and TASKS[task].divides_folders:

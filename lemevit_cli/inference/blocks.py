@@ -45,10 +45,12 @@ class Plan:
     Args:
         blocks: each gives a part.
         windows: of the model, in all of them.
+        band_bytes: what a block holds in memory beside its windows.
     """
 
     blocks: tuple[Window, ...]
     windows: int
+    band_bytes: int = 0
 
 
 def block_size_of(settings: InferenceSettings) -> int | None:

@@ -22,8 +22,10 @@ from lemevit_cli import __version__
 from lemevit_cli.atomic import written_whole
 from lemevit_cli.cache import cache_folder
 from lemevit_cli.errors import DeviceError, WeightsError
+from lemevit_cli.inference.network import Network
 from lemevit_cli.models.converted import Converted, converted_in, save_converted
 from lemevit_cli.models.weights import Card, Weights
+from lemevit_cli.progress import Progress
 from lemevit_cli.settings import RUNTIMES, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ PREFERENCE = "LEMEVIT_RUNTIME"  # what --runtime auto stands for
 INSTALL = "install it by `pip install lemevit[openvino]`"
 _CONVERSION = 1  # of what is converted, and how: another number makes all anew
 _FARTHEST = 1e-3  # that scores of the converted network may lie from torch's
-_CANDIDATES = ("det",)  # answered instead of scores
-_DATES = {"change": 2}  # pictures of a window, where it is more than one
 
 Size = tuple[int, int]
 
@@ -89,12 +89,17 @@ def _has_gpu() -> bool:
 
 
 def networks_of(
-    weights: Weights, build: Callable[[], nn.Module], options: RuntimeOptions
+    weights: Weights,
+    network: Network,
+    build: Callable[[], nn.Module],
+    options: RuntimeOptions,
+    progress: Progress,
 ) -> Callable[[Size], Converted]:
     """Return what gives the converted network of weights for windows of a size.
 
     Args:
-        build: the network for inference, of torch: asked for where none is kept.
+        build: makes the network for inference, of torch: asked for where none is kept.
+        progress: told when one is converted, which takes seconds.
 
     Raises:
         UnfitError: if the options ask for what only torch can do; so may what is returned.
@@ -103,7 +108,7 @@ def networks_of(
         return partial(_of_one_size, converted_in(weights.content, weights.name), weights.name)
     if options.fuse_tokens or options.fuse_blocks not in (None, "r=0"):
         raise UnfitError("--fuse-tokens: only torch fuses tokens; use --runtime torch")
-    return cache(partial(_network, weights, build))
+    return cache(partial(_network, weights, network, build, progress))
 
 
 def _of_one_size(network: Converted, name: str, size: Size) -> Converted:
@@ -116,7 +121,13 @@ def _of_one_size(network: Converted, name: str, size: Size) -> Converted:
     return network
 
 
-def _network(weights: Weights, build: Callable[[], nn.Module], size: Size) -> Converted:
+def _network(
+    weights: Weights,
+    network: Network,
+    build: Callable[[], nn.Module],
+    progress: Progress,
+    size: Size,
+) -> Converted:
     """Return the network for windows of a size, from the cache or converted now.
 
     Raises:
@@ -125,29 +136,30 @@ def _network(weights: Weights, build: Callable[[], nn.Module], size: Size) -> Co
     file = file_of(weights.digest, size)
     if (kept := _read_kept(file, weights)) is not None:
         return kept
-    bands = bands_of(weights.card)
+    progress.note(f"{weights.name} is converted for OpenVINO, once; this takes some seconds")
+    bands = bands_of(network, weights.card)
     conversion: Any = import_module("lemevit_cli.models.conversion")
     model = build()
     try:
-        network: Converted = conversion.convert(model, bands, size)
-        distance = conversion.of_candidates if weights.card.task in _CANDIDATES else None
-        conversion.check_answers(model, network, bands, farthest=_FARTHEST, distance=distance)
+        converted: Converted = conversion.convert(model, bands, size)
+        distance = conversion.DISTANCES[network.answers]
+        conversion.check_answers(model, converted, bands, farthest=_FARTHEST, distance=distance)
     except Exception as error:  # whatever a library finds that it cannot trace or read
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(lines[-1].split())[:300]
-        _keep(lambda: _write_reason(file.with_suffix(".unfit"), reason), file)
+        keep(lambda: _write_reason(file.with_suffix(".unfit"), reason), file)
         raise UnfitError(_unfit(weights, reason)) from error
-    _keep(lambda: save_converted(file, network, weights.card), file)
-    return network
+    keep(lambda: save_converted(file, converted, weights.card), file)
+    return converted
 
 
 def _unfit(weights: Weights, reason: str) -> str:
     return f"{weights.name} cannot be converted for OpenVINO ({reason}); use --runtime torch"
 
 
-def bands_of(card: Card) -> int:
+def bands_of(network: Network, card: Card) -> int:
     """Count the bands of a window: of two dates there are those of both."""
-    return card.bands * _DATES.get(card.task, 1)
+    return card.bands * network.dates
 
 
 class UnfitError(WeightsError):
@@ -189,7 +201,7 @@ def _read_kept(file: Path, weights: Weights) -> Converted | None:
     raise UnfitError(_unfit(weights, reason))
 
 
-def _keep(write: Callable[[], None], file: Path) -> None:
+def keep(write: Callable[[], None], file: Path) -> None:
     """Write what may be lost: a home that is full or read-only is no reason to stop."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

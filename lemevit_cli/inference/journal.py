@@ -40,6 +40,10 @@ _SAMPLES, _SAMPLE_SIDE = 8, 64
 _NOT_OF_PARTS = (
     "overwrite",
     "layer",
+    "style",
+    "min_area_m2",
+    "simplify_m",
+    "fill_holes_m2",
     "restart",
     "workers",
     "scheduler",
@@ -243,6 +247,7 @@ class Journal:
         run.account.windows += told["windows"]
         run.account.windows_skipped += told["windows_skipped"]
         run.account.windows_capped += told["windows_capped"]
+        run.account.windows_full += told.get("windows_full", 0)
         run.account.unreadable += [tuple(window) for window in told["unreadable"]]
         run.progress.advance(told["windows"])
 
@@ -266,7 +271,7 @@ def _write_part(path: Path, run: BlockInference, part: Part) -> None:
     """Write pieces as they come; what the block adds to the account goes along."""
     account = run.account
     windows, skipped, unread = account.windows, account.windows_skipped, len(account.unreadable)
-    capped = account.windows_capped
+    capped, full = account.windows_capped, account.windows_full
     with zipfile.ZipFile(path, "w") as archive:
         for number, piece in enumerate(part):
             arrays: dict[str, NDArray[Any]] = {
@@ -279,6 +284,7 @@ def _write_part(path: Path, run: BlockInference, part: Part) -> None:
             "windows": account.windows - windows,
             "windows_skipped": account.windows_skipped - skipped,
             "windows_capped": account.windows_capped - capped,
+            "windows_full": account.windows_full - full,
             "unreadable": account.unreadable[unread:],
         }
         archive.writestr(_TOLD, json.dumps(told))
@@ -317,6 +323,7 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
         **{
             name: repr(value)
             for group in asdict(settings).values()
+            if isinstance(group, dict)
             for name, value in group.items()
             if name not in _NOT_OF_PARTS
         },

@@ -27,23 +27,28 @@ def plan_of_rows(
 ) -> Plan:
     """Cut the output into blocks that fit into memory and share no tile of its file.
 
+    Strips as wide as the scene are shared where a block of them all would not fit.
+
     Args:
         pixel_bytes: of a pixel of all files; rows wait in memory until their tiles are full.
     """
     area, tiling = run.source.area, settings.tiling
     tile = tile_width(spec, settings.output)
     block_size = block_size_of(settings)
+    band = min(run.grid.size, run.view.height) * (4 * run.num_classes + 1)
+    waiting = min(TILE_SIZE, area.height) * pixel_bytes
+    column_bytes = band * run.view.width / run.view.scene.width + waiting
+    step = tile if tile < area.width else min(TILE_SIZE, area.width)
+    most = max(int(tiling.block_bytes / column_bytes) // step * step, step)
     if block_size is not None:
-        step = tile if tile < area.width else 1  # strips are shared in any case
-        width = height = -(-block_size // step) * step
+        own = tile if tile < area.width else 1  # strips are shared in any case
+        height = -(-block_size // own) * own
+        width = min(height, most)
     else:
-        band = min(run.grid.size, run.view.height) * (4 * run.num_classes + 1)
-        waiting = min(TILE_SIZE, area.height) * pixel_bytes
-        column_bytes = band * run.view.width / run.view.scene.width + waiting
-        width = max(int(tiling.block_bytes / column_bytes) // tile * tile, tile)
-        height = large_block_height(area, width, step=TILE_SIZE)
+        width, height = most, large_block_height(area, most, step=TILE_SIZE)
     blocks = tuple(aligned_blocks(area, width=width, height=height))
-    return Plan(blocks, sum(run.grid.count_over(run.area_of(block)) for block in blocks))
+    windows = sum(run.grid.count_over(run.area_of(block)) for block in blocks)
+    return Plan(blocks, windows, int(min(width, area.width) * column_bytes))
 
 
 def raster_spec(run: BlockInference, settings: InferenceSettings) -> RasterSpec:

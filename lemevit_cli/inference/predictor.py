@@ -16,6 +16,7 @@ from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.runtime import Answer, Runtime
 from lemevit_cli.models.variants import check_fusion, is_of_usual_size
 from lemevit_cli.models.weights import Card, Weights, open_weights
+from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 
 if TYPE_CHECKING:
@@ -128,12 +129,14 @@ def load_predictor(
     options: RuntimeOptions,
     *,
     window: int | None = None,
+    progress: Progress | None = None,
     **decided: Any,
 ) -> Predictor:
     """Load weights into a runtime.
 
     Args:
         window: side of the windows to come; None takes the card's.
+        progress: told what takes seconds.
         decided: fields of the options that another process has decided, and that replace theirs.
 
     Raises:
@@ -142,18 +145,22 @@ def load_predictor(
         DeviceError: if the machine lacks the device.
     """
     card, options = weights.card, replace(options, **decided)
+    if options.precision == "auto":
+        options = replace(options, precision=network.auto_precision)
     check_fusion(card.backbone, card.backbone_args, options.fuse_tokens)
     fused, fallback = str(card.backbone_args.get("fuse_tokens", "0")), None
     plain: Runtime | None = None
     if chosen_runtime(weights, options) == "openvino":
         try:
-            plain = _openvino_runtime(weights, network, options, window or card.window)
+            plain = _openvino_runtime(
+                weights, network, options, window or card.window, progress or Silent()
+            )
         except UnfitError as unfit:
             if options.runtime == "openvino":
                 raise
             fallback = str(unfit)
     if plain is None:
-        plain, fused = _torch_runtime(weights, network, options)
+        plain, fused = _torch_runtime(weights, network, options, progress or Silent())
     return Predictor(
         weights.name,
         weights.digest,
@@ -182,18 +189,22 @@ def check_runtime(weights: Weights, options: RuntimeOptions) -> None:
 
 
 def _torch_runtime(
-    weights: Weights, network: Network, options: RuntimeOptions
+    weights: Weights, network: Network, options: RuntimeOptions, progress: Progress
 ) -> tuple[Runtime, str]:
     """Return a runtime of torch, and what it fuses."""
     model = load_model(weights, network)
     fused = _fuse(model, weights.card, options)
     make = import_module(_TORCH).TorchRuntime
-    runtime: Runtime = make(network.for_inference(model), network.decode, options)
+    runtime: Runtime = make(network.for_inference(model), network.decode, options, progress)
     return runtime, fused
 
 
 def _openvino_runtime(
-    weights: Weights, network: Network, options: RuntimeOptions, window: int
+    weights: Weights,
+    network: Network,
+    options: RuntimeOptions,
+    window: int,
+    progress: Progress,
 ) -> Runtime:
     """Return a runtime of OpenVINO; what it is converted from is loaded if none is kept.
 
@@ -201,7 +212,11 @@ def _openvino_runtime(
         UnfitError: if it cannot run this network.
     """
     networks = networks_of(
-        weights, lambda: network.for_inference(load_model(weights, network)), options
+        weights,
+        network,
+        lambda: network.for_inference(load_model(weights, network)),
+        options,
+        progress,
     )
     is_quantized = networks((window, window)).arithmetic == "int8"
     make = import_module(_OPENVINO).OpenVINORuntime

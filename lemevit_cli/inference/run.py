@@ -18,10 +18,11 @@ from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.geometry.packed_mask import PackedMask
 from lemevit_cli.geometry.triangle_filter import AxisFilter, triangle_filter
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.inference.memory import peak_memory_mb
+from lemevit_cli.inference.memory import check_batch, peak_memory_mb
 from lemevit_cli.inference.mosaic import Mosaic, Rows
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.resample import MaskRows, RowResampler
+from lemevit_cli.inference.runtime import Wait, batches_in_flight, begin, count_cores
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.inference.window_grid import WindowGrid
 from lemevit_cli.models.weights import Card
@@ -29,8 +30,11 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import Tiling
 
-_READERS = 2
+_READERS = 2  # windows come sooner than a processor answers them
+_READERS_FOR_GPU = 8  # as far as there are cores
 _BATCHES_AHEAD = 2
+_LARGEST_WINDOW = 4096  # pixels; what the model makes of a window is in memory as a whole
+_LARGEST_OVERLAP = 3 / 4  # of a window: every pixel is then seen 16 times
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Account:
             there: column, row, width, height.
         blocks_kept: those that an earlier run had finished.
         windows_capped: those that had more answers than are taken of one.
+        windows_full: those where the model has answered with all that it can.
     """
 
     windows: int = 0
@@ -70,6 +75,7 @@ class Account:
     unreadable: list[tuple[int, int, int, int]] = field(default_factory=list)
     blocks_kept: int = 0
     windows_capped: int = 0
+    windows_full: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -168,11 +174,21 @@ class BlockInference:
         Windows without a valid pixel are left out. The answer has a row for each window of the
         batch, and may have more: those of zeros that fill it.
         """
-        for batch in self._read_ahead(windows):
+        for batch, wait in self._begun(windows):
             with self.account.time("model"):
-                answers = self.predictor.runtime(batch.pixels)
+                answers = wait()
             yield batch, answers
             self._tell(len(batch.windows))
+
+    def _begun(self, windows: Iterable[Window]) -> Iterator[tuple[Batch, Wait]]:
+        """Begin with batches; yield each as soon as enough behind it are begun with."""
+        runtime, begun = self.predictor.runtime, deque[tuple[Batch, Wait]]()
+        for batch in self._read_ahead(windows):
+            with self.account.time("model"):
+                begun.append((batch, begin(runtime, batch.pixels)))
+            if len(begun) > batches_in_flight(runtime):
+                yield begun.popleft()
+        yield from begun
 
     def _model_rows(self, area: Window, scene_valid: MaskRows) -> Iterator[Rows]:
         """Yield rows of the model's grid; the masks under them are in ``scene_valid`` by then."""
@@ -281,14 +297,16 @@ def inference_over(
     )
     # A scene of few windows is not worth a full batch of zeros.
     windows = len(grid.col_offs) * len(grid.row_offs)
-    batch_size = tiling.batch_size or default_batch_size(predictor.device)
-    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
+    batch_size = min(tiling.batch_size or default_batch_size(predictor.device), windows)
+    if predictor.device == "cpu":
+        check_batch(batch_size, size=size, bands=source.view.scene.num_bands)
+    readers = ThreadPoolExecutor(readers_for(predictor.device), thread_name_prefix="reader")
     try:
         yield BlockInference(
             source=source,
             predictor=predictor,
             grid=grid,
-            batch_size=min(batch_size, windows),
+            batch_size=batch_size,
             readers=readers,
             account=Account(),
             progress=progress,
@@ -299,8 +317,16 @@ def inference_over(
         readers.shutdown(cancel_futures=True)
 
 
+def readers_for(device: str) -> int:
+    """Return the threads that read windows: a GPU wants them faster than two can decode them."""
+    return _READERS if device == "cpu" else max(_READERS, min(_READERS_FOR_GPU, count_cores()))
+
+
 def default_batch_size(device: str) -> int:
-    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory."""
+    """Return the windows of one pass: many keep a GPU busy; on a CPU over two only cost memory.
+
+    What a GPU has no room for, the runtime passes in parts.
+    """
     return 2 if device == "cpu" else 16
 
 
@@ -308,12 +334,20 @@ def tiling_of(card: Card, tiling: Tiling) -> tuple[int, int]:
     """Return window and overlap in pixels: the card's, unless told.
 
     Raises:
-        LemevitError: if the overlap leaves no step.
+        LemevitError: if the window is too large to be looked at, or the overlap leaves hardly a
+            step.
     """
     size = tiling.window or card.window
     overlap = card.overlap if tiling.overlap is None else tiling.overlap
-    if overlap >= size:
-        raise LemevitError(f"--overlap {overlap} must be smaller than the window, {size}")
+    if size > _LARGEST_WINDOW:
+        raise LemevitError(
+            f"--window {size:,}: a window is in memory as a whole; use at most {_LARGEST_WINDOW:,}"
+        )
+    if overlap > _LARGEST_OVERLAP * size:
+        raise LemevitError(
+            f"--overlap {overlap:,}: windows of {size} may share {_LARGEST_OVERLAP * size:.0f} "
+            "pixels at most, where each pixel is seen 16 times"
+        )
     return size, overlap
 
 

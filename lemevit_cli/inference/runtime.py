@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 # Answers a batch of pixels; see :meth:`Runtime.__call__`.
 Answer = Callable[[NDArray[Any]], NDArray[np.float32]]
+Wait = Callable[[], NDArray[np.float32]]  # for the answers to a batch that was begun with
 
 
 class Runtime(Protocol):
@@ -48,6 +50,24 @@ class Runtime(Protocol):
             empty.
         """
         ...
+
+
+def begin(runtime: Answer, pixels: NDArray[Any]) -> Wait:
+    """Begin with a batch; return what gives its answers.
+
+    Of a runtime that computes on the processor all is done when they are asked for.
+    """
+    if batches_in_flight(runtime):
+        return runtime.begin(pixels)  # type: ignore[attr-defined]
+    return partial(runtime, pixels)
+
+
+def batches_in_flight(runtime: Answer) -> int:
+    """Count the batches that are worth beginning before the answers to one are taken.
+
+    Of a GPU one: it computes while this process blends and writes.
+    """
+    return int(getattr(runtime, "in_flight", 0))
 
 
 class SymmetricRuntime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import LemevitError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.bounds import PolygonsMask, polygons_mask, window_of_bounds
+from lemevit_cli.inference.pixel_size import PixelScale, choose_scale
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.bands import check_bands
@@ -24,9 +23,6 @@ from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import InferenceSettings, ReadingOptions
-
-_NEARLY_SQUARE = 1.1  # sides that differ by less are left alone
-_FAR_OUTSIDE = 3.0  # times beyond the card's pixel sizes: the answer deserves a warning
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class SceneInput:
         view: what windows are read from.
         area: the part of the scene's grid that is wanted.
         stretch: of its values, None where they are read as they are.
+        scale: what was decided of its pixel size.
         figures: what opening it has measured, for the record of its result.
     """
 
@@ -45,6 +42,7 @@ class SceneInput:
     view: SceneView
     area: Window
     stretch: Stretch | None
+    scale: PixelScale = field(default_factory=PixelScale)
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -132,6 +130,7 @@ def scene_input(
     for warning in scene.warnings:
         progress.warn(f"{scene.name}: {warning}")
     check_bands(scene, card.bands)
+    scale = choose_scale(scene, card, options.gsd)  # before what takes seconds
     for warning in value_warnings(scene):
         progress.warn(f"{scene.name}: {warning}")
     area = area_of(scene, options, progress)
@@ -139,66 +138,9 @@ def scene_input(
         scene, spec=options.stretch, dtype=card.dtype, value_range=card.value_range
     )
     tell_stretch(stretch, scene, spec=options.stretch, dtype=card.dtype, progress=progress)
-    scale = model_scale(scene, card, options.gsd, progress)
-    view = SceneView(area.of(scene), scale=scale, stretch=stretch, fill=card.mean)
-    return SceneInput(scene, view, area.window, stretch)
-
-
-def model_scale(scene: Scene, card: Card, spec: str, progress: Progress) -> tuple[float, float]:
-    """Return model pixels per scene pixel, along rows and along columns.
-
-    ``auto``: 1 within the card's range of pixel sizes, else to its nearest end; pixels that are no
-    squares on the ground, as those in degrees, become squares.
-
-    Raises:
-        LemevitError: if ``spec`` is none of ``auto``, ``native``, metres.
-        SceneError: if metres are asked of a scene that is not tied to the earth.
-    """
-    check_gsd(spec)
-    wanted = _wanted_gsd(scene, card, spec)
-    if wanted is None or scene.gsd_m is None or scene.pixel_sides_m is None:
-        return 1.0, 1.0
-    along_row, along_col = scene.pixel_sides_m
-    are_squares = max(along_row, along_col) < _NEARLY_SQUARE * min(along_row, along_col)
-    if are_squares and abs(scene.gsd_m / wanted - 1.0) < 1e-3:
-        return 1.0, 1.0
-    sides = f"{along_row:.3g}" if are_squares else f"{along_row:.3g} x {along_col:.3g}"
-    progress.note(f"{scene.name}: pixels of {sides} m are read at {wanted:.3g} m")
-    if spec == "auto" and scene.gsd_m > _FAR_OUTSIDE * wanted:
-        progress.warn(
-            f"{scene.name}: pixels of {scene.gsd_m:.3g} m are far coarser than the weights "
-            f"learned ({card.gsd_m}); expect little of the result"
-        )
-    if are_squares:
-        return scene.gsd_m / wanted, scene.gsd_m / wanted
-    return along_row / wanted, along_col / wanted
-
-
-def check_gsd(spec: str) -> None:
-    """Refuse a malformed ``--gsd``.
-
-    Raises:
-        LemevitError: naming the value and the forms that are understood.
-    """
-    if spec in ("auto", "native"):
-        return
-    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", spec) or not 0 < float(spec) < math.inf:
-        raise LemevitError(f"--gsd {spec}: use auto, native, or metres such as 0.5")
-
-
-def _wanted_gsd(scene: Scene, card: Card, spec: str) -> float | None:
-    if spec == "native":
-        return None
-    if spec == "auto":
-        if card.gsd_m is None or scene.gsd_m is None:
-            return None
-        return min(max(scene.gsd_m, card.gsd_m[0]), card.gsd_m[1])
-    if scene.gsd_m is None:
-        raise SceneError(
-            f"{scene.name}: its pixels have no size on the ground, so --gsd {spec} means nothing; "
-            "state its CRS by --src-crs, or use --gsd native"
-        )
-    return float(spec)
+    scale.tell(scene.name, progress)
+    view = SceneView(area.of(scene), scale=scale.both, stretch=stretch, fill=card.mean)
+    return SceneInput(scene, view, area.window, stretch, scale)
 
 
 class MaskedScene:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import locked
 from lemevit_cli.inference.network import Network
 from lemevit_cli.inference.parts import Order, open_parts
+from lemevit_cli.inference.pixel_size import check_gsd
 from lemevit_cli.inference.predictor import (
     Predictor,
     check_runtime,
@@ -25,7 +27,7 @@ from lemevit_cli.inference.predictor import (
     open_weights_for,
 )
 from lemevit_cli.inference.run import Account, BlockInference, inference_over, tiling_of
-from lemevit_cli.inference.scene_input import SceneInput, check_gsd
+from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
@@ -34,6 +36,7 @@ from lemevit_cli.raster.source import stem_of
 from lemevit_cli.raster.targets import check_classes
 from lemevit_cli.settings import InferenceSettings
 
+_DRY_RUN = "lemevit_cli.inference.dry_run"  # imported when it is asked for
 Record = dict[str, Any]  # what ``--json`` prints of a result
 
 
@@ -84,7 +87,7 @@ class SceneTask(Protocol):
 
 
 def prepare_weights(
-    network: Network, weights: str | None, settings: InferenceSettings
+    network: Network, weights: str | None, settings: InferenceSettings, progress: Progress
 ) -> tuple[Card, Callable[[], Predictor]]:
     """Open weights and refuse settings that do not suit them; return how to load them, too.
 
@@ -95,7 +98,12 @@ def prepare_weights(
     check_settings(opened.card, settings)
     check_runtime(opened, settings.runtime)
     window, _ = tiling_of(opened.card, settings.tiling)
-    load = partial(load_predictor, opened, network, settings.runtime, window=window)
+    if settings.dry_run:
+        plan: Callable[..., Predictor] = import_module(_DRY_RUN).planning_predictor
+        return opened.card, partial(plan, opened, settings.runtime.device)
+    load = partial(
+        load_predictor, opened, network, settings.runtime, window=window, progress=progress
+    )
     return opened.card, load
 
 
@@ -108,6 +116,8 @@ def infer_scenes(
 ) -> Report:
     """Work on every scene; weights are loaded once, when the first one is ready.
 
+    A dry run adds, in place of results, what ``inference/dry_run.py`` says of them.
+
     Args:
         report: filled as results come; a new one unless given.
 
@@ -116,18 +126,36 @@ def infer_scenes(
         BrokenPipeError: if nobody reads what the program says.
         WeightsError: if tensors and card do not fit each other.
     """
-    report, predictor = report or Report(), cache(load)
-    for scene, target in zip(scenes, targets, strict=True):
-        with report.turn_of(scene, is_single=len(scenes) == 1):
-            task.check_target(target)
-            with locked(task.outputs(target)), task.open(scene) as source:
-                order = Order(task, scene, target, load)
-                report.add(scene, infer_scene(order, source, predictor()))
-        if scene in report.failures:
+    orders = [
+        Order(task, scene, target, load) for scene, target in zip(scenes, targets, strict=True)
+    ]
+    return infer_all(orders, report)
+
+
+def infer_all(orders: Sequence[Order], report: Report | None = None) -> Report:
+    """Work on every order, as :func:`infer_scenes`; the first one's weights serve all."""
+    report, predictor = report or Report(), cache(orders[0].load)
+    for order in orders:
+        with report.turn_of(order.scene, is_single=len(orders) == 1):
+            order.task.check_target(order.target)
+            report.add(order.scene, _carry_out(order, predictor))
+        if order.scene in report.failures:
             # The error of a reading thread and its frames refer to each other, and to the scene's
             # arrays: the next scene may need their memory.
             gc.collect()
     return report
+
+
+def _carry_out(order: Order, predictor: Callable[[], Predictor]) -> Record:
+    """Make the result of an order, or say what would be made."""
+    task, target = order.task, order.target
+    if task.settings.dry_run:
+        describe = import_module(_DRY_RUN).describe_run
+        with task.open(order.scene) as source:
+            record: Record = describe(task, source, predictor(), target)
+            return record
+    with locked(task.outputs(target)), task.open(order.scene) as source:
+        return infer_scene(order, source, predictor())
 
 
 def infer_scene(order: Order, source: SceneInput, predictor: Predictor) -> Record:

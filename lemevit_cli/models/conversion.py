@@ -82,7 +82,7 @@ def check_answers(
     bands: int,
     *,
     farthest: float,
-    distance: Distance | None = None,
+    distance: Distance,
 ) -> None:
     """Compare a module and what was converted of it on a random window, on one stream of two.
 
@@ -106,12 +106,12 @@ def compare(
     other: Callable[[Floats], Floats],
     shape: tuple[int, ...],
     farthest: float,
-    distance: Distance | None = None,
+    distance: Distance,
 ) -> float:
-    """Return the largest difference of two networks' scores on random windows of a shape.
+    """Return the largest difference of two networks' answers on random windows of a shape.
 
     Args:
-        distance: of torch's answer and the other; None takes :func:`of_scores`.
+        distance: of torch's answer and the other, one of ``DISTANCES``.
 
     Raises:
         RuntimeError: if it is larger than the farthest that is allowed, or the shapes differ.
@@ -123,7 +123,7 @@ def compare(
     found = other(pixels.numpy())
     if expected.shape != found.shape:
         raise RuntimeError(f"its answers are of shape {found.shape}, torch's of {expected.shape}")
-    difference = (distance or of_scores)(expected, found)
+    difference = distance(expected, found)
     if not difference <= farthest:  # NaN is not
         raise RuntimeError(f"its scores differ by {difference:.3g} from torch's")
     return difference
@@ -157,3 +157,7 @@ def _of_window(expected: Floats, found: Floats) -> float:
 def _compared(candidates: Floats) -> Floats:
     boxes, scores = candidates[:, :_BOX] / _PIXELS_A_SCORE, candidates[:, _SCORES:]
     return np.concatenate([boxes, scores], axis=1)
+
+
+# By what a network answers.
+DISTANCES: dict[str, Distance] = {"scores": of_scores, "candidates": of_candidates}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class Converted:
     size: tuple[int, int]
     arithmetic: str | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return 16 hexadecimal digits of what is computed."""
         found = hashlib.sha256(self.graph)

@@ -1,13 +1,12 @@
 """Does bf16 pay on this CPU? A few processors multiply it natively, and there it is measured, once.
 
 What was measured is kept in the user's cache (``$XDG_CACHE_HOME/lemevit``, ``~/.cache/lemevit``) by
-processor, version of torch and number of threads. ``LEMEVIT_CPU_PRECISION`` (fp32 or bf16) pins it.
+processor, version of torch and number of threads. A user may pin it (``processor.py``).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -20,13 +19,9 @@ from torch import Tensor, nn
 
 from lemevit_cli.atomic import written_whole
 from lemevit_cli.cache import cache_folder
-from lemevit_cli.errors import DeviceError
+from lemevit_cli.models.processor import fact_of_processor, multiplies_bf16, pinned_precision
 
-PIN = "LEMEVIT_CPU_PRECISION"
 WORTHWHILE = 1.2  # times as fast: below that, full precision is the better bargain
-_PINNED = {"fp32": False, "bf16": True}
-# As Linux names them: instructions of Intel and AMD, of Intel's matrix units, of ARM.
-_NATIVE = {"avx512_bf16", "amx_bf16", "bf16"}
 _ROUNDS = 8
 _LONGEST_S = 1.0  # that measuring goes on; a round that has begun is finished
 
@@ -37,16 +32,9 @@ def pays_in_bf16() -> bool:
     Raises:
         DeviceError: if the environment pins what is no precision.
     """
-    if pinned := os.environ.get(PIN):
-        if pinned not in _PINNED:
-            raise DeviceError(f"{PIN}={pinned}: set fp32 or bf16, or leave it out to measure")
-        return _PINNED[pinned]
+    if pinned := pinned_precision():
+        return pinned == "bf16"
     return multiplies_bf16() and _known_speedup(_cache_file()) >= WORTHWHILE
-
-
-def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Tell whether the processor has instructions that multiply bf16; only Linux says so."""
-    return bool(_NATIVE.intersection(_processor(cpuinfo, ("flags", "Features")).split()))
 
 
 def _known_speedup(file: Path) -> float:
@@ -81,20 +69,8 @@ def _cache_file() -> Path:
 
 
 def _machine() -> str:
-    model = _processor(Path("/proc/cpuinfo"), ("model name",)) or platform.processor()
+    model = fact_of_processor(("model name",)) or platform.processor()
     return f"{model}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-
-
-def _processor(cpuinfo: Path, fields: tuple[str, ...]) -> str:
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() in fields:
-            return value.strip()
-    return ""
 
 
 @torch.inference_mode()

@@ -24,17 +24,24 @@ from torch import nn
 
 from lemevit_cli.models.converted import Converted
 
+Floats = NDArray[np.float32]
+
 PASSES = 2  # over all windows: to even out channels of activations, and for ranges
 
 
 def quantize(
-    graph: Model, windows: Sequence[NDArray[Any]], tell: Callable[[], None] = lambda: None
+    graph: Model,
+    windows: Sequence[NDArray[Any]],
+    tell: Callable[[], None] = lambda: None,
+    *,
+    kept: Sequence[str] = (),
 ) -> Model:
     """Quantize a graph that takes one window a pass.
 
     Args:
         windows: pixels ``(bands, H, W)`` that it will be like in use.
         tell: called for each window of each of ``PASSES``; a network without attention needs one.
+        kept: regular expressions of the names of what is computed as before.
 
     Raises:
         ImportError: if nncf is not installed.
@@ -56,13 +63,20 @@ def quantize(
             preset=nncf.QuantizationPreset.PERFORMANCE,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(windows),
+            ignored_scope=nncf.IgnoredScope(patterns=list(kept), validate=False),
         )
 
 
-def share_of_equal_classes(
-    model: nn.Module, network: Converted, windows: Sequence[NDArray[Any]]
+def compare(
+    model: nn.Module,
+    network: Converted,
+    windows: Sequence[NDArray[Any]],
+    share_of_equal: Callable[[Floats, Floats], float],
 ) -> float:
-    """Return the share of pixels whose best class is that of a module of torch, in [0, 1].
+    """Return the share of answers that are those of a module of torch, in [0, 1].
+
+    Args:
+        share_of_equal: of all outputs of both.
 
     Raises:
         RuntimeError: if a score of either is no finite number.
@@ -70,17 +84,16 @@ def share_of_equal_classes(
     core = openvino.Core()
     graph = core.read_model(network.graph, openvino.Tensor(network.constants))
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    equal = []
+    expected, found = [], []
     for window in windows:
         pixels = window[None].astype(np.float32)
         with torch.inference_mode():
-            expected = model(torch.from_numpy(pixels)).numpy()
-        found = compiled(pixels)[0]
+            expected.append(model(torch.from_numpy(pixels)).numpy())
+        found.append(compiled(pixels)[0])
         # The sum of all: comparing finds nothing where neither knows a class.
-        if not np.isfinite(found.sum() + expected.sum()):
+        if not np.isfinite(found[-1].sum() + expected[-1].sum()):
             raise RuntimeError("its scores are no finite numbers")
-        equal.append(np.mean(found.argmax(1) == expected.argmax(1)))
-    return float(np.mean(equal))
+    return share_of_equal(np.concatenate(expected), np.concatenate(found))
 
 
 def import_nncf() -> Any:

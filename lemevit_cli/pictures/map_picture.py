@@ -19,6 +19,8 @@ from lemevit_cli.legend import ClassInfo
 from lemevit_cli.pictures.picture import legend_patches
 
 TITLE_HEIGHT = 26  # pixels above the map, which begins at the picture's left edge
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+_JPEG_QUALITY = 85
 _LEGEND_ROW, _LEGEND_COLUMN = 24, 150  # pixels
 _SMALLEST_SIDE = 480  # pixels: a smaller map is enlarged, so that there is room to write on it
 _USUAL_SIDE = 900  # pixels of a map whose bar and arrow have their plain size
@@ -53,13 +55,16 @@ def write_map(
     legend: Sequence[ClassInfo],
     scale_bar: ScaleBar | None,
     north: tuple[float, float] | None,
+    credit: str = "",
 ) -> None:
-    """Save a PNG whose map shows every pixel of ``rgb`` ``(H, W, 3)`` as one, or as a square.
+    """Save a PNG, or by suffix a JPEG, that shows every pixel of ``rgb`` as one, or as a square.
 
     Args:
+        rgb: ``(H, W, 3)``.
         title: one of the map, or one of each of the panels that it has side by side.
         scale_bar: None draws none; its pixels are those of ``rgb``.
         north: direction ``(cols, rows)`` of length 1, rows down; None draws no arrow.
+        credit: drawn in the lower right corner of the map.
     """
     titles = [title] if isinstance(title, str) else title
     zoom = max(1, math.ceil(_SMALLEST_SIDE / max(rgb.shape[:2])))
@@ -82,13 +87,19 @@ def write_map(
         _draw_bar(axes, zoom * scale_bar.length_px, scale_bar.label, height, unit=unit)
     if north is not None:
         _draw_north(axes, north, width, unit=unit)
+    if credit:
+        _draw_credit(axes, credit, width, height, unit=unit)
     for number, text in enumerate(titles):
         left = 6 / width + number / len(titles)
         figure.text(left, 1 - TITLE_HEIGHT / 2 / full, text, va="center", fontsize=9)
     if legend:
         handles = legend_patches(legend)
         figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9)
-    figure.savefig(path, format="png", dpi=_DPI)
+    is_jpeg = Path(path).suffix.lower() in JPEG_SUFFIXES
+    if is_jpeg:
+        figure.savefig(path, format="jpeg", dpi=_DPI, pil_kwargs={"quality": _JPEG_QUALITY})
+    else:
+        figure.savefig(path, format="png", dpi=_DPI)
 
 
 def _draw_bar(axes: Axes, length: float, label: str, height: int, *, unit: float) -> None:
@@ -104,6 +115,12 @@ def _draw_bar(axes: Axes, length: float, label: str, height: int, *, unit: float
     text = axes.text(left + length / 2, row - 6 * unit, label, ha="center", va="bottom")
     text.set_fontsize(10 * unit)
     text.set_path_effects(_halo(unit))
+
+
+def _draw_credit(axes: Axes, credit: str, width: int, height: int, *, unit: float) -> None:
+    text = axes.text(width - 6 * unit, height - 6 * unit, credit, ha="right", va="bottom")
+    text.set_fontsize(7 * unit)
+    text.set_path_effects(_halo(unit * 0.6))
 
 
 def _draw_north(axes: Axes, direction: tuple[float, float], width: int, *, unit: float) -> None:

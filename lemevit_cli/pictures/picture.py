@@ -1,29 +1,17 @@
-"""Pictures for people: panels side by side, with a legend."""
+"""What pictures for people share: colours of classes, the light of a scene, legends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from lemevit_cli.legend import ClassInfo
 
 _NODATA_COLOR = (235, 235, 235)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A titled picture: ``(H, W, 3)`` uint8."""
-
-    title: str
-    rgb: NDArray[np.uint8]
 
 
 def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
@@ -51,32 +39,6 @@ def scale_for_display(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray
             scaled = (pixels[band][anywhere].astype(np.float64) - low) / max(high - low, 1e-9)
             rgb[anywhere, i] = (scaled.clip(0, 1) * 255).round()
     return rgb
-
-
-def write_panels(
-    path: Path, panels: Sequence[Panel], classes: Sequence[ClassInfo], *, caption: str = ""
-) -> None:
-    """Draw panels of one size from left to right, the legend below, and save a PNG."""
-    height, width = panels[0].rgb.shape[:2]
-    side = 5.0
-    panel_height = side * height / width
-    figure = Figure(figsize=(side * len(panels), panel_height + 0.9), dpi=130)
-    FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        axes.imshow(panel.rgb)
-        axes.set_title(panel.title, fontsize=11)
-        axes.set_axis_off()
-    handles = legend_patches(classes)
-    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), 8), frameon=False)
-    figure.text(0.5, 0.0, caption, ha="center", va="bottom", fontsize=8, color="0.35")
-    figure.subplots_adjust(
-        left=0.01,
-        right=0.99,
-        top=1 - 0.35 / (panel_height + 0.9),
-        bottom=0.5 / (panel_height + 0.9),
-        wspace=0.02,
-    )
-    figure.savefig(path, format="png")
 
 
 def legend_patches(classes: Sequence[ClassInfo]) -> list[Patch]:

@@ -1,4 +1,4 @@
-"""When a scene was taken, as far as its file says."""
+"""When a scene was taken and whom it is owed to, as far as its file says."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def date_of(scene: Scene) -> str | None:
             if day is not None:
                 return day
     return None
+
+
+def credit_of(scene: Scene) -> str:
+    """Return what the file of a scene wants to be said beside every picture of it; "" if nothing.
+
+    That is TIFF's tag for copyright, in one line.
+    """
+    return " ".join(scene.dataset().tags().get("TIFFTAG_COPYRIGHT", "").split())
 
 
 def _day_in(text: str) -> str | None:

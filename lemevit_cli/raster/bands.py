@@ -84,8 +84,9 @@ def _check_they_exist(chosen: Sequence[int], count: int, *, name: str) -> None:
 
 
 def _refuse_complex(dataset: Any, chosen: Sequence[int], *, name: str) -> None:
+    dtypes = dataset.dtypes  # asked of GDAL anew at each access
     for band in chosen:
-        dtype = dataset.dtypes[band - 1]
+        dtype = dtypes[band - 1]
         if dtype.startswith("complex"):
             raise SceneError(
                 f"{name}: band {band} holds complex numbers ({dtype}); "

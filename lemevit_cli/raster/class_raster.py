@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,12 @@ from lemevit_cli.raster.scene import Scene
 Color = tuple[int, int, int]
 
 WHITE = 255  # in a mask of black and white the one class beside 0; else no class
+NO_WHITE = 256  # above all values of masks
+_MIDDLE = 128  # what lossy compression makes of white is brighter
+_GREY = (64, 192)  # values between black and white that few pixels of such a mask have
+_MOST_GREY = 0.5  # for each pixel that is brighter
+_NEAR = 32  # values beside black and white that compression makes of them
+_LEAST_NEAR = 0.75  # share of the pixels of a mask that was resampled or compressed once
 _CHUNK = 2048  # pixels: side of the windows in which other values are looked for
 
 
@@ -131,7 +137,7 @@ def check_class_raster(scene: Scene) -> None:
         )
 
 
-def is_black_and_white(values: Iterable[int]) -> bool:
+def is_black_and_white(values: Iterable[float]) -> bool:
     """Say whether values are those of a mask of two classes, 0 and 255.
 
     Beside any other value 255 is no class, as where a file states it as nodata.
@@ -140,28 +146,111 @@ def is_black_and_white(values: Iterable[int]) -> bool:
     return WHITE in found and found <= {0, WHITE}
 
 
-def id_of_white(raster: Scene) -> int:
-    """Return what 255 means in a raster: class 1 if only 0 lies beside it, else no class.
+def is_lossy(raster: Scene) -> bool:
+    """Say whether a file's compression changes its values: JPEG, or what GDAL says is lossy."""
+    dataset = raster.dataset()
+    facts = dataset.tags(ns="IMAGE_STRUCTURE")
+    is_jpeg = facts.get("COMPRESSION", "").upper() in ("JPEG", "YCBCR JPEG")
+    is_stated = facts.get("COMPRESSION_REVERSIBILITY", "").upper().startswith("LOSSY")
+    return dataset.driver == "JPEG" or is_jpeg or is_stated
 
-    All of it is read, up to the first other value; nothing where the raster names its ids.
+
+def white_among(counts: Mapping[float, int], *, name: str, lossy: bool) -> int:
+    """Return the value from which on pixels of a mask are class 1; ``NO_WHITE`` if it holds ids.
+
+    255, where only 0 lies beside it. The middle, 128, where the file is compressed lossily and is
+    of black and white as far as that leaves it: what it makes of ids nobody can tell.
+
+    Args:
+        counts: pixels of each value, without nodata.
+        name: what messages call the mask.
+
+    Raises:
+        SceneError: for ids that are compressed lossily; for black and white that was blurred and
+            then kept as it is.
     """
-    if read_legend(raster).names:
-        return NODATA_CLASS
-    found = set[int]()
+    if lossy and set(counts) - {0}:
+        low, high = _GREY
+        grey = sum(count for value, count in counts.items() if low <= value < high)
+        bright = sum(count for value, count in counts.items() if value >= high)
+        if grey > _MOST_GREY * bright or not bright:
+            raise SceneError(refusal_of_lossy(name))
+        return WHITE if is_black_and_white(counts) else _MIDDLE
+    if is_black_and_white(counts):
+        return WHITE
+    near = sum(n for value, n in counts.items() if value < _NEAR or value > WHITE - _NEAR)
+    between = [value for value in counts if value not in (0, WHITE)]
+    is_mask = min(counts.get(0, 0), counts.get(WHITE, 0)) > 0 and max(between) >= _MIDDLE
+    if is_mask and near >= _LEAST_NEAR * sum(counts.values()):
+        raise SceneError(
+            f"{name}: holds 0, 255 and {len(between)} values between, as a mask of black and white "
+            "that was resampled or compressed; make it 0 and 255 alone, or name its classes"
+        )
+    return NO_WHITE
+
+
+def refusal_of_lossy(name: str) -> str:
+    """Return what is said of class ids in a file that is compressed lossily."""
+    return (
+        f"{name}: is compressed lossily, as JPEG is, which blurs class ids; only a mask of black "
+        "and white survives that. Write it as PNG or TIFF"
+    )
+
+
+def count_values(raster: Scene, counts: dict[float, int]) -> Iterator[None]:
+    """Count the pixels of each value, without nodata; yield after each part of the raster."""
     for row in range(0, raster.height, _CHUNK):
         for col in range(0, raster.width, _CHUNK):
             square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
-            window = square.intersection(raster.window) or square
-            pixels, valid = raster.read(window)
-            found.update(np.unique(pixels[0][valid]).tolist())
-            if not found <= {0, WHITE}:
-                return NODATA_CLASS
-    return 1 if is_black_and_white(found) else NODATA_CLASS
+            pixels, valid = raster.read(square.intersection(raster.window) or square)
+            found = np.unique(pixels[0][valid], return_counts=True)
+            for value, count in zip(*(part.tolist() for part in found), strict=True):
+                counts[value] = counts.get(value, 0) + count
+            yield
 
 
-def white_note(path: str) -> str:
+def white_of(raster: Scene) -> int:
+    """Return from which value on pixels of a raster are class 1, see :func:`white_among`.
+
+    Nothing is read where the raster names its ids; else all of it, up to a part that shows ids.
+
+    Raises:
+        SceneError: as :func:`white_among`.
+    """
+    if read_legend(raster).names:
+        return NO_WHITE
+    counts: dict[float, int] = {}
+    lossy = is_lossy(raster)
+    for _ in count_values(raster, counts):
+        if not lossy and set(counts) - {0, WHITE}:
+            break
+    return white_among(counts, name=raster.name, lossy=lossy)
+
+
+def find_ids(raster: Scene) -> tuple[tuple[int, ...], int]:
+    """Return the class ids of a raster without names, ascending, and its :func:`white_among`.
+
+    All of it is read, once.
+
+    Raises:
+        SceneError: as :func:`white_among`, and for a number that is no id.
+    """
+    counts: dict[float, int] = {}
+    for _ in count_values(raster, counts):
+        pass
+    values = np.array(list(counts))
+    as_class_ids(values, np.ones(len(values), dtype=bool), name=raster.name)
+    white = white_among(counts, name=raster.name, lossy=is_lossy(raster))
+    if white <= WHITE:
+        return tuple(sorted({int(value >= white) for value in counts})), white
+    return tuple(sorted(int(value) for value in counts if value != NODATA_CLASS)), white
+
+
+def white_note(path: str, white: int) -> str:
     """Tell how a mask of black and white is read."""
-    return f"{path}: holds 0 and 255 alone; 255 is taken for class 1"
+    if white == WHITE:
+        return f"{path}: holds 0 and 255 alone; 255 is taken for class 1"
+    return f"{path}: is compressed lossily; values from {white} on are taken for class 1"
 
 
 @dataclass(frozen=True)
@@ -169,11 +258,11 @@ class ClassRaster:
     """Class ids of a raster, on its own grid.
 
     Args:
-        white: class id of 255, see :func:`id_of_white`.
+        white: value from which on pixels are class 1, see :func:`white_among`.
     """
 
     scene: Scene | JoinedScenes
-    white: int = NODATA_CLASS
+    white: int = NO_WHITE
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Read ids ``(H, W)``, ``NODATA_CLASS`` where there is none.
@@ -183,6 +272,6 @@ class ClassRaster:
         """
         pixels, valid = self.scene.read(window)
         ids = as_class_ids(pixels[0], valid, name=self.scene.name)
-        if self.white != NODATA_CLASS:
-            ids[valid & (pixels[0] == WHITE)] = self.white
+        if self.white <= WHITE:
+            ids[valid] = pixels[0][valid] >= self.white
         return ids

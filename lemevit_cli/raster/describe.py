@@ -14,11 +14,13 @@ from lemevit_cli.raster.inspection import value_warnings
 from lemevit_cli.raster.scene import Scene
 
 _OVERVIEW_SIDE = 512
+_MOST_BANDS = 16  # that are described: reading thousands takes minutes
 
 
 def describe(scene: Scene) -> dict[str, Any]:
     """Gather the facts of a scene, fit for JSON.
 
+    Of many bands the first few are described, which ``warnings`` tells; ``bands`` counts all.
     ``valid_share`` is that of one decimated read. ``transform`` has GDAL's order, None without one.
     A number that JSON cannot hold (a NaN nodata) is text.
 
@@ -30,7 +32,11 @@ def describe(scene: Scene) -> dict[str, Any]:
 
 
 def _facts(scene: Scene) -> dict[str, Any]:
+    left_out = scene.num_bands - _MOST_BANDS
+    if left_out > 0:
+        scene = scene.of_bands(scene.bidx[:_MOST_BANDS])
     dataset = scene.dataset()
+    names, colors = dataset.descriptions, dataset.colorinterp
     georeference = scene.georeference
     _, valid = scene.read_overview(_OVERVIEW_SIDE)
     return {
@@ -40,8 +46,8 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "height": scene.height,
         "bands": dataset.count,
         "bidx": list(scene.bidx),
-        "band_names": [dataset.descriptions[b - 1] for b in scene.bidx],
-        "colors": [dataset.colorinterp[b - 1].name for b in scene.bidx],
+        "band_names": [names[b - 1] for b in scene.bidx],
+        "colors": [colors[b - 1].name for b in scene.bidx],
         "dtype": scene.dtype,
         "crs": _crs_name(georeference.crs_wkt),
         "transform": georeference.transform and list(georeference.transform.to_gdal()),
@@ -55,8 +61,14 @@ def _facts(scene: Scene) -> dict[str, Any]:
         "block_shape": list(dataset.block_shapes[scene.bidx[0] - 1]),
         "compression": dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"),
         "bytes_on_disk": _bytes_on_disk(dataset.files),
-        "warnings": [*scene.warnings, *value_warnings(scene)],
+        "warnings": [*_told_of_bands(left_out), *scene.warnings, *value_warnings(scene)],
     }
+
+
+def _told_of_bands(left_out: int) -> list[str]:
+    if left_out <= 0:
+        return []
+    return [f"the first {_MOST_BANDS} bands are described, {left_out:,} more are left out"]
 
 
 def _crs_name(crs_wkt: str | None) -> str | None:

@@ -23,6 +23,7 @@ from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo
+from lemevit_cli.qgis_style import write_style
 from lemevit_cli.raster.gdal import (
     TILE_SIZE,
     TileRows,
@@ -43,6 +44,9 @@ COMPANIONS = (".aux.xml", ".ovr", ".msk")  # what GDAL may have put beside an ol
 # DEFLATE opens everywhere; ZSTD, one --co away, made 8192 x 8192 class ids 13 % smaller in
 # equal time.
 _OTHER_COLOR = (40, 40, 40)
+_ATTRIBUTES = "GDALRasterAttributeTable"
+# Name; type (0 is whole numbers, 2 text) and usage (value, name, red, ...) as GDAL counts them.
+_COLUMNS = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))
 _PROFILE: dict[str, Any] = {"COMPRESS": "DEFLATE", "NUM_THREADS": "ALL_CPUS", "BIGTIFF": "IF_SAFER"}
 
 
@@ -54,11 +58,13 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
             a vector result has.
     """
     driver = writer.driver
-    if options.min_area_m2 > 0:
+    if options.asked_of_polygons:
         raise OutputError(
-            f"--min-area chooses polygons, and {driver} holds pixels; "
+            f"{options.asked_of_polygons[0]} is for polygons, and {driver} holds pixels; "
             "write .gpkg, .shp, .fgb or .geojson, or leave it out"
         )
+    if options.style and options.output_type == "scores":
+        raise OutputError("--style: scores are no classes; leave it out, or write class ids")
     if options.classes is not None and options.output_type == "scores":
         raise OutputError("--classes: scores are of all classes; leave it out, or write class ids")
     dtype = "uint8" if options.output_type == "classes" else "float32"
@@ -78,7 +84,8 @@ def open_sink(
 ) -> Iterator[Sink]:
     """Open a raster to be written window by window; it is complete when the block has closed.
 
-    Of ``options.classes`` it holds a mask, see :func:`mask_of`.
+    Of ``options.classes`` it holds a mask, see :func:`mask_of`. ``options.style`` puts a style for
+    QGIS beside it.
 
     Raises:
         OutputError: if the target exists, cannot be written, or the disk is full.
@@ -101,7 +108,9 @@ def open_sink(
                 _copy_as_cog(draft, path, options)
                 rasterio.shutil.delete(draft)
             if spec.output_type == "classes":
-                _write_category_names(path, spec.classes)
+                _write_legend(path, spec.classes)
+                if options.style:
+                    write_style(path.with_suffix(".qml"), raster=spec.classes)
 
 
 def mask_of(
@@ -247,18 +256,35 @@ def _copy_as_cog(source: str | Path, target: str | Path, options: OutputOptions)
         rasterio.shutil.copy(source, target, driver="COG", **(_PROFILE | options.creation_options))
 
 
-def _write_category_names(path: Path, classes: tuple[ClassInfo, ...]) -> None:
-    """Name the classes in ``<path>.aux.xml``, GDAL's place for what TIFF has no tag for."""
+def _write_legend(path: Path, classes: tuple[ClassInfo, ...]) -> None:
+    """Name the classes in ``<path>.aux.xml``, GDAL's place for what TIFF has no tag for.
+
+    The colours of a TIFF are always 256, and QGIS shows each, unless a table of attributes lists
+    those that count (from QGIS 3.30 on).
+    """
     sidecar = path.with_name(path.name + ".aux.xml")
     # GDAL has written one already where the CRS does not fit a GeoTIFF.
     root = ET.parse(sidecar).getroot() if sidecar.exists() else ET.Element("PAMDataset")
     band = root.find("PAMRasterBand[@band='1']")
     if band is None:
         band = ET.SubElement(root, "PAMRasterBand", band="1")
-    for old_names in band.findall("CategoryNames"):
-        band.remove(old_names)
+    for older in (*band.findall("CategoryNames"), *band.findall(_ATTRIBUTES)):
+        band.remove(older)
     names = ET.SubElement(band, "CategoryNames")
     for info in classes:
         ET.SubElement(names, "Category").text = info.name
+    _add_attributes(band, classes)
     ET.indent(root)
     ET.ElementTree(root).write(sidecar, encoding="utf-8")
+
+
+def _add_attributes(band: ET.Element, classes: tuple[ClassInfo, ...]) -> None:
+    table = ET.SubElement(band, _ATTRIBUTES, tableType="thematic")
+    for index, (name, of_type, usage) in enumerate(_COLUMNS):
+        column = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", of_type), ("Usage", usage)):
+            ET.SubElement(column, tag).text = str(text)
+    for class_id, info in enumerate(classes):
+        row = ET.SubElement(table, "Row", index=str(class_id))
+        for cell in (class_id, info.name, *info.color):
+            ET.SubElement(row, "F").text = str(cell)

@@ -5,12 +5,16 @@ Nothing is guessed: each finding is a line for the user, with the option that me
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.scene import Scene
+from lemevit_cli.raster.scene import Scene, open_ground
 from lemevit_cli.raster.validity import is_colour
 
 # For those who read scenes without an option for it.
@@ -20,6 +24,9 @@ _SIDE = 512  # of the decimated read
 _READ_WHOLE = 64_000_000  # pixels: more of them without overviews are asked in their corners
 _WORTH_TELLING = 0.01  # share of the pixels
 _SWEEPS = 64
+_PICTURES = 24  # of many that are looked at
+_FEWEST_OTHERS = 8  # values beside one that may stand for no data
+_FAR_AWAY = 2.0  # of the span of all others
 # Sentinel-2 since processing baseline 04.00: 0 is nodata, and reflectances begin at 1000.
 _S2_OFFSET = 1000
 _S2_DARKEST = (950, 1800)
@@ -38,14 +45,45 @@ def value_warnings(
 
     What cannot be read is told where windows are read.
     """
+    return tuple(_findings(scene, option, window).values())
+
+
+def picture_warnings(paths: Sequence[str]) -> tuple[str, ...]:
+    """Tell what is likely to be read wrongly of many pictures, a line for each kind of finding.
+
+    Of many some are looked at, evenly spread; the first of a kind stands for all.
+    """
+    count = min(len(paths), _PICTURES)
+    looked_at = [paths[i * len(paths) // count] for i in range(count)]
+    first_of: dict[str, str] = {}
+    numbers = Counter[str]()
+    for path in looked_at:
+        with suppress(SceneError), open_ground(path) as scene:
+            for kind, line in _findings(scene, STATE_NODATA, None).items():
+                first_of.setdefault(kind, f"{path}: {line}")
+                numbers[kind] += 1
+    asked = f"{count} that were looked at" if count < len(paths) else str(count)
+    return tuple(
+        f"{line} (so in {numbers[kind]} of {asked})" if count > 1 else line
+        for kind, line in first_of.items()
+    )
+
+
+def _findings(scene: Scene, option: str, window: Window | None) -> dict[str, str]:
+    """Return lines by the kind of what was found."""
     try:
         parts = _read(scene, window)
     except SceneError:
-        return ()
+        return {}
     place = "" if len(parts) == 1 else " of its corners"
-    lines = [_border_line(scene, parts, option, place), _gap_line(scene, parts, place)]
-    lines.append(_offset_line(scene, parts))
-    return tuple(line for line in lines if line)
+    border = _border_line(scene, parts, option, place)
+    lines = {
+        "border": border,
+        "filler": None if border else _filler_line(scene, parts, option, place),
+        "gap": _gap_line(scene, parts, place),
+        "offset": _offset_line(scene, parts),
+    }
+    return {kind: line for kind, line in lines.items() if line}
 
 
 _Parts = list[tuple[NDArray, NDArray[np.bool_]]]  # pixels, valid by band
@@ -136,6 +174,30 @@ def _gap_line(scene: Scene, parts: _Parts, place: str) -> str | None:
         f"{share:.1%} of the pixels{place} hold nodata ({values}) in some of their bands ({bands}) "
         f"{what_becomes}"
     )
+
+
+def _filler_line(scene: Scene, parts: _Parts, option: str, place: str) -> str | None:
+    """Tell of a single value far beyond all others, such as -9999, that is not stated as nodata."""
+    if np.dtype(scene.dtype).itemsize == 1:
+        return None
+    for i in range(scene.num_bands):
+        values = np.concatenate([p[i][v[i] & np.isfinite(p[i])] for p, v in parts])
+        values = values.astype(np.float64)
+        for extreme in {values.min(), values.max()} - {0.0} if len(values) else ():
+            others = values[values != extreme]
+            if len(np.unique(others)) < _FEWEST_OTHERS:
+                continue
+            away = np.abs(others - extreme).min()
+            num_pixels = sum(pixels[i].size for pixels, _ in parts)
+            share = (len(values) - len(others)) / num_pixels
+            if share >= _WORTH_TELLING and away > _FAR_AWAY * np.ptp(others):
+                text = f"{extreme:.9g}"  # exact for 32 bits: the option has to meet it
+                return (
+                    f"{share:.1%} of the pixels{place} hold {text} in band {scene.bidx[i]}, far "
+                    f"beyond the others ({others.min():g} to {others.max():g}), and are read as "
+                    f"ground; if they hold no data, {option} {text} leaves them out"
+                )
+    return None
 
 
 def _offset_line(scene: Scene, parts: _Parts) -> str | None:

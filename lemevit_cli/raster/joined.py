@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +36,3 @@ class JoinedScenes:
         """Close the views."""
         for scene in self._scenes:
             scene.close()
-
-    def __enter__(self) -> JoinedScenes:
-        return self
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -16,13 +16,13 @@ from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
     ClassRaster,
     check_class_raster,
-    id_of_white,
     white_note,
+    white_of,
 )
 from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -254,12 +254,12 @@ def classes_on_grid_of(scene: Scene, raster: Scene, *, white: int) -> Iterator[C
     Both are placed.
 
     Args:
-        white: class id of 255, as of a :class:`ClassRaster`.
+        white: as of a :class:`ClassRaster`.
 
     Raises:
         SceneError: if GDAL cannot warp it.
     """
-    with on_grid_of(scene, raster, "nearest") as warped:
+    with contextlib.closing(on_grid_of(scene, raster, "nearest")) as warped:
         yield ClassRaster(warped, white)
 
 
@@ -274,9 +274,9 @@ def open_classes_on_grid_of(
     """
     with open_scene(path) as raster:
         check_class_raster(raster)
-        white = id_of_white(raster)
-        if white != NODATA_CLASS:
-            progress.note(white_note(path))
+        white = white_of(raster)
+        if white != NO_WHITE:
+            progress.note(white_note(path, white))
         if not same_grid(scene, raster):
             part = part_over(scene, raster)
             with classes_on_grid_of(scene, raster, white=white) as warped:

@@ -145,7 +145,7 @@ def choose_stretch(
         return None
     if spec == "auto":
         bands = _sample(scene, window or scene.window)
-        if _are_known(bands, dtype, value_range):
+        if are_known(bands, dtype, value_range):
             return None
         return _percentile_stretch(bands, _DEFAULT_PERCENTILES, value_range)
     kind, low, high = _parse(spec)
@@ -173,7 +173,7 @@ def _parse(spec: str) -> tuple[str, float, float]:
     )
 
 
-def _are_known(
+def are_known(
     bands: Sequence[NDArray[np.float64]], dtype: str, value_range: tuple[float, float]
 ) -> bool:
     """Say whether values are, in whatever dtype, the numbers that the weights learned.

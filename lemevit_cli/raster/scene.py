@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -81,6 +80,18 @@ class _Reading:
     @property
     def is_scaled(self) -> bool:
         return any(s != 1 for s in self.scales) or any(o != 0 for o in self.offsets)
+
+
+AS_GROUND = SceneOptions(expand_palette=True)
+
+
+def open_ground(path: str) -> Scene:
+    """Open a file that shows the ground: a palette is read as its colours.
+
+    Raises:
+        SceneError: as :func:`open_scene`.
+    """
+    return open_scene(path, AS_GROUND)
 
 
 class Scene:
@@ -259,6 +270,10 @@ class Scene:
             return pixels
         return pixels[list(reading.picks)]
 
+    def of_bands(self, bidx: tuple[int, ...]) -> Scene:
+        """Return the same raster with some of its bands; closing one closes both."""
+        return Scene(self._source, SceneOptions(bidx=bidx))
+
     def on_grid(
         self,
         georeference: Georeference,
@@ -314,12 +329,7 @@ class Scene:
     def __enter__(self) -> Scene:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -345,18 +355,22 @@ def _plan_reading(
     dataset: Any, bidx: tuple[int, ...], alpha: int | None, nodata: float | None
 ) -> _Reading:
     bands = tuple(dict.fromkeys(bidx))
-    declared = tuple(dataset.nodatavals[b - 1] if nodata is None else nodata for b in bands)
-    dtypes = {dataset.dtypes[b - 1] for b in (*bands, *([] if alpha is None else [alpha]))}
+    # Once: rasterio asks GDAL for all bands at each access, and there may be thousands.
+    nodata_of, dtype_of = dataset.nodatavals, dataset.dtypes
+    scale_of, offset_of = dataset.scales, dataset.offsets
+    place_of = {band: i for i, band in enumerate(bands)}
+    declared = tuple(nodata_of[b - 1] if nodata is None else nodata for b in bands)
+    dtypes = {dtype_of[b - 1] for b in (*bands, *([] if alpha is None else [alpha]))}
     return _Reading(
         bands=bands,
-        picks=tuple(bands.index(b) for b in bidx),
+        picks=tuple(place_of[b] for b in bidx),
         alpha=alpha,
         masked_bands=_bands_with_mask(dataset, bands, is_nodata_stated=nodata is not None),
         nodata=declared,
-        dtype=str(np.result_type(*(dataset.dtypes[b - 1] for b in bands))),
+        dtype=str(np.result_type(*{dtype_of[b - 1] for b in bands})),
         is_mixed=len(dtypes) > 1,
-        scales=tuple(dataset.scales[b - 1] for b in bands),
-        offsets=tuple(dataset.offsets[b - 1] for b in bands),
+        scales=tuple(scale_of[b - 1] for b in bands),
+        offsets=tuple(offset_of[b - 1] for b in bands),
     )
 
 
@@ -368,7 +382,8 @@ def _bands_with_mask(
     # NODATA_VALUES, a tuple for all bands, is the one nodata that GDAL keeps in the mask alone.
     if not is_nodata_stated and "NODATA_VALUES" in dataset.tags():
         own = {MaskFlags.all_valid, MaskFlags.alpha}
-    flags = {b: set(dataset.mask_flag_enums[b - 1]) for b in bands}
+    flags_of = dataset.mask_flag_enums
+    flags = {b: set(flags_of[b - 1]) for b in bands}
     masked = tuple(b for b in bands if not flags[b] & own)
     shared = [b for b in masked if MaskFlags.per_dataset in flags[b]]
     return (shared[0],) if shared and len(shared) == len(bands) else masked

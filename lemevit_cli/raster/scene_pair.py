@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from types import TracebackType
 
 import numpy as np
 from affine import Affine
@@ -26,7 +25,7 @@ from lemevit_cli.raster.overlap import (
     window_over,
 )
 from lemevit_cli.raster.radiometry import Stretch
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import AS_GROUND, Scene, open_scene
 from lemevit_cli.raster.source import WarpResampling
 from lemevit_cli.settings import SceneOptions
 
@@ -43,15 +42,15 @@ def open_pair(
     options_before: SceneOptions | None = None,
     options_after: SceneOptions | None = None,
 ) -> ScenePair:
-    """Open two dates of one place.
+    """Open two dates of one place; without options palettes are read as their colours.
 
     Raises:
         SceneError: if one of them cannot be opened, or it cannot be told how they lie on one
             another: see :class:`ScenePair`.
     """
-    first = open_scene(before, options_before)
+    first = open_scene(before, options_before or AS_GROUND)
     try:
-        second = open_scene(after, options_after)
+        second = open_scene(after, options_after or AS_GROUND)
         try:
             return ScenePair(first, second)
         except BaseException:
@@ -195,12 +194,7 @@ class ScenePair:
     def __enter__(self) -> ScenePair:
         return self
 
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

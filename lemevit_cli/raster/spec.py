@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.georeference import Georeference
@@ -13,18 +14,28 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, ClassInfo
 from lemevit_cli.settings import OutputType
 
+DRAFT_BYTES_PER_PIXEL = 4  # of polygons: classes, scores, and what is outlined a second time
+FULL_SCORE = 65535  # of drafts and parts: whole numbers, whose sums are exact
+
+
+def whole_scores(scores: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return scores in [0, 1] as whole numbers up to ``FULL_SCORE``; NaN is 0."""
+    clipped = np.nan_to_num(scores).clip(0, 1)
+    return np.rint(clipped * np.float32(FULL_SCORE)).astype(np.uint16)
+
 
 @dataclass(frozen=True)
 class Writer:
     """A format: GDAL's driver with its suffix, and the module that serves it.
 
     ``module`` has ``check_options(options, writer)``, and ``open_sink(target, spec, options,
-    writer)`` unless it writes boxes or changes; it is imported only when the format is asked for.
+    writer)`` if it takes pixels alone (``raster``, ``cells``); it is imported only when the format
+    is asked for.
     """
 
     driver: str
     suffix: str
-    kind: Literal["raster", "vector", "boxes", "changes"]
+    kind: Literal["raster", "cells", "boxes", "regions"]
     module: str
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from lemevit_cli.atomic import check_replaceable, spooled_to_stdout
 from lemevit_cli.errors import OutputError
 from lemevit_cli.legend import ClassInfo
+from lemevit_cli.progress import Progress
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 
@@ -52,8 +53,16 @@ def find_writer(target: str, options: OutputOptions, writers: Sequence[Writer] =
     )
 
 
-def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] = RASTERS) -> None:
+def check_target(
+    target: str,
+    options: OutputOptions,
+    writers: Sequence[Writer] = RASTERS,
+    progress: Progress | None = None,
+) -> None:
     """Refuse, before any work, a target or options that could not be written at its end.
+
+    Args:
+        progress: hears of an older style that QGIS would give to the result.
 
     Raises:
         OutputError: for an unknown format, options that the format does not know, a missing
@@ -73,9 +82,15 @@ def check_target(target: str, options: OutputOptions, writers: Sequence[Writer] 
                 "name it so, or take --format FlatGeobuf or GeoJSON"
             )
         beside += [".shx", ".dbf", ".prj", ".cpg"]
-    for suffix in beside:
-        check_replaceable(Path(target).with_suffix(suffix), overwrite=options.overwrite)
+    names = [Path(target).with_suffix(suffix) for suffix in beside]
+    if writer.kind == "raster" and options.output_type == "classes" and target != STDOUT:
+        names.append(Path(f"{target}.aux.xml"))
+    for path in names:
+        check_replaceable(path, overwrite=options.overwrite)
     importlib.import_module(writer.module).check_options(options, writer)
+    style = Path(target).with_suffix(".qml")
+    if progress is not None and not options.style and target != STDOUT and style.exists():
+        progress.note(f"{style} stays as it is, and QGIS gives it to {target}; --style renews it")
 
 
 def _check_layer(writer: Writer, options: OutputOptions) -> None:

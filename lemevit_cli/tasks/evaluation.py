@@ -22,7 +22,8 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import ClassMatch
 from lemevit_cli.models.weights import Card, Weights, open_weights
 from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.inspection import picture_warnings
+from lemevit_cli.raster.scene import open_ground
 from lemevit_cli.settings import ReadingOptions, RuntimeOptions, Tiling
 from lemevit_cli.tasks import TASKS, load_evaluation, load_network
 from lemevit_cli.training.datasets.source import Site, Source, count_pictures, merge_areas
@@ -43,7 +44,7 @@ class AreaTally(Protocol):
 @contextmanager
 def open_scene_of(site: Site, card: Card) -> Iterator[SceneInput]:
     """Open the scene of a site as the weights want it."""
-    with open_scene(site.scene) as scene:
+    with open_ground(site.scene) as scene:
         # Silent: what the command says of one scene would drown the progress over all.
         yield scene_input(scene, card, ReadingOptions(), Silent())
 
@@ -100,17 +101,24 @@ def evaluate(
     evaluation = load_evaluation(card.task)
     open_data = evaluation.open_without_bad_labels if skip_bad_labels else evaluation.open_data
     if open_data is None:
-        raise DataError(f"--skip-bad-labels: is for boxes; {weights} is for task {card.task}")
+        raise DataError(
+            f"--skip-bad-labels: is for tasks det and cls; {weights} is for task {card.task}"
+        )
     source = open_data(data, split, card)
-    predictor = predictor_to_score(opened, runtime or RuntimeOptions())
+    progress = progress or Silent()
+    predictor = predictor_to_score(opened, runtime or RuntimeOptions(), progress)
+    for warning in picture_warnings(list(dict.fromkeys(p for s in source.sites for p in s.dates))):
+        progress.warn(warning)
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
 
-def predictor_to_score(weights: Weights, runtime: RuntimeOptions) -> Predictor:
+def predictor_to_score(
+    weights: Weights, runtime: RuntimeOptions, progress: Progress | None = None
+) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
     network = load_evaluation(task).network or load_network(task)
-    return load_predictor(weights, network, runtime)
+    return load_predictor(weights, network, runtime, progress=progress)
 
 
 def evaluate_source(
@@ -119,6 +127,7 @@ def evaluate_source(
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Score weights on a source of data of their task, pooled over the areas of all its sites.
 
@@ -127,9 +136,10 @@ def evaluate_source(
 
     Args:
         predictor: as of :func:`predictor_to_score`.
+        is_late: asked after every area; once it is, nothing more is judged.
 
     Returns:
-        The figures of the task's tally, and how many ``pictures``.
+        The figures of the task's tally, and how many ``pictures``; empty if it became too late.
 
     Raises:
         DataError: if no class is shared.
@@ -139,6 +149,7 @@ def evaluate_source(
     evaluation = load_evaluation(card.task)
     tally = evaluation.tally(card, source, progress)
     areas, tiling = merge_areas(source.sites), Tiling(batch_size=batch_size)
+    stretches, far = [], []
     progress.start(f"{source.name}/{source.split}", total=len(areas), unit="areas")
     try:
         for _, sites in groupby(areas, key=lambda site: site.dates):
@@ -147,11 +158,21 @@ def evaluate_source(
                 evaluation.open_scene(first, card) as scene,
                 inference_over(scene, predictor, tiling, Silent()) as inference,
             ):
+                if scene.stretch is not None:
+                    stretches.append(f"{first.scene}: {scene.stretch.describe()}")
+                if scene.scale.is_far:
+                    far.append(f"{scene.name}: {scene.scale.note}")
                 for site in (first, *sites):
+                    if is_late():
+                        return {}
                     tally.add(site, scene, inference)
                     progress.advance()
     finally:
         progress.finish()
+    if stretches:
+        progress.note(f"{stretches[0]} (of {len(stretches)} rasters of another dtype or range)")
+    if far:
+        progress.warn(f"{far[0]}" + (f"; so of {len(far)} pictures" if len(far) > 1 else ""))
     return {**tally.figures(), "pictures": count_pictures(areas)}
 
 

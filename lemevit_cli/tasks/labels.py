@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyogrio
 import shapely
+from numpy.typing import NDArray
 
 from lemevit_cli.atomic import check_replaceable, replacing
 from lemevit_cli.errors import DataError, OutputError, reading
+from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks import load_labels, tasks_with
-from lemevit_cli.training.datasets.folders import PictureReader
+from lemevit_cli.training.datasets.folders import PictureReader, open_picture
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
-from lemevit_cli.training.datasets.source import Parts, Source
+from lemevit_cli.training.datasets.source import Parts, Site, Source
 from lemevit_cli.training.options import (
     AugmentationOptions,
     DataOptions,
@@ -32,6 +36,7 @@ from lemevit_cli.vector.scene_polygons import is_vector, layer_name
 _LOOKED_AT, _CORNERS = 1000, 4
 CROP = 256  # pixels: a training's default, from which the blocks of a scene follow
 Entry = LabelledFolder | LabelledScene
+OtherSplits = Callable[[str, PictureReader, Division], Mapping[str, Callable[[], Source]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,73 +186,196 @@ def sizes_of_pictures(sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
 # --- a class a pixel, or a picture ---------------------------------------------------------------
 
 
-def read_pixel_labels(data: DataOptions, openers: Openers, layout: str) -> LabelSet:
+@dataclass(frozen=True)
+class _Read:
+    """One data set: the splits that are trained and validated on, and all others."""
+
+    entry: Entry
+    layout: str
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...]
+
+
+def read_pixel_labels(
+    data: DataOptions, openers: Openers, layout: str, other_splits: OtherSplits
+) -> LabelSet:
     """Read the labels of a task with a class a pixel, or one a picture, and count them.
 
     Args:
         layout: what its folders are called.
+        other_splits: finds the splits of a folder that are for scoring alone.
     """
     reader = PictureReader()
     division = Division(crop=CROP, val_fraction=data.val_fraction, seed=data.seed)
-    opened: list[tuple[Entry, Parts]] = []
+    opened = []
     for entry in entries_of(data):
         if isinstance(entry, LabelledFolder):
-            opened.append((entry, openers.folder(entry, reader, division)))
+            part = openers.folder(entry, reader, division)
+            others, lost = _open_each(entry.path, other_splits(entry.path, reader, division))
+            read = _Read(entry, layout, (*_sources_of(part), *others), (*part.notes, *lost))
         else:
-            opened.append((entry, openers.scene(entry, division)))
-    sources = [source for _, part in opened for source in _sources_of(part)]
-    classes: dict[str, dict[str, Any]] = {}
-    ignored, labelled = 0, 0
-    for source in sources:
-        counts = source.count_classes().counts.sum(axis=0)
-        if source.whole_pictures:
-            counts //= CROP**2  # each counts as the pixels of one window
-        for name, count in zip(source.classes, counts.tolist(), strict=True):
-            record = classes.setdefault(name, {"train": 0, "val": 0, "labels": 0})
-            record[source.split] += count
-            record["labels"] += count
-        labelled += int(counts.sum())
-        if not source.whole_pictures:
-            ignored += sum(site.num_pixels for site in source.sites) - int(counts.sum())
+            part = openers.scene(entry, division)
+            read = _Read(entry, "scene with labels", _sources_of(part), part.notes)
+        opened.append(read)
+    sources = [source for read in opened for source in read.sources]
+    classes = _count_classes(opened)
+    labelled = sum(record["labels"] for record in classes.values())
     for record in classes.values():
         record["share"] = record["labels"] / labelled if labelled else 0.0
+    of_pixels = [source for source in sources if not source.whole_pictures]
+    ignored = sum(
+        sum(site.num_pixels for site in source.sites) - int(source.count_classes().counts.sum())
+        for source in of_pixels
+    )
     reason = "pixels without a class, ignored: nodata, unlabelled, or of no name"
     first = sources[0].sites[0].scene if sources else ""
     unit = "pictures" if any(source.whole_pictures for source in sources) else "pixels"
     record = {
         "unit": unit,
-        "data": [_describe_parts(entry, part, layout) for entry, part in opened],
+        "data": [_describe_parts(read) for read in opened],
         "classes": classes,
         "labels": labelled,
         "labelled_share": labelled / (labelled + ignored) if labelled else 0.0,
         "pictures": sizes_of_pictures(_sizes(sources)),
         "ignored": [{"reason": reason, "count": ignored, "first": first}] if ignored else [],
-        "remarks": [],
+        "remarks": _list_lacking(opened, classes),
     }
     return LabelSet(record=record, write=_write_nothing)
+
+
+def _list_lacking(
+    opened: Sequence[_Read], classes: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """List the classes that are named and have no pixel, each with its polygons and the reason."""
+    reasons = {
+        name: (f"polygons of {name}, which has no pixel: {reason}", source.sites[0].scene)
+        for read in opened
+        for source in read.sources
+        for name, reason in source.reasons.items()
+        if not classes[name]["labels"] and classes[name]["polygons"]
+    }
+    return [
+        {"reason": reason, "count": classes[name]["polygons"], "first": first}
+        for name, (reason, first) in reasons.items()
+    ]
 
 
 def _write_nothing(target: str, options: OutputOptions, progress: Progress) -> None:
     raise OutputError(f"{target}: labels of pixels are not written")
 
 
-def _sources_of(part: Parts) -> list[Source]:
-    return [source for source in (part.training, part.validation) if source is not None]
+def _open_each(
+    path: str, opening: Mapping[str, Callable[[], Source]]
+) -> tuple[list[Source], list[str]]:
+    """Open the splits that ``eval --split`` takes; tell of those that it would refuse."""
+    opened, notes = [], []
+    for split, open_split in opening.items():
+        try:
+            source = open_split()
+            source.count_classes()  # for its checks
+            opened.append(source)
+        except DataError as error:
+            notes.append(f"{path}: the split {split} cannot be scored on: {error}")
+    return opened, notes
+
+
+def _count_classes(opened: Sequence[_Read]) -> dict[str, dict[str, Any]]:
+    """Count the labels of each class by split, its polygons, and its area on the ground.
+
+    Polygons are None where labels are rasters, areas where pixels have no size on the ground.
+    """
+    splits = dict.fromkeys(["train", "val", *(s.split for read in opened for s in read.sources)])
+    classes: dict[str, dict[str, Any]] = {}
+    for read in opened:
+        for source in read.sources:
+            counts, areas = _count_on_the_ground(source)
+            own = zip(source.classes, counts.tolist(), areas.tolist(), strict=True)
+            for name, count, area in own:
+                blank = {**dict.fromkeys((*splits, "labels"), 0), "polygons": None, "area_m2": 0.0}
+                record = classes.setdefault(name, blank)
+                record[source.split] += count
+                record["labels"] += count
+                record["area_m2"] += area
+        polygons = read.sources[0].polygons if read.sources else {}  # of the whole scene
+        for name, number in polygons.items():
+            classes[name]["polygons"] = (classes[name]["polygons"] or 0) + number
+    for record in classes.values():
+        record["others"] = sum(record[split] for split in splits if split not in ("train", "val"))
+        record["area_m2"] = record["area_m2"] if np.isfinite(record["area_m2"]) else None
+    return classes
+
+
+def _count_on_the_ground(source: Source) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return pixels, or whole pictures, of each class, and its area in m2, NaN where unknown."""
+    cells = source.count_classes()
+    if source.whole_pictures:  # each counts as the pixels of one window
+        counts = np.count_nonzero(cells.counts, axis=0)
+        return counts, np.full(len(counts), np.nan)
+    of_sites = np.zeros((len(source.sites), len(source.classes)), dtype=np.int64)
+    np.add.at(of_sites, cells.places[:, 0], cells.counts)
+    pixel_areas = np.array(_pixel_areas_m2(source.sites), dtype=np.float64)
+    areas = np.where(of_sites > 0, of_sites * pixel_areas[:, np.newaxis], 0.0)
+    return of_sites.sum(axis=0), areas.sum(axis=0)
+
+
+def _pixel_areas_m2(sites: Sequence[Site]) -> list[float | None]:
+    """Return what a pixel amid each site covers on the ground."""
+    areas: list[float | None] = []
+    for scene, group in groupby(sites, key=lambda site: site.scene):
+        of_scene = list(group)
+        if of_scene[0].gsd_m is None:
+            areas += [None] * len(of_scene)
+            continue
+        with open_picture(scene) as opened:
+            georeference = opened.georeference
+        for core in (site.core for site in of_scene):
+            col, row = core.col_off + core.width / 2, core.row_off + core.height / 2
+            areas.append(pixel_area_m2(georeference, col=col, row=row))
+    return areas
+
+
+def _sources_of(part: Parts) -> tuple[Source, ...]:
+    return tuple(source for source in (part.training, part.validation) if source is not None)
 
 
 def _sizes(sources: Sequence[Source]) -> list[tuple[int, int]]:
     return [(site.core.width, site.core.height) for source in sources for site in source.sites]
 
 
-def _describe_parts(entry: Entry, part: Parts, layout: str) -> dict[str, Any]:
+def _describe_parts(read: _Read) -> dict[str, Any]:
+    entry = read.entry
     is_folder = isinstance(entry, LabelledFolder)
     unit = "pictures" if is_folder else "blocks"
     return {
         "path": entry.path if isinstance(entry, LabelledFolder) else entry.scene,
-        "format": layout if is_folder else "scene with labels",
-        "splits": {source.split: {unit: len(source.sites)} for source in _sources_of(part)},
-        "notes": list(part.notes),
+        "format": read.layout,
+        "splits": {source.split: {unit: len(source.sites)} for source in read.sources},
+        "notes": list(read.notes),
     }
+
+
+def other_split_folders(
+    open_split: Callable[[str, str, PictureReader], Source], *layouts: tuple[str, ...]
+) -> OtherSplits:
+    """Return what finds the folders beside ``train`` and ``val`` that are laid out as they are.
+
+    Args:
+        open_split: opens one by path and name.
+        layouts: names of folders in a split; all of one layout make it one.
+    """
+
+    def find(
+        path: str, reader: PictureReader, division: Division
+    ) -> dict[str, Callable[[], Source]]:
+        places = sorted(p for p in Path(path).iterdir() if p.is_dir())
+        return {
+            place.name: partial(open_split, path, place.name, reader)
+            for place in places
+            if place.name not in ("train", "val")
+            and any(all((place / name).is_dir() for name in names) for names in layouts)
+        }
+
+    return find
 
 
 def has_split_folders(path: str, *names: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
-from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run
-from lemevit_cli.training.fusion import calibrate_threshold
-from lemevit_cli.training.loop import fit, steps_of_plan
+from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run, check_resumable, recipe_of
+from lemevit_cli.training.fusion import MOST_CALIBRATIONS, calibrate_threshold
+from lemevit_cli.training.loop import TrainingData, fit, steps_of_plan, try_one_window
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -41,6 +42,7 @@ from lemevit_cli.training.task import TaskData, Training
 
 _BEST_NAME = "best.safetensors"
 _REPORT_NAME = "report.png"
+_FEWEST_STEPS = 20  # fewer teach nothing
 _NOT_OF_THE_RECIPE = {
     "backbone",
     "backbone_args",
@@ -61,6 +63,7 @@ def train(
     progress: Progress | None = None,
     *,
     samples: str | None = None,
+    spent_s: float = 0.0,
 ) -> dict[str, Any]:
     """Train, and write the averaged weights that validated best.
 
@@ -70,6 +73,7 @@ def train(
     Args:
         task: a name in ``TASKS``, or a training.
         samples: a PNG to draw before the first step, as :func:`show_samples` does.
+        spent_s: seconds that the user has waited already; they count for a time budget.
 
     Returns:
         A record: ``path``, ``steps``, ``seconds``, ``parameters``, ``classes``, ``report`` (the
@@ -81,21 +85,32 @@ def train(
         LemevitError: for data, options or targets that are wrong, before any step, in one line.
         OutputError: also after the last step, if no weights could be kept on the way.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() - spent_s
     progress = _of_first_process(progress)
     target = Path(output)
     folder = training_folder(target)
-    options = _without_resume_of_nothing(options, folder, progress)
     _check_target(target, folder, options)
-    training = load_training(task) if isinstance(task, str) else task
-    options = follow_recipe(task, options) if isinstance(task, str) else options
-    task_data = _open_data(training, data, options, progress, samples)
-    options = task_data.options
-    loss = training.make_loss(task_data, options)
-    torch.manual_seed(options.seed)
-    model = _build_model(training, task_data, options, progress)
+    options = _without_resume_of_nothing(options, folder, progress)
+    with _phase(progress, "open the data"):
+        training = load_training(task) if isinstance(task, str) else task
+        options = follow_recipe(task, options) if isinstance(task, str) else options
+        task_data = _open_data(training, data, options, samples)
+        options = task_data.options
+        loss = training.make_loss(task_data, options)
+        _check_checkpoint(folder, task_data, options)
+    with _phase(progress, "build the network"):
+        torch.manual_seed(options.seed)
+        model, notes = _build_model(training, task_data, options)
+        if options.batch_size == 1:
+            try_one_window(model, loss, task_data.training)
     parameters = sum(p.numel() for p in model.parameters())
     folder.mkdir(exist_ok=True)
+    # Last of all: what is told of the data does not stand above an error.
+    _tell(task_data, notes, progress)
+    _draw_samples(task_data, samples, options)
+    with _phase(progress, "prepare"):
+        if task_data.prepare is not None and not options.resume:
+            task_data.prepare(model)
     if is_first_process() and not options.resume:
         _remove_old_run(folder)
 
@@ -108,7 +123,7 @@ def train(
     run = fit(
         model,
         loss,
-        task_data.training,
+        _with_calibration(task_data.training, options),
         options,
         folder=folder,
         progress=progress,
@@ -118,11 +133,23 @@ def train(
     if not run.is_main:
         return {"path": output, "steps": run.step}
     _check_saved(folder / _BEST_NAME, run)
-    best = _calibrate(open_weights(folder / _BEST_NAME), training, task_data, options)
-    scores = _score(best, task_data, options, progress)
-    task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
+    end = _End(run, began, progress, output)
+    best = open_weights(folder / _BEST_NAME)
+    if end.has_time_to_score():
+        with _phase(progress, "calibrate"):
+            best = _calibrate(best, training, task_data, options)
+        scores = _score(best, task_data, options, progress, end)
+    else:
+        scores = {}
+    with _phase(progress, "draw the report"):
+        task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
     card = replace(best.card, metrics=_metrics(scores, training.headline, target, data, options))
     save_weights(target, best.state(), card, half=options.half)
+    if run.step < _FEWEST_STEPS:
+        progress.warn(
+            f"{output}: weights of {run.step} steps have learned next to nothing and are useless; "
+            f"take {_FEWEST_STEPS} at least: more time, a smaller --crop or --batch-size"
+        )
     return {
         "path": output,
         "steps": run.step,
@@ -148,8 +175,12 @@ def show_samples(
         LemevitError: as :func:`train`.
     """
     if is_first_process():
-        options = follow_recipe(task, options)
-        _open_data(load_training(task), data, options, _of_first_process(progress), output)
+        progress = _of_first_process(progress)
+        with _phase(progress, "open the data"):
+            options = follow_recipe(task, options)
+            found = _open_data(load_training(task), data, options, output)
+        _tell(found, (), progress)
+        _draw_samples(found, output, options)
 
 
 def describe_training(
@@ -164,10 +195,13 @@ def describe_training(
     Raises:
         LemevitError: as :func:`train`.
     """
-    training = load_training(task)
-    found = _open_data(training, data, follow_recipe(task, options), progress or Silent(), None)
-    training.make_loss(found, found.options)  # for its check
-    model = training.network.build_model(found.card)
+    progress = progress or Silent()
+    with _phase(progress, "open the data"):
+        training = load_training(task)
+        found = _open_data(training, data, follow_recipe(task, options), None)
+        training.make_loss(found, found.options)  # for its check
+        model = training.network.build_model(found.card)
+    _tell(found, (), progress)
     card = asdict(found.card)
     del card["training"], card["metrics"]
     return {
@@ -232,6 +266,7 @@ def _of_first_process(progress: Progress | None) -> Progress:
 def _check_options(training: Training, options: TrainingOptions) -> None:
     """Refuse in a second what would fail after minutes of reading data."""
     check_optimizer(options.optimizer)
+    choose_device(options.device)
     check_fusion(options.backbone, options.backbone_args, options.fuse_tokens)
     training.check(options)
     if options.init is not None and not options.resume:
@@ -256,46 +291,108 @@ def _open_data(
     training: Training,
     data: DataOptions,
     options: TrainingOptions,
-    progress: Progress,
     samples: str | None,
 ) -> TaskData:
-    """Check what can be checked in a second, open the data, tell of them; draw, if asked to.
-
-    Of several processes the first one draws.
-    """
-    overwrite = options.overwrite or options.resume
-    picture = samples if is_first_process() else None
-    if picture is not None:
-        check_replaceable(picture, overwrite=overwrite)
+    """Check what can be checked in a second, then open the data."""
+    if samples is not None and is_first_process():
+        check_replaceable(samples, overwrite=options.overwrite or options.resume)
     _check_options(training, options)
     task_data = training.open_data(data, options)
     check_readable(task_data.card)
-    for note in task_data.notes:
+    return task_data
+
+
+def _tell(task_data: TaskData, notes: Sequence[str], progress: Progress) -> None:
+    """Tell of the data, and what else is known before the first step."""
+    for note in (*task_data.notes, *notes):
         progress.note(note)
     for warning in task_data.warnings:
         progress.warn(warning)
     if task_data.training.validate is None:
         progress.warn("nothing is held back to validate on: the last weights are kept, unscored")
-    if picture is not None and task_data.draw_samples is not None:
-        with replacing(picture, overwrite=overwrite) as temporary:
-            task_data.draw_samples(temporary)
-    return task_data
+
+
+def _draw_samples(task_data: TaskData, picture: str | None, options: TrainingOptions) -> None:
+    """Draw training windows, if asked to; of several processes the first one draws."""
+    if picture is None or task_data.draw_samples is None or not is_first_process():
+        return
+    overwrite = options.overwrite or options.resume
+    with torch.random.fork_rng([]), replacing(picture, overwrite=overwrite) as temporary:
+        task_data.draw_samples(temporary)
 
 
 def _build_model(
-    training: Training, task_data: TaskData, options: TrainingOptions, progress: Progress
-) -> nn.Module:
+    training: Training, task_data: TaskData, options: TrainingOptions
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the network, with the tensors that it begins with, and say what these are."""
     model = training.network.build_model(task_data.card, pretrained=options.pretrained)
     fuse_tokens(model, options.fuse_tokens)
+    if options.resume or options.init is None:
+        return model, ()  # a checkpoint has all of it
+    taken = initialise(model, task_data.card, options.init)
+    left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
+    return model, (f"{taken.copied} tensors taken over from {options.init}{left}",)
+
+
+def _check_checkpoint(folder: Path, task_data: TaskData, options: TrainingOptions) -> None:
+    """Refuse a checkpoint of another training before anything is told of this one."""
     if options.resume:
-        return model  # the checkpoint has all of it
-    if options.init is not None:
-        taken = initialise(model, task_data.card, options.init)
-        left = f"; begin anew: {', '.join(taken.left)}" if taken.left else ""
-        progress.note(f"{taken.copied} tensors taken over from {options.init}{left}")
-    if task_data.prepare is not None:
-        task_data.prepare(model)
-    return model
+        recipe = recipe_of(options, processes=_num_processes(), data=task_data.training.identity)
+        check_resumable(folder, recipe)
+
+
+def _with_calibration(data: TrainingData, options: TrainingOptions) -> TrainingData:
+    """Count the validations of a calibration with what comes after the last step."""
+    if options.fuse_tokens != "auto":
+        return data
+    return replace(data, final_cost=data.final_cost + MOST_CALIBRATIONS)
+
+
+@contextmanager
+def _phase(progress: Progress, label: str) -> Iterator[None]:
+    """Let a listener know what is done, of which nobody knows how long it takes."""
+    progress.start(label, total=0, unit="")
+    try:
+        yield
+    finally:
+        progress.finish()
+
+
+@dataclass(frozen=True)
+class _End:
+    """What a time budget leaves for the scoring after the last step."""
+
+    run: Run
+    began: float
+    progress: Progress
+    output: str
+
+    def has_time_to_score(self) -> bool:
+        """Say whether there is time for all that was held back; tell if there is not."""
+        pace = self.run.pace
+        if pace is None:
+            return True
+        cost_s = pace.final_cost * pace.next_validation_s
+        if pace.may_score and pace.fits(cost_s, self._elapsed_s()):
+            return True
+        self.tell(f"would take {cost_s:.0f} s")
+        return False
+
+    def is_late(self) -> bool:
+        """Say whether the time for scoring is over."""
+        pace = self.run.pace
+        return pace is not None and not pace.fits(0.0, self._elapsed_s())
+
+    def tell(self, why: str) -> None:
+        budget_s = self.run.pace.budget_s if self.run.pace is not None else 0.0
+        self.progress.warn(
+            f"scoring all that was held back {why}, too much for the time budget of "
+            f"{budget_s:g} s: the weights are without figures; lemevit eval {self.output} DATA"
+        )
+
+    def _elapsed_s(self) -> float:
+        """Return the seconds of all sittings."""
+        return time.perf_counter() - self.began + self.run.before_s
 
 
 def _calibrate(
@@ -313,7 +410,11 @@ def _calibrate(
 
 
 def _score(
-    weights: Weights, task_data: TaskData, options: TrainingOptions, progress: Progress
+    weights: Weights,
+    task_data: TaskData,
+    options: TrainingOptions,
+    progress: Progress,
+    end: _End,
 ) -> dict[str, Any]:
     """Score the best weights by data set, on the whole of what was held back."""
     if not task_data.validation:
@@ -325,11 +426,15 @@ def _score(
         threads=options.threads,
         fuse_tokens=options.fuse_tokens,
     )
-    predictor = predictor_to_score(weights, runtime)
-    return {
-        source.name: evaluate_source(predictor, source, progress=progress)
+    with _phase(progress, "load the weights"):
+        predictor = predictor_to_score(weights, runtime, progress)
+    scores = {
+        source.name: evaluate_source(predictor, source, progress=progress, is_late=end.is_late)
         for source in task_data.validation
     }
+    if not all(scores.values()):
+        end.tell("took longer than expected")
+    return {name: figures for name, figures in scores.items() if figures}
 
 
 def _metrics(
@@ -358,6 +463,12 @@ def _metrics(
 def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
     if target.suffix != ".safetensors":
         raise OutputError(f"{target}: weights are written as .safetensors; name it so")
+    earlier = [folder / name for name in (CHECKPOINT_NAME, _BEST_NAME) if (folder / name).exists()]
+    if earlier and not options.overwrite and not options.resume:
+        raise OutputError(
+            f"{earlier[0]} is of an earlier run; go on with it by --resume, or begin anew and "
+            "replace it by --overwrite"
+        )
     check_replaceable(target, overwrite=options.overwrite or options.resume)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")

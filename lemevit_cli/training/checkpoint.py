@@ -17,6 +17,7 @@ from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.weights import load_checkpoint
 from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.schedule import Pace
 
 CHECKPOINT_NAME = "checkpoint.pt"
 # What a resume may choose anew: it changes how long and where a training runs, not what it is.
@@ -57,12 +58,15 @@ class Run:
 
     Args:
         backbone: the part of the model that may be frozen, or learn at a rate of its own.
-        total_steps: None until a time budget has fixed it.
+        before_s: seconds of earlier sittings.
+        total_steps: None until a time budget is over.
+        pace: of a time budget; None where the steps are counted.
         plan: the options that the number of steps comes from.
         elapsed_s: since the training began, without the time between two sittings.
         best: step and figures of the best validation so far.
         validated_step, saved_step: the last of their kind, None before.
         saved_s: ``elapsed_s`` of the last checkpoint.
+        told_s: seconds of a time budget that were told as progress.
         memory: what the loss keeps, of the first process; None where it keeps nothing.
         is_main: of several processes, the one that validates and writes.
     """
@@ -72,6 +76,7 @@ class Run:
     average: ModelEmaV3
     optimizer: torch.optim.Optimizer
     total_steps: int | None = None
+    pace: Pace | None = None
     step: int = 0
     elapsed_s: float = 0.0
     best_score: float = -inf
@@ -80,16 +85,22 @@ class Run:
     validated_step: int | None = None
     saved_step: int | None = None
     saved_s: float = 0.0
+    told_s: int = 0
+    before_s: float = 0.0
     memory: Memory | None = None
     is_main: bool = True
 
     @property
     def done(self) -> float:
-        """The part of the training that is over; 0 while its length is not known."""
+        """The part of the training that is over."""
+        if self.pace is not None:
+            return self.pace.done
         return self.step / self.total_steps if self.total_steps else 0.0
 
     @property
     def is_done(self) -> bool:
+        if self.pace is not None:
+            return self.pace.is_over
         return self.total_steps is not None and self.step >= self.total_steps
 
 
@@ -118,6 +129,7 @@ def save_run(run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[s
         "recipe": dict(recipe),
         "plan": run.plan,
         "total_steps": run.total_steps,
+        "pace": None if run.pace is None else asdict(run.pace),
         "model": accelerator.unwrap_model(run.model).state_dict(),
         "average": run.average.module.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -141,6 +153,16 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(state, file)
 
 
+def check_resumable(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another recipe.
+
+    Raises:
+        WeightsError: if it is missing, or of another recipe; names the first option that differs.
+    """
+    path = folder / CHECKPOINT_NAME
+    _check_recipe(path, load_checkpoint(path).get("recipe", {}), recipe)
+
+
 def restore_run(
     run: Run, folder: Path, accelerator: Accelerator, recipe: Mapping[str, Any]
 ) -> None:
@@ -161,13 +183,14 @@ def restore_run(
         if run.memory is not None:
             run.memory.load_state_dict(state["memory"])
         run.plan, run.total_steps = state["plan"], state["total_steps"]
+        run.pace = Pace(**state["pace"]) if state.get("pace") else None
         run.step = run.saved_step = state["step"]
-        run.elapsed_s = run.saved_s = state["elapsed_s"]
+        run.elapsed_s = run.saved_s = run.before_s = state["elapsed_s"]
         run.best_score, run.best = state["best_score"], state["best"]
         # Judged, but not kept (a full disk) is to be judged again.
         run.validated_step = state.get("validated_step") if run.best else None
         torch.set_rng_state(state["random"][accelerator.process_index].clone())
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
             f"{path}: not a checkpoint of this training ({reason}); "

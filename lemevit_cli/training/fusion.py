@@ -11,6 +11,7 @@ from lemevit_cli.models.lemevit_fusion import fuse_tokens
 from lemevit_cli.training.loop import Validation
 
 _THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
+MOST_CALIBRATIONS = len(_THRESHOLDS) + 1  # validations of a calibration
 _MOST_LOST = 0.005  # of the validation's score: half a point
 
 

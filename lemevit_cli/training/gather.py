@@ -30,6 +30,11 @@ class Judge(Protocol):
         """Return how many times a call's work it takes to predict all in whole."""
         ...
 
+    @property
+    def num_pixels(self) -> int:
+        """Return how many pixels a call looks at."""
+        ...
+
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation: ...
 
 
@@ -107,6 +112,7 @@ def gather_data(
         judge,
         origin=samples.origin,
         labelled_pixels=sum(source.num_pixels for source in sources.training),
+        validation_pixels=judge.num_pixels if judge else 0,
         final_cost=judge.cost_of_all if judge else 0.0,
         identity={"classes": list(card.class_names), **record},
     )

@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
-from math import inf, isfinite
+from math import ceil, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from lemevit_cli.atomic import remove_parts
 from lemevit_cli.errors import LemevitError
@@ -45,16 +46,15 @@ from lemevit_cli.training.metrics_log import MetricsLog
 from lemevit_cli.training.optimizer import make_optimizer
 from lemevit_cli.training.options import TrainingOptions
 from lemevit_cli.training.samples import StepBatches
-from lemevit_cli.training.schedule import (
-    MEASURED_STEPS,
-    FirstSteps,
-    cosine_schedule,
-    steps_of_epochs,
-)
+from lemevit_cli.training.schedule import Pace, cosine_schedule, steps_of_epochs
 from lemevit_cli.training.stop_signals import agreed_signal, leave, stop_signals
 
 _MIXED_PRECISION = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_UNMEASURED_STEPS = 1000  # the schedule of a time budget's first steps, until their number is fixed
+_PARTS_OF_BUDGET = 100_000  # of the learning rate's schedule, where it follows the time
+# Of a budget that is over before the first step: the machine is so busy that another process would
+# take as long to begin. Windows are the same without it.
+_LATE_START = 0.15
+_FORWARD_PART = 1 / 3  # of a step's time: a validation needs no gradients
 _PATIENCE = timedelta(days=2)  # of the processes that wait while the first one validates
 _FAREWELL_S = 3.0
 _NAMED_WINDOWS = 4  # of a step whose loss is no number
@@ -84,6 +84,7 @@ class TrainingData:
         labelled_pixels: of all training data; what an epoch is measured by.
         labelled_pixels_a_window: measures their mean over training windows, where epochs are
             asked for; None: windows are labelled throughout.
+        validation_pixels: that a validation judges.
         final_cost: how many times a validation's time the scoring after the training takes.
         identity: plain values that a resume must find unchanged.
         memory: what the loss keeps from step to step, for checkpoints.
@@ -94,6 +95,7 @@ class TrainingData:
     origin: Callable[[int], str] | None = None
     labelled_pixels: int = 0
     labelled_pixels_a_window: Callable[[], float] | None = None
+    validation_pixels: int = 0
     final_cost: float = 1.0
     identity: Mapping[str, Any] = field(default_factory=dict)
     memory: Memory | None = None
@@ -147,27 +149,22 @@ def fit(
     began -= run.elapsed_s
     log = MetricsLog(folder, first_step=run.step, warn=progress.warn) if run.is_main else None
     schedule = _schedule(run, options)
-    first_steps = FirstSteps(options.time_budget_s or inf, options.head_first)
+    if run.pace is not None:
+        run.pace.pass_time(_from_main(time.perf_counter() - began, accelerator))
+        run.told_s = int(run.pace.elapsed_s)
     _announce(run, progress)
     try:
         with closing(_batches(run, setup)) as batches, stop_signals() as stop:
             while not run.is_done:
-                schedule.step_update(run.step)
-                _set_modes(run, options, first_steps)
+                schedule.step_update(_place_in_schedule(run))
+                _set_modes(run, options)
                 value = _step(run, batches, setup)
-                run.step += 1
-                seconds = time.perf_counter() - began - run.elapsed_s
-                run.elapsed_s += seconds
-                progress.advance(1, loss=value, step=run.step)
-                if run.total_steps is None:
-                    first_steps.add(_from_main(seconds, accelerator))
-                    if first_steps.enough:
-                        _fix_steps(run, first_steps, setup, log, began)
-                        schedule = _schedule(run, options)
+                _count_step(run, time.perf_counter() - began, accelerator)
+                _advance(run, value, progress)
                 if log is not None:
                     log.step(run.step, run.elapsed_s, loss=value, lr=_rate(run), last=run.is_done)
-                if run.is_done or run.step % options.validate_every == 0:
-                    _validate(run, setup, log)
+                if run.is_done or _is_validation_due(run, options):
+                    _validate_in_time(run, setup, log, began)
                 run.elapsed_s = time.perf_counter() - began
                 stopped_by = agreed_signal(stop, accelerator)
                 if run.is_done or stopped_by or _is_checkpoint_due(run, setup):
@@ -176,7 +173,7 @@ def fit(
                     progress.note(f"stopped after step {run.step}; go on with --resume")
                     leave(stopped_by)
             if run.validated_step != run.step:  # a resume that finds no step left to do
-                _validate(run, setup, log)
+                _validate_in_time(run, setup, log, began)
                 _save(run, setup)
     finally:
         progress.finish()
@@ -184,6 +181,17 @@ def fit(
             log.close()
     accelerator.wait_for_everyone()
     return run
+
+
+def try_one_window(model: nn.Module, loss: Loss, data: TrainingData) -> None:
+    """Refuse a network that cannot learn from a single window, before anything else is done.
+
+    Raises:
+        LemevitError: as the first step would.
+    """
+    batch = {**default_collate([data.samples[0]]), "done": torch.tensor(0.0)}
+    with torch.random.fork_rng([]), torch.no_grad():
+        _loss(deepcopy(model).train(), batch, loss)
 
 
 def leave_group() -> None:
@@ -238,28 +246,52 @@ def _prepare(model: nn.Module, setup: Setup) -> Run:
 
 
 def _plan_steps(run: Run, setup: Setup) -> None:
-    """Fix the number of steps; a time budget leaves it open until its first steps are measured.
+    """Fix the number of steps, or the time for them.
 
-    A resume keeps the number that the checkpoint has, unless the options ask for another.
+    A resume keeps what the checkpoint has, unless the options ask for another.
     """
     options, before = setup.options, run.total_steps
     plan = [options.steps, options.epochs, options.time_budget_s]
     if run.plan == plan:
         return
+    is_resumed = bool(run.plan)
     run.plan = plan
     steps = steps_of_plan(options, setup.data, processes=setup.accelerator.num_processes)
     run.total_steps = None if steps is None else max(steps, run.step)
-    if before is not None and run.total_steps == run.step:
+    run.pace = _pace(run, setup) if steps is None else None
+    if is_resumed and run.is_done:
         setup.progress.note(f"{run.step} steps are done already; the training ends here")
-    elif before is not None and run.total_steps not in {None, before}:
+    elif is_resumed and steps is None:
+        left_s = max((options.time_budget_s or inf) - run.elapsed_s, 0.0)
         setup.progress.note(
-            f"goes on at step {run.step} towards step {run.total_steps}, not {before} as before; "
-            "the learning rate follows the new number"
+            f"goes on at step {run.step} with {left_s:.0f} s left of the time budget; the learning "
+            "rate follows the time"
+        )
+    elif is_resumed and run.total_steps != before:
+        instead_of = "a time budget" if before is None else before
+        setup.progress.note(
+            f"goes on at step {run.step} towards step {run.total_steps}, not {instead_of} as "
+            "before; the learning rate follows the new number"
         )
 
 
+def _pace(run: Run, setup: Setup) -> Pace:
+    """Begin to measure a time budget, of which a resumed run may have used a part."""
+    options, data = setup.options, setup.data
+    budget_s = options.time_budget_s or inf
+    pixels_a_step = options.batch_size * options.accumulate * options.crop**2
+    return Pace(
+        budget_s,
+        options.validate_every,
+        final_cost=data.final_cost,
+        validation_steps=_FORWARD_PART * data.validation_pixels / pixels_a_step,
+        done=min(run.elapsed_s / budget_s, 1.0),
+        steps=run.step,
+    )
+
+
 def steps_of_plan(options: TrainingOptions, data: TrainingData, *, processes: int) -> int | None:
-    """Count the steps that are asked for; None where a time budget fixes them on the way."""
+    """Count the steps that are asked for; None where a time budget decides."""
     if options.time_budget_s is not None:
         return None
     if options.epochs is None:
@@ -275,8 +307,12 @@ def steps_of_plan(options: TrainingOptions, data: TrainingData, *, processes: in
 
 
 def _schedule(run: Run, options: TrainingOptions) -> CosineLRScheduler:
-    steps = run.total_steps or _UNMEASURED_STEPS
-    return cosine_schedule(run.optimizer, options, steps=steps)
+    return cosine_schedule(run.optimizer, options, steps=run.total_steps or _PARTS_OF_BUDGET)
+
+
+def _place_in_schedule(run: Run) -> int:
+    """Return the step of the schedule: with a time budget it follows the time."""
+    return run.step if run.pace is None else round(run.pace.done * _PARTS_OF_BUDGET)
 
 
 def _rate(run: Run) -> float:
@@ -285,10 +321,30 @@ def _rate(run: Run) -> float:
 
 def _announce(run: Run, progress: Progress) -> None:
     """Begin a phase: what is left, so that the time left is right after a resume too."""
-    if run.total_steps is None:
-        progress.start("measure", total=MEASURED_STEPS, unit="steps")
-    else:
+    if run.pace is not None:
+        left_s = max(ceil(run.pace.budget_s) - run.told_s, 1)
+        progress.start("train", total=left_s, unit="s")
+    elif run.total_steps is not None:
         progress.start("train", total=run.total_steps - run.step, unit="steps")
+
+
+def _count_step(run: Run, elapsed_s: float, accelerator: Accelerator) -> None:
+    run.step += 1
+    run.elapsed_s = elapsed_s
+    if run.pace is None:
+        return
+    run.pace.add_step(_from_main(elapsed_s, accelerator))
+    if run.pace.is_over:
+        run.total_steps = run.step
+
+
+def _advance(run: Run, value: float, progress: Progress) -> None:
+    """Tell of a step; with a time budget in whole seconds of it."""
+    count = 1
+    if run.pace is not None:
+        count = int(run.pace.elapsed_s) - run.told_s
+        run.told_s += count
+    progress.advance(count, loss=value, step=run.step)
 
 
 def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
@@ -300,17 +356,14 @@ def _batches(run: Run, setup: Setup) -> Generator[dict[str, Tensor]]:
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    return load_batches(
-        setup.data.samples, order, workers=options.workers, device=accelerator.device
-    )
+    workers = options.workers
+    if run.pace is not None and run.pace.elapsed_s - run.before_s > _LATE_START * run.pace.budget_s:
+        workers = 0
+    return load_batches(setup.data.samples, order, workers=workers, device=accelerator.device)
 
 
-def _set_modes(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> None:
-    """Set mode and rates of the next step: a frozen backbone is in evaluation mode.
-
-    While a time budget is measured, every other step computes the gradients of a frozen backbone
-    too, to learn what they will cost, but its rate is zero.
-    """
+def _set_modes(run: Run, options: TrainingOptions) -> None:
+    """Set mode and rates of the next step: a frozen backbone is in evaluation mode."""
     run.model.train()
     if run.backbone is None:
         return
@@ -319,11 +372,11 @@ def _set_modes(run: Run, options: TrainingOptions, first_steps: FirstSteps) -> N
         return
     if options.head_first == 0.0:
         return
-    total = run.total_steps
-    is_frozen = total is None or run.step < options.head_first * total
+    is_frozen = run.done < options.head_first
+    if run.pace is not None:
+        run.pace.freeze(is_frozen)
     set_backbone_trainable(run.backbone, not is_frozen)
     if is_frozen:
-        run.backbone.requires_grad_(total is None and not first_steps.next_is_short)
         for group in run.optimizer.param_groups:
             if group["part"] == "backbone":
                 group["lr"] = 0.0
@@ -406,26 +459,32 @@ def _bad_step(what: str, run: Run, setup: Setup) -> LemevitError:
     )
 
 
-def _fix_steps(
-    run: Run, first_steps: FirstSteps, setup: Setup, log: MetricsLog | None, began: float
-) -> None:
-    """Measure a validation too, then say once how many steps the time budget is enough for."""
-    options, accelerator = setup.options, setup.accelerator
-    before = time.perf_counter()
+def _is_validation_due(run: Run, options: TrainingOptions) -> bool:
+    if run.pace is not None:
+        return run.pace.is_validation_due()
+    return run.step % options.validate_every == 0
+
+
+def _validate_in_time(run: Run, setup: Setup, log: MetricsLog | None, began: float) -> None:
+    """Validate, and measure how long that takes; after a budget that has no time for it, do not."""
+    pace, accelerator = run.pace, setup.accelerator
+    if pace is None or setup.data.validate is None:
+        _validate(run, setup, log)
+        return
+    now_s = _from_main(time.perf_counter() - began, accelerator)
+    pace.pass_time(now_s)
+    if run.is_done and not (pace.may_validate and pace.fits(pace.next_validation_s, now_s)):
+        run.validated_step = run.step
+        setup.progress.warn(
+            f"a validation would take {pace.next_validation_s:.0f} s of a time budget of "
+            f"{pace.budget_s:g} s: the last weights are kept, unscored"
+        )
+        if run.is_main:
+            _keep_best(run, -inf, None, setup)
+        accelerator.wait_for_everyone()
+        return
     _validate(run, setup, log)
-    now = time.perf_counter()
-    run.total_steps = first_steps.affordable_steps(
-        done=run.step,
-        elapsed_s=_from_main(now - began, accelerator),
-        validation_s=_from_main(now - before, accelerator) if setup.data.validate else 0.0,
-        validate_every=options.validate_every,
-        final_cost=setup.data.final_cost,
-    )
-    setup.progress.finish()
-    setup.progress.note(
-        f"a time budget of {options.time_budget_s:g} s is enough for {run.total_steps} steps"
-    )
-    _announce(run, setup.progress)
+    pace.add_validation(_from_main(time.perf_counter() - began, accelerator))
 
 
 def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:

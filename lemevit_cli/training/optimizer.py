@@ -56,6 +56,7 @@ def make_optimizer(
             groups,
             opt=options.optimizer,
             lr=options.lr,
+            **_moments(options),
             **_ARGUMENTS.get(options.optimizer.lower(), {}),
         )
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -63,6 +64,12 @@ def make_optimizer(
         raise LemevitError(
             f"optimizer {options.optimizer!r} cannot be used here ({reason}); use adamw or muon"
         ) from error
+
+
+def _moments(options: TrainingOptions) -> dict[str, Any]:
+    """Return how gradients are averaged, where the options say it."""
+    moments = {"betas": options.betas, "eps": options.eps}
+    return {name: value for name, value in moments.items() if value is not None}
 
 
 def parameter_groups(

@@ -54,9 +54,10 @@ class TimmAugmentation:
         interpolation: by which that becomes a window.
         hflip, vflip: probabilities.
         randaugment: its policy in timm's words; empty for none.
-        erasing: probability that a rectangle is noise.
+        erasing, erasing_mode: probability that a rectangle becomes noise, and of which kind.
         mixup, cutmix: of two windows, the alphas of the mixture; 0 for none of its kind.
         mix_prob, mix_switch: probability of any mixture, and of cutmix where both are asked for.
+        mix_mode: whether a ``batch``, a ``pair`` or an ``elem`` is mixed by one share.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -66,10 +67,12 @@ class TimmAugmentation:
     vflip: float = 0.0
     randaugment: str = "rand-m9-mstd0.5-inc1"
     erasing: float = 0.25
+    erasing_mode: str = "pixel"
     mixup: float = 0.8
     cutmix: float = 1.0
     mix_prob: float = 1.0
     mix_switch: float = 0.5
+    mix_mode: str = "batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,8 @@ class DataOptions:
             blocks, or of the pictures of an undivided folder; None holds back a fifth where the
             labels suffice, 0 nothing.
         seed: of the division.
-        skip_bad_labels: of boxes: count labels that cannot be understood, and leave them out.
+        skip_bad_labels: of boxes and of classes of pictures: count what cannot be understood, and
+            leave it out.
     """
 
     paths: tuple[str, ...] = ()
@@ -140,11 +144,12 @@ class TrainingOptions:
         class_weights: ``none``, ``balanced``, or ``name=2,other=0.5``; for the cross-entropy.
         steps: updates of the weights.
         epochs: instead of ``steps``: passes over as many pixels as are labelled.
-        time_budget_s: instead of ``steps``: seconds that the whole run may take; the first steps
-            are measured and the number of steps is fixed once.
+        time_budget_s: instead of ``steps``: seconds that the whole run may take, its validations
+            and end included; steps are measured as they go, and the learning rate follows the time.
         batch_size, crop: windows a step and process, and their side in pixels.
         accumulate: batches whose gradients make one update.
         optimizer: a name of timm, such as ``muon`` or ``adamw``.
+        betas, eps: of an optimizer of Adam's kind; None takes its own.
         lr, weight_decay: ``lr`` at its peak, Muon's by default (others want less).
         warmup, cooldown: parts of the whole training: up to the peak, and at the lowest rate.
         first_rate, last_rate: where the warm-up begins and the cosine ends, in parts of ``lr``.
@@ -185,6 +190,8 @@ class TrainingOptions:
     crop: int = 256
     accumulate: int = 1
     optimizer: str = "muon"
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
     lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.05

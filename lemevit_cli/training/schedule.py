@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import ceil
+from statistics import median
 
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
@@ -14,10 +14,13 @@ from torch.utils.data import Dataset
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.training.options import TrainingOptions
 
-MEASURED_STEPS = 12  # at most, of a run with a time budget, until its number of steps is fixed
-_STARTING_STEPS = 2  # of these, at first: caches are cold and workers start
-_MEASURED_PART = 0.05  # of the time budget, at most
-_MARGIN = 0.05  # of the time budget, kept free: checkpoints, a machine with other work
+MEASURED_STEPS = 12  # at most, of a run with a time budget, until a validation is measured
+_FEWEST_STEPS = 3  # that tell how long a step takes: caches are cold and workers start at first
+_RECENT_STEPS = 9
+_MEASURED_PART = 0.05  # of the time budget, at most, until a validation is measured
+_MARGIN = 0.05  # of the time budget, kept free: pictures, weights, a machine with other work
+_MOST_TO_VALIDATE, _MOST_TO_END = 0.2, 0.4  # of the time budget
+LATEST = 1.1  # of the time budget: what would end later is not begun
 _COUNTED_WINDOWS = 16  # they cost seconds, and their mean is right to some tenths
 
 
@@ -61,67 +64,127 @@ def cosine_schedule(
 
 
 @dataclass
-class FirstSteps:
-    """Seconds that the first steps of a run took, from which a time budget fixes its length.
+class Pace:
+    """How much of a time budget is over, measured again at every step.
+
+    The share that is done goes on by what a step takes of the time that is left for steps: it rises
+    evenly, skips nothing for a validation, and reaches 1 as the time ends, however busy the machine
+    becomes. Times are seconds of the whole run.
 
     Args:
-        budget_s: for the whole run.
-        head_first: part of the run in which the backbone is frozen; these steps are shorter.
+        budget_s: for the whole run, its end included.
+        validate_every: steps between two validations.
+        final_cost: how many times a validation's time the scoring after the training takes.
+        validation_steps: a guess of how many steps' time a validation takes, until one is measured.
+        done: share of the training that is over, in [0, 1].
+        steps: of the whole run.
+        is_frozen: of the backbone, whose steps are shorter then.
+        elapsed_s: until the end of the last step, or of what came after it.
+        recent: seconds of the last steps.
+        validation_s: of the last validation, made while a step took ``reference_s``.
+        since: steps since then.
     """
 
     budget_s: float
-    head_first: float = 0.0
-    _seconds: list[float] = field(default_factory=list)
+    validate_every: int
+    final_cost: float = 0.0
+    validation_steps: float = 0.0
+    done: float = 0.0
+    elapsed_s: float = 0.0
+    steps: int = 0
+    is_frozen: bool = False
+    recent: list[float] = field(default_factory=list)
+    validation_s: float | None = None
+    reference_s: float | None = None
+    since: int = 0
 
     @property
-    def next_is_short(self) -> bool:
-        """Say whether the next step should be of the shorter kind; the two take turns."""
-        return self.head_first > 0 and len(self._seconds) % 2 == 0
+    def is_over(self) -> bool:
+        return self.done >= 1.0
 
     @property
-    def enough(self) -> bool:
-        measured = self._seconds[_STARTING_STEPS:]
-        if len(measured) < 2:  # one of each kind
-            return False
-        return (
-            len(self._seconds) >= MEASURED_STEPS or sum(measured) >= _MEASURED_PART * self.budget_s
-        )
+    def step_s(self) -> float:
+        """Return what a step takes at present; 0 before the first one."""
+        return median(self.recent) if self.recent else 0.0
 
-    def add(self, seconds: float) -> None:
-        self._seconds.append(seconds)
+    @property
+    def next_validation_s(self) -> float:
+        """Return what a validation would take now: longer, where steps have become longer."""
+        if self.validation_s is None:
+            return self.validation_steps * self.step_s
+        if self.reference_s is None or not self.recent:
+            return self.validation_s
+        return self.validation_s * self.step_s / self.reference_s
 
-    def affordable_steps(
-        self,
-        *,
-        done: int,
-        elapsed_s: float,
-        validation_s: float,
-        validate_every: int,
-        final_cost: float,
-    ) -> int:
-        """Return the largest number of steps that ends in time; never fewer than are done.
+    @property
+    def may_validate(self) -> bool:
+        """Say whether a validation leaves most of the budget for steps."""
+        return self.next_validation_s <= _MOST_TO_VALIDATE * self.budget_s
 
-        Args:
-            done: steps already made, after ``elapsed_s`` seconds of the run.
-            validation_s: seconds of a validation: one comes every ``validate_every`` steps and one
-                at the end, then a scoring that takes ``final_cost`` times as long.
+    @property
+    def may_score(self) -> bool:
+        """Say whether validation and scoring at the end leave most of the budget for steps."""
+        end_s = (1.0 + self.final_cost) * self.next_validation_s
+        return self.may_validate and end_s <= _MOST_TO_END * self.budget_s
+
+    @property
+    def left_s(self) -> float:
+        """Return the seconds that are left for steps, without validations and the end."""
+        validation_s = self.next_validation_s
+        end_s = validation_s * (self.may_validate + self.final_cost * self.may_score)
+        left_s = (1.0 - _MARGIN) * self.budget_s - self.elapsed_s - end_s
+        if self.may_validate and self.step_s > 0:
+            left_s /= 1.0 + validation_s / (self.validate_every * self.step_s)
+        return max(left_s, 0.0)
+
+    def pass_time(self, elapsed_s: float) -> None:
+        """Let time go by that is no step's."""
+        self.elapsed_s = elapsed_s
+
+    def add_step(self, elapsed_s: float) -> None:
+        """Add a step that has just ended; the last one is that after which no half step fits."""
+        seconds = elapsed_s - self.elapsed_s
+        self.elapsed_s = elapsed_s
+        self.steps += 1
+        self.recent = [*self.recent, seconds][-_RECENT_STEPS:]
+        self.since += 1
+        if self.since == _FEWEST_STEPS:
+            # A machine that has become busy during a validation shows it in the steps after it.
+            self.reference_s = max(self.reference_s or 0.0, median(self.recent[-self.since :]))
+        left_s = self.left_s
+        if left_s < self.step_s / 2:
+            self.done = 1.0
+        else:
+            self.done += (1.0 - self.done) * seconds / (left_s + seconds)
+
+    def add_validation(self, elapsed_s: float) -> None:
+        """Add a validation that has just ended."""
+        self.validation_s = elapsed_s - self.elapsed_s
+        self.reference_s, self.since = self.step_s or None, 0
+        self.elapsed_s = elapsed_s
+
+    def freeze(self, is_frozen: bool) -> None:
+        """Expect steps of another length from a change on, on a machine as busy as before."""
+        if is_frozen == self.is_frozen:
+            return
+        self.is_frozen = is_frozen
+        self.validation_s = self.next_validation_s if self.validation_s is not None else None
+        self.recent, self.reference_s, self.since = [], None, 0
+
+    def is_validation_due(self) -> bool:
+        """Say whether to validate after the step that was added.
+
+        The first time early, to know how long it takes; then as often as was asked for, as long as
+        it takes no more than half of what is left.
         """
-        measured = self._seconds[_STARTING_STEPS:]
-        resting, whole = measured[::2], measured[1::2]
-        if self.head_first == 0:
-            resting = whole = measured
-        resting_s, whole_s = sum(resting) / len(resting), sum(whole) / len(whole)
+        if self.is_over or not self.may_validate:
+            return False
+        if self.validation_s is None and self.steps >= _FEWEST_STEPS:
+            is_known = sum(self.recent) >= _MEASURED_PART * self.budget_s
+            return is_known or self.steps >= MEASURED_STEPS
+        is_turn = self.steps % self.validate_every == 0
+        return is_turn and 2.0 * self.next_validation_s <= self.left_s
 
-        def end_s(steps: int) -> float:
-            short = max(ceil(self.head_first * steps) - done, 0)
-            validations = ceil(steps / validate_every) - done // validate_every + final_cost
-            return (
-                elapsed_s
-                + short * resting_s
-                + (steps - done - short) * whole_s
-                + validations * validation_s
-            )
-
-        available = (1.0 - _MARGIN) * self.budget_s
-        most = done + int(available / min(resting_s, whole_s)) + 1
-        return done + bisect_right(range(done + 1, most + 1), available, key=end_s)
+    def fits(self, seconds: float, elapsed_s: float) -> bool:
+        """Say whether something may still be done, a little beyond the budget if need be."""
+        return elapsed_s + seconds <= LATEST * self.budget_s

@@ -11,6 +11,7 @@ import numpy as np
 from lemevit_cli.errors import DataError
 from lemevit_cli.legend import LONGEST_NAME, is_class_name
 from lemevit_cli.models.weights import find_weights, read_card
+from lemevit_cli.raster.inspection import picture_warnings
 from lemevit_cli.training.class_counts import note_counts, warn_of_missing
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
@@ -137,7 +138,7 @@ def _open_item(
     for entry in entries:
         if isinstance(entry, LabelledFolder):
             entry = replace(entry, skip_bad_labels=skip_bad_labels)
-            part = openers.folder(entry, reader, division)
+            part = _with_values(openers.folder(entry, reader, division))
         else:
             part = openers.scene(entry, division)
         parts.append(part)
@@ -148,6 +149,13 @@ def _open_item(
             # Also for its checks: before any step, not after the first.
             held_back.append(_count(part.validation))
     return _Item(tuple(parts), tuple(cells), tuple(held_back), tuple(weights))
+
+
+def _with_values(parts: Parts) -> Parts:
+    """Note what is likely to be read wrongly of a folder's pictures."""
+    sources = [source for source in (parts.training, parts.validation) if source is not None]
+    paths = [path for source in sources for site in source.sites for path in site.dates]
+    return replace(parts, notes=(*parts.notes, *picture_warnings(paths)))
 
 
 def _count(source: Source) -> Cells:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.scene import open_ground
 from lemevit_cli.raster.validity import nodata_by_band
 from lemevit_cli.training.draw import DrawnWindow
 
@@ -98,7 +98,7 @@ def _is_single_value(measured: list[NDArray[np.float64]]) -> bool:
 
 
 def _nodata_of(raster: str) -> tuple[float | None, ...]:
-    with open_scene(raster) as scene:
+    with open_ground(raster) as scene:
         return scene.nodata_as_read
 
 

@@ -76,6 +76,11 @@ class WindowValidation:
         self._tasks, self.cost_of_all = plan_windows(self.sources, self.card, self.limit)
         self._shown = set(spread(list(range(len(self._tasks))), _EXAMPLES))
 
+    @property
+    def num_pixels(self) -> int:
+        """Return how many pixels a call looks at."""
+        return sum(window.width * window.height for _, _, window in self._tasks)
+
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
         self.confusions, examples = {}, []
         for number, (source, site, window) in enumerate(self._tasks):

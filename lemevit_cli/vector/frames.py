@@ -30,6 +30,7 @@ class LayerFacts:
     Args:
         path: what messages call it.
         crs: None where it has none that is tied to the earth.
+        local_crs: the name of one that is not; None without it.
         bounds: of all its features, in its own numbers; None where there are none.
         fields: their names.
     """
@@ -38,6 +39,12 @@ class LayerFacts:
     crs: pyproj.CRS | None
     bounds: Bounds | None
     fields: frozenset[str]
+    local_crs: str | None = None
+
+    @property
+    def lack(self) -> str:
+        """Say why its numbers may lie anywhere."""
+        return "has no CRS" if self.local_crs is None else f"has a local CRS ({self.local_crs})"
 
     @property
     def is_geojson(self) -> bool:
@@ -47,14 +54,15 @@ class LayerFacts:
 
 def facts_of(path: str, crs: Any, bounds: Any, fields: Iterable[Any]) -> LayerFacts:
     """Gather the facts of a layer, from its CRS in any form and its bounds, finite or not."""
-    known = None if crs is None else pyproj.CRS.from_user_input(crs)
-    if known is not None and not is_tied_to_earth(known.to_wkt()):
+    known: pyproj.CRS | None = None if crs is None else pyproj.CRS.from_user_input(crs)
+    local = None if known is None or is_tied_to_earth(known.to_wkt()) else str(known.name)
+    if local is not None:
         known = None
     numbers = None
     if bounds is not None and np.isfinite(bounds).all():
         west, south, east, north = (float(v) for v in bounds)
         numbers = west, south, east, north
-    return LayerFacts(path, known, numbers, frozenset(map(str, fields)))
+    return LayerFacts(path, known, numbers, frozenset(map(str, fields)), local)
 
 
 def choose_way(place: Placement, layer: LayerFacts) -> tuple[Way, tuple[str, ...]]:
@@ -129,14 +137,14 @@ def _way_without_crs(
         return on_map, ()
     if any(touch(layer.bounds, box) for box in on_map.boxes() or ()):
         return on_map, _taken_for_the_map(place, layer)
-    span = f"{layer.path}: has no CRS; its polygons span {bounds_text(layer.bounds)}"
+    span = f"{layer.path}: {layer.lack}; its polygons span {bounds_text(layer.bounds)}"
     if _lies_on_as_degrees(place, layer.bounds):
         raise SceneError(
             f"{span}, which are degrees on {scene.name}; state its CRS (ogr2ogr -a_srs EPSG:4326)"
         )
     cols, rows = _PIXEL_MARGIN * scene.width, _PIXEL_MARGIN * scene.height
     if _within(layer.bounds, (-cols, -rows, scene.width + cols, scene.height + rows)):
-        note = f"{layer.path}: has no CRS and is taken as pixels of {scene.name}, rows downward"
+        note = f"{layer.path}: {layer.lack} and is taken as pixels of {scene.name}, rows downward"
         return pixels, (note,)
     no_degrees = "" if _within(layer.bounds, _DEGREES) else "cannot be degrees, and "
     raise SceneError(
@@ -150,7 +158,7 @@ def _taken_for_the_map(place: Placement, layer: LayerFacts) -> tuple[str, ...]:
     if place.crs_wkt is None:
         return ()
     name = pyproj.CRS.from_wkt(place.crs_wkt).name
-    return (f"{layer.path}: has no CRS and is taken to be in that of {place.grid.name}, {name}",)
+    return (f"{layer.path}: {layer.lack} and is taken to be in that of {place.grid.name}, {name}",)
 
 
 def _lies_on_as_degrees(place: Placement, bounds: Bounds) -> bool:

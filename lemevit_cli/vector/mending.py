@@ -8,6 +8,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+_FARTHEST = 1e15  # of any map: what lies beyond is no place, and squares of it are no numbers
+
 
 @dataclass(frozen=True, eq=False)
 class SinglePolygons:
@@ -17,7 +19,8 @@ class SinglePolygons:
         polygons: in the order of the geometries.
         rows: the geometry that each is from.
         mended: rows of those that were not valid.
-        lost: rows of polygons that have no area, or coordinates that are no numbers.
+        lost: rows of polygons that have no area, or coordinates that are no numbers or lie beyond
+            any map.
         others: rows that hold something else, lines or points.
         missing: rows without a geometry, with an empty one, or one that cannot be read.
     """
@@ -40,7 +43,8 @@ class SinglePolygons:
         counts = (
             (np.unique(mended), "cross or touch themselves; what an outline encloses an odd number "
              "of times counts"),
-            (self.lost, "have no area, or coordinates that are no numbers, and are left out"),
+            (self.lost, "have no area, or coordinates that are no numbers, or none of any map, and "
+             "are left out"),
             (self.others, "hold lines or points, which are left out"),
             (self.missing, "have no geometry that can be read, and are left out"),
         )  # fmt: skip
@@ -63,9 +67,9 @@ def single_polygons(geometries: NDArray) -> SinglePolygons:
     is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
     others = rows[~is_polygon]
     parts, rows = parts[is_polygon], rows[is_polygon]
-    is_finite = np.isfinite(shapely.bounds(parts)).all(axis=1) & _all_finite(parts)
-    lost = [rows[~is_finite]]
-    parts, rows = parts[is_finite], rows[is_finite]
+    is_placed = _all_placed(parts)
+    lost = [rows[~is_placed]]
+    parts, rows = parts[is_placed], rows[is_placed]
     is_valid = shapely.is_valid(parts)
     mended = rows[~is_valid]
     if len(mended):
@@ -96,9 +100,9 @@ def _take_apart(geometries: NDArray, rows: NDArray[np.int64]) -> tuple[NDArray, 
     return geometries[is_there], rows[is_there]
 
 
-def _all_finite(polygons: NDArray) -> NDArray[np.bool_]:
-    """Say of each polygon whether all its coordinates are finite: bounds pass over NaN."""
+def _all_placed(polygons: NDArray) -> NDArray[np.bool_]:
+    """Say of each polygon whether all its coordinates may be of a map: bounds pass over NaN."""
     xy, owner = shapely.get_coordinates(polygons, return_index=True)
     broken = np.zeros(len(polygons), dtype=bool)
-    broken[owner[~np.isfinite(xy).all(axis=1)]] = True
+    broken[owner[~(np.abs(xy) < _FARTHEST).all(axis=1)]] = True
     return ~broken

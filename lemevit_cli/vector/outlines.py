@@ -6,6 +6,7 @@ takes memory for the polygons and some rows, whatever the size of the raster.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _ROWS_AT_ONCE = 256
 _SUMS_AT_ONCE = 8_000_000  # 64 MB, held twice: fewer rows of a wide raster
 _OUTLINED_AT_ONCE = 8_000_000  # pixels
 _CORNERS_AT_ONCE = 1_000_000  # of polygons that are in memory as such
+_TRIED_AT_ONCE = 4_000_000  # corners of pixels that edges pass through
+_POINTS_AT_ONCE = 50_000
 # GEOS leaves out corners whose triangle with their neighbours is smaller than the square of its
 # tolerance. Half a pixel is to smooth steps of one pixel, whose triangles are half a pixel large.
 _STEP = 1.5
@@ -308,7 +311,8 @@ def simplify_regions(
     Regions of one value touch at corners at most. Each is simplified by itself (Douglas and
     Peucker: the outline moves by less than the tolerance), and keeps its outline where it would
     reach into another. Neighbours of different values share edges, which are simplified once for
-    both (Visvalingam and Whyatt) where GEOS can.
+    both (Visvalingam and Whyatt) where GEOS can: nothing comes to lie between them. Of more that
+    hang together than are in memory at once, some edges between two keep their steps.
 
     Args:
         tolerance: in the unit of ``sides``; 0 leaves every corner.
@@ -317,25 +321,140 @@ def simplify_regions(
     if tolerance <= 0 or len(regions) == 0:
         return regions
     share_edges = len(np.unique(regions.values)) > 1 and _HAS_COVERAGES
-    parts, drawn = _parts_that_meet(regions), []
-    for part in parts:
-        polygons = shapely.transform(regions.take(part).polygons, lambda xy: xy * sides)
+    if share_edges:
+        # To GEOS an edge is shared if both have the same corners on it.
+        regions = with_touching_corners(regions)
+    order, drawn = [], []
+    for part, is_whole in _parts_that_meet(regions, cut=share_edges):
+        polygons = regions.take(part).polygons
         if share_edges:
-            polygons = shapely.coverage_simplify(polygons, _STEP * tolerance)
+            polygons = _simplify_together(polygons, tolerance, sides, is_whole=is_whole)
         else:
-            polygons = _simplify_each(polygons, tolerance)
+            polygons = _simplify_each(polygons, tolerance, sides)
+        order.append(part)
         drawn.append(shapely.to_ragged_array(polygons)[1:])
     corners, ends = zip(*drawn, strict=True)
     ring_ends, polygon_ends = (_join_ends(of_parts) for of_parts in zip(*ends, strict=True))
     # Corners are only left out: those that stay are whole numbers.
-    whole = np.round(np.concatenate(corners) / sides).astype(np.int32)
-    order = np.concatenate(parts)
-    return Regions(whole, ring_ends, polygon_ends, regions.values[order]).take(np.argsort(order))
+    whole = np.concatenate(corners).astype(np.int32)
+    joined = np.concatenate(order)
+    thin = Regions(whole, ring_ends, polygon_ends, regions.values[joined]).take(np.argsort(joined))
+    # A corner amid an edge would come to lie on either side of it, rounded on the map.
+    return with_touching_corners(thin)
 
 
-def _simplify_each(polygons: NDArray[Any], tolerance: float) -> NDArray[Any]:
-    """Simplify polygons that touch at corners at most."""
-    drawn = shapely.simplify(polygons, tolerance, preserve_topology=True)
+def with_touching_corners(regions: Regions) -> Regions:
+    """Put a corner on every edge wherever a corner of any ring lies on it, exactly."""
+    corners = regions.corners.astype(np.int64)
+    steps = np.diff(corners, axis=0, append=corners[-1:])
+    steps[regions.ring_ends[1:] - 1] = 0  # from one ring to the next is no edge
+    whole_steps = np.gcd(*np.abs(steps).T)  # an edge of n passes through n - 1 corners of pixels
+    known = np.unique(_keys(corners))
+    places, added = [], []
+    inner = np.maximum(whole_steps - 1, 0)
+    for first, stop in _slices(inner, _TRIED_AT_ONCE):
+        counts = inner[first:stop]
+        edges = np.repeat(np.arange(first, stop), counts)
+        nth = 1 + np.arange(len(edges)) - np.repeat(np.cumsum(counts) - counts, counts)
+        points = (
+            corners[edges] + steps[edges] // whole_steps[edges, np.newaxis] * nth[:, np.newaxis]
+        )
+        keys = _keys(points)
+        is_known = known[np.minimum(np.searchsorted(known, keys), len(known) - 1)] == keys
+        places.append(edges[is_known] + 1)
+        added.append(points[is_known])
+    if not any(map(len, places)):
+        return regions
+    place = np.concatenate(places)
+    return Regions(
+        np.insert(regions.corners, place, np.concatenate(added).astype(np.int32), axis=0),
+        regions.ring_ends + np.searchsorted(place, regions.ring_ends, side="left"),
+        regions.polygon_ends,
+        regions.values,
+    )
+
+
+def _keys(corners: NDArray[np.int64]) -> NDArray[np.int64]:
+    return corners[:, 1] << 32 | corners[:, 0]
+
+
+def _slices(counts: NDArray[np.int64], at_once: int) -> Iterator[tuple[int, int]]:
+    """Yield slices whose counts sum to so many at most, or that hold one count."""
+    ends, first = np.cumsum(counts), 0
+    while first < len(counts):
+        before = int(ends[first - 1]) if first else 0
+        stop = max(int(np.searchsorted(ends, before + at_once, side="right")), first + 1)
+        yield first, stop
+        first = stop
+
+
+def holes_of(regions: Regions) -> tuple[Regions, NDArray[np.intp]]:
+    """Return all holes as regions of their own, and the place of each among the rings."""
+    is_hole = np.ones(len(regions.ring_ends) - 1, bool)
+    is_hole[regions.polygon_ends[:-1]] = False
+    rings = np.flatnonzero(is_hole)
+    corners, ring_ends = _take_groups(regions.ring_ends, rings)
+    ends = np.arange(len(rings) + 1, dtype=np.int64)
+    return Regions(regions.corners[corners], ring_ends, ends, np.zeros(len(rings), np.int32)), rings
+
+
+def without_holes(regions: Regions, rings: NDArray[np.intp]) -> tuple[Regions, NDArray[np.bool_]]:
+    """Fill some holes, which takes the place of the regions that lie in them.
+
+    Args:
+        rings: of the holes, as :func:`holes_of` gives them.
+
+    Returns:
+        The M regions that are left, and which of the N they are.
+    """
+    holes, of_all = holes_of(regions)
+    holes = holes.take(np.flatnonzero(np.isin(of_all, rings)))
+    stays = ~_lie_within(regions, holes)
+    is_kept = np.ones(len(regions.ring_ends) - 1, bool)
+    is_kept[rings] = False
+    corners, ring_ends = _take_groups(regions.ring_ends, np.flatnonzero(is_kept))
+    polygon_ends = np.concatenate([[0], np.cumsum(is_kept)])[regions.polygon_ends]
+    filled = Regions(regions.corners[corners], ring_ends, polygon_ends, regions.values)
+    return filled.take(np.flatnonzero(stays)), stays
+
+
+def _lie_within(regions: Regions, holes: Regions) -> NDArray[np.bool_]:
+    """Mark the regions that lie in one of some holes: with one pixel, and so with all."""
+    within = np.zeros(len(regions), bool)
+    if len(holes) == 0:
+        return within
+    first = _first_pixels(regions)
+    for part in holes.parts():
+        tree = shapely.STRtree(part.polygons)
+        for start in range(0, len(regions), _POINTS_AT_ONCE):
+            points = shapely.points(first[start : start + _POINTS_AT_ONCE] + 0.5)
+            inside, _ = tree.query(points, predicate="within")
+            within[start + inside] = True
+    return within
+
+
+def _simplify_together(
+    polygons: NDArray[Any], tolerance: float, sides: tuple[float, float], *, is_whole: bool
+) -> NDArray[Any]:
+    """Simplify polygons that share edges, in pixels; their outer edges too if all are there."""
+    # Triangles decide by their area, which is as many times that in pixels for all of them.
+    step = _STEP * tolerance / math.sqrt(sides[0] * sides[1])
+    while step >= 0.5:  # smaller than half a pixel no triangle is
+        drawn: NDArray[Any] = shapely.coverage_simplify(polygons, step, simplify_boundary=is_whole)
+        if shapely.is_valid(drawn).all():
+            return drawn
+        step /= 2
+    return polygons
+
+
+def _simplify_each(
+    polygons: NDArray[Any], tolerance: float, sides: tuple[float, float]
+) -> NDArray[Any]:
+    """Simplify polygons that touch at corners at most, in pixels."""
+    scaled = shapely.transform(polygons, lambda xy: xy * sides)
+    scaled = shapely.simplify(scaled, tolerance, preserve_topology=True)
+    # Rounded to whole numbers, what was valid may touch itself.
+    drawn = shapely.transform(scaled, lambda xy: np.round(xy / sides))
     is_thinner = shapely.get_num_coordinates(drawn) < shapely.get_num_coordinates(polygons)
     while (is_invalid := is_thinner & (~shapely.is_valid(drawn) | _reaching_over(drawn))).any():
         drawn[is_invalid], is_thinner[is_invalid] = polygons[is_invalid], False
@@ -348,20 +467,28 @@ def _join_ends(of_parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.concatenate(counts))])
 
 
-def _parts_that_meet(regions: Regions) -> list[NDArray[np.intp]]:
-    """Cut regions into parts that are simplified by themselves, so many as are in memory at once.
+def _parts_that_meet(regions: Regions, *, cut: bool) -> Iterator[tuple[NDArray[np.intp], bool]]:
+    """Yield parts that are simplified by themselves, and whether all that meets one is in it.
 
     A corner may go or stay for what lies in the triangle with its neighbours, within the bounds of
-    its region: those whose bounds meet are in one part, however many they are.
+    its region: those whose bounds meet are in one part, as many as are in memory at once.
+
+    Args:
+        cut: into several parts what meets, but is more; else it is one.
     """
     groups = _groups_that_meet(regions)
     order = np.argsort(groups, kind="stable")
-    part_of = (np.cumsum(np.diff(regions.corner_ends)[order]) - 1) // _CORNERS_AT_ONCE
-    # A group goes to the part of its first region.
-    is_first = np.diff(groups[order], prepend=-1) != 0
-    part_of = part_of[is_first][np.cumsum(is_first) - 1]
-    parts = np.split(order, np.flatnonzero(np.diff(part_of)) + 1)
-    return [np.sort(part) for part in parts]
+    counts = np.diff(regions.corner_ends)[order]
+    begins = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    of_groups = np.add.reduceat(counts, begins)
+    ends = np.append(begins, len(order))
+    for first, stop in _slices(of_groups, _CORNERS_AT_ONCE):
+        part = order[ends[first] : ends[stop]]
+        if not cut or of_groups[first:stop].sum() <= _CORNERS_AT_ONCE:
+            yield np.sort(part), True
+            continue
+        for some, others in _slices(counts[ends[first] : ends[stop]], _CORNERS_AT_ONCE):
+            yield part[some:others], False
 
 
 def _groups_that_meet(regions: Regions) -> NDArray[np.intp]:

@@ -33,6 +33,8 @@ _MANY = 100_000  # features whose values take longer to read than the polygons o
 _SMALL = 4  # pixels: sides of polygons that may lie between the centres
 _LONG = 200  # points of an outline that is worth being cut to a window
 _DECIMALS = 6  # of pixels that corners are rounded to
+_VECTOR_SUFFIXES = (".shp", ".geojson", ".fgb", ".kml", ".gml", ".topojson")  # no raster's
+_SHX_HEADER, _SHX_RECORD = 100, 8  # bytes
 _NOWHERE = (1e300, 1e300, 1e300, 1e300)  # a box that no feature touches
 _IN_ORDER = (".geojson", ".json", ".csv")  # read in whole: their numbers need not be their order
 
@@ -155,8 +157,9 @@ def is_vector(path: str) -> bool:
         with reading(path):
             return len(pyogrio.list_layers(file)) > 0
     except SceneError:
-        # Of a missing file the layer's reader tells more than GDAL's rasters do.
-        return bool(layer) or (":" not in file and not Path(file).exists())
+        # Of a file that is missing or broken the layer's reader tells more than GDAL's rasters do.
+        is_named_so = Path(file).suffix.lower() in _VECTOR_SUFFIXES
+        return bool(layer) or is_named_so or (":" not in file and not Path(file).exists())
 
 
 def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
@@ -207,6 +210,7 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
     wanted = layer or named
     with reading(path, _AS_POLYGONS):
         listed = pyogrio.list_layers(file)
+    _check_shapefile(Path(file))
     layers = [str(name) for name, kind in listed if kind is not None]
     if wanted:
         if wanted not in layers:
@@ -225,6 +229,25 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
     return file, layers[0]
 
 
+def _check_shapefile(path: Path) -> None:
+    """Refuse a shapefile whose table has another number of rows than there are shapes.
+
+    Raises:
+        SceneError: OGR passes over the rest of the longer one without a word.
+    """
+    index, table = path.with_suffix(".shx"), path.with_suffix(".dbf")
+    if path.suffix.lower() != ".shp" or not (index.is_file() and table.is_file()):
+        return
+    shapes = (index.stat().st_size - _SHX_HEADER) // _SHX_RECORD
+    with table.open("rb") as file:
+        rows = int.from_bytes(file.read(8)[4:], "little")
+    if shapes != rows:
+        raise SceneError(
+            f"{path}: holds {shapes} shapes, and {table.name} {rows} rows; they are of two layers, "
+            "or one was cut off"
+        )
+
+
 def read_layer(
     path: str, *, layer: str | None = None, where: str | None = None, bbox: Bounds | None = None
 ) -> geopandas.GeoDataFrame:
@@ -238,9 +261,15 @@ def read_layer(
     Raises:
         SceneError: if the file, the layer or the filter cannot be understood.
     """
+    return _read_table(path, *layer_name(path, layer), where=where, bbox=bbox)
+
+
+def _read_table(
+    path: str, file: str, name: str, *, where: str | None, bbox: Bounds | None = None
+) -> geopandas.GeoDataFrame:
+    """Read a layer whose name is known: a text of a million corners is parsed at each opening."""
     import geopandas
 
-    file, name = layer_name(path, layer)
     what = f"cannot be read with the filter {where!r}" if where else _AS_POLYGONS
     with reading(path, what), warnings.catch_warnings():
         # GDAL's doubts about a filter; an error says what is wrong in one line.
@@ -320,9 +349,10 @@ def _read_near(
             boxes = way.boxes(facts.bounds)
     except SceneError:
         boxes = None  # told where the polygons are brought to the scene
-    if boxes is None or facts.bounds is None or path.partition("|")[0].lower().endswith(_IN_ORDER):
-        return read_layer(path, layer=name, where=where)
-    tables = [read_layer(path, layer=name, where=where, bbox=box) for box in boxes or [_NOWHERE]]
+    file = path.partition("|")[0]
+    if boxes is None or facts.bounds is None or file.lower().endswith(_IN_ORDER):
+        return _read_table(path, file, name, where=where)
+    tables = [_read_table(path, file, name, where=where, bbox=box) for box in boxes or [_NOWHERE]]
     some = [table for table in tables if len(table)] or tables[:1]
     table = some[0] if len(some) == 1 else geopandas.GeoDataFrame(geopandas.pd.concat(some))
     # A spatial index answers in its own order, and of overlapping polygons the later one counts.

@@ -272,7 +272,9 @@ class Way:
             points = points.reshape(2 * pieces + 1, len(pairs), 2)
             middles = self._middle(points[:-2:2], points[2::2])
             leaves = self._distance(points[1::2], middles)
-            if not (leaves[np.isfinite(leaves)] > tolerance).any():
+            # Of a layer as large as the world the map may hold few of the points, or none at first.
+            known = leaves[np.isfinite(leaves)]
+            if len(known) >= len(pairs) and not (known > tolerance).any():
                 break
             pieces *= 2
         return max(longest / pieces, 1e-12)

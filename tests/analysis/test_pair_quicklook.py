@@ -159,5 +159,21 @@ def test_what_cannot_be_drawn_is_refused(pair, write_scene):
     )
     with pytest.raises(SceneError, match="do not overlap"):
         pair_quicklook(pair[0], far)
-    with pytest.raises(OutputError, match="a quicklook is a PNG"):
-        pair_quicklook(*pair, "q.jpg")
+    with pytest.raises(OutputError, match="a quicklook is a PNG or JPEG"):
+        pair_quicklook(*pair, "q.tif")
+
+
+def test_both_dates_are_credited_once_each(pair):
+    plain = panels(*pair)[0][1].copy()
+    for path, credit in zip(pair, ("by A", "by B"), strict=True):
+        with rasterio.open(path, "r+") as scene:
+            scene.update_tags(TIFFTAG_COPYRIGHT=credit)
+    both = panels(*pair)[0][1].copy()
+    with rasterio.open(pair[1], "r+") as scene:
+        scene.update_tags(TIFFTAG_COPYRIGHT="by A")
+    once = panels(*pair)[0][1]
+
+    def width_of(picture):
+        return np.ptp(np.nonzero((picture != plain).any(axis=2))[1])
+
+    assert 20 < width_of(once) < 0.6 * width_of(both)

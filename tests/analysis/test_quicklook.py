@@ -214,8 +214,8 @@ def test_mistakes_are_one_line(tmp_path, gray, write_result, ids):
         shown(tmp_path, gray, over=gray)
     with pytest.raises(SceneError, match="gone"):
         shown(tmp_path, tmp_path / "gone.tif")
-    with pytest.raises(OutputError, match="is a PNG"):
-        quicklook(gray, str(tmp_path / "q.jpg"))
+    with pytest.raises(OutputError, match="is a PNG or JPEG"):
+        quicklook(gray, str(tmp_path / "q.tif"))
     assert not list(tmp_path.glob("q.*"))
 
 
@@ -309,3 +309,48 @@ def test_what_was_mended_in_a_layer_is_told(tmp_path, gray, write_polygons):
     path = write_polygons([eight], crs="EPSG:32633")
     quicklook(path, str(tmp_path / "q.png"), QuicklookOptions(over=gray, size=64), said)
     assert len(said.notes) == 1 and "1 of its features cross" in said.notes[0]
+
+
+CREDIT = "Imagery: somebody, CC BY 4.0"
+
+
+@pytest.fixture
+def credited(write_scene):
+    """Return the path of the gray scene whose file says whom it is owed to."""
+    path = write_scene(np.full((3, 480, 640), 90, np.uint8), "owed.tif", transform=NORTH_UP)
+    with rasterio.open(path, "r+") as scene:
+        scene.update_tags(TIFFTAG_COPYRIGHT=CREDIT)
+    return path
+
+
+@pytest.mark.parametrize("way", ["alone", "over", "beside"])
+def test_whom_a_scene_is_owed_to_stands_on_its_picture(
+    tmp_path, gray, credited, write_result, ids, way
+):
+    def draw(scene):
+        if way == "alone":
+            return shown(tmp_path, scene, overwrite=True)[0]
+        result = write_result(np.full_like(ids, 255))
+        beside = (scene,) if way == "beside" else ()
+        return shown(tmp_path, result, over=scene, beside=beside, overwrite=True)[0]
+
+    rows, cols = np.nonzero((draw(gray) != draw(credited)).any(axis=2))
+    right = 640 if way != "beside" else 2 * 640 + 8
+    assert len(rows) > 300
+    assert rows.min() > 440 and cols.max() > right - 15 and cols.min() > right - 250
+
+
+def test_other_results_stand_beside_a_result(tmp_path, gray, write_result, ids):
+    water = write_result(np.full_like(ids, 2), "water.tif")
+    picture, record = shown(tmp_path, write_result(ids), over=gray, beside=(gray, water), alpha=1.0)
+    assert picture.shape[1] == 3 * 640 + 2 * 8
+    bare, truth, result = (picture[110:190, i * 648 + 210 : i * 648 + 390] for i in range(3))
+    assert (bare == picture[300, 300]).all() and (truth == BLUE).all() and (result == RED).all()
+    assert record["classes"] == ["land", "building", "water"]
+
+
+def test_a_name_that_ends_in_jpg_makes_a_jpeg(tmp_path, gray):
+    record = quicklook(gray, str(tmp_path / "q.jpg"))
+    assert Image.open(record["path"]).format == "JPEG"
+    with pytest.raises(OutputError, match="is a PNG or JPEG"):
+        quicklook(gray, str(tmp_path / "q.tif"))

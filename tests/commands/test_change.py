@@ -171,3 +171,74 @@ def test_a_layer_joins_those_of_a_geopackage(dates, weights):
     )  # fmt: skip
     assert run.exit_code == 0, run.stderr
     assert [name for name, _ in pyogrio.list_layers("project.gpkg")] == ["roads", "found"]
+
+
+def folders_of(write_scene, **names):
+    """Write scenes of 64 x 48 pixels under ``{folder: names}``, and return the folders' paths."""
+    rng = np.random.default_rng(5)
+    for folder, listed in names.items():
+        for name in listed:
+            pixels = rng.integers(40, 220, (3, 48, 64), dtype=np.uint8)
+            path = write_scene(pixels, f"{folder}.tif", transform=NORTH_UP)
+            target = Path(folder) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Path(path).rename(target)
+    return [f"{folder}/" for folder in names]
+
+
+def test_scenes_of_two_folders_are_paired_by_name_and_the_rest_is_told(write_scene, weights):
+    early = ["north.tif", "south.tif", "gone.tif"]
+    places = folders_of(write_scene, early=early, late=["south.tif", "north.tif"])
+    run = invoke(*places, "-w", weights, "-o", "results/", "--json", "--threshold", "0")
+    assert run.exit_code == 0, run.stderr
+    assert "early/ and late/: 2 pairs of the same names" in run.stderr
+    assert "warning: early/: 1 scene has no partner: gone.tif" in run.stderr
+    record = json.loads(run.stdout)
+    assert record["failures"] == {}
+    for each, name in zip(record["results"], ("north", "south"), strict=True):
+        assert each["before"]["path"] == f"early/{name}.tif"
+        assert each["after"]["path"] == f"late/{name}.tif"
+        assert each["paths"] == [f"results/{name}_changes.shp"]
+        alone = invoke(f"early/{name}.tif", f"late/{name}.tif", "-w", weights, "-o", "alone.gpkg",
+                       "--threshold", "0", "--overwrite", "--json", "-q")  # fmt: skip
+        assert json.loads(alone.stdout)["changed_share"] == each["changed_share"]
+        assert len(pyogrio.read_dataframe(each["paths"][0])) == each["polygons"]
+
+
+def test_one_pair_that_fails_leaves_the_others_their_turn(write_scene, weights):
+    places = folders_of(write_scene, early=["a.tif", "b.tif"], late=["a.tif", "b.tif"])
+    Path("late/a.tif").write_bytes(b"no raster")
+    run = invoke(*places, "-w", weights, "-o", "results/", "--format", "GPKG", "-q")
+    assert run.exit_code == 1
+    assert run.stdout == "results/b_changes.gpkg\n"
+    assert "failed: early/a.tif" in run.stderr and "late/a.tif" in run.stderr
+
+
+def test_names_with_dates_are_paired_without_them(write_scene, weights):
+    folders_of(write_scene, t=["x_2019-05-12_pre.tif", "y_pre.tif", "x_20210601_post.tif"])
+    run = invoke("t/*_pre.tif", "t/*_post.tif", "-w", weights, "-o", "results/")
+    assert run.exit_code == 0, run.stderr
+    assert run.stdout == "results/x_20210601_post_changes.shp\n"
+    assert "1 pairs of names that are the same without dates" in run.stderr
+    assert "no partner: y_pre.tif" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "further", "message"),
+    [
+        ("early/", "late/a.tif", (), "early/ is several scenes and late/a.tif is one; name two"),
+        ("early/", "other/", (), "none of their 2 and 1 scenes have the same name"),
+        ("early/", "early/", (), "are the same scenes"),
+        ("early/", "empty/", (), "empty/: no raster is there"),
+        ("early/", "late/", ("-o", "x.shp"), "2 scenes need a folder, such as results/"),
+        ("early/", "late/", ("-o", "-"), "2 scenes need a folder, such as results/"),
+    ],
+)
+def test_folders_that_do_not_fit_are_one_line(
+    before, after, further, message, write_scene, weights
+):
+    folders_of(write_scene, early=["a.tif", "b.tif"], late=["a.tif", "b.tif"], other=["c.tif"])
+    Path("empty").mkdir()
+    run = invoke(before, after, "-w", weights, *further)
+    assert run.exit_code in (1, 2) and message in run.stderr
+    assert len([line for line in run.stderr.splitlines() if not line.endswith("rasters")]) <= 2

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 from lemevit_cli.inference.predictor import load_model
-from lemevit_cli.models.weights import Card, open_weights
+from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.tasks import load_network
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -60,6 +61,49 @@ def test_openvinos_files_answer_as_torch_and_hold_the_card(tiny_weights, tmp_pat
     np.testing.assert_allclose(compiled(pixels)["scores"], answer_of(pixels), atol=1e-4)
     card = Card.from_json(graph.get_rt_info("lemevit_card").astype(str))
     assert card == open_weights(tiny_weights).card
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Return the path of weights of a small detector that is sure at random, never trained."""
+    torch.manual_seed(1)
+    card = Card(
+        task="det",
+        backbone="test_resnet",
+        head="oriented_rcnn",
+        head_args={"channels": 16, "hidden": 32, "proposals": 50, "pyramid_scales": 1},
+        classes=classes_from_names(["ship", "plane"]),
+        window=64,
+        overlap=16,
+    )
+    model = load_network("det").build_model(card)
+    torch.nn.init.normal_(model.roi_head.classify.weight, std=1.0)
+    path = tmp_path_factory.mktemp("weights") / "detector.safetensors"
+    save_weights(path, model.state_dict(), card)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_detector_answers_torchs_candidates(detector, tmp_path, suffix):
+    target = tmp_path / f"model{suffix}"
+    done = invoke(detector, "-o", target, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["difference"] < 1e-3
+    coarse = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8))
+    pixels = coarse.repeat(8, axis=2).repeat(8, axis=3).astype(np.float32)
+    if suffix == ".onnx":
+        (found,) = onnxruntime.InferenceSession(target).run(["candidates"], {"pixels": pixels})
+    else:
+        compiled = openvino.compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = compiled(pixels)["candidates"]
+    network = load_network("det")
+    model = network.for_inference(load_model(open_weights(detector), network))
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(pixels)).numpy()
+    assert found.shape == expected.shape and np.ptp(expected[..., 5:]) > 0.1
+    boxes, others = (network.decode(candidates)[0] for candidates in (expected, found))
+    assert (boxes[:, 6] >= 0).sum() >= 5
+    np.testing.assert_allclose(others, boxes, atol=1e-2)
 
 
 def test_what_stands_there_is_replaced_only_if_asked_for(tiny_weights, tmp_path):

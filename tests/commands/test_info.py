@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -41,3 +44,38 @@ def test_an_unknown_name_is_one_line():
     run = info("lemevit_huge")
     assert run.exit_code == 1 and run.stderr.count("\n") == 1
     assert "no scene, no weights and no timm model" in run.stderr
+
+
+WITHOUT = """
+import sys
+from lemevit_cli.cli import app
+try:
+    app(["info", sys.argv[1]])
+except SystemExit as end:
+    assert not end.code
+heavy = ("torch", "timm", "scipy", "geopandas", "pandas", "openvino", "matplotlib")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_a_scene_is_described_without_torch(scene):
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT, scene], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]" and "EPSG:32633" in run.stdout
+
+
+def test_of_many_bands_the_first_are_described_and_all_counted(write_scene):
+    many = write_scene(np.ones((40, 8, 9), np.uint8))
+    record = json.loads(info(many, "--json").stdout)
+    assert record["bands"] == 40 and record["bidx"] == list(range(1, 17))
+    assert "24 more are left out" in record["warnings"][0]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_a_record_fits_the_terminal_and_loses_nothing(scene, columns, monkeypatch):
+    wide = " ".join(info(scene).stdout.split())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = info(scene).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "".join("".join(lines).split()) == wide.replace(" ", "")

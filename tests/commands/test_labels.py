@@ -2,6 +2,7 @@ import json
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 import shapely
@@ -293,6 +294,42 @@ def test_polygons_of_a_scene_are_counted_by_pixels(tmp_path):
     assert record["task"] == "seg"
     assert record["classes"]["field"]["labels"] == 30 * 20
     assert record["labels"] == WIDTH * HEIGHT
+    counts = {name: figures["polygons"] for name, figures in record["classes"].items()}
+    assert counts == {"background": None, "field": 1, "wedge": 1}
+    [lonlat] = layer.geometry[:1].to_crs(4326)
+    area, _ = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(lonlat)
+    assert record["classes"]["field"]["area_m2"] == pytest.approx(abs(area), rel=1e-4)
+
+
+def test_splits_for_scoring_alone_are_counted_too(tmp_path):
+    ids = np.zeros((48, 64), np.uint8)
+    ids[:10, :20] = 1
+    for split in ("train", "val", "test", "broken"):
+        picture(tmp_path / "data" / split / "images" / "a.png", (64, 48))
+        (tmp_path / "data" / split / "masks").mkdir()
+        Image.fromarray(ids).save(tmp_path / "data" / split / "masks" / "a.png")
+    (tmp_path / "data" / "broken" / "masks" / "a.png").rename(tmp_path / "elsewhere.png")
+    (tmp_path / "data" / "notes").mkdir()
+    run = invoke(tmp_path / "data")
+    assert run.exit_code == 0, run.stderr
+    assert "train 1 pictures; val 1 pictures; test 1 pictures" in run.stdout
+    assert "the split broken cannot be scored on" in run.stdout
+    record = record_of(tmp_path / "data")
+    road = record["classes"]["class_1"]
+    assert (road["train"], road["test"], road["others"], road["labels"]) == (200, 200, 200, 600)
+    assert road["area_m2"] is None and road["polygons"] is None
+    for split in ("train", "val", "test"):
+        for name in ("field", "wood"):
+            picture(tmp_path / "classes" / split / name / "a.png")
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "path;class;split\n" + "".join(f"classes/{s}/{c}/a.png;{c};{t}\n"
+        for c in ("field", "wood") for s, t in (("train", "train"), ("val", "holdout")))
+    )  # fmt: skip
+    for place, split in ((tmp_path / "classes", "test"), (table, "holdout")):
+        record = record_of(place, "--task", "cls")
+        assert record["classes"]["field"][split] == 1
+        assert record["data"][0]["splits"][split] == {"pictures": 2}
 
 
 def test_pairs_are_recognised(tmp_path):

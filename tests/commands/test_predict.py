@@ -137,10 +137,10 @@ def test_tta_is_the_mean_over_the_eight_symmetries_and_told_in_the_result(
 @pytest.mark.parametrize("suffix", ["shp", "gpkg", "fgb", "geojson"])
 def test_polygons_cover_what_the_raster_shows(scene, tiny_weights, suffix):
     invoke(scene, "-w", tiny_weights)
-    run = invoke(scene, "-w", tiny_weights, "-o", f"out.{suffix}")
+    run = invoke(scene, "-w", tiny_weights, "-o", f"out.{suffix}", "--min-area", 0)
     assert run.exit_code == 0, run.stderr
     table = pyogrio.read_dataframe(f"out.{suffix}")
-    assert list(table.columns) == ["class", "class_id", "area_m2", "geometry"]
+    assert list(table.columns) == ["class", "class_id", "score", "area_m2", "geometry"]
     assert table.geometry.is_valid.all()
     with rasterio.open("scene_seg.tif") as result:
         ids, transform, crs = result.read(1), result.transform, result.crs
@@ -155,7 +155,7 @@ def test_polygons_cover_what_the_raster_shows(scene, tiny_weights, suffix):
 
 
 def test_only_some_classes_and_large_polygons_are_kept(scene, tiny_weights):
-    invoke(scene, "-w", tiny_weights, "-o", "all.gpkg")
+    invoke(scene, "-w", tiny_weights, "-o", "all.gpkg", "--min-area", 0)
     table = pyogrio.read_dataframe("all.gpkg")
     name = table["class"].value_counts().index[0]
     run = invoke(scene, "-w", tiny_weights, "-o", "some.gpkg", "--classes", name, "--min-area", 1)
@@ -163,6 +163,36 @@ def test_only_some_classes_and_large_polygons_are_kept(scene, tiny_weights):
     some = pyogrio.read_dataframe("some.gpkg")
     expected = table[(table["class"] == name) & (table["area_m2"] >= 1)]
     assert sorted(some["area_m2"]) == pytest.approx(sorted(expected["area_m2"]))
+
+
+def test_scores_of_polygons_are_means_of_the_best_scores(scene, tiny_weights):
+    invoke(scene, "-w", tiny_weights, "-o", "out.gpkg", "--min-area", 0)
+    invoke(scene, "-w", tiny_weights, "-o", "scores.tif", "--output-type", "scores")
+    table = pyogrio.read_dataframe("out.gpkg")
+    with rasterio.open("scores.tif") as file:
+        best, transform = file.read().max(axis=0), file.transform
+    labels = rasterio.features.rasterize(
+        zip(table.geometry, range(1, len(table) + 1), strict=True),
+        best.shape,
+        transform=transform,
+        dtype="int32",
+    )
+    means = [best[labels == i].mean() for i in range(1, len(table) + 1)]
+    np.testing.assert_allclose(table["score"], means, atol=1e-4)
+
+
+def test_specks_are_told_and_styles_come_along(scene, tiny_weights):
+    every = invoke(scene, "-w", tiny_weights, "-o", "all.gpkg", "--min-area", 0, "--json")
+    run = invoke(scene, "-w", tiny_weights, "-o", "out.gpkg", "--style", "--json")
+    few = json.loads(run.stdout)
+    assert few["polygons"] == pyogrio.read_info("out.gpkg")["features"]
+    assert few["polygons"] + few["polygons_left_out"] == json.loads(every.stdout)["polygons"]
+    assert few["polygons_left_out"] > 0 and "--min-area 0 keeps all" in run.stderr
+    assert {"out.gpkg", "out.qml", "all.gpkg"} <= {path.name for path in Path().iterdir()}
+    refused = invoke(scene, "-w", tiny_weights, "-o", "out.tif", "--style")
+    assert refused.exit_code == 1 and "out.qml exists" in refused.stderr
+    thin = invoke(scene, "-w", tiny_weights, "-o", "s.shp", "--simplify", 1, "--fill-holes", 9)
+    assert thin.exit_code == 0 and pyogrio.read_dataframe("s.shp").geometry.is_valid.all()
 
 
 def test_a_pipe_carries_the_scene_in_and_the_raster_out(scene, tiny_weights):
@@ -327,7 +357,12 @@ def test_pixels_in_degrees_are_read_as_squares_on_the_ground(write_scene, pixels
         (["{scene}", "-w", "{weights}", "--stretch", "odd"], "odd"),
         (["{scene}", "-w", "{weights}", "--classes", "lava"], "lava"),
         (["{scene}", "-w", "{weights}", "--overlap", "64"], "--overlap 64"),
+        (["{scene}", "-w", "{weights}", "--overlap", "63"], "share 48 pixels at most"),
+        (["{scene}", "-w", "{weights}", "--window", "1000000000"], "at most 4,096"),
+        (["{scene}", "-w", "{weights}", "--gsd", "0.1"], "would be 320 x 240 pixels"),
         (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "2", "2"], "outside"),
+        (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "nan", "2"], "WEST < EAST"),
+        (["{scene}", "-w", "{weights}", "--bounds", "1", "1", "1e300", "2"], "outside"),
         (["{scene}", "-w", "{weights}", "--device", "cuda:77"], "cuda:77"),
         (["{scene}", "-w", "{weights}", "--co", "NO_SUCH=1"], "NO_SUCH"),
     ],
@@ -339,6 +374,24 @@ def test_a_mistake_is_one_line_and_exit_1(scene, tiny_weights, arguments, said):
     assert said in run.stderr and run.stderr.count("\n") == 1 and run.stdout == ""
     assert run.stderr.startswith("lemevit: ")
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--threads", "--workers"])
+def test_a_million_threads_or_processes_are_wrong_usage(scene, tiny_weights, option):
+    run = invoke(scene, "-w", tiny_weights, option, "1000000")
+    assert run.exit_code == 2 and f"{option}" in run.stderr and "at most" in run.stderr
+
+
+def test_a_dry_run_counts_what_a_run_does_and_writes_nothing(scene, tiny_weights):
+    command = [scene, "-w", tiny_weights, "-o", "out.tif", "--gsd", "0.25", "--block-size", "32"]
+    plan = json.loads(invoke(*command, "--dry-run", "--json").stdout)
+    assert list(Path().iterdir()) == []
+    assert (plan["model_width"], plan["model_height"], plan["window"]) == (128, 96, 64)
+    line = invoke(*command, "--dry-run").stdout
+    assert line.count("\n") == 1 and "128 x 96" in line and "6 windows" not in line
+    done = json.loads(invoke(*command, "--json").stdout)
+    assert (plan["windows"], plan["path"]) == (done["windows"], "out.tif")
+    assert plan["memory_mb"] > 100
 
 
 def test_a_scene_is_never_its_own_target(scene, tiny_weights):

@@ -59,6 +59,11 @@ def test_a_distilled_backbone_begins_a_training(pictures, teacher, tmp_path, mon
     assert card.training["teacher"]["licence"] == "not stated"
     assert card.training["data"][0]["name"] == "stripes"
     assert Path("b_training/report.png").is_file() and not Path("b_training/teacher").exists()
+    Path("b.safetensors").rename("kept.safetensors")
+    run = pretrain(pictures, teacher, "b.safetensors", "--steps", 12)
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1
+    assert "checkpoint.pt is of an earlier run" in run.stderr and "--resume" in run.stderr
+    Path("kept.safetensors").rename("b.safetensors")
     lines = map(json.loads, Path("b_training/metrics.jsonl").read_text().splitlines())
     scores = [line["score"] for line in lines if "score" in line]
     assert len(scores) == 3 and scores[-1] > scores[0]

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.converted import converted_in
 from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.tasks import load_network
 
@@ -61,6 +62,20 @@ def scenes(write_scene):
     return [write_scene(smooth_pixels(seed), f"{seed}.tif") for seed in (1, 2)]
 
 
+def consumers_of_integers(path):
+    """Return the names of what takes quantized numbers in a file's graph."""
+    import openvino
+
+    network = converted_in(open_weights(path).content, "quantized")
+    graph = openvino.Core().read_model(network.graph, openvino.Tensor(network.constants))
+    return {
+        taken.get_node().get_friendly_name()
+        for operation in graph.get_ops()
+        if operation.get_type_name() == "FakeQuantize"
+        for taken in operation.output(0).get_target_inputs()
+    }
+
+
 def read(path):
     with rasterio.open(path) as raster:
         return raster.read()
@@ -77,7 +92,7 @@ def test_a_quantized_file_answers_nearly_as_torch(weights, scenes, write_scene, 
     record = json.loads(done.stdout)
     assert (record["path"], record["scenes"]) == (str(target), 2)
     assert record["windows"] == record["compared"] == 5
-    assert record["equal_classes"] > 0.9
+    assert record["equal_answers"] > 0.9
     plain, made = open_weights(weights), open_weights(target)
     assert made.is_converted and len(made.content) < len(plain.content)
     told = made.card.training["quantized"]
@@ -128,13 +143,32 @@ def test_change_is_calibrated_on_pairs_of_two_folders(write_scene, tmp_path):
     assert odd.exit_code == 1 and "BEFORE and AFTER by turns" in odd.stderr
 
 
+def test_of_a_detector_the_coordinates_stay_in_floats(scenes, tmp_path):
+    arguments = {"channels": 16, "hidden": 32, "proposals": 50, "pyramid_scales": 1}
+    head = ("lemevit_tiny", "oriented_rcnn", arguments)
+    path = save_untrained(tmp_path / "det.safetensors", "det", *head, ["ship", "plane"])
+    target = tmp_path / "int8.safetensors"
+    places = ("--calibrate", scenes[0], "--windows", 2)
+    done = invoke("quantize", path, *places, "-o", target)
+    assert done.exit_code == 0 and done.stdout == f"{target}\n", done.stderr
+    assert "of the boxes in 2 windows are those that torch finds" in done.stderr
+    quantized = consumers_of_integers(target)
+    assert any(name.startswith("__module.encoder.") for name in quantized)
+    assert any(name.startswith("__module.rpn.conv") for name in quantized)
+    in_floats = ("aten::", "__module.roi_head", "__module.rpn.deltas", "__module.rpn.objectness")
+    assert not [name for name in quantized if name.startswith(in_floats)]
+
+    ran = invoke("detect", scenes[1], "-w", target, "-o", tmp_path / "boxes.gpkg", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert json.loads(ran.stdout)["arithmetic"] == "int8 and float32"
+
+
 def test_what_cannot_be_quantized_is_told_in_one_line(weights, scenes, write_scene, tmp_path):
     target, empty = tmp_path / "int8.safetensors", tmp_path / "empty"
     empty.mkdir()
     two_bands = write_scene(smooth_pixels(1)[:2], "two.tif")
     nothing = write_scene(np.zeros((3, 96, 96), np.uint8), "nothing.tif", nodata=0)
     refusals = {
-        ("objects", scenes[0]): "weights for task det; quantize takes those for seg, change, cls",
         (weights, two_bands): "has 2 bands, the weights want 3",
         (weights, nothing): "no window has a valid pixel",
         (weights, empty): "no raster is there",

@@ -55,7 +55,7 @@ def test_boxes_become_weights_and_figures(boats, tmp_path, monkeypatch):
     assert run.exit_code == 1 and "weights for task det, asked for seg" in run.stderr
 
 
-def test_bad_labels_are_skipped_for_boxes_alone(tmp_path, monkeypatch):
+def test_bad_labels_are_skipped_where_the_task_can(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = "10 20 40 20 40 30 10 30 ship 0\n10 20 40 20 40 30 10 ship 0\n"
     boats = write_set(tmp_path / "boats", lines)

@@ -40,7 +40,8 @@ def test_chosen_blocks_fill_the_budget_and_whole_tiles(write_scene, wide, predic
         assert all((block.col_off - 5) % 16 == 0 for block in blocks)
     assert len(blocks_of_scene(16)) == 1  # by itself, a block as wide as the scene
     assert [block.width for block in blocks_of_scene(512, block_bytes=1)] == [512, 512, 76]
-    assert len(blocks_of_scene(1100, block_bytes=1)) == 1  # strips are never shared
+    assert [block.width for block in blocks_of_scene(1100, block_bytes=1)] == [512, 512, 76]
+    assert blocks_of_scene(16, block_size=4096, block_bytes=1)[0].width == 16
     assert {block.width for block in blocks_of_scene(16, block_size=33)} == {48, 1100 % 48}
 
 

@@ -270,3 +270,39 @@ def test_best_classes_is_argmax_also_among_equals():
 def test_padding_mirrors_even_a_single_pixel():
     padded = pad_by_reflection(np.array([[[7]]]), 4)
     np.testing.assert_array_equal(padded, np.full((1, 4, 4), 7))
+
+
+class Ahead:
+    """Computes as another runtime does, and keeps when it was begun with and when waited for."""
+
+    in_flight = 1
+
+    def __init__(self, runtime):
+        self.runtime, self.begun, self.log = runtime, 0, []
+
+    def begin(self, pixels):
+        number, self.begun = self.begun, self.begun + 1
+        self.log.append(("begin", number))
+
+        def wait():
+            self.log.append(("wait", number))
+            return self.runtime(pixels)
+
+        return wait
+
+
+def test_a_batch_is_begun_with_before_the_answers_to_the_one_before_are_taken(
+    scene, predictor, tmp_path
+):
+    tiling = Tiling(batch_size=2)
+    expected, _ = run(scene, tmp_path / "one.tif", predictor, tiling=tiling, output=SCORES)
+    ahead = Ahead(predictor.runtime)
+    beside = replace(predictor, runtime=ahead)
+    found, _ = run(scene, tmp_path / "ahead.tif", beside, tiling=tiling, output=SCORES)
+    np.testing.assert_array_equal(found, expected)
+    last = ahead.begun - 1
+    assert last >= 2
+    order = [("begin", 0)]
+    for number in range(last):
+        order += [("begin", number + 1), ("wait", number)]
+    assert ahead.log == [*order, ("wait", last)]

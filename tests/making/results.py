@@ -10,9 +10,10 @@ from affine import Affine
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.raster.targets import RasterSpec, open_sink
+from lemevit_cli.raster.targets import RasterSpec, find_writer, open_sink
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.segmentation.inference import WRITERS
+from lemevit_cli.tasks.segmentation.results import open_polygons
 
 UTM33 = pyproj.CRS(32633).to_wkt()
 ROTATED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
@@ -51,12 +52,19 @@ def class_ids():
 
 
 def write_all(target, spec, values, options=None, *, rows=None):
-    """Write values in stripes, in the order of ``rows`` (default: from the top, 7 rows each)."""
-    with open_sink(str(target), spec, options or OutputOptions(), WRITERS) as sink:
+    """Write values in stripes, in the order of ``rows`` (default: from the top, 7 rows each).
+
+    Of polygons all scores are 1.
+    """
+    options = options or OutputOptions()
+    is_layer = find_writer(str(target), options, WRITERS).kind == "regions"
+    opening = open_polygons if is_layer else open_sink
+    with opening(str(target), spec, options, WRITERS) as sink:
         for row in rows if rows is not None else range(0, spec.height, 7):
             height = min(7, spec.height - row)
             window = Window(col_off=0, row_off=row, width=spec.width, height=height)
-            sink.write(window, values[..., row : row + height, :])
+            some = values[..., row : row + height, :]
+            sink.write(window, some, *([np.full_like(some, 65535, np.uint16)] if is_layer else ()))
     return target
 
 

@@ -5,8 +5,9 @@ import torch
 
 from lemevit_cli.errors import DeviceError
 from lemevit_cli.models import cpu_arithmetic
-from lemevit_cli.models.cpu_arithmetic import measure_speedup, multiplies_bf16, pays_in_bf16
+from lemevit_cli.models.cpu_arithmetic import measure_speedup, pays_in_bf16
 from lemevit_cli.models.device import choose_dtype
+from lemevit_cli.models.processor import PIN, multiplies_bf16
 
 CPU = torch.device("cpu")
 
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Return a function that makes this a machine whose measurements give what is said."""
-    monkeypatch.delenv(cpu_arithmetic.PIN)
+    monkeypatch.delenv(PIN)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def make(*, native, speedups):
@@ -91,9 +92,9 @@ def test_a_cache_that_cannot_be_written_is_no_failure(machine, tmp_path):
 def test_the_environment_pins_it(machine, monkeypatch):
     machine(native=True, speedups=[])
     for pinned, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        monkeypatch.setenv(cpu_arithmetic.PIN, pinned)
+        monkeypatch.setenv(PIN, pinned)
         assert choose_dtype("auto", CPU, for_inference=True) == dtype
-    monkeypatch.setenv(cpu_arithmetic.PIN, "int8")
+    monkeypatch.setenv(PIN, "int8")
     with pytest.raises(DeviceError, match=r"LEMEVIT_CPU_PRECISION=int8: set fp32 or bf16"):
         pays_in_bf16()
 

@@ -13,8 +13,10 @@ from rasterio.features import rasterize
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
-from lemevit_cli.raster.class_raster import id_of_white
+from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.raster.class_raster import NO_WHITE, ClassRaster, find_ids, white_of
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.training.datasets.folders import open_folder
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.scenes import open_labelled_scene
 from lemevit_cli.training.options import LabelledScene
@@ -62,20 +64,20 @@ def score(*arguments):
 @pytest.mark.parametrize(
     ("values", "profile", "expected"),
     [
-        (TRUTH * 255, {}, 1),
-        (np.full_like(TRUTH, 255), {}, 1),
-        ((TRUTH * 255).astype("uint16"), {}, 1),
-        ((TRUTH * 255).astype("float32"), {}, 1),
-        (TRUTH * 255, {"nodata": 0}, 1),
-        (TRUTH * 255, {"nodata": 255}, 255),
-        (TRUTH, {}, 255),
-        (TRUTH * 0, {}, 255),
-        (np.where(TRUTH == 1, 255, 3).astype("uint8"), {}, 255),
+        (TRUTH * 255, {}, 255),
+        (np.full_like(TRUTH, 255), {}, 255),
+        ((TRUTH * 255).astype("uint16"), {}, 255),
+        ((TRUTH * 255).astype("float32"), {}, 255),
+        (TRUTH * 255, {"nodata": 0}, 255),
+        (TRUTH * 255, {"nodata": 255}, NO_WHITE),
+        (TRUTH, {}, NO_WHITE),
+        (TRUTH * 0, {}, NO_WHITE),
+        (np.where(TRUTH == 1, 255, 3).astype("uint8"), {}, NO_WHITE),
     ],
 )
 def test_255_is_a_class_only_beside_0_alone(write_mask, values, profile, expected):
     with open_scene(write_mask(values, "m.tif", **profile)) as raster:
-        assert id_of_white(raster) == expected
+        assert white_of(raster) == expected
 
 
 def test_a_value_in_the_last_corner_decides(write_scene):
@@ -83,7 +85,7 @@ def test_a_value_in_the_last_corner_decides(write_scene):
     values[0, 0, 0] = 255
     values[0, -1, -1] = 1
     with open_scene(write_scene(values, "m.tif")) as raster:
-        assert id_of_white(raster) == 255
+        assert white_of(raster) == NO_WHITE
 
 
 def test_named_ids_leave_255_without_a_class(write_mask):
@@ -91,7 +93,7 @@ def test_named_ids_leave_255_without_a_class(write_mask):
     with rasterio.open(path, "r+") as raster:
         raster.update_tags(1, CLASS_0="background", CLASS_1="building")
     with open_scene(path) as raster:
-        assert id_of_white(raster) == 255
+        assert white_of(raster) == NO_WHITE
 
 
 @pytest.mark.parametrize(("found", "iou"), [(HALF * 255, IOU), (TRUTH * 0, 0.0), (HALF, IOU)])
@@ -171,3 +173,67 @@ def test_all_touched_counts_what_polygons_touch(write_mask, houses):
     assert score(*how)["classes"]["building"]["iou"] == pytest.approx(thin.sum() / wide.sum())
     run = CliRunner().invoke(app, ["score", found, found, *CLASSES, "--all-touched"])
     assert run.exit_code == 1 and "polygons against a raster" in run.stderr
+
+
+def as_jpeg(path, values):
+    """Write a mask as JPEG of a poor quality, and return its path."""
+    Image.fromarray(values).save(path, quality=40)
+    return str(path)
+
+
+ROOFS = np.zeros((48, 64), np.uint8)
+ROOFS[11:31, 13:37] = 1
+
+
+def test_a_mask_in_jpeg_is_read_by_its_middle_in_every_command(tmp_path, write_mask):
+    lossy = as_jpeg(tmp_path / "lossy.jpg", ROOFS * 255)
+    assert set(np.unique(np.array(Image.open(lossy))).tolist()) - {0, 255}
+    truth = write_mask(ROOFS, "truth.tif")
+    figures = score(lossy, truth, *CLASSES)
+    assert figures["classes"]["building"]["iou"] == 1
+    assert score(truth, lossy, *CLASSES)["classes"]["building"]["iou"] == 1
+    with open_scene(lossy) as scene:
+        assert white_of(scene) == 128
+        assert find_ids(scene) == ((0, 1), 128)
+        assert (ClassRaster(scene, 128).read(scene.window) == ROOFS).all()
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+        as_jpeg(tmp_path / "data" / split / "images" / "a.jpg", ROOFS * 90)
+        as_jpeg(tmp_path / "data" / split / "masks" / "a.jpg", ROOFS * 255)
+    source = open_folder(tmp_path / "data", "train")
+    assert (source.read_ids(source.sites[0], source.sites[0].core) == ROOFS).all()
+    (tmp_path / "data" / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
+    with pytest.raises(DataError, match="blurs class ids"):
+        open_folder(tmp_path / "data", "train")
+
+
+def test_class_ids_in_jpeg_and_blurred_masks_in_png_are_one_line(tmp_path, write_mask):
+    three = ROOFS * 2
+    three[40:, :30] = 1
+    grey = ROOFS * 255
+    grey[33:, :] = 120
+    for values in (three, grey):
+        with (
+            open_scene(as_jpeg(tmp_path / "x.jpg", values)) as scene,
+            pytest.raises(SceneError, match="blurs class ids"),
+        ):
+            white_of(scene)
+    blurred = np.array(Image.open(as_jpeg(tmp_path / "y.jpg", ROOFS * 255)))
+    with (
+        open_scene(write_mask(blurred, "x.tif")) as scene,
+        pytest.raises(SceneError, match=r"holds 0, 255 and \d+ values between"),
+    ):
+        white_of(scene)
+
+
+def test_ids_without_names_are_read_once(write_mask, monkeypatch):
+    path = write_mask(TRUTH * 3, "m.tif")
+    read = []
+    with open_scene(path) as scene:
+        whole = type(scene).read
+        monkeypatch.setattr(
+            type(scene), "read", lambda self, window: read.append(window) or whole(self, window)
+        )
+        assert find_ids(scene) == ((0, 3), NO_WHITE)
+    assert len(read) == 1

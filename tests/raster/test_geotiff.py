@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from making.collector import Collector
+from making.results import CLASSES
 from rasterio.crs import CRS
 
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.legend import ClassInfo
 from lemevit_cli.raster.targets import check_target, open_sink
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.tasks.segmentation.inference import WRITERS
 
 
 def test_classes_come_back_with_nodata_colours_names_and_tags(
@@ -57,6 +59,50 @@ def test_gdalinfo_tells_the_category_names(make_spec, class_ids, tmp_path, write
     target = write_result(tmp_path / "out.tif", make_spec(), class_ids)
     told = subprocess.run(["gdalinfo", target], capture_output=True, text=True, check=True).stdout
     assert "2: Gewässer & Co" in told
+
+
+def test_attributes_list_the_classes_and_nothing_else(make_spec, class_ids, tmp_path, write_result):
+    classes = (*CLASSES[:2], ClassInfo('a "b" <c> & d', (1, 2, 3)))
+    target = write_result(tmp_path / "out.tif", make_spec(classes=classes), class_ids)
+    table = ET.parse(f"{target}.aux.xml").find("PAMRasterBand[@band='1']/GDALRasterAttributeTable")
+    assert table.get("tableType") == "thematic"
+    usages = [int(column.findtext("Usage")) for column in table.findall("FieldDefn")]
+    assert usages == [5, 2, 6, 7, 8]  # GFU_MinMax, GFU_Name, GFU_Red, GFU_Green, GFU_Blue
+    rows = [[cell.text for cell in row] for row in table.findall("Row")]
+    assert [row[:2] for row in rows] == [[str(i), info.name] for i, info in enumerate(classes)]
+    with rasterio.open(target) as file:
+        colors = file.colormap(1)
+        assert [tuple(map(int, row[2:])) for row in rows] == [colors[i][:3] for i in range(3)]
+
+
+@pytest.mark.parametrize("format_", ["GTiff", "COG"])
+def test_a_style_lists_what_the_pixels_are(make_spec, class_ids, tmp_path, write_result, format_):
+    options = OutputOptions(style=True, classes=("building",), format=format_)
+    write_result(tmp_path / "out.tif", make_spec(), class_ids, options)
+    entries = ET.parse(tmp_path / "out.qml").findall(".//paletteEntry")
+    with rasterio.open(tmp_path / "out.tif") as file:
+        names = [file.tags(1)[f"CLASS_{i}"] for i in range(2)]
+        assert [e.get("label") for e in entries] == names == ["other", "building"]
+        found = set(np.unique(file.read(1))) - {file.nodata}
+    assert {int(e.get("value")) for e in entries} == found
+
+
+def test_companions_are_not_overwritten_unasked(make_spec, class_ids, tmp_path, write_result):
+    (tmp_path / "out.qml").write_text("a style of my own")
+    with pytest.raises(OutputError, match=r"out\.qml exists"):
+        check_target(str(tmp_path / "out.tif"), OutputOptions(style=True))
+    progress = Collector()
+    check_target(str(tmp_path / "out.tif"), OutputOptions(), progress=progress)
+    assert "out.qml stays as it is" in progress.notes[0]
+    write_result(tmp_path / "out.tif", make_spec(), class_ids)
+    assert (tmp_path / "out.qml").read_text() == "a style of my own"
+    options = OutputOptions(style=True, overwrite=True)
+    check_target(str(tmp_path / "out.tif"), options)
+    write_result(tmp_path / "out.tif", make_spec(), class_ids, options)
+    assert len(ET.parse(tmp_path / "out.qml").findall(".//paletteEntry")) == 3
+    (tmp_path / "lone.tif.aux.xml").write_text("<PAMDataset/>")  # else told after hours of work
+    with pytest.raises(OutputError, match=r"lone\.tif\.aux\.xml exists"):
+        check_target(str(tmp_path / "lone.tif"), OutputOptions())
 
 
 def test_scores_are_one_named_band_a_class(make_spec, tmp_path, write_result):
@@ -252,14 +298,17 @@ def test_unknown_creation_options_are_refused_before_work(tmp_path, format_, wro
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, RuntimeError])
 @pytest.mark.parametrize("name", ["out.tif", "out.gpkg", "out.shp"])
-def test_an_interrupted_write_leaves_nothing(make_spec, class_ids, tmp_path, exception, name):
-    window = Window(col_off=0, row_off=0, width=64, height=20)
-    with (
-        pytest.raises(exception),
-        open_sink(str(tmp_path / name), make_spec(), OutputOptions(), WRITERS) as sink,
-    ):
-        sink.write(window, class_ids[:20])
+def test_an_interrupted_write_leaves_nothing(
+    make_spec, class_ids, tmp_path, write_result, exception, name
+):
+    def rows():
+        yield from (0, 7, 14)
         raise exception
+
+    with pytest.raises(exception):
+        write_result(
+            tmp_path / name, make_spec(), class_ids, OutputOptions(style=True), rows=rows()
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -328,6 +377,7 @@ from lemevit_cli.settings import OutputOptions
 from lemevit_cli.raster.spec import RasterSpec
 from lemevit_cli.raster.targets import open_sink
 from lemevit_cli.tasks.segmentation.inference import WRITERS
+from lemevit_cli.tasks.segmentation.results import open_polygons
 
 target, output_type, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -340,9 +390,11 @@ values = rng.integers(0, 2, (150, 150)).astype("u1")
 if output_type == "scores":
     values = rng.random((2, 150, 150), dtype="f4")
 window = Window(col_off=0, row_off=0, width=150, height=150)
+is_raster = target.endswith(".tif")
+options = OutputOptions(output_type=output_type, min_area_m2=None if is_raster else 0)
 try:
-    with open_sink(target, spec, OutputOptions(output_type=output_type), WRITERS) as sink:
-        sink.write(window, values)
+    with (open_sink if is_raster else open_polygons)(target, spec, options, WRITERS) as sink:
+        sink.write(window, values, *([] if is_raster else [np.ones((150, 150), "u2")]))
 except OutputError as error:
     print(error)
 """

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from affine import Affine
+from PIL import Image
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster import inspection
-from lemevit_cli.raster.inspection import value_warnings
+from lemevit_cli.raster.inspection import picture_warnings, value_warnings
 from lemevit_cli.raster.scene import open_scene
 
 TEN_METRES = Affine(10, 0, 458_000, 0, -10, 5_548_000)
@@ -117,3 +118,34 @@ def test_an_offset_of_sentinel_2_without_tags_is_told(write_scene, offset, told)
 def test_no_offset_is_sought_in_pixels_of_decimetres(write_scene):
     pixels = np.random.default_rng(0).integers(1100, 9000, (3, 48, 64)).astype(np.uint16)
     assert warnings_of(write_scene(pixels)) == ()
+
+
+def test_of_many_pictures_the_first_of_each_kind_is_told(tmp_path):
+    random = np.random.default_rng(0)
+    paths = []
+    for number in range(60):
+        pixels = random.integers(1, 255, (32, 40, 3)).astype(np.uint8)
+        if number >= 30:
+            pixels[:, :20] = 0
+        paths.append(str(tmp_path / f"{number:02}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    (line,) = picture_warnings(paths)
+    assert line.startswith(f"{paths[30]}: 50.0% of the pixels are pure black (0)")
+    assert line.endswith("(so in 12 of 24 that were looked at)")
+    assert picture_warnings(paths[:30]) == () == picture_warnings([])
+    assert "so in" not in picture_warnings(paths[-1:])[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("int16", -32768), ("float32", -9999), ("float32", 3.4028235e38)]
+)
+def test_a_value_far_beyond_the_others_is_told_with_its_band(write_scene, rgb, dtype, value):
+    pixels = rgb.astype(dtype)
+    pixels[1, :9] = value
+    (line,) = warnings_of(write_scene(pixels), option="--nodata-before")
+    share, stated = 9 / pixels.shape[1], float(line.split("--nodata-before ")[1].split()[0])
+    assert f"{share:.1%} of the pixels hold {stated:.9g} in band 2, far beyond the others" in line
+    assert np.dtype(dtype).type(stated) == pixels[1, 0, 0]
+    others = np.delete(pixels[1], np.s_[:9], axis=0)
+    assert f"({others.min():g} to {others.max():g})" in line
+    assert not any("far beyond" in told for told in warnings_of(write_scene(rgb.astype(dtype))))

@@ -7,7 +7,7 @@ from affine import Affine
 from PIL import Image
 
 from lemevit_cli.errors import SceneError
-from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.raster.class_raster import NO_WHITE
 from lemevit_cli.raster.overlap import (
     classes_on_grid_of,
     is_placed,
@@ -99,7 +99,7 @@ def test_an_outline_follows_curves(open_ids):
 def test_what_lies_outside_is_nodata(open_ids):
     scene = open_ids("a.tif")
     other = open_ids("b.tif", NORTH_UP @ Affine.translation(10, 20))
-    with classes_on_grid_of(scene, other, white=NODATA_CLASS) as warped:
+    with classes_on_grid_of(scene, other, white=NO_WHITE) as warped:
         ids = warped.read(scene.window)
     expected = np.full((48, 64), 255)
     expected[20:, 10:] = 1
@@ -114,7 +114,7 @@ def test_an_alpha_band_says_what_is_nodata(open_ids, write_scene):
     path = write_scene(values, "alpha.tif", transform=shifted, alpha="yes")
     with (
         open_scene(path) as other,
-        classes_on_grid_of(open_ids("a.tif"), other, white=NODATA_CLASS) as warped,
+        classes_on_grid_of(open_ids("a.tif"), other, white=NO_WHITE) as warped,
     ):
         ids = warped.read(other.window)
     assert (ids[:, 11:] == 1).all() and (ids[:, :11] == 255).all()
@@ -127,7 +127,7 @@ def test_half_a_file_is_named(open_ids, write_scene):
     scene = open_ids("a.tif", NORTH_UP @ Affine.translation(0.5, 300), shape=(100, 100))
     with (
         open_scene(str(path)) as half,
-        classes_on_grid_of(scene, half, white=NODATA_CLASS) as warped,
+        classes_on_grid_of(scene, half, white=NO_WHITE) as warped,
         pytest.raises(SceneError, match=r"half.tif: cannot read columns .* \("),
     ):
         warped.read(scene.window)
@@ -175,7 +175,7 @@ def test_ids_are_found_round_the_globe(
     path = write_scene(ids[None], "ids.tif", transform=place, crs="EPSG:4326")
     expected = ids_under(scene, "EPSG:4326", place, ids)
     assert (expected != 255).any()
-    with open_scene(path) as other, classes_on_grid_of(scene, other, white=NODATA_CLASS) as warped:
+    with open_scene(path) as other, classes_on_grid_of(scene, other, white=NO_WHITE) as warped:
         np.testing.assert_array_equal(warped.read(scene.window), expected)
         part = part_over(scene, other)
     outside = np.ones(expected.shape, bool)

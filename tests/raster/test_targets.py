@@ -63,8 +63,17 @@ def test_a_device_is_no_target():
 
 
 def test_options_of_the_other_kind_are_refused(tmp_path):
-    with pytest.raises(OutputError, match="--min-area chooses polygons"):
+    with pytest.raises(OutputError, match="--min-area is for polygons, and GTiff holds pixels"):
         check_target(str(tmp_path / "out.tif"), OutputOptions(min_area_m2=5))
+    for name, options in (
+        ("simplify", {"simplify_m": 0.0}),
+        ("fill-holes", {"fill_holes_m2": 1.0}),
+    ):
+        with pytest.raises(OutputError, match=f"--{name} is for polygons"):
+            check_target(str(tmp_path / "out.tif"), OutputOptions(**options))
+    with pytest.raises(OutputError, match="--style: scores are no classes"):
+        options = OutputOptions(style=True, output_type="scores")
+        check_target(str(tmp_path / "out.tif"), options)
     with pytest.raises(OutputError, match="--classes: scores are of all classes"):
         options = OutputOptions(classes=("a",), output_type="scores")
         check_target(str(tmp_path / "out.tif"), options)

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 from making.collector import Collector
@@ -107,7 +108,7 @@ def test_weights_of_an_earlier_run_never_pass_for_those_of_this_one(
 
     monkeypatch.setattr(training, "save_weights", full)
     with pytest.raises(OutputError, match="no weights could be kept in 2 steps") as raised:
-        train("seg", data, str(target), options_of(steps=2, checkpoint_every=9))
+        train("seg", data, str(target), options_of(steps=2, checkpoint_every=9, overwrite=True))
     assert "\n" not in str(raised.value)
     assert not target.exists()
     assert sorted(path.name for path in folder.glob("[!e]*")) == ["checkpoint.pt", "metrics.jsonl"]
@@ -191,3 +192,63 @@ def test_class_ids_follow_those_of_the_weights_to_begin_from(
     # Targets go by name: an id of the source stands for its own class of the model.
     sample = found.training.samples[0]
     assert sample["groups"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
+def test_what_an_earlier_run_has_left_is_not_replaced_unasked(tmp_path, options_of, data_of, name):
+    left = tmp_path / "w_training" / name
+    left.parent.mkdir()
+    left.write_bytes(b"hours of work")
+    with pytest.raises(OutputError, match=f"{name} is of an earlier run.*--resume.*--overwrite"):
+        train("seg", data_of("no data"), str(tmp_path / "w.safetensors"), options_of())
+    assert left.read_bytes() == b"hours of work"
+    assert list(tmp_path.iterdir()) == [left.parent]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_weights": "lake=2"}, "lake"),
+        ({"batch_size": 1, "decoder": "upernet"}, "--batch-size of at least 2"),
+        ({"resume": True, "lr": 0.5}, r"made with lr .*, but 0\.5 is given"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+    ],
+)
+def test_nothing_is_told_before_what_is_refused(
+    tmp_path, write_data, options_of, data_of, changes, message, request
+):
+    target, remarks = tmp_path / "w.safetensors", Collector()
+    if "resume" in changes:
+        folder, report = request.getfixturevalue("trained")
+        shutil.copytree(training.training_folder(Path(report["path"])), tmp_path / "w_training")
+    else:
+        folder = write_data(tmp_path / "data")
+    with pytest.raises(LemevitError, match=message):
+        train("seg", data_of(folder), str(target), options_of(**changes), remarks)
+    assert (remarks.notes, remarks.warnings) == ([], [])
+    assert not target.exists()
+
+
+def test_weights_of_a_handful_of_steps_are_said_to_be_useless(
+    tmp_path, trained, options_of, data_of
+):
+    for steps, count in ((3, 1), (20, 0)):
+        target, remarks = str(tmp_path / f"{steps}.safetensors"), Collector()
+        train("seg", data_of(trained[0]), target, options_of(steps=steps), remarks)
+        lines = [line for line in remarks.warnings if "useless" in line]
+        assert len(lines) == count
+        assert all(line.startswith(f"{target}: weights of {steps} steps") for line in lines)
+
+
+def test_a_budget_without_time_for_the_scoring_says_how_to_score(
+    tmp_path, trained, options_of, data_of, monkeypatch
+):
+    monkeypatch.setattr(training, "evaluate_source", lambda *_, **__: pytest.fail("is scored"))
+    target, remarks = str(tmp_path / "w.safetensors"), Collector()
+    options = options_of(time_budget_s=30.0)
+    # Data that took a minute to open leave time for one step, and for nothing behind it.
+    report = train("seg", data_of(trained[0]), target, options, remarks, spent_s=60.0)
+    assert (report["steps"], report["scores"], report["best"]["figures"]) == (1, {}, None)
+    assert read_card(target).metrics == ()
+    (line,) = [line for line in remarks.warnings if "lemevit eval" in line]
+    assert line.startswith("scoring all that was held back would take ") and "\n" not in line

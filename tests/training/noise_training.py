@@ -90,13 +90,14 @@ def options_of(**changes):
 
 class Listener:
     def __init__(self, act=None):
-        self.act = act
+        self.act, self.count = act, 0
         self.warnings, self.notes, self.phases = [], [], []
 
     def start(self, label, *, total, unit):
         self.phases.append((label, total, unit))
 
     def advance(self, count=1, **figures):
+        self.count += count
         if self.act:
             self.act(figures["step"])
 

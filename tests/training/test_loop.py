@@ -1,9 +1,7 @@
 import importlib.util
-import itertools
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -289,42 +287,109 @@ def test_an_epoch_is_as_many_windows_as_the_labels_fill(tmp_path):
         run(tmp_path, **changes)
 
 
-def test_a_time_budget_fixes_the_number_of_steps_once(folders, monkeypatch):
+class Clock:
+    """A clock that goes on where it is told to: a loss takes a time, and a validation."""
+
+    def __init__(self, monkeypatch, *, step_s=0.05, validation_s=0.1):
+        self.now, self.step_s, self.validation_s = 0.0, step_s, validation_s
+        stopped = SimpleNamespace(perf_counter=lambda: self.now, sleep=time.sleep)
+        monkeypatch.setattr("lemevit_cli.training.loop.time", stopped)
+
+    def loss(self, model, batch):
+        self.now += self.step_s
+        return noise.loss(model, batch)
+
+    def validate(self, answer):
+        self.now += self.validation_s
+        return noise.validate(answer)
+
+
+def test_a_time_budget_ends_in_time_and_its_rate_with_it(folders, monkeypatch):
+    clock, listener = Clock(monkeypatch), Listener()
+    data = {"validate": clock.validate}
+    changes = {"time_budget_s": 5.0, "validate_every": 30}
+    state, best = run(folders[0], listener, loss=clock.loss, data=data, **changes)
+    # 5% are kept free, and the time of the scoring afterwards: as long as a validation.
+    assert clock.now == pytest.approx(0.95 * 5.0 - 0.1, abs=0.05)
+    validations = sum("score" in line for line in lines_of(folders[0]))
+    assert state.step == state.total_steps == round((clock.now - validations * 0.1) / 0.05)
+    assert best and listener.phases == [("train", 5, "s")]
+    assert listener.count == int(clock.now - 0.1)  # seconds until the last step
+    rates = [line["lr"] for line in lines_of(folders[0]) if "lr" in line]
+    assert max(rates) == pytest.approx(1e-2, rel=0.1)
+    assert rates[-1] == pytest.approx(1e-4, rel=0.2)  # last_rate: a hundredth
+
+
+def test_a_resumed_time_budget_goes_on_with_the_time_that_is_left(folders, monkeypatch):
     whole, parts = folders
-    ticks = itertools.count()  # a clock that goes on by a twentieth of a second whenever read
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks) / 20)
-    monkeypatch.setattr("lemevit_cli.training.loop.time", clock)
+    clock = Clock(monkeypatch)
+    changes = {"loss": clock.loss, "data": {"validate": clock.validate}}
+    changes |= {"time_budget_s": 4.0, "head_first": 0.5, "checkpoint_every": 1}
+    state, _ = run(whole, **changes)
+    end = clock.now
+    clock.now = 1000.0
+    with pytest.raises(SystemExit):
+        run(parts, at(20, signal.SIGTERM), **changes)
+    clock.now = 5000.0  # what lies between two sittings does not count
+    listener = Listener()
+    resumed, _ = run(parts, listener, **changes, resume=True)
+    # A clock that says the same gives the same weights, bit for bit.
+    assert (resumed.step, listener.notes) == (state.step, [])
+    assert resumed.elapsed_s == pytest.approx(end)
+    ((_, left_s, _),) = listener.phases
+    assert listener.count == int(end - 0.1) - (4 - left_s)  # the time left is right
+    assert_equal_weights(whole, parts)
 
-    def copy(step):
-        if step == 16:
-            shutil.copy(whole / CHECKPOINT_NAME, parts)
 
-    weights = []
+def test_a_resume_may_be_given_more_time_or_steps(folders, monkeypatch):
+    clock, listener = Clock(monkeypatch), Listener()
+    changes = {"loss": clock.loss, "data": {"validate": clock.validate}}
+    first, _ = run(folders[0], time_budget_s=2.0, **changes)
+    more, _ = run(folders[0], listener, time_budget_s=4.0, **changes, resume=True)
+    assert 3.5 <= more.elapsed_s <= 4.0 and more.step > 1.5 * first.step
+    assert listener.notes == [
+        f"goes on at step {first.step} with 2 s left of the time budget; the learning rate follows "
+        "the time"
+    ]
+    listener = Listener()
+    steps = more.step + 5
+    last, _ = run(folders[0], listener, steps=steps, **changes, resume=True)
+    assert last.step == steps
+    assert listener.notes[0].startswith(
+        f"goes on at step {more.step} towards step {steps}, not {more.step} as before"
+    )
+
+
+def test_a_backbone_rests_for_its_part_of_a_time_budget(folders, monkeypatch):
+    weights, clock = [], Clock(monkeypatch)
 
     def watched(model, batch):
         weights.append(model.encoder[0].weight.detach().clone())
-        return noise.loss(model, batch)
+        return clock.loss(model, batch)
 
-    changes = {"time_budget_s": 2.0, "head_first": 0.5}
-    listener = Listener(copy)
-    state, _ = run(whole, listener, loss=watched, checkpoint_every=1, **changes)
-    # Every other of the first steps has computed the backbone's gradients, to measure them.
-    assert all(torch.equal(weights[0], resting) for resting in weights[: state.step // 2])
-    assert not torch.equal(weights[0], weights[-1])
-    assert state.step == state.total_steps >= 16
-    assert [phase[0] for phase in listener.phases] == ["measure", "train"]
-    assert f"is enough for {state.step} steps" in listener.notes[0]
-    assert load_checkpoint(parts / CHECKPOINT_NAME)["total_steps"] == state.step
-    listener = Listener()
-    run(parts, listener, **changes, resume=True)
-    assert listener.notes == []
-    assert_equal_weights(whole, parts)
+    changes = {"time_budget_s": 4.0, "head_first": 0.5, "data": {"validate": clock.validate}}
+    state, _ = run(folders[0], loss=watched, validate_every=1000, **changes)
+    resting = [torch.equal(weights[0], weight) for weight in weights]
+    assert resting == sorted(resting, reverse=True)
+    assert sum(resting) == pytest.approx(state.step / 2, abs=3)
+
+
+def test_what_a_time_budget_has_no_time_for_is_left_out_and_told(folders, monkeypatch):
+    clock, listener = Clock(monkeypatch, step_s=1.0, validation_s=60.0), Listener()
+    # Of 48 x 64 pixels a step sees 128: a validation is guessed to take eight steps.
+    data = {"validate": clock.validate, "validation_pixels": 48 * 64}
+    state, best = run(folders[0], listener, loss=clock.loss, data=data, crop=8, time_budget_s=20.0)
+    assert 16.0 <= clock.now <= 20.0
+    assert best == [state.step] and state.best["figures"] is None
+    (warning,) = listener.warnings
+    assert warning == (
+        "a validation would take 8 s of a time budget of 20 s: the last weights are kept, unscored"
+    )
 
 
 def test_a_time_budget_that_is_over_ends_the_training(tmp_path):
     state, best = run(tmp_path, time_budget_s=1e-3)
-    assert 1 <= state.step <= 12
-    assert best[-1] <= state.step and state.best["figures"]
+    assert (state.step, best, state.best["figures"]) == (1, [1], None)
 
 
 def test_a_loss_that_is_no_number_stops_with_all_that_helps(tmp_path):

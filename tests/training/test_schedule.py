@@ -1,11 +1,9 @@
-from math import ceil
-
 import pytest
 import torch
 
 from lemevit_cli.training.options import TrainingOptions
 from lemevit_cli.training.schedule import (
-    FirstSteps,
+    Pace,
     cosine_schedule,
     mean_labelled_pixels,
     steps_of_epochs,
@@ -55,54 +53,105 @@ def test_labelled_pixels_are_counted_in_the_first_windows():
     assert mean_labelled_pixels([{"ids": window} for window in ids]) == 6.0
 
 
-def measure(seconds, **changes):
-    first = FirstSteps(**{"budget_s": 100.0, **changes})
-    for value in seconds:
-        first.add(value)
-    return first
+def run_for(budget_s, step_s, validation_s, **changes):
+    """Go through a run by the clock; return its end, its shares, and what was done at the end.
+
+    Args:
+        step_s, validation_s: of the elapsed seconds and the steps so far.
+    """
+    opening_s = changes.pop("opening_s", 0.0)
+    pace = Pace(budget_s, **{"validate_every": 20, "final_cost": 2.0, **changes})
+    now, steps, shares, done = opening_s, 0, [0.0], []
+    pace.pass_time(now)
+    while not pace.is_over:
+        now += step_s(now, steps)
+        steps += 1
+        pace.add_step(now)
+        shares.append(pace.done)
+        if pace.is_validation_due():
+            now += validation_s(now, steps)
+            pace.add_validation(now)
+    if pace.may_validate and pace.fits(pace.next_validation_s, now):
+        now += validation_s(now, steps)
+        pace.add_validation(now)
+        done.append("validated")
+    if pace.may_score and pace.fits(pace.final_cost * pace.next_validation_s, now):
+        now += pace.final_cost * validation_s(now, steps)
+        done.append("scored")
+    return now, shares, done
 
 
-def test_enough_is_measured_after_twelve_steps_or_a_twentieth_of_the_budget():
-    assert not measure([0.1] * 11).enough
-    assert measure([0.1] * 12).enough
-    assert not measure([90.0, 90.0, 3.0, 1.9]).enough  # the first two count for nothing
-    assert measure([90.0, 90.0, 3.0, 2.1]).enough
-    assert not measure([0.0, 0.0, 90.0]).enough
+def busy_from(second, seconds, *, times=4.0):
+    return lambda now, _: seconds * (times if now >= second else 1.0)
 
 
-def end_of(steps, *, done, elapsed_s, step_s, validation_s, validate_every, final_cost):
-    """Return the time at which a run ends, by going through it."""
-    for step in range(done + 1, steps + 1):
-        elapsed_s += step_s
-        if step == steps or step % validate_every == 0:
-            elapsed_s += validation_s
-    return elapsed_s + final_cost * validation_s
+MACHINES = {
+    "quiet": (busy_from(999, 0.5), busy_from(999, 2.0)),
+    "busy from the middle on": (busy_from(120, 0.5), busy_from(120, 2.0)),
+    "busy at the very end": (busy_from(210, 0.5), busy_from(210, 2.0)),
+    "busy at the start": (lambda now, _: 3.0 if now < 60 else 0.3, lambda now, _: 2.0),
+    "busy all the time": (busy_from(0, 5.0), busy_from(0, 8.0)),
+    "cold": (lambda _, steps: 20.0 if steps < 2 else 0.5, lambda *_: 4.0),
+    "few steps": (lambda *_: 25.0, lambda *_: 10.0),
+    "a teacher that is asked at first": (
+        lambda _, steps: 4.0 if steps < 30 else 0.4,
+        lambda *_: 1.0,
+    ),
+    "long validations": (lambda *_: 0.2, lambda *_: 30.0),
+    "validations that are too long": (lambda *_: 0.5, lambda *_: 60.0),
+}
 
 
-@pytest.mark.parametrize("validate_every", [7, 20, 1000])
-@pytest.mark.parametrize("validation_s", [0.0, 2.0])
-def test_the_steps_fill_the_budget_but_for_its_margin(validate_every, validation_s):
-    run = {"done": 12, "elapsed_s": 5.0, "validation_s": validation_s, "final_cost": 3.0}
-    run["validate_every"] = validate_every
-    steps = measure([9.0, 9.0] + [0.5] * 10).affordable_steps(**run)
-    assert end_of(steps, step_s=0.5, **run) <= 95.0
-    assert end_of(steps + 1, step_s=0.5, **run) > 95.0
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_time_budget_is_kept_whatever_the_machine_does(name):
+    end_s, shares, done = run_for(240.0, *MACHINES[name])
+    assert 0.8 * 240.0 <= end_s <= 1.2 * 240.0
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    if not name.startswith(("busy all", "few", "long", "validations")):
+        assert done == ["validated", "scored"]
 
 
-def test_steps_of_a_resting_backbone_are_measured_apart():
-    first = measure([9.0, 9.0] + [0.1, 0.4] * 5, head_first=0.5)
-    assert first.next_is_short
-    steps = first.affordable_steps(
-        done=12, elapsed_s=0.0, validation_s=0.0, validate_every=10, final_cost=1.0
-    )
-    short = ceil(0.5 * steps) - 12
-    assert short * 0.1 + (steps - 12 - short) * 0.4 == pytest.approx(95.0, abs=0.4)
+def test_the_share_of_a_budget_rises_evenly_over_its_validations():
+    _, shares, _ = run_for(240.0, lambda *_: 0.5, lambda *_: 2.0)
+    steps = len(shares) - 1
+    assert shares == pytest.approx([i / steps for i in range(steps + 1)], abs=0.02)
 
 
-def test_no_step_that_was_made_is_taken_back():
-    run = {"validation_s": 1.0, "validate_every": 10, "final_cost": 1.0}
-    assert measure([1.0] * 12).affordable_steps(done=12, elapsed_s=99.0, **run) == 12
-    assert measure([1.0] * 12).affordable_steps(done=12, elapsed_s=1e6, **run) == 12
+def test_the_rate_reaches_its_end_with_the_budget_on_a_machine_that_becomes_busy():
+    _, shares, _ = run_for(240.0, *MACHINES["busy from the middle on"])
+    half = next(i for i, share in enumerate(shares) if share >= 0.5)
+    assert half > 2 * (len(shares) - half)  # fewer steps, of the same time, behind the middle
+    assert shares[-2] > 0.98
+
+
+def test_the_opening_of_data_counts_and_one_step_is_always_made():
+    end_s, shares, _ = run_for(240.0, lambda *_: 0.5, lambda *_: 2.0, opening_s=120.0)
+    assert 0.8 * 240.0 <= end_s <= 1.2 * 240.0 and 100 < len(shares) < 240
+    _, shares, done = run_for(60.0, lambda *_: 90.0, lambda *_: 2.0)
+    assert (shares, done) == ([0.0, 1.0], [])
+
+
+def test_a_validation_is_guessed_before_it_is_measured():
+    pace = Pace(240.0, 100, final_cost=3.0, validation_steps=8.0)
+    for step in range(3):
+        pace.add_step(20.0 * (step + 1))  # each 20 s: a validation would take 160 s
+    assert not pace.may_validate and not pace.is_validation_due()
+    assert pace.next_validation_s == 160.0
+
+
+def test_a_frozen_backbone_does_not_make_validations_look_longer():
+    pace = Pace(240.0, 100)
+    pace.freeze(True)
+    for step in range(5):
+        pace.add_step(0.1 * (step + 1))
+    pace.add_validation(2.5)
+    pace.freeze(False)  # steps become four times as long, validations do not
+    for step in range(5):
+        pace.add_step(2.5 + 0.4 * (step + 1))
+    assert pace.next_validation_s == pytest.approx(2.0)
+    for step in range(9):
+        pace.add_step(4.5 + 0.8 * (step + 1))  # now the machine is twice as busy
+    assert pace.next_validation_s == pytest.approx(4.0)
 
 
 def test_a_cooldown_stays_at_the_lowest_rate():

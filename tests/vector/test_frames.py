@@ -155,6 +155,13 @@ def test_a_layer_without_crs_on_the_scenes_map_is_taken_to_be_there(open_as, lay
     assert "has no CRS and is taken to be in that of" in notes[0]
 
 
+def test_a_local_crs_is_named_where_its_numbers_are_taken_for_the_map(open_as, layer_of, on_map):
+    site = 'LOCAL_CS["building site",UNIT["metre",1],AXIS["E",EAST],AXIS["N",NORTH]]'
+    found, notes = drawn(open_as("utm"), layer_of(on_map([SHAPE], UTM), "site.gpkg", site))
+    np.testing.assert_array_equal(found, EXPECTED)
+    assert len(notes) == 1 and "has a local CRS (building site) and is taken" in notes[0]
+
+
 def test_a_layer_without_crs_in_pixels_is_taken_so_and_told(open_as, layer_of):
     found, notes = drawn(open_as("utm"), layer_of([SHAPE], "pixels.shp", None))
     np.testing.assert_array_equal(found, EXPECTED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyogrio
 import pyproj
@@ -12,11 +14,12 @@ from affine import Affine
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.raster.targets import RasterSpec, open_sink
+from lemevit_cli.raster.targets import RasterSpec
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.tasks.change.results import ChangeSpec, open_layers
-from lemevit_cli.tasks.segmentation.inference import WRITERS
+from lemevit_cli.tasks.change.results import WRITERS, change_spec
+from lemevit_cli.tasks.segmentation.results import open_polygons
 from lemevit_cli.vector.layer import lonlat_decimals
+from lemevit_cli.vector.region_layers import open_layers
 
 CLASSES = (ClassInfo("land", (0, 0, 0)), ClassInfo("building", (255, 0, 0)))
 
@@ -28,17 +31,23 @@ def spec_of(mask, gsd, epsg, origin):
     return RasterSpec(width=width, height=height, georeference=place, classes=CLASSES)
 
 
-def write_classes(target, spec, mask):
-    with open_sink(str(target), spec, OutputOptions(classes=("building",)), WRITERS) as sink:
-        sink.write(Window(col_off=0, row_off=0, width=spec.width, height=spec.height), mask)
+def write_through(sink, mask):
+    window = Window(col_off=0, row_off=0, width=mask.shape[1], height=mask.shape[0])
+    sink.write(window, mask, np.full(mask.shape, 65535, np.uint16))
+
+
+def write_classes(target, spec, mask, sides=None, **chosen):
+    options = OutputOptions(**{"classes": ("building",), "min_area_m2": 0.0, **chosen})
+    with open_polygons(str(target), spec, options, WRITERS, sides=sides) as sink:
+        write_through(sink, mask)
     return pyogrio.read_dataframe(target)
 
 
-def write_changes(target, spec, mask):
-    change = ChangeSpec(raster=spec, before="a", after="b")
-    with open_layers([str(target)], change, OutputOptions()) as sink:
-        window = Window(col_off=0, row_off=0, width=spec.width, height=spec.height)
-        sink.write(window, mask, np.ones(mask.shape, np.float32))
+def write_changes(target, spec, mask, sides=None, **chosen):
+    options = OutputOptions(**{"min_area_m2": 0.0, **chosen})
+    change = change_spec(spec, options, before="a", after="b", sides=sides)
+    with open_layers([str(target)], change, options, WRITERS) as sink:
+        write_through(sink, mask)
     return pyogrio.read_dataframe(target)
 
 
@@ -62,6 +71,27 @@ def test_geojson_keeps_rings_of_small_pixels_whole(tmp_path, write, gsd, epsg, o
     corners = shapely.get_coordinates(frame.to_crs(epsg).geometry.to_numpy())
     pixels = np.column_stack(~spec.georeference.transform @ tuple(corners.T))
     assert np.abs(pixels - np.round(pixels)).max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["out.gpkg", "out.geojson"])
+@pytest.mark.parametrize("values", [2, 4])
+def test_simplified_rings_of_centimetre_pixels_are_valid(tmp_path, name, values):
+    # Rings touch: rounded on the map, or in pixels after metres, a corner amid an edge crosses it.
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        mask = np.kron(rng.integers(0, values, (60, 60)), np.ones((3, 3))).astype(np.uint8)
+        speckles = rng.random(mask.shape) < 0.1
+        mask[speckles] = rng.integers(0, values, speckles.sum())
+        spec = spec_of(mask, 0.01, 32633, (458_123.457, 5_548_321.123))
+        classes = tuple(ClassInfo(f"{i}", (i, i, i)) for i in range(values))
+        turned = spec.georeference.transform @ Affine.rotation(17 * seed)
+        spec = replace(
+            spec, classes=classes, georeference=replace(spec.georeference, transform=turned)
+        )
+        for simplify in (0.015, 0.03):
+            path = tmp_path / f"{seed} {simplify} {name}"
+            frame = write_changes(path, spec, mask, sides=(0.01, 0.0101), simplify_m=simplify)
+            assert set(frame.geom_type) == {"Polygon"} and frame.geometry.is_valid.all()
 
 
 def test_geojson_keeps_a_hole_beside_an_edge_that_bends_in_degrees(tmp_path):

@@ -127,3 +127,17 @@ def test_a_layer_that_is_not_there_lists_those_that_are(tmp_path):
     assert layer_name(f"{path}|layername=roads") == layer_name(str(path), "roads")
     with pytest.raises(SceneError, match=r"no layer 'lakes'; it holds roofs, roads"):
         read_layer(str(path), layer="lakes")
+
+
+def test_a_broken_shapefile_is_told_as_such(tmp_path):
+    table = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1), shapely.box(2, 0, 3, 1)])
+    for name in ("index", "rows", "one"):
+        part = table.iloc[: 1 if name == "one" else 2]
+        part.set_crs(32633).to_file(tmp_path / f"{name}.shp")
+    (tmp_path / "index.shx").unlink()
+    assert is_vector(str(tmp_path / "index.shp"))
+    with pytest.raises(SceneError, match=r"cannot be read as polygons \(.*index\.shx"):
+        read_layer(str(tmp_path / "index.shp"))
+    (tmp_path / "rows.dbf").write_bytes((tmp_path / "one.dbf").read_bytes())
+    with pytest.raises(SceneError, match=r"rows\.shp: holds 2 shapes, and rows\.dbf 1 rows"):
+        read_layer(str(tmp_path / "rows.shp"))

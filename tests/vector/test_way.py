@@ -196,3 +196,16 @@ def test_small_polygons_keep_their_corners():
     assert shapely.get_num_coordinates(polygons_on(GERMANY, table, "near").polygons[0]) == len(
         NEAR.exterior.coords
     )
+
+
+@pytest.mark.parametrize(
+    "crs", ["+proj=geos +h=35785831 +lon_0=0 +datum=WGS84", "+proj=ortho +lat_0=48 +lon_0=15"]
+)
+def test_a_world_layer_does_not_coarsen_what_the_map_can_hold(crs):
+    grid = grid_on(crs, Affine(55_000, 0, -5.5e6, 0, -55_000, 5.5e6), width=200, height=200)
+    near, beyond = shapely.box(10, 35, 35, 55), shapely.box(60, -10, 120, 30)
+    table = geopandas.GeoDataFrame(geometry=[WORLD, near, beyond], crs=4326)
+    polygons = polygons_on(grid, table, "world.gpkg")
+    assert set(polygons.rows.tolist()) == {1}
+    np.testing.assert_array_equal(burn(grid, polygons), inside(grid, [near], 4326))
+    assert "2 of its features reach beyond the CRS of scene and are left out" in polygons.notes[-1]

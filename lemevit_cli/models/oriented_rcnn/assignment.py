@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ BACKGROUND, NEITHER = -1, -2  # of a match; an object's index is 0 or more
 EMPTY_SLOT, IGNORED_OBJECT = -1, -2  # of a label; a class id is 0 or more
 _THINNEST_PX = 1.0  # objects thinner than a pixel cannot be learned: they are ignored
 _MOSTLY = 0.5  # share of an anchor or proposal within an ignored object
+_AT_ONCE = 256  # ignored objects that all candidates are compared with: bounds memory
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,23 @@ def truths_of(
     ]
 
 
+def mark_hidden(
+    candidates: Tensor, ignored: Tensor, shares: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Mark the candidates ``(N,)`` that lie mostly within one of the ignored objects.
+
+    Args:
+        shares: of candidates and some of these objects: which share of each lies within each.
+    """
+    hidden = torch.zeros(len(candidates), dtype=torch.bool, device=candidates.device)
+    for some in ignored.split(_AT_ONCE):
+        hidden |= (shares(candidates, some) > _MOSTLY).any(dim=1)
+    return hidden
+
+
 def match(
     overlaps: Tensor,
-    within_ignored: Tensor,
+    hidden: Tensor,
     *,
     positive: float,
     negative: float,
@@ -107,7 +123,7 @@ def match(
 
     Args:
         overlaps: ``(N, T)``, IoU with the objects.
-        within_ignored: ``(N, I)``, shares of the candidates that lie within ignored objects.
+        hidden: ``(N,)`` bool: those within ignored objects.
         positive: IoU from which a candidate belongs to its best object.
         negative: IoU below which it is background.
         rescue: also give every object the candidates that are its best, from this IoU on.
@@ -127,9 +143,7 @@ def match(
             # Of several objects that share their best candidate the last one gets it.
             last = objects - 1 - is_top.flip(1).int().argmax(dim=1)
             matches = torch.where(is_top.any(dim=1), last, matches)
-    if within_ignored.shape[1]:
-        hidden = (within_ignored > _MOSTLY).any(dim=1)
-        matches[hidden & (matches == BACKGROUND)] = NEITHER
+    matches[hidden & (matches == BACKGROUND)] = NEITHER
     return matches
 
 

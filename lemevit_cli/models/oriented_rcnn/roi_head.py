@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from lemevit_cli.geometry.rotated_iou import intersection_over_own_area, paired_iou, rotated_iou
 from lemevit_cli.models.device import is_recording
-from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.assignment import (
+    Assigner,
+    Truth,
+    mark_hidden,
+    match,
+    sample,
+)
 from lemevit_cli.models.oriented_rcnn.coders import decode_rotated, encode_rotated, within_reach
 from lemevit_cli.models.oriented_rcnn.roi_align import BINS, align_rois
 
@@ -143,7 +149,7 @@ class RoiHead(nn.Module):
     def _sample_of_picture(self, boxes: Tensor, truth: Truth, number: int) -> tuple[Tensor, ...]:
         matches = match(
             rotated_iou(boxes, truth.boxes),
-            intersection_over_own_area(boxes, truth.ignored),
+            mark_hidden(boxes, truth.ignored, intersection_over_own_area),
             positive=_POSITIVE_IOU,
             negative=_POSITIVE_IOU,
         )

@@ -14,7 +14,13 @@ from lemevit_cli.geometry.oriented_boxes import axis_aligned_bounds
 from lemevit_cli.geometry.rotated_iou import axis_aligned_intersections
 from lemevit_cli.models.device import is_recording
 from lemevit_cli.models.oriented_rcnn.anchors import anchors_of
-from lemevit_cli.models.oriented_rcnn.assignment import Assigner, Truth, match, sample
+from lemevit_cli.models.oriented_rcnn.assignment import (
+    Assigner,
+    Truth,
+    mark_hidden,
+    match,
+    sample,
+)
 from lemevit_cli.models.oriented_rcnn.coders import (
     decode_midpoints,
     encode_midpoints,
@@ -166,10 +172,13 @@ def _match_anchors(anchors: Tensor, truth: Truth, assigner: Assigner) -> Tensor:
     objects = axis_aligned_bounds(truth.boxes)
     shared = axis_aligned_intersections(anchors, objects)
     overlaps = shared / (areas + _areas(objects) - shared)
-    within_ignored = axis_aligned_intersections(anchors, axis_aligned_bounds(truth.ignored)) / areas
+
+    def shares(boxes: Tensor, ignored: Tensor) -> Tensor:
+        return axis_aligned_intersections(boxes, axis_aligned_bounds(ignored)) / areas
+
     return match(
         overlaps,
-        within_ignored,
+        mark_hidden(anchors, truth.ignored, shares),
         positive=assigner.anchor_iou,
         negative=_NEGATIVE_IOU,
         rescue=_NEGATIVE_IOU,

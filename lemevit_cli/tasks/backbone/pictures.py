@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from lemevit_cli.errors import DataError, SceneError
-from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.inspection import picture_warnings
+from lemevit_cli.raster.scene import open_ground
 from lemevit_cli.training.datasets.folders import PictureReader, source_of_pictures
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
 from lemevit_cli.training.datasets.source import Site, Sources
@@ -84,6 +85,7 @@ def open_pictures(data: DataOptions) -> Sources:
     notes = list(_notes(items, unreadable))
     warnings = Counter(line for pictures in opened for each in pictures for line in each.warnings)
     notes += [f"{number} pictures: {line}" for line, number in warnings.items()]
+    notes += picture_warnings([each.site.scene for pictures in opened for each in pictures])
     if again:
         notes.append(f"{again} pictures are named more than once, and count once")
     kinds = Counter(each.kind for pictures in opened for each in pictures)
@@ -209,7 +211,7 @@ def _open_all(item: _Item) -> tuple[list[_Opened], list[str]]:
     pictures, wrong = [], []
     for path in item.paths:
         try:
-            with open_scene(path) as scene:
+            with open_ground(path) as scene:
                 site = Site.whole(path, scene.width, scene.height, scene.gsd_m or item.gsd_m)
                 kind = (scene.num_bands, scene.dtype)
                 pictures.append(_Opened(site, kind, scene.band_warnings))

@@ -17,8 +17,13 @@ def pretrain(
     teaching: DistillationOptions,
     options: TrainingOptions,
     progress: Progress | None = None,
+    *,
+    spent_s: float = 0.0,
 ) -> dict[str, Any]:
     """Distil a teacher into a backbone, and write its averaged weights.
+
+    Args:
+        spent_s: as of :func:`lemevit_cli.tasks.training.train`.
 
     Returns:
         A record as of :func:`lemevit_cli.tasks.training.train`.
@@ -27,6 +32,6 @@ def pretrain(
         LemevitError: for a teacher, data, options or targets that are wrong, before any step.
     """
     distillation = Distillation(teaching, training_folder(Path(output)))
-    record = train(distillation, data, output, options, progress)
+    record = train(distillation, data, output, options, progress, spent_s=spent_s)
     distillation.finish()
     return record

@@ -19,6 +19,7 @@ from lemevit_cli.metrics.confusion import Confusion, match_classes
 from lemevit_cli.models.dense_features import DenseFeatures, FeatureSource, open_features
 from lemevit_cli.models.device import choose_device, choose_dtype, use_threads
 from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.radiometry import are_known
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks.backbone.linear_probe import LinearLayer, features_at, fit_linear_layer
 from lemevit_cli.training.datasets.source import Site, Source
@@ -224,7 +225,14 @@ def _scaling(
         return _Scaling(features.value_range, features.value_range)
     places = _places(source, options, tries=1)
     drawn = ((*source.read_pixels(site, window), site.dates) for site, window in places)
-    return _Scaling(value_range_of(drawn), features.value_range)
+    found = value_range_of(drawn)
+    if are_known([np.array(found)], features.dtype, features.value_range):
+        progress.note(
+            f"{source.name}: values lie within those that {features.label} knows, and are read as "
+            "they are"
+        )
+        return _Scaling(features.value_range, features.value_range)
+    return _Scaling(found, features.value_range)
 
 
 def _places(

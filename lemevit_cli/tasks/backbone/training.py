@@ -131,6 +131,7 @@ class Distillation:
             validate,
             origin=views.origin,
             labelled_pixels=sum(source.num_pixels for source in sources.training),
+            validation_pixels=validate.num_views * options.crop**2 if validate else 0,
             final_cost=0.0,
             identity=identity | {"levels": [[s, w] for s, w in self._options.levels.items()]},
         )
@@ -140,12 +141,17 @@ class Distillation:
             examples = () if validate is None else validate.examples
             write_feature_report(path, metrics, examples, titles)
 
+        def prepare(model: nn.Module) -> None:
+            if validate is not None and is_first_process():
+                validate.ask_teacher()
+
         return TaskData(
             card,
             training,
             self._record(features, sources, count),
             options,
             report,
+            prepare=prepare,
             notes=self._notes(sources, count),
             saved=backbone_alone,
         )

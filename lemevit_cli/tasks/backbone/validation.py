@@ -67,6 +67,16 @@ class FeatureValidation:
         figures = {f"cosine_{stride}": value for stride, value in means.items()}
         return Validation(score, {HELD_BACK: {"cosine": score, **figures}})
 
+    @property
+    def num_views(self) -> int:
+        """Return how many views a call looks at."""
+        return self._count
+
+    def ask_teacher(self) -> None:
+        """Ask the teacher of all views, so that no call has to wait for it."""
+        for number in range(len(self._wanted), self._count):
+            self._ask_teacher(number, self._views.read_view(number))
+
     def _ask_teacher(self, number: int, sample: Mapping[str, Tensor]) -> Tensor:
         if number == len(self._wanted):
             # Numbers of these views are not those of the training's: nothing is looked up.

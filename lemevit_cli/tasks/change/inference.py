@@ -17,15 +17,18 @@ from lemevit_cli.errors import LemevitError, OutputError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.mosaic import Rows
+from lemevit_cli.inference.parts import Order
+from lemevit_cli.inference.pixel_size import choose_scale
 from lemevit_cli.inference.pixels import Census, plan_of_rows, raster_spec
 from lemevit_cli.inference.run import BlockInference, best_classes, masked_scores
 from lemevit_cli.inference.scene_input import SceneInput, area_of
 from lemevit_cli.inference.scenes import (
     Record,
+    Report,
     check_targets,
-    infer_scenes,
+    infer_all,
     prepare_weights,
-    target_of,
+    targets_of,
 )
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
@@ -33,6 +36,7 @@ from lemevit_cli.progress import Progress
 from lemevit_cli.raster.acquisition import date_of
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
+from lemevit_cli.raster.spec import DRAFT_BYTES_PER_PIXEL, whole_scores
 from lemevit_cli.raster.targets import (
     RasterSpec,
     Sink,
@@ -44,45 +48,44 @@ from lemevit_cli.settings import InferenceSettings, OutputOptions, SceneOptions
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.change.network import NETWORK
 from lemevit_cli.tasks.change.pair_input import check_bands_of_dates, pair_input, register_dates
-from lemevit_cli.tasks.change.results import (
-    DRAFT_BYTES_PER_PIXEL,
-    UNCHANGED_ID,
-    WRITERS,
-    ChangeSink,
-    ChangeSpec,
-    open_layers,
-)
+from lemevit_cli.tasks.change.results import UNCHANGED_ID, WRITERS, change_spec
+from lemevit_cli.vector.region_layers import RegionSink, RegionSpec, open_layers
 
 
 def change(
-    before: str,
-    after: str,
+    pairs: Sequence[tuple[str, str]],
     targets: Sequence[str] = (),
     *,
     weights: str | None,
     settings: InferenceSettings,
     progress: Progress,
-) -> Record:
-    """Find what has changed between two scenes, whatever grids they lie on.
+    report: Report | None = None,
+) -> Report:
+    """Find what has changed between the two scenes of each pair, whatever grids they lie on.
 
     Args:
-        before, after: paths; one may be ``-`` for a raster on stdin.
+        pairs: paths of the earlier scene and of the later one; of a single pair one may be ``-``
+            for a raster on stdin.
         targets: files, ``-`` for stdout, or folders ending in a slash; all are written from one
             pass. None at all is ``<after>_changes.shp`` in the current folder.
-
-    Returns:
-        The record that ``--json`` prints, see :meth:`Change.assemble`.
+        report: filled as results come; a new one unless given.
 
     Raises:
-        LemevitError: before any work for what can be told to be wrong in a second.
+        LemevitError: before any work for what can be told to be wrong in a second; else as
+            :func:`infer_all`.
     """
     suffix = find_writer("changes.shp", settings.output, WRITERS).suffix
-    named = [target_of(after, target, f"_changes{suffix}") for target in targets or (None,)]
-    card, load = prepare_weights(NETWORK, weights or TASKS[NETWORK.task].starter, settings)
+    card, load = prepare_weights(
+        NETWORK, weights or TASKS[NETWORK.task].starter, settings, progress
+    )
     check_threshold(settings.change.threshold)
-    check_outputs((before, after), named, settings)
-    task = Change(card, settings, progress, after=after, targets=tuple(named))
-    return infer_scenes(task, [before], named[:1], load).results[0]
+    afters = [after for _, after in pairs]
+    by_target = [targets_of(afters, target, f"_changes{suffix}") for target in targets or (None,)]
+    orders = []
+    for (before, after), *named in zip(pairs, *by_target, strict=True):
+        task = Change(card, settings, progress, before, after, tuple(named))
+        orders.append(Order(task, before, named[0], load))
+    return infer_all(orders, report)
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,20 @@ class Change:
 
     Args:
         card: of the weights.
-        after: path of the second date.
+        before, after: paths of the two dates.
         targets: all that is written; the same rows feed them.
     """
 
     card: Card
     settings: InferenceSettings
     progress: Progress
+    before: str
     after: str
     targets: tuple[str, ...]
 
     def check_target(self, target: str) -> None:
-        """Do nothing: :func:`check_outputs` looked at all targets together."""
+        """Refuse targets that could not all be written at the end."""
+        check_outputs((self.before, self.after), self.targets, self.settings, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return all that is written."""
@@ -119,7 +124,9 @@ class Change:
             pair = opened.enter_context(open_pair(scene, self.after, first, second))
             check_bands_of_dates(pair, self.card)
             reading = self.settings.reading
-            area = area_of(pair.before, reading, self.progress)  # before what takes seconds
+            # Before what takes seconds.
+            area = area_of(pair.before, reading, self.progress)
+            choose_scale(pair.before, self.card, reading.gsd)
             coregister = self.settings.change.coregister
             pair, shift = register_dates(pair, coregister=coregister, progress=self.progress)
             opened.callback(pair.close)
@@ -139,14 +146,14 @@ class Change:
         return plan_of_rows(run, self.settings, spec, pixel_bytes=pixel_bytes)
 
     def infer(self, run: BlockInference, block: Window) -> Iterator[Piece]:
-        """Yield rows of ``ids`` and of ``change``, its scores ``(H, W)``.
+        """Yield rows of ``ids`` and of ``change``, its scores in whole numbers; ``(H, W)`` each.
 
         With them go ``scores`` ``(classes, H, W)`` where a raster of scores is written.
         """
         for rows in run.rows(block):
             with run.account.time("write"):
                 ids, scores = decide_classes(rows, self.settings.change.threshold)
-                arrays: dict[str, NDArray[Any]] = {"ids": ids, "change": scores}
+                arrays: dict[str, NDArray[Any]] = {"ids": ids, "change": whole_scores(scores)}
                 if self.settings.output.output_type == "scores":
                     arrays["scores"] = masked_scores(rows)
             yield Piece(rows.window, arrays)
@@ -157,8 +164,9 @@ class Change:
         Returns:
             ``paths``; ``before`` and ``after`` with their dates; ``shift`` between them in pixels
             and metres, with its spread, and whether it was ``undone`` (None where it could not be
-            measured); ``polygons`` (None without a layer); ``changed_area_m2`` and
-            ``changed_share`` of the mask; windows, seconds by phase, memory.
+            measured); ``polygons`` and ``polygons_left_out`` for their size (None without a layer);
+            ``changed_area_m2`` and ``changed_share`` of the mask; windows, seconds by phase,
+            memory.
         """
         pair, spec, census = pair_of(run.source), self._spec(run), Census(run)
         of_layers = layer_spec(spec, pair, self.settings)
@@ -170,6 +178,9 @@ class Change:
                         census.add(piece.window, piece.arrays["ids"])
                         place = piece.window.relative_to(run.source.area)
                         outputs.write(place, piece.arrays)
+        layers = outputs.layers
+        if layers and (told := layers.describe_left_out()):
+            self.progress.note(f"{pair.name}: {told}")
         if not census.valid_pixels:
             self.progress.warn(f"{pair.name}: no pixel is valid in both, the result is empty")
         figures = run.account.figures()
@@ -186,7 +197,8 @@ class Change:
             "height": spec.height,
             "gsd_m": pair.gsd_m,
             "threshold": self.settings.change.threshold,
-            "polygons": outputs.layers.polygons if outputs.layers else None,
+            "polygons": layers.polygons if layers else None,
+            "polygons_left_out": layers.left_out if layers else None,
             **summarise_change(census),
             **figures,
             "shift": opened["shift"],
@@ -234,7 +246,10 @@ def check_threshold(threshold: float) -> None:
 
 
 def check_outputs(
-    scenes: Sequence[str], targets: Sequence[str], settings: InferenceSettings
+    scenes: Sequence[str],
+    targets: Sequence[str],
+    settings: InferenceSettings,
+    progress: Progress,
 ) -> None:
     """Refuse, before any work, targets that could not all be written at its end.
 
@@ -256,20 +271,14 @@ def check_outputs(
     rasters, layers = split_targets(targets, options)
     if not rasters and options.output_type == "scores":
         raise OutputError("--output-type scores: polygons hold no scores; write them to a .tif")
-    of_polygons = {
-        "--style": options.style,
-        "--layer": options.layer is not None,
-        "--min-area": options.min_area_m2 > 0,
-        "--simplify": settings.change.simplify_m is not None,
-    }
-    for name, is_given in of_polygons.items():
-        if is_given and not layers:
-            raise OutputError(f"{name} is for polygons; write .shp, .gpkg or .geojson too")
+    asked = (*options.asked_of_polygons, *(("--layer",) if options.layer is not None else ()))
+    if asked and not layers:
+        raise OutputError(f"{asked[0]} is for polygons; write .shp, .gpkg or .geojson too")
     for target in targets:
         for scene in scenes:
             check_targets([scene], [target])
-        chosen = options if target in layers else of_raster(options, beside_layers=bool(layers))
-        check_target(target, chosen, WRITERS)
+        chosen = options if target in layers else of_raster(target, options, layers)
+        check_target(target, chosen, WRITERS, progress)
 
 
 def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[str], list[str]]:
@@ -278,9 +287,16 @@ def split_targets(targets: Sequence[str], options: OutputOptions) -> tuple[list[
     return rasters, [t for t in targets if t not in rasters]
 
 
-def of_raster(options: OutputOptions, *, beside_layers: bool) -> OutputOptions:
+def of_raster(target: str, options: OutputOptions, layers: Sequence[str]) -> OutputOptions:
     """Return the options of a raster; beside layers, without what is meant for them."""
-    return replace(options, min_area_m2=0.0, style=False, layer=None) if beside_layers else options
+    if not layers:
+        return options
+    # The style of a layer serves a raster of its name, too; scores have none.
+    has_own = all(Path(layer).with_suffix("") != Path(target).with_suffix("") for layer in layers)
+    style = options.style and has_own and options.output_type == "classes"
+    return replace(
+        options, min_area_m2=None, simplify_m=None, fill_holes_m2=0.0, style=style, layer=None
+    )
 
 
 @dataclass(frozen=True)
@@ -293,7 +309,7 @@ class Outputs:
     """
 
     rasters: tuple[Sink, ...]
-    layers: ChangeSink | None
+    layers: RegionSink | None
     as_scores: bool
 
     def write(self, place: Window, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -306,7 +322,7 @@ class Outputs:
 
 @contextmanager
 def open_outputs(
-    targets: Sequence[str], spec: RasterSpec, of_layers: ChangeSpec, settings: InferenceSettings
+    targets: Sequence[str], spec: RasterSpec, of_layers: RegionSpec, settings: InferenceSettings
 ) -> Iterator[Outputs]:
     """Open all targets; they appear, whole and together, when the block closes.
 
@@ -314,13 +330,15 @@ def open_outputs(
         OutputError: if one cannot be written.
     """
     rasters, layers = split_targets(targets, settings.output)
-    of_rasters = of_raster(settings.output, beside_layers=bool(layers))
     with placed_together(), ExitStack() as stack:
-        opened = tuple(stack.enter_context(open_sink(t, spec, of_rasters)) for t in rasters)
-        # Polygons take longest to finish: they are the first to close, and to fail.
-        polygons = (
-            stack.enter_context(open_layers(layers, of_layers, settings.output)) if layers else None
+        opened = tuple(
+            stack.enter_context(open_sink(t, spec, of_raster(t, settings.output, layers)))
+            for t in rasters
         )
+        # Polygons take longest to finish: they are the first to close, and to fail.
+        polygons = None
+        if layers:
+            polygons = stack.enter_context(open_layers(layers, of_layers, settings.output, WRITERS))
         yield Outputs(opened, polygons, settings.output.output_type == "scores")
 
 
@@ -360,14 +378,14 @@ def tags_of(pair: ScenePair, settings: InferenceSettings) -> dict[str, str]:
     }
 
 
-def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -> ChangeSpec:
+def layer_spec(spec: RasterSpec, pair: ScenePair, settings: InferenceSettings) -> RegionSpec:
     """Return what the polygons say of the two dates, and how far their outlines may move."""
-    return ChangeSpec(
-        raster=replace(spec, output_type="classes"),
+    return change_spec(
+        replace(spec, output_type="classes"),
+        settings.output,
         before=label_of(pair.before),
         after=label_of(pair.after),
-        simplify=settings.change.simplify_m,
-        sides=pair.pixel_sides_m or (1.0, 1.0),
+        sides=pair.pixel_sides_m,
     )
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from lemevit_cli.tasks.change.data import PAIRS
-from lemevit_cli.tasks.change.datasets.folders import DATES
-from lemevit_cli.tasks.labels import Entry, Labels, has_split_folders, read_pixel_labels
+from lemevit_cli.tasks.change.datasets.folders import DATES, open_pair_folder
+from lemevit_cli.tasks.labels import (
+    Entry,
+    Labels,
+    has_split_folders,
+    other_split_folders,
+    read_pixel_labels,
+)
 from lemevit_cli.training.datasets.listing import LabelledFolder
 
 
@@ -15,6 +21,8 @@ def _is_layout(entry: Entry) -> bool:
 
 
 LABELS = Labels(
-    read=lambda data, progress: read_pixel_labels(data, PAIRS, "pairs with masks"),
+    read=lambda data, progress: read_pixel_labels(
+        data, PAIRS, "pairs with masks", other_split_folders(open_pair_folder, *DATES)
+    ),
     is_layout=_is_layout,
 )

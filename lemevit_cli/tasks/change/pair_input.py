@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lemevit_cli.inference.scene_input import Area, SceneInput, area_of, model_scale
+from lemevit_cli.inference.pixel_size import choose_scale
+from lemevit_cli.inference.scene_input import Area, SceneInput, area_of
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.bands import check_bands
@@ -106,7 +107,8 @@ def pair_input(
     ]
     for scene, stretch in zip((grid, pair.after), stretches, strict=True):
         tell_stretch(stretch, scene, spec=options.stretch, dtype=card.dtype, progress=progress)
-    scale = model_scale(grid, card, options.gsd, progress)
+    scale = choose_scale(grid, card, options.gsd)
+    scale.tell(grid.name, progress)
     pair = pair.stretch(*stretches)
-    view = SceneView(area.of(pair), scale=scale, fill=(*card.mean, *card.mean))
-    return SceneInput(pair, view, area.window, None)
+    view = SceneView(area.of(pair), scale=scale.both, fill=(*card.mean, *card.mean))
+    return SceneInput(pair, view, area.window, None, scale)

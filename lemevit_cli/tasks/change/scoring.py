@@ -18,7 +18,14 @@ from lemevit_cli.inference.blocks import blocks_of
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.polygons import area_figures
 from lemevit_cli.progress import Progress
-from lemevit_cli.raster.class_raster import WHITE, check_class_raster, id_of_white, read_legend
+from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
+    WHITE,
+    check_class_raster,
+    read_legend,
+    white_note,
+    white_of,
+)
 from lemevit_cli.raster.joined import JoinedScenes
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -95,9 +102,9 @@ class _RasterOfChange:
 
     def read(self, window: Window) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         pixels, valid = self.raster.read(window)
-        if self.white == NODATA_CLASS:
-            valid = valid & (pixels[0] != WHITE)
-        return pixels[0] != 0, valid
+        if self.white == NO_WHITE:
+            return pixels[0] != 0, valid & (pixels[0] != WHITE)
+        return pixels[0] >= self.white, valid
 
 
 @dataclass(frozen=True)
@@ -122,9 +129,12 @@ def _compare_on_grid(
     reading = ScoreOptions() if truth_has_grid else options
     with open_scene(first) as grid:
         check_class_raster(grid)
+        white = white_of(grid)
+        if white not in (WHITE, NO_WHITE):
+            progress.note(white_note(first, white))
         with _open_on_grid_of(grid, second, reading, progress) as (other, area):
             pair: tuple[ChangeReader, ChangeReader] = (
-                _RasterOfChange(grid, id_of_white(grid)),
+                _RasterOfChange(grid, white),
                 other,
             )
             found, true = pair[::-1] if truth_has_grid else pair

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,34 @@ _COLUMNS = "path,class or path,class,split"
 Listed = list[tuple[Path, str]]  # pictures with the names of their classes
 
 
+@dataclass
+class _Bad:
+    """Pictures and rows that cannot be understood: the first one is an error, or all are skipped.
+
+    Args:
+        skip: count them, and leave them out.
+    """
+
+    skip: bool = False
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, error: DataError) -> None:
+        """Take note of one.
+
+        Raises:
+            DataError: if none may be skipped.
+        """
+        if not self.skip:
+            raise error
+        self.lines.append(str(error))
+
+    def notes(self, path: str) -> tuple[str, ...]:
+        """Tell how many are left out."""
+        if not self.lines:
+            return ()
+        return (f"{path}: {len(self.lines)} bad labels left out, the first: {self.lines[0]}",)
+
+
 @dataclass(frozen=True)
 class PictureClasses:
     """The class of each picture, by its path, for every pixel of it."""
@@ -68,13 +97,15 @@ def open_pictures(entry: LabelledFolder, reader: PictureReader, division: Divisi
     """
     if entry.naming != Naming():
         raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not for pictures")
-    listed, is_divided = list_pictures(entry.path, division)
+    bad = _Bad(entry.skip_bad_labels)
+    listed, is_divided = list_pictures(entry.path, division, bad)
     training, validation = (
-        _source(entry.path, split, listed[split], reader, division.crop) for split in _SPLITS
+        _source(entry.path, split, listed[split], reader, division.crop, bad) for split in _SPLITS
     )
     if training is None:
         raise DataError(f"{entry.path}: no picture to train on; {_LAYOUTS}")
     notes = (
+        *bad.notes(entry.path),
         *_notes(training, validation),
         *_notes_of_others(entry.path, listed),
         *_notes_of_twins(listed),
@@ -85,28 +116,56 @@ def open_pictures(entry: LabelledFolder, reader: PictureReader, division: Divisi
     return Parts(training, validation, notes)
 
 
-def open_split(path: str, split: str, card: Card) -> Source:
+def open_split(path: str, split: str, card: Card, *, skip_bad_labels: bool = False) -> Source:
     """Open a split that weights shall be scored on, divided as their training divided it.
+
+    Args:
+        skip_bad_labels: count pictures and rows that cannot be understood, and leave them out.
 
     Raises:
         DataError: if it cannot be opened or is empty, or no class is shared.
     """
     division = Division(crop=card.window, **card.training.get("division", {}))
+    bad = _Bad(skip_bad_labels)
+    source = _open_split(path, split, division, PictureReader(), bad)
+    match_classes(card.class_names, source.classes)  # for its check
+    return replace(source, notes=bad.notes(path))
+
+
+def _open_split(
+    path: str, split: str, division: Division, reader: PictureReader, bad: _Bad
+) -> Source:
     if split not in _SPLITS and not Path(path).is_file():
         place = find_split(Path(path), split) if Path(path).is_dir() else None
         if place is None:
             raise DataError(f"{Path(path) / split}: no such folder; {_LAYOUTS}")
         listed = {split: _listed_in_folders(place)}
     else:
-        listed, _ = list_pictures(path, division)
-    source = _source(path, split, listed.get(split, []), PictureReader(), division.crop)
+        listed, _ = list_pictures(path, division, bad)
+    source = _source(path, split, listed.get(split, []), reader, division.crop, bad)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
-    match_classes(card.class_names, source.classes)  # for its check
     return source
 
 
-def list_pictures(path: str, division: Division) -> tuple[dict[str, Listed], bool]:
+def other_splits(
+    path: str, reader: PictureReader, division: Division
+) -> dict[str, Callable[[], Source]]:
+    """Return what opens each split that is neither learned nor validated on, by its name."""
+    folder = Path(path)
+    if folder.is_file():
+        listed, _ = list_pictures(path, division)
+        names = [split for split, rows in listed.items() if rows and split not in ("", *_SPLITS)]
+    else:
+        own = [find_split(folder, split) for split in _SPLITS]
+        places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        names = [p.name for p in places if p not in own] if None not in own else []
+    return {split: partial(_open_split, path, split, division, reader, _Bad()) for split in names}
+
+
+def list_pictures(
+    path: str, division: Division, bad: _Bad | None = None
+) -> tuple[dict[str, Listed], bool]:
     """List the pictures of both splits with their classes; say whether the data divide themselves.
 
     Raises:
@@ -114,7 +173,7 @@ def list_pictures(path: str, division: Division) -> tuple[dict[str, Listed], boo
     """
     folder = Path(path)
     if folder.is_file():
-        return _listed_in_table(folder, division)
+        return _listed_in_table(folder, division, bad or _Bad())
     if not folder.is_dir():
         raise DataError(f"{path}: no such folder or table; {_LAYOUTS}")
     places = {split: find_split(folder, split) for split in _SPLITS}
@@ -141,7 +200,7 @@ def _listed_in_folders(folder: Path) -> Listed:
     return listed
 
 
-def _listed_in_table(path: Path, division: Division) -> tuple[dict[str, Listed], bool]:
+def _listed_in_table(path: Path, division: Division, bad: _Bad) -> tuple[dict[str, Listed], bool]:
     rows: dict[str, Listed] = {split: [] for split in ("", *_SPLITS)}
     seen: dict[Path, int] = {}
     with (
@@ -158,9 +217,13 @@ def _listed_in_table(path: Path, division: Division) -> tuple[dict[str, Listed],
             raise DataError(f"{path}: line 1 must name the columns {_COLUMNS}")
         for row in table:
             where = f"{path}: line {table.line_num}"
-            picture, name, split = _read_row(path.parent, row, where)
-            if picture in seen:
-                raise DataError(f"{where}: {row['path']} is in line {seen[picture]} already")
+            try:
+                picture, name, split = _read_row(path.parent, row, where)
+                if picture in seen:
+                    raise DataError(f"{where}: {row['path']} is in line {seen[picture]} already")
+            except DataError as error:
+                bad.add(error)
+                continue
             seen[picture] = table.line_num
             rows.setdefault(split, []).append((picture, name))
     if rows[""] and any(listed for split, listed in rows.items() if split):
@@ -195,24 +258,20 @@ def divide(listed: Listed, division: Division) -> dict[str, Listed]:
 
 
 def _source(
-    path: str, split: str, listed: Listed, reader: PictureReader, crop: int
+    path: str, split: str, listed: Listed, reader: PictureReader, crop: int, bad: _Bad
 ) -> Source | None:
     """Make a source of pictures, whose headers are checked; None of nothing."""
-    if not listed:
+    opened = [(found, name) for picture, name in listed if (found := _open(picture, bad))]
+    if not opened:
         return None
+    check_alike([kind for (_, kind), _ in opened], PICTURES.all)
+    sites = [site for (site, _), _ in opened]
+    listed = [(Path(site.scene), name) for (site, _), name in opened]
     classes = tuple(sorted({name for _, name in listed}))
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{path}: has {len(classes)} classes; weights take {MAX_CLASSES}")
     ids = {str(picture): classes.index(name) for picture, name in listed}
-    sites: list[Site] = []
-    kinds: list[tuple[str, int, str]] = []
-    for picture, _ in listed:
-        with open_picture(picture) as scene:
-            _check_end(picture, scene)
-            kinds.append((scene.path, scene.num_bands, scene.dtype))
-            check_alike((kinds[0], kinds[-1]), PICTURES.all)
-            sites.append(Site.whole(str(picture), scene.width, scene.height, scene.gsd_m))
-    _, bands, dtype = kinds[0]
+    _, bands, dtype = opened[0][0][1]
     return Source(
         name=Path(path).resolve().name,
         split=split,
@@ -226,6 +285,18 @@ def _source(
         cells=_cells(sites, list(ids.values()), len(classes), crop),
         whole_pictures=True,
     )
+
+
+def _open(picture: Path, bad: _Bad) -> tuple[Site, tuple[str, int, str]] | None:
+    """Read the header of a picture: its site; path, bands and dtype. None of a bad one."""
+    try:
+        with open_picture(picture) as scene:
+            _check_end(picture, scene)
+            site = Site.whole(str(picture), scene.width, scene.height, scene.gsd_m)
+            return site, (scene.path, scene.num_bands, scene.dtype)
+    except DataError as error:
+        bad.add(error)
+        return None
 
 
 def _check_end(picture: Path, scene: Scene) -> None:

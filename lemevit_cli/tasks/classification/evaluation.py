@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ class WindowTally:
 
     def __init__(self, card: Card, source: Source, progress: Progress) -> None:
         self._source = source
+        for note in source.notes:
+            progress.note(note)
         self._tally = ClassTally(card.class_names, source.classes)
 
     def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
@@ -48,7 +51,9 @@ class WindowTally:
         return self._tally.figures()
 
 
-EVALUATION = Evaluation(open_split, WindowTally)
+EVALUATION = Evaluation(
+    open_split, WindowTally, open_without_bad_labels=partial(open_split, skip_bad_labels=True)
+)
 
 
 def _cells_in(

@@ -46,10 +46,10 @@ _SPREAD_BLOCK = 16  # where several processes share in them
 
 WRITERS = (
     *RASTERS,
-    Writer("GPKG", ".gpkg", "vector", _POLYGONS),
-    Writer("FlatGeobuf", ".fgb", "vector", _POLYGONS),
-    Writer("GeoJSON", ".geojson", "vector", _POLYGONS),
-    Writer("ESRI Shapefile", ".shp", "vector", _POLYGONS),
+    Writer("GPKG", ".gpkg", "cells", _POLYGONS),
+    Writer("FlatGeobuf", ".fgb", "cells", _POLYGONS),
+    Writer("GeoJSON", ".geojson", "cells", _POLYGONS),
+    Writer("ESRI Shapefile", ".shp", "cells", _POLYGONS),
 )
 
 
@@ -76,10 +76,10 @@ def classify(
     Raises:
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
-    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings)
+    card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings, progress)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
         pictures = Pictures(card, settings, progress)
-        if target is None:
+        if target is None or settings.dry_run:
             return infer_scenes(pictures, scenes, scenes, load, report)
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
@@ -147,7 +147,7 @@ class Windows:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output, WRITERS)
+        check_target(target, self.settings.output, WRITERS, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return the one file."""
@@ -221,7 +221,7 @@ class Windows:
             rows=cells.stride * view.scene.height / view.height,
         )
         spec = raster_spec(run, self.settings)
-        is_vector = find_writer(target, self.settings.output, WRITERS).kind == "vector"
+        is_vector = find_writer(target, self.settings.output, WRITERS).kind == "cells"
         return replace(
             spec,
             width=area.width,
@@ -259,8 +259,10 @@ class Pictures:
 
     def open(self, scene: str) -> AbstractContextManager[SceneInput]:
         """Open a picture, and decide how it is read."""
-        # Silent: that it has no place on the earth is what makes it a picture.
-        return open_input(scene, self.card, self.settings, Silent())
+        # Silent: that it has no place on the earth is what makes it a picture. It is shrunk to a
+        # window, whatever the size of its pixels.
+        reading = replace(self.settings.reading, gsd="native")
+        return open_input(scene, self.card, replace(self.settings, reading=reading), Silent())
 
     def plan(self, run: BlockInference) -> Plan:
         """Take the picture as one block of one window."""

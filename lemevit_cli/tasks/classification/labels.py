@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lemevit_cli.tasks.classification.data import WINDOWS
+from lemevit_cli.tasks.classification.data import WINDOWS, other_splits
 from lemevit_cli.tasks.labels import Entry, Labels, read_pixel_labels
 from lemevit_cli.training.datasets.listing import LabelledFolder
 
@@ -19,6 +19,8 @@ def _is_layout(entry: Entry) -> bool:
 
 
 LABELS = Labels(
-    read=lambda data, progress: read_pixel_labels(data, WINDOWS, "pictures with a class each"),
+    read=lambda data, progress: read_pixel_labels(
+        data, WINDOWS, "pictures with a class each", other_splits
+    ),
     is_layout=_is_layout,
 )

@@ -17,6 +17,7 @@ from lemevit_cli.atomic import replacing
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.qgis_style import write_style
 from lemevit_cli.raster.spec import RasterSpec, Sink, Writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.vector.layer import (
@@ -45,8 +46,9 @@ def check_options(options: OutputOptions, writer: Writer) -> None:
             f"{writer.driver} holds the best class of every window with its score; write the "
             "scores of all classes to a .tif"
         )
-    if options.min_area_m2 > 0:
-        raise OutputError("--min-area: polygons of windows are all of one size")
+    if options.asked_of_polygons:
+        name = options.asked_of_polygons[0]
+        raise OutputError(f"{name}: polygons of windows are squares, all of one size; leave it out")
     empty = _CellSink((), options).layer(Georeference(transform=None, crs_wkt=None))
     check_layer_options(empty, options, writer)
 
@@ -68,6 +70,10 @@ def open_sink(
         blame = f"{target} cannot be written (is the disk full?)"
         layer = replace(sink.layer(spec.georeference), pixel_m=pixel_amid_m(spec))
         write_layer(path, layer, options, writer, blame=blame, target=target)
+        if options.style:
+            kept = [info for info in spec.classes if info.name in (options.classes or (info.name,))]
+            style = path.with_suffix(".qml")
+            write_style(style, polygons=kept, filled=True, raster=spec.classes)
 
 
 class _CellSink:

@@ -92,7 +92,7 @@ class Classification:
                 cutmix_alpha=how.cutmix,
                 prob=how.mix_prob,
                 switch_prob=how.mix_switch,
-                mode="batch",
+                mode=how.mix_mode,
                 label_smoothing=options.label_smoothing,
                 num_classes=num_classes,
             )

@@ -49,6 +49,11 @@ class ClassValidation:
         taken = sum(map(len, self._places.values()))
         self.cost_of_all = sum(map(len, every.values())) / max(taken, 1)
 
+    @property
+    def num_pixels(self) -> int:
+        """Return how many pixels a call looks at."""
+        return sum(map(len, self._places.values())) * self.card.window**2
+
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
         self.tallies = {s.name: ClassTally(self.card.class_names, s.classes) for s in self.sources}
         for source in self.sources:

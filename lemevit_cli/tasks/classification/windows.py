@@ -108,7 +108,7 @@ def timm_transform(size: int, how: TimmAugmentation, card: Card) -> Compose:
         vflip=how.vflip,
         color_jitter=None,
         re_prob=how.erasing,
-        re_mode="pixel",
+        re_mode=how.erasing_mode,
         mean=tuple(value / 255 for value in card.mean),
         std=tuple(value / 255 for value in card.std),
         separate=True,

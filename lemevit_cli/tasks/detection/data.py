@@ -136,8 +136,8 @@ def note_crowds(sources: Sequence[Source], side: int, most: int) -> list[str]:
         return []
     return [
         f"around {crowded} of the objects a window of {side} pixels shows more than {most}, up to "
-        f"{counts.max()}: the smallest of them are left out and learned as background; a smaller "
-        "--crop shows fewer at once"
+        f"{counts.max()}: the smallest of them are not learned there, nor taken for background; a "
+        "smaller --crop shows fewer at once"
     ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.geometry.oriented_boxes import canonical
+from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.inference.runtime import Answer
 from lemevit_cli.settings import DetectionOptions
@@ -24,6 +25,8 @@ Floats = NDArray[np.floating]
 BOX = 5  # numbers of a box, in front of the scores of a candidate
 _ANSWER = 7  # cx, cy, w, h, angle_rad, score, class id
 _NOBODY = -1  # class of a row without a box
+_EQUAL_IOU = 0.5
+_LAST = 0.05  # share of the proposals, the least sure ones, that hold no box if they are enough
 _CANDIDATES_A_ROW = 10  # candidates that suppression takes up at first, for each row of the answer
 
 
@@ -35,11 +38,15 @@ class Decoding:
         score: those of a lower score, or of none, are left out.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
         max_per_window: boxes in the answer; one more row tells what had no room.
+        class_ids: of which boxes are asked for; None asks for all.
+        proposals: so many candidates are of one scale, best first; None if that is not known.
     """
 
     score: float = 0.05
     nms_iou: float = 0.1
     max_per_window: int = 300
+    class_ids: tuple[int, ...] | None = None
+    proposals: int | None = None
 
 
 def decoding_of(options: DetectionOptions | None) -> Decoding:
@@ -50,7 +57,12 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
     """
     if options is None:
         return Decoding()
-    return Decoding(min(options.score, SURE), max_per_window=options.max_per_window)
+    return Decoding(
+        min(options.score, SURE),
+        max_per_window=options.max_per_window,
+        class_ids=options.class_ids,
+        proposals=options.proposals,
+    )
 
 
 def decode(candidates: Floats, options: DetectionOptions | None = None) -> NDArray[np.float32]:
@@ -62,12 +74,15 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
     """Choose boxes by score, by suppression within a class, and by their number.
 
     Args:
-        candidates: ``(B, N, 5 + classes)``: box, and the score of each class.
+        candidates: ``(B, N, 5 + classes)``: box, and the score of each class; of each scale in the
+            order of the detector's proposals, best first.
 
     Returns:
         ``(B, max_per_window + 1, 7)``: ``cx, cy, w, h, angle_rad, score, class id``, best first;
         rows without a box have score 0, class -1. The last row is no answer: it holds the best box
-        that had no room. All is NaN for a picture with a score that is none.
+        that had no room; or, with class -1, the score of the best box among the last proposals,
+        where a detector may not have proposed enough. All is NaN for a picture with a score that is
+        none.
     """
     answers = np.zeros((len(candidates), decoding.max_per_window + 1, _ANSWER), np.float32)
     answers[..., -1] = _NOBODY
@@ -76,20 +91,29 @@ def decode_candidates(candidates: Floats, decoding: Decoding) -> NDArray[np.floa
             answer[:] = np.nan  # not silently nothing
             continue
         found = _best_boxes(of_picture, decoding)
-        answer[: len(found)] = found
+        answer[: len(found)] = found[:, :_ANSWER]
+        if len(found) <= decoding.max_per_window and decoding.proposals is not None:
+            rank = found[:, _ANSWER] % decoding.proposals
+            is_last = rank >= (1 - _LAST) * decoding.proposals
+            answer[-1, BOX] = found[is_last, BOX].max(initial=0.0)
     return answers
 
 
 def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
-    """Return the rows of a picture; a candidate may answer for several classes.
+    """Return the rows of a picture, each with the number of its candidate.
+
+    A candidate may answer for several classes.
 
     As many candidates are taken up as fill the rows: what comes later changes nothing before it.
     """
     scores = candidates[:, BOX:]
-    places, class_ids = np.nonzero((scores >= decoding.score) & (scores > 0))
+    is_box = (scores >= decoding.score) & (scores > 0)
+    if decoding.class_ids is not None:
+        is_box &= np.isin(np.arange(scores.shape[1]), decoding.class_ids)
+    places, class_ids = np.nonzero(is_box)
     confident = scores[places, class_ids]
     best = np.argsort(-confident, kind="stable")
-    rows = np.column_stack([candidates[places, :BOX], confident, class_ids])[best]
+    rows = np.column_stack([candidates[places, :BOX], confident, class_ids, places])[best]
     wanted = decoding.max_per_window + 1
     taken = _CANDIDATES_A_ROW * wanted
     while True:
@@ -100,8 +124,25 @@ def _best_boxes(candidates: Floats, decoding: Decoding) -> Floats:
 
 
 def suppress_boxes(rows: Floats, nms_iou: float) -> Floats:
-    """Return the rows of ``(N, 7)`` that no better one of their class overlaps, best first."""
+    """Return the rows ``(N, 7 or more)`` that no better one of their class overlaps."""
     return rows[rotated_nms(rows[:, :BOX], rows[:, 5], rows[:, 6].astype(np.int64), nms_iou)]
+
+
+def share_of_equal_boxes(candidates: Floats, others: Floats) -> float:
+    """Return the share of the boxes of two detectors that the other one has, too, in [0, 1].
+
+    Boxes that ``detect`` would give by itself, of one class and with an IoU of at least
+    ``_EQUAL_IOU``; 1 where neither has any.
+    """
+    decoding = Decoding(score=DetectionOptions().score)
+    equal = count = 0
+    for pair in zip(candidates, others, strict=True):
+        boxes, theirs = (_best_boxes(of_picture, decoding) for of_picture in pair)
+        overlaps = rotated_iou(boxes[:, :BOX], theirs[:, :BOX]) >= _EQUAL_IOU
+        overlaps &= boxes[:, 6, None] == theirs[:, 6]
+        equal += overlaps.any(axis=0).sum() + overlaps.any(axis=1).sum()
+        count += len(boxes) + len(theirs)
+    return float(equal / count) if count else 1.0
 
 
 class SymmetricDetector:
@@ -134,6 +175,7 @@ class SymmetricDetector:
         """Keep the boxes that no better one of ``(8, K, 7)`` covers, as :func:`decode` does."""
         most = self._decoding.max_per_window
         seen, without_room = (_boxes_of(part) for part in (rows[:, :most], rows[:, most:]))
+        of_last_proposals = rows[:, most:][rows[:, most:, 6] < 0]
         seen[:, :BOX] = canonical(seen[:, :BOX])
         kept = suppress_boxes(seen, self._decoding.nms_iou)
         without_room = np.concatenate([kept[most:], without_room])
@@ -142,6 +184,8 @@ class SymmetricDetector:
         best[: len(kept[:most])] = kept[:most]
         if len(without_room):
             best[-1] = without_room[without_room[:, 5].argmax()]
+        else:
+            best[-1, BOX] = of_last_proposals[:, BOX].max(initial=0.0)
         return best
 
 

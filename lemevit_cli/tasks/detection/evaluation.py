@@ -14,7 +14,11 @@ from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks.detection.datasets.folders import open_box_split
-from lemevit_cli.tasks.detection.inference import describe_capped, detect_in_area
+from lemevit_cli.tasks.detection.inference import (
+    describe_capped,
+    describe_full,
+    detect_in_area,
+)
 from lemevit_cli.tasks.detection.network import network_for
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.tasks.evaluation import Evaluation
@@ -59,6 +63,7 @@ class DetectionTally:
         self._match = match_box_classes(names, source.classes, place=source.name)
         self._boxes = BoxTally(names)
         self._progress, self._windows_capped = progress, 0
+        self._windows_full = 0
         foreign = [_with_place(name, source) for name in source.classes if name not in names]
         if foreign:
             unknown = ", ".join(foreign)
@@ -66,18 +71,25 @@ class DetectionTally:
 
     def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
         """Detect in an area, and compare with what is labelled there."""
-        before = inference.account.windows_capped
+        before, full = inference.account.windows_capped, inference.account.windows_full
         found = detect_in_area(inference, site.core, InferenceSettings(detection=JUDGED))
         self._windows_capped += inference.account.windows_capped - before
+        self._windows_full += inference.account.windows_full - full
         truth = objects_of_area(self._source.objects[site.scene], site.core)
         self._boxes.add(found.boxes, found.scores, found.class_ids, truth, self._match)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of :class:`BoxTally`, and ``windows_capped``, which are warned of."""
+        """Return the figures of :class:`BoxTally`, and the windows that are warned of."""
         if self._windows_capped:
             capped = describe_capped(self._windows_capped, JUDGED)
             self._progress.warn(f"{self._source.name}: {capped}, and count as not found")
-        return {**self._boxes.figures(), "windows_capped": self._windows_capped}
+        if self._windows_full:
+            self._progress.warn(f"{self._source.name}: {describe_full(self._windows_full)}")
+        return {
+            **self._boxes.figures(),
+            "windows_capped": self._windows_capped,
+            "windows_full": self._windows_full,
+        }
 
 
 def _with_place(name: str, source: Source) -> str:

@@ -23,6 +23,7 @@ from lemevit_cli.inference.blocks import (
     blocks_of,
     large_block_size,
 )
+from lemevit_cli.inference.predictor import open_weights_for
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput, open_input
 from lemevit_cli.inference.scenes import (
@@ -40,7 +41,7 @@ from lemevit_cli.raster.view import SceneView
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.detection.merge import SURE, RawBoxes, concatenate_boxes, merge_boxes
-from lemevit_cli.tasks.detection.network import network_for
+from lemevit_cli.tasks.detection.network import NETWORK, network_for
 from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of, write_boxes
 
 # Pixels of the model: what ends as near to an edge of its window may go on behind it.
@@ -68,11 +69,22 @@ def detect(
         LemevitError: before any scene is opened; else as :func:`infer_scenes`.
     """
     ending = f"_boxes{find_writer('boxes.shp', settings.output, WRITERS).suffix}"
-    network = network_for(settings.detection)
-    card, load = prepare_weights(network, weights or TASKS[network.task].starter, settings)
+    chosen = weights or TASKS[NETWORK.task].starter
+    settings = _with_weights(settings, open_weights_for(NETWORK.task, chosen).card)
+    card, load = prepare_weights(network_for(settings.detection), chosen, settings, progress)
     check_detection(settings.detection)
     targets = targets_of(scenes, target, ending)
     return infer_scenes(Detection(card, settings, progress), scenes, targets, load, report)
+
+
+def _with_weights(settings: InferenceSettings, card: Card) -> InferenceSettings:
+    """Add what windows are decoded by: no box that is not asked for takes the room of another."""
+    options = replace(
+        settings.detection,
+        class_ids=tuple(ids_of(settings.output.classes, card)),
+        proposals=card.head_args.get("proposals"),
+    )
+    return replace(settings, detection=options)
 
 
 def check_detection(options: DetectionOptions) -> None:
@@ -106,7 +118,7 @@ class Detection:
 
     def check_target(self, target: str) -> None:
         """Refuse a target that could not be written at the end."""
-        check_target(target, self.settings.output, WRITERS)
+        check_target(target, self.settings.output, WRITERS, self.progress)
 
     def outputs(self, target: str) -> tuple[str, ...]:
         """Return the one file."""
@@ -143,6 +155,9 @@ class Detection:
         if run.account.windows_capped:
             capped = describe_capped(run.account.windows_capped, self.settings.detection)
             self.progress.warn(f"{scene.name}: {capped}; a larger --max-per-window keeps them")
+        if run.account.windows_full:
+            full = describe_full(run.account.windows_full)
+            self.progress.warn(f"{scene.name}: {full}; a smaller --window shows fewer at once")
         found = self.merge(run, seen)
         self.progress.start(f"{scene.name}: writing", total=1, unit="files")
         with run.account.time("write"):
@@ -157,6 +172,7 @@ class Detection:
             "gsd_m": scene.gsd_m,
             "objects": len(found.boxes),
             "windows_capped": run.account.windows_capped,
+            "windows_full": run.account.windows_full,
             "classes": census(found),
             **run.account.figures(),
         }
@@ -190,6 +206,14 @@ def describe_capped(windows: int, options: DetectionOptions) -> str:
     )
 
 
+def describe_full(windows: int) -> str:
+    """Say in how many windows the detector's own proposals did not suffice."""
+    return (
+        f"in {windows} {'window' if windows == 1 else 'windows'} even the last of the places that "
+        "the detector proposes hold objects: more may be there than it can propose"
+    )
+
+
 def detect_in_area(run: BlockInference, area: Window, settings: InferenceSettings) -> BoxesOfScene:
     """Find the objects of a part of a scene, without a file."""
     task = Detection(run.predictor.card, settings, run.progress)
@@ -211,7 +235,8 @@ def boxes_in_windows(
 ) -> RawBoxes:
     """Return what a detector sees in windows of the model's grid, in pixels of that grid.
 
-    The account gets the windows where a box of the asked score had no room.
+    The account gets the windows where a box of the asked score had no room, and those where even
+    the last proposals hold one.
     """
     parts, most = [], options.max_per_window
     for batch, answers in run.batches(windows):
@@ -220,6 +245,8 @@ def boxes_in_windows(
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
                 without_room, rows = rows[most:], rows[:most]
                 run.account.windows_capped += has_box_of(without_room, options.score)
+                is_full = without_room[:, 5].max(initial=0.0) >= max(options.score, SURE)
+                run.account.windows_full += bool(is_full and (without_room[:, 6] < 0).all())
                 asked = (rows[:, 5] >= min(options.score, SURE)) & np.isin(rows[:, 6], wanted)
                 parts.append(boxes_in_window(rows[asked], window, valid, run.grid))
     return concatenate_boxes(parts)

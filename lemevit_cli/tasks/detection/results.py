@@ -29,6 +29,7 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.oriented_boxes import GroundSizes, corners_of, sizes_of_corners
 from lemevit_cli.legend import ClassInfo
+from lemevit_cli.qgis_style import write_style
 from lemevit_cli.raster.spec import Writer
 from lemevit_cli.raster.targets import STDOUT, find_writer
 from lemevit_cli.settings import OutputOptions
@@ -45,7 +46,6 @@ from lemevit_cli.vector.layer import (
     vector_refusals,
     write_layer,
 )
-from lemevit_cli.vector.qgis_style import write_style
 
 WRITERS = (
     Writer("GeoJSON", ".geojson", "boxes", __name__),
@@ -117,7 +117,8 @@ def write_boxes(target: str, detections: BoxesOfScene, options: OutputOptions) -
     with replacing_layer(Path(target), options, writer) as path:
         write(path, detections, options, writer, Path(target))
         if options.style:
-            write_style(path.with_suffix(".qml"), detections.classes, label="class and score")
+            style = path.with_suffix(".qml")
+            write_style(style, polygons=detections.classes, label="class and score")
 
 
 def sizes_of(detections: BoxesOfScene) -> GroundSizes:

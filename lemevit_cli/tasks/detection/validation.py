@@ -79,6 +79,11 @@ class BoxValidation:
         ]
         self._shown = set(spread(with_objects, _EXAMPLES))
 
+    @property
+    def num_pixels(self) -> int:
+        """Return how many pixels a call looks at."""
+        return sum(window.width * window.height for _, _, window in self._tasks)
+
     def __call__(self, answer: Callable[[Tensor], Tensor]) -> Validation:
         names = self.card.class_names
         self.tally, examples = BoxTally(names), []

@@ -19,7 +19,8 @@ from lemevit_cli.training.frames import Crop, Frame
 from lemevit_cli.training.options import TrainingOptions
 
 EMPTY = -1  # the label of a row without an object
-MOST_OBJECTS = 512  # rows for the objects of a window; of more, the smallest are forgotten
+MOST_OBJECTS = 512  # that are learned of a window, the largest ones
+MOST_ROWS = 3 * MOST_OBJECTS  # for these and for what is ignored
 _SMALLEST_SIDE = 2.0  # pixels of the window; smaller boxes are ignored
 _GROUND = 0.1  # share of the windows that are drawn anywhere, not around an object
 _TURNS = 0.5  # share of the frames that are turned by any angle, by default
@@ -95,10 +96,11 @@ def _is_well_inside(dx: float, dy: float, angle: float, slack: float) -> bool:
 class BoxTargets:
     """Targets of a detector's loss, all of constant shape.
 
-    ``boxes`` ``(MOST_OBJECTS, 5)`` float32 in pixels of the window; ``labels`` ``(MOST_OBJECTS,)``:
-    ids of the model's classes, ``IGNORED`` for what is neither a class nor background (difficult,
-    tiny, cut by the edge, dropped), ``EMPTY`` in unused rows, which come last; ``unknown``
-    ``(classes,)`` bool: classes that the source does not label. A cut object keeps its whole box.
+    ``boxes`` ``(MOST_ROWS, 5)`` float32 in pixels of the window; ``labels`` ``(MOST_ROWS,)``: ids
+    of the model's classes, at most ``MOST_OBJECTS``, ``IGNORED`` for what is neither a class nor
+    background (difficult, tiny, cut by the edge, dropped, beyond that number), ``EMPTY`` in unused
+    rows, which come last; ``unknown`` ``(classes,)`` bool: classes that the source does not
+    label, or of which objects have no row. A cut object keeps its whole box.
 
     Args:
         classes: of the model.
@@ -116,15 +118,27 @@ class BoxTargets:
         own_ids = np.array([self.classes.index(name) for name in source.classes])
         labels = np.full(len(objects), IGNORED)
         labels[is_kept] = own_ids[objects.class_ids[is_kept]]
-        unknown = torch.tensor([name not in source.classes for name in self.classes])
-        return {**_rows(boxes, labels), "unknown": unknown}
+        unknown = np.array([name not in source.classes for name in self.classes])
+        return _rows(boxes, labels, unknown)
 
 
-def _rows(boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Put boxes and labels in a constant number of rows: objects to find first, then by size."""
-    order = np.lexsort([-boxes[:, 2] * boxes[:, 3], labels == IGNORED])[:MOST_OBJECTS]
-    padded = np.zeros((MOST_OBJECTS, 5), dtype=np.float32)
-    padded[: len(order)] = boxes[order]
-    ids = np.full(MOST_OBJECTS, EMPTY, dtype=np.int64)
-    ids[: len(order)] = labels[order]
-    return {"boxes": torch.from_numpy(padded), "labels": torch.from_numpy(ids)}
+def _rows(
+    boxes: NDArray[np.float64], labels: NDArray[np.int64], unknown: NDArray[np.bool_]
+) -> dict[str, Tensor]:
+    """Put boxes and labels in a constant number of rows: objects to find first, then by size.
+
+    What is there and is not learned must not become background: it is ignored where it lies, or
+    else its class may be anywhere in the window.
+    """
+    order = np.lexsort([-boxes[:, 2] * boxes[:, 3], labels == IGNORED])
+    own = labels[order]
+    lost = own[MOST_ROWS:]
+    unknown[lost[lost >= 0]] = True
+    own[MOST_OBJECTS:] = IGNORED
+    count = min(len(order), MOST_ROWS)
+    padded = np.zeros((MOST_ROWS, 5), dtype=np.float32)
+    padded[:count] = boxes[order[:count]]
+    ids = np.full(MOST_ROWS, EMPTY, dtype=np.int64)
+    ids[:count] = own[:count]
+    found = {"boxes": padded, "labels": ids, "unknown": unknown}
+    return {name: torch.from_numpy(values) for name, values in found.items()}

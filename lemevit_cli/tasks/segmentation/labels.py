@@ -7,8 +7,10 @@ from lemevit_cli.tasks.labels import (
     Labels,
     has_split_folders,
     holds_quadrilaterals,
+    other_split_folders,
     read_pixel_labels,
 )
+from lemevit_cli.training.datasets.folders import open_folder
 from lemevit_cli.training.datasets.listing import LabelledFolder
 from lemevit_cli.training.pixel_data import PIXELS
 
@@ -20,6 +22,8 @@ def _is_layout(entry: Entry) -> bool:
 
 
 LABELS = Labels(
-    read=lambda data, progress: read_pixel_labels(data, PIXELS, "pictures with masks"),
+    read=lambda data, progress: read_pixel_labels(
+        data, PIXELS, "pictures with masks", other_split_folders(open_folder, ("images", "masks"))
+    ),
     is_layout=_is_layout,
 )

@@ -21,11 +21,12 @@ from lemevit_cli.metrics.confusion import match_classes
 from lemevit_cli.pictures.score_picture import write_score_picture
 from lemevit_cli.progress import Progress
 from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
     ClassRaster,
     check_class_raster,
-    id_of_white,
     read_legend,
     white_note,
+    white_of,
 )
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
@@ -96,9 +97,9 @@ def score_classes(
         tally = MapTally(
             match.classes, disc, true.area, keep_unseen=_NUMBERED not in (names, true_names)
         )
-        raster = ClassRaster(scene, id_of_white(scene))
-        if raster.white != NODATA_CLASS:
-            progress.note(white_note(prediction))
+        raster = ClassRaster(scene, white_of(scene))
+        if raster.white != NO_WHITE:
+            progress.note(white_note(prediction, raster.white))
         blocks = [b for b in blocks_of(true.area, options.block_size) if true.may_have(b)]
         progress.start("scoring", total=len(blocks), unit="blocks")
         try:

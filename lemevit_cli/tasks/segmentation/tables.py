@@ -32,8 +32,16 @@ TABLES = (
     ),
     FigureTable(
         headline="labelled_share",
-        columns={"labels": "labels", "train": "train", "val": "val", "share": "share"},
+        columns={
+            "polygons": "polygons",
+            "labels": "labels",
+            "train": "train",
+            "val": "val",
+            "others": "other splits",
+            "percent": "%",
+            "hectares": "hectares",
+        },
         below=(Row("all", {"labels": "labels"}),),
-        form="{:.1%}",
+        form="{:.2f}",
     ),
 )

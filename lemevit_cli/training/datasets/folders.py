@@ -4,7 +4,8 @@ A picture and its mask share their stem and size; both may have any raster forma
 class ids; pixels that it declares as nodata are ignored. ``classes.json`` is
 ``{"classes": ["land", ...], "ignore_index": 255}``, where ``ignore_index`` may be null; without
 it ids 0..n-1 are called ``class_0`` ... and 255 is ignored. In masks that all hold 0 and 255 alone
-255 is class 1, unless ``classes.json`` says that it is ignored or names more than two classes.
+255 is class 1, unless ``classes.json`` says that it is ignored or names more than two classes. What
+JPEG leaves of such masks is read by its middle; of ids it is refused (``raster/class_raster.py``).
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError, SceneError, reading
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
-from lemevit_cli.raster.class_raster import WHITE, is_black_and_white
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
+    WHITE,
+    count_values,
+    is_lossy,
+    refusal_of_lossy,
+    white_among,
+    white_note,
+)
+from lemevit_cli.raster.scene import Scene, open_ground, open_scene
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
 from lemevit_cli.training.datasets.naming import Naming
@@ -59,37 +68,53 @@ class PictureReader:
     """Reads windows of rasters; small pictures stay decoded, as JPEG and PNG know no windows."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str | Path, tuple[NDArray[Any], NDArray[np.bool_]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str | Path], tuple[NDArray[Any], NDArray[np.bool_]]] = (
+            OrderedDict()
+        )
         self._bytes = 0
 
     def __reduce__(self) -> tuple[type[PictureReader], tuple[()]]:
         return PictureReader, ()  # a worker process starts with an empty one
 
     def read(self, path: str | Path, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read values as they are stored, such as ids: as :meth:`read_picture`."""
+        return self._read(path, window, open_stored)
+
+    def read_picture(
+        self, path: str | Path, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read pixels ``(bands, H, W)`` and where they are valid ``(H, W)``; both may be views."""
-        if path not in self._kept:
-            with open_picture(path) as scene:
+        return self._read(path, window, open_picture)
+
+    def _read(
+        self, path: str | Path, window: Window, open_file: Callable[[str | Path], Scene]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        key = open_file.__name__, path
+        if key not in self._kept:
+            with open_file(path) as scene:
                 size = scene.width * scene.height * scene.num_bands * np.dtype(scene.dtype).itemsize
                 if size > _LARGEST_KEPT:
                     return scene.read(window)
-                self._keep(path, *scene.read(scene.window))
-        self._kept.move_to_end(path)
-        pixels, valid = self._kept[path]
+                self._keep(key, *scene.read(scene.window))
+        self._kept.move_to_end(key)
+        pixels, valid = self._kept[key]
         rows, cols = window.slices
         return pixels[:, rows, cols], valid[rows, cols]
 
     def read_site(self, site: Site, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read all dates of a site: their pixels one after the other, valid where all are."""
-        dates = [self.read(date, window) for date in site.dates]
+        dates = [self.read_picture(date, window) for date in site.dates]
         if len(dates) == 1:
             return dates[0]
         pixels, valid = zip(*dates, strict=True)
         return np.concatenate(pixels), np.logical_and.reduce(valid)
 
-    def _keep(self, path: str | Path, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+    def _keep(
+        self, key: tuple[str, str | Path], pixels: NDArray[Any], valid: NDArray[np.bool_]
+    ) -> None:
         # An all-true mask costs a third of an RGB picture: keep one pixel of it, repeated.
         mask = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
-        self._kept[path] = pixels, mask
+        self._kept[key] = pixels, mask
         self._bytes += pixels.nbytes
         while self._bytes > _KEPT_BYTES and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1][0].nbytes
@@ -103,11 +128,13 @@ class MaskCode:
         classes: names, by id.
         ids: class id of each value from 0 to 255; ``NODATA_CLASS`` where it is ignored.
         ignored: one more value that is ignored.
+        notes: how they are read, where that is not as they stand.
     """
 
     classes: tuple[str, ...]
     ids: tuple[int, ...]
     ignored: int | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_ids(cls, classes: tuple[str, ...], ignored: int | None) -> MaskCode:
@@ -116,9 +143,9 @@ class MaskCode:
         return cls(classes, (*range(len(classes)), *[_UNKNOWN] * others), ignored)
 
     @classmethod
-    def of_white(cls, classes: tuple[str, ...], ignored: int | None) -> MaskCode:
-        """Make the code of masks of 0 and 255, two classes."""
-        return cls(classes, (0, *[_UNKNOWN] * (WHITE - 1), 1), ignored)
+    def of_white(cls, classes: tuple[str, ...], ignored: int | None, white: int) -> MaskCode:
+        """Make the code of masks of black and white, whose values from ``white`` on are class 1."""
+        return cls(classes, tuple(int(value >= white) for value in range(_VALUES)), ignored)
 
     def read(self, mask: Path, stored: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return class ids of stored values, ``NODATA_CLASS`` where they are not known.
@@ -188,7 +215,8 @@ def open_splits(
     """
     if entry.naming != Naming():
         raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
-    return Parts(open_split(entry.path, "train", reader), open_split(entry.path, "val", reader))
+    training, validation = (open_split(entry.path, split, reader) for split in _SPLITS)
+    return Parts(training, validation, tuple(dict.fromkeys((*training.notes, *validation.notes))))
 
 
 @dataclass(frozen=True)
@@ -232,7 +260,7 @@ def masked_source(
             for scene in scenes:
                 kinds.append((scene.path, scene.num_bands, scene.dtype))
                 check_alike((kinds[0], kinds[-1]), words.all)
-            _check_mask(scenes, stack.enter_context(open_picture(mask)), words)
+            _check_mask(scenes, stack.enter_context(open_stored(mask)), words)
             if check is not None:
                 check(scenes)
             first, *later = scenes
@@ -242,7 +270,8 @@ def masked_source(
         masks[site.dates] = mask
     code = read_code()
     source = source_of_pictures(folder.resolve().name, split, sites, kinds[0], reader)
-    return replace(source, classes=code.classes, read_ids=Masks(masks, code, reader).read)
+    read_ids = Masks(masks, code, reader).read
+    return replace(source, classes=code.classes, read_ids=read_ids, notes=code.notes)
 
 
 def source_of_pictures(
@@ -331,13 +360,26 @@ def list_rasters(place: Path) -> dict[str, Path]:
 
 
 def open_picture(path: str | Path) -> Scene:
-    """Open a file of a data set.
+    """Open a picture of a data set.
 
     Raises:
         DataError: if it cannot be opened.
     """
+    return _open(path, open_ground)
+
+
+def open_stored(path: str | Path) -> Scene:
+    """Open a mask of a data set: indexes of a palette are its ids.
+
+    Raises:
+        DataError: if it cannot be opened.
+    """
+    return _open(path, open_scene)
+
+
+def _open(path: str | Path, open_file: Callable[[str], Scene]) -> Scene:
     try:
-        return open_scene(str(path))
+        return open_file(str(path))
     except SceneError as error:
         raise DataError(str(error)) from error
 
@@ -346,27 +388,86 @@ def _read_code(folder: Path, split: str) -> MaskCode:
     """Read names of the classes, and what the masks' values mean, by the masks of all splits."""
     path = folder / CLASSES_FILE
     names, ignored = read_class_list(path) if path.is_file() else ((), None)
+    splits = dict.fromkeys([split, *(s for s in _SPLITS if (folder / s / "masks").is_dir())])
+    masks = [mask for s in splits for mask in _files(folder, s, "masks").values()]
     if len(names) > _OF_WHITE or ignored == WHITE:
+        refuse_lossy_ids(masks)
         return MaskCode.of_ids(names, ignored)
-    values = _values_of_masks(folder, split)
-    if is_black_and_white(values):
-        return MaskCode.of_white(names or ("class_0", "class_1"), ignored)
+    counts = count_in_masks(masks, ignored)
+    white = counts.white(folder)
+    if white != NO_WHITE:
+        code = MaskCode.of_white(names or ("class_0", "class_1"), ignored, white)
+        return replace(code, notes=counts.notes(white))
     if names:
         return MaskCode.of_ids(names, ignored)
-    return MaskCode.of_ids(_classes_of_values(folder, values), NODATA_CLASS)
+    return MaskCode.of_ids(_classes_of_values(folder, set(counts.pixels)), NODATA_CLASS)
 
 
-def _values_of_masks(folder: Path, split: str) -> set[int]:
-    splits = dict.fromkeys([split, *(s for s in _SPLITS if (folder / s / "masks").is_dir())])
-    masks = (mask for s in splits for mask in _files(folder, s, "masks").values())
-    return set[int]().union(*(_values_of(mask, mask.stat().st_mtime_ns) for mask in masks))
+@dataclass(frozen=True)
+class MaskCounts:
+    """What masks hold, all together.
+
+    Args:
+        pixels: of each value, without nodata.
+        first_with: the first mask with each value.
+        lossy: the first mask whose compression changes values, None without one.
+    """
+
+    pixels: Mapping[float, int]
+    first_with: Mapping[float, Path]
+    lossy: Path | None
+
+    def white(self, folder: Path) -> int:
+        """Return from which value on they are class 1, see :func:`white_among`.
+
+        Raises:
+            DataError: naming the masks.
+        """
+        name = f"the masks of {folder}" if self.lossy is None else str(self.lossy)
+        try:
+            return white_among(self.pixels, name=name, lossy=self.lossy is not None)
+        except SceneError as error:
+            raise DataError(str(error)) from error
+
+    def notes(self, white: int) -> tuple[str, ...]:
+        """Tell that values between black and white are read as one of both."""
+        return () if white == WHITE else (white_note(str(self.lossy), white),)
+
+
+def refuse_lossy_ids(masks: Iterable[Path]) -> None:
+    """Refuse masks of ids whose compression changes values; headers alone are read.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for mask in masks:
+        with open_stored(mask) as scene:
+            if is_lossy(scene):
+                raise DataError(refusal_of_lossy(str(mask)))
+
+
+def count_in_masks(masks: Iterable[Path], ignored: int | None) -> MaskCounts:
+    """Count the pixels of each value in masks, without those that are ignored."""
+    pixels: dict[float, int] = {}
+    first_with: dict[float, Path] = {}
+    lossy = None
+    for mask in masks:
+        counts, is_blurred = _count_in_mask(mask, mask.stat().st_mtime_ns)
+        lossy = mask if lossy is None and is_blurred else lossy
+        for value, count in counts.items():
+            if value != ignored:
+                pixels[value] = pixels.get(value, 0) + count
+                first_with.setdefault(value, mask)
+    return MaskCounts(pixels, first_with, lossy)
 
 
 @lru_cache(maxsize=1 << 16)  # each split asks for those of all
-def _values_of(mask: Path, mtime_ns: int) -> frozenset[int]:
-    with open_picture(mask) as scene:
-        pixels, valid = scene.read(scene.window)
-    return frozenset(np.unique(pixels[0][valid]).tolist())
+def _count_in_mask(mask: Path, mtime_ns: int) -> tuple[dict[float, int], bool]:
+    counts: dict[float, int] = {}
+    with open_stored(mask) as scene:
+        for _ in count_values(scene, counts):
+            pass
+        return counts, is_lossy(scene)
 
 
 def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
@@ -377,7 +478,7 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
     """
     advice = 'it needs {"classes": ["land", ...], "ignore_index": 255 or null}'
     with reading(path, f"cannot be understood; {advice}", raises=DataError):
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(raw, dict) or not isinstance(raw.get("classes"), list):
         raise DataError(f"{path}: cannot be understood; {advice}")
     names, ignore_index = tuple(raw["classes"]), raw.get("ignore_index")
@@ -389,8 +490,8 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
     return names, ignore_index
 
 
-def _classes_of_values(folder: Path, ids: set[int]) -> tuple[str, ...]:
-    highest = max(ids - {NODATA_CLASS}, default=0)
+def _classes_of_values(folder: Path, ids: set[float]) -> tuple[str, ...]:
+    highest = int(max(ids - {NODATA_CLASS}, default=0))
     if len(ids) < 2 or highest >= MAX_CLASSES or min(ids) < 0:
         raise DataError(
             f"the masks of {folder} hold the ids {list_some(ids)}; "
@@ -399,7 +500,7 @@ def _classes_of_values(folder: Path, ids: set[int]) -> tuple[str, ...]:
     return tuple(f"class_{i}" for i in range(highest + 1))
 
 
-def list_some(ids: set[int]) -> str:
+def list_some(ids: Iterable[float]) -> str:
     """List ids for a message: eight of them at most."""
     listed = sorted(ids)
     return ", ".join(map(str, listed[:8])) + (", ..." if len(listed) > 8 else "")

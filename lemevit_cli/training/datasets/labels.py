@@ -14,9 +14,10 @@ from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import (
+    NO_WHITE,
     ClassRaster,
     check_class_raster,
-    id_of_white,
+    find_ids,
     read_legend,
     white_note,
 )
@@ -36,7 +37,6 @@ from lemevit_cli.vector.scene_polygons import (
 
 IGNORE = "ignore"
 _MOST_NAMES = 12  # of a line
-_CHUNK = 2048  # pixels: side of the windows in which ids are looked for
 
 AnyScene = TypeVar("AnyScene", Scene, ScenePair)
 
@@ -307,7 +307,7 @@ class RasterLabels:
         part: of the scene, that the raster may reach.
         is_on_grid: whether both have the same pixels.
         ids: stored id of each class.
-        white: class id of 255, as of a :class:`ClassRaster`.
+        white: as of a :class:`ClassRaster`.
         is_complete: whether all that it reaches has a class; not where the user ignores a
             background.
     """
@@ -319,7 +319,7 @@ class RasterLabels:
     ids: tuple[int, ...]
     classes: tuple[str, ...]
     is_complete: bool
-    white: int = NODATA_CLASS
+    white: int = NO_WHITE
     notes: tuple[str, ...] = ()
     num_polygons: None = None
 
@@ -379,8 +379,7 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         check_class_raster(raster)
         is_on_grid = same_grid(scene, raster)
         part = scene.window if is_on_grid else part_over(scene, raster)
-        white = id_of_white(raster)
-        names = _names_of(raster, white, path)
+        names, white = _names_of(raster, path)
         ids = tuple(sorted(names))
         classes = tuple(names[i] for i in ids)
         is_complete = labelled.background != IGNORE
@@ -388,18 +387,19 @@ def open_raster(scene: Scene, labelled: LabelledScene) -> RasterLabels:
         by_pixel = f"{path}: is taken pixel by pixel; not both say where on the earth they lie"
         notes = (
             *(() if are_placed else (by_pixel,)),
-            *(() if white == NODATA_CLASS else (white_note(path),)),
+            *(() if white == NO_WHITE else (white_note(path, white),)),
         )
         return RasterLabels(
             scene, raster, part, is_on_grid, ids, classes, is_complete, white, notes
         )
 
 
-def _names_of(raster: Scene, white: int, path: str) -> dict[int, str]:
-    """Return the names of a raster's classes by id."""
-    names = dict(read_legend(raster).names)
+def _names_of(raster: Scene, path: str) -> tuple[dict[int, str], int]:
+    """Return the names of a raster's classes by id, and what is white in it."""
+    names, white = dict(read_legend(raster).names), NO_WHITE
     if not names:
-        names = {i: f"class_{i}" for i in _list_ids(raster, white)}
+        ids, white = find_ids(raster)
+        names = {i: f"class_{i}" for i in ids}
         if len(names) < 2:
             raise DataError(
                 f"{path}: holds the class ids {', '.join(map(str, names)) or 'none'}, apart from "
@@ -407,7 +407,7 @@ def _names_of(raster: Scene, white: int, path: str) -> dict[int, str]:
             )
     if len(set(names.values())) < len(names):
         raise DataError(f"{path}: two of its ids have the same name; rename one")
-    return names
+    return names, white
 
 
 # Class ids on a scene's grid, read window by window. Can be pickled.
@@ -430,15 +430,3 @@ def _refuse_options_of_polygons(labelled: LabelledScene) -> None:
             raise DataError(
                 f"{labelled.labels}: is a raster, {what} such as {value!r} is for polygons"
             )
-
-
-def _list_ids(raster: Scene, white: int) -> list[int]:
-    """List all ids of a raster, ascending."""
-    ids, labels = set[int](), ClassRaster(raster, white)
-    for row in range(0, raster.height, _CHUNK):
-        for col in range(0, raster.width, _CHUNK):
-            square = Window(col_off=col, row_off=row, width=_CHUNK, height=_CHUNK)
-            window = square.intersection(raster.window)
-            if window is not None:
-                ids.update(np.unique(labels.read(window)).tolist())
-    return sorted(ids - {NODATA_CLASS})

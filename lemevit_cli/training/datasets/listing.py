@@ -95,7 +95,7 @@ def read_listing(
     """
     file = Path(path)
     with reading(path, "cannot be read as TOML", raises=DataError):
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     entries = raw.pop("source", None)
     if raw:
         raise DataError(f"{path}: unknown key {next(iter(raw))!r}; it lists [[source]] tables")

@@ -18,7 +18,7 @@ from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene, open_ground
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
 from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
@@ -44,7 +44,7 @@ def open_labelled_scene(labelled: LabelledScene, division: Division) -> Parts:
         DataError: if scene or labels cannot be read, do not meet, or nothing can be held back.
     """
     check_labelled(labelled, dates=1)
-    with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
+    with open_to_learn(lambda: open_ground(labelled.scene)) as scene:
         labels = open_labels(scene, labelled)
         ground = Ground(scene, scene.num_bands, labels, may_have_nodata=scene.mask_kind != "none")
         warnings = (*scene.warnings, *value_warnings(scene, option=STATE_NODATA))

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from hashlib import sha256
 
 import geopandas
 import numpy as np
@@ -10,14 +11,17 @@ from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 from lemevit_cli.errors import DeviceError, WeightsError
-from lemevit_cli.inference.conversions import file_of, kept_of
+from lemevit_cli.inference.conversions import file_of, folder, kept_of
 from lemevit_cli.inference.predictor import load_predictor
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.converted import converted_in
+from lemevit_cli.models.processor import PIN
 from lemevit_cli.models.weights import Card, open_weights, save_weights
+from lemevit_cli.progress import Silent
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_network
 
+Core = pytest.importorskip("openvino", reason="the extra openvino is not installed").Core
 pytestmark = pytest.mark.usefixtures("openvino")
 SMALL = {"embed_dims": [32, 32, 32, 64, 64], "depths": [1, 1, 1, 2, 1]}
 HEADS = {
@@ -52,6 +56,26 @@ def small(tmp_path_factory):
         state = load_network(task).build_model(card).state_dict()
         save_weights(paths[task], state, card)
     return paths
+
+
+@pytest.fixture
+def compiled(tmp_path, cache_home, monkeypatch):
+    """Return a list that grows when a network is compiled, in a cache without compiled ones."""
+    calls = []
+    compile_model = Core.compile_model
+    monkeypatch.setattr(
+        Core, "compile_model", lambda *given: calls.append("compiled") or compile_model(*given)
+    )
+    kept = tmp_path / "lemevit" / "openvino"
+    kept.mkdir(parents=True)
+    for file in (cache_home / "lemevit" / "openvino").glob("*.safetensors"):
+        (kept / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return calls
+
+
+def kept_blobs():
+    return sorted(folder().glob("*.blob"))
 
 
 def predictor_of(path, **options):
@@ -107,6 +131,21 @@ def test_a_predictor_tells_runtime_arithmetic_and_threads(small):
     assert exact.threads == 2
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "torch"])
+def test_auto_lowers_the_arithmetic_of_scores_alone(small, monkeypatch, runtime):
+    """Boxes have to fit: bf16 is for who asks for it by name."""
+    monkeypatch.setenv(PIN, "bf16")
+    arithmetic = {
+        (task, precision): predictor_of(
+            small[task], runtime=runtime, precision=precision
+        ).arithmetic
+        for task in ("seg", "det")
+        for precision in ("auto", "bf16")
+    }
+    assert arithmetic.pop(("det", "auto")) == "float32"
+    assert set(arithmetic.values()) == {"bfloat16"}
+
+
 def test_symmetries_are_asked_of_openvino_as_well(small):
     pixels = pixels_of("seg", windows=1)
     expected = predictor_of(small["seg"], runtime="torch", tta=True).runtime(pixels)
@@ -128,6 +167,55 @@ def test_a_broken_file_of_the_cache_is_made_anew(small):
         found = predictor_of(small["seg"]).runtime(pixels_of("seg"))
         np.testing.assert_array_equal(found, expected)
         assert converted_in(file.read_bytes(), "kept").size == (96, 96)
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def test_a_conversion_is_told_of_in_one_line_before_it_begins(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    weights, listener = open_weights(small["seg"]), Listener()
+    options = RuntimeOptions(runtime="openvino", precision="fp32")
+    for _ in range(2):
+        load_predictor(weights, load_network("seg"), options, progress=listener)
+    (line,) = listener.notes
+    assert line.startswith(f"{weights.name} is converted for OpenVINO, once")
+
+
+def test_what_was_compiled_is_taken_from_the_cache(small, compiled):
+    pixels = pixels_of("seg")
+    expected = predictor_of(small["seg"]).runtime(pixels)
+    (file,) = kept_blobs()
+    assert compiled.pop() == "compiled"
+    np.testing.assert_array_equal(predictor_of(small["seg"]).runtime(pixels), expected)
+    assert not compiled and kept_blobs() == [file]
+    # Other settings, other files; of these a few are kept.
+    for threads in range(3, 7):
+        predictor_of(small["seg"], threads=threads).runtime(pixels)
+    assert len(kept_blobs()) == 4 and file not in kept_blobs()
+
+
+def test_a_compiled_network_that_is_broken_is_made_anew(small, compiled):
+    pixels = pixels_of("seg")
+    expected = predictor_of(small["seg"]).runtime(pixels)
+    (file,) = kept_blobs()
+    whole = file.read_bytes()
+    of_another_version = whole[32:].replace(b"<", b"[", 40)
+    for broken in (
+        whole[: len(whole) // 2],
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        b"",
+        sha256(of_another_version).digest() + of_another_version,
+    ):
+        file.write_bytes(broken)
+        compiled.clear()
+        np.testing.assert_array_equal(predictor_of(small["seg"]).runtime(pixels), expected)
+        assert compiled == ["compiled"] and file.read_bytes()[32:] != broken[32:]
 
 
 def test_openvino_refuses_to_fuse_tokens(small):
@@ -154,6 +242,12 @@ def test_auto_takes_openvino_on_a_cpu(small, monkeypatch):
 def test_what_cannot_be_is_refused(small, options, message):
     with pytest.raises(DeviceError, match=message):
         predictor_of(small["seg"], **options)
+
+
+def test_a_pin_that_is_no_precision_is_refused(small, monkeypatch):
+    monkeypatch.setenv(PIN, "int8")
+    with pytest.raises(DeviceError, match="LEMEVIT_CPU_PRECISION=int8: set fp32 or bf16"):
+        predictor_of(small["seg"], precision="auto")
 
 
 class Histogram(torch.nn.Module):

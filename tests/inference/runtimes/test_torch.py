@@ -1,10 +1,13 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lemevit_cli.inference.runtime import SymmetricRuntime
-from lemevit_cli.inference.runtimes.torch import TorchRuntime, as_torch_dtype
+from lemevit_cli.inference.runtimes.torch import CudaTransfer, TorchRuntime, as_torch_dtype
+from lemevit_cli.progress import Silent
 from lemevit_cli.settings import RuntimeOptions
 
 
@@ -82,3 +85,98 @@ def test_symmetries_are_the_mean_over_all_eight():
             answers.append(model(seen).flip(flips).permute(0, 1, *axes))
     expected = torch.stack(answers).mean(0).detach()
     np.testing.assert_allclose(symmetric(pixels), expected.numpy(), atol=1e-6)
+
+
+class Crowded(Double):
+    """Has room for a few windows at once."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.seen = room, []
+
+    def forward(self, pixels):
+        self.seen.append(len(pixels))
+        if len(pixels) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(pixels)
+
+
+class Listener(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def test_a_batch_without_room_goes_through_in_halves_from_then_on():
+    pixels = np.random.default_rng(0).random((10, 3, 4, 4), dtype=np.float32)
+    model, listener = Crowded(room=3), Listener()
+    runtime = TorchRuntime(model, lambda scores: scores, RuntimeOptions(device="cpu"), listener)
+    np.testing.assert_array_equal(runtime(pixels), pixels * 2)
+    assert model.seen == [10, 5, 2, 2, 2, 2, 2]
+    np.testing.assert_array_equal(runtime(pixels[:5]), pixels[:5] * 2)
+    assert model.seen[7:] == [2, 2, 1]
+    assert listener.notes == [
+        "10 windows at once are too many for the memory of cpu: 5 from here on",
+        "5 windows at once are too many for the memory of cpu: 2 from here on",
+    ]
+
+
+def test_a_window_without_room_is_an_error():
+    runtime = TorchRuntime(Crowded(room=0), lambda scores: scores, RuntimeOptions(device="cpu"))
+    with pytest.raises(torch.OutOfMemoryError):
+        runtime(np.zeros((4, 3, 4, 4), np.float32))
+
+
+class Stream:
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+class FakeCuda:
+    """As much of torch.cuda as copies need; its work is done at once, and its order kept."""
+
+    def __init__(self):
+        self.log, self.names = [], iter(("up", "down"))
+        self.computing = Stream("compute", self.log)
+
+    def Stream(self, device):  # noqa: N802 - torch's name
+        return Stream(next(self.names), self.log)
+
+    def current_stream(self, device):
+        return self.computing
+
+    @contextmanager
+    def stream(self, stream):
+        self.log.append(f"on {stream.name}")
+        yield
+
+    def Event(self):  # noqa: N802 - torch's name
+        return self
+
+    def record(self, stream):
+        self.log.append(f"mark on {stream.name}")
+
+    def synchronize(self):
+        self.log.append("arrived")
+
+
+def test_copies_wait_for_what_they_copy_and_nobody_else(monkeypatch):
+    """No GPU is asked for: the order of streams is all that is ours."""
+    fake, empty = FakeCuda(), torch.empty
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory, **kind: empty(*shape, **kind))
+    transfer, pixels = CudaTransfer(torch.device("cpu"), fake), torch.rand(2, 3, 4, 4)
+    np.testing.assert_array_equal(transfer.upload(pixels), pixels)
+    assert fake.log == ["on up", "compute waits for up"]
+    fake.log.clear()
+    wait = transfer.download(pixels.to(torch.bfloat16))
+    assert fake.log == ["down waits for compute", "on down", "mark on down"]
+    answers = wait()
+    assert fake.log[-1] == "arrived" and answers.dtype == np.float32
+    np.testing.assert_array_equal(answers, pixels.to(torch.bfloat16).float())

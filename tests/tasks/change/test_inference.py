@@ -1,4 +1,5 @@
 import json
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pyogrio
@@ -82,7 +83,7 @@ def run(before, after, *targets, progress=None, **settings):
     named = tuple(str(target) for target in targets)
     predictor = Predictor("a difference", "0" * 16, CARD, Difference(), "cpu")
     settings = InferenceSettings(**settings)
-    task = Change(CARD, settings, progress or Silent(), after=str(after), targets=named)
+    task = Change(CARD, settings, progress or Silent(), str(before), str(after), named)
     return infer_scenes(task, [str(before)], named[:1], lambda: predictor).results[0]
 
 
@@ -104,7 +105,7 @@ def iou(a, b):
 
 def test_polygons_and_mask_of_one_run_hold_the_same_pixels(pair, tmp_path):
     targets = [tmp_path / name for name in ("c.shp", "c.gpkg", "c.fgb", "c.geojson", "m.tif")]
-    record = run(*pair, *targets, change=ChangeOptions(simplify_m=0))
+    record = run(*pair, *targets, output=OutputOptions(simplify_m=0))
     mask = mask_of(targets[-1])
     assert set(np.unique(mask)) == {0, 1} and 0.1 < (mask == 1).mean() < 0.3
     for target in targets[:4]:
@@ -144,7 +145,7 @@ def test_fields_are_measured_on_the_ground(pair, tmp_path):
     np.testing.assert_allclose(table.perim_m, table.geometry.length, rtol=1e-3)
     assert set(table["class"]) == {"changed"}
     assert set(table.before) == {"before"} and set(table.after) == {"after"}
-    run(*pair, tmp_path / "whole.shp", change=ChangeOptions(simplify_m=0))
+    run(*pair, tmp_path / "whole.shp", output=OutputOptions(simplify_m=0))
     with rasterio.open(tmp_path / "s.tif") as file:
         scores = file.read(2)
     for polygon, score in pyogrio.read_dataframe(tmp_path / "whole.shp")[
@@ -279,7 +280,7 @@ def test_pixels_that_are_nodata_in_either_date_are_nodata(write_scene, dates, tm
         write_scene(date, name, transform=UPRIGHT, nodata=0)
         for date, name in ((before, "b.tif"), (after, "a.tif"))
     ]
-    run(*paths, tmp_path / "m.tif", tmp_path / "c.gpkg", change=ChangeOptions(simplify_m=0))
+    run(*paths, tmp_path / "m.tif", tmp_path / "c.gpkg", output=OutputOptions(simplify_m=0))
     mask = mask_of(tmp_path / "m.tif")
     is_nodata = np.zeros(mask.shape, bool)
     is_nodata[:40, :50] = is_nodata[100:, 150:] = True
@@ -392,11 +393,10 @@ def test_a_mask_and_bounds_are_checked_before_the_shift_is_measured(pair, tmp_pa
 
 
 def test_outputs_that_do_not_go_together_are_refused(tmp_path):
-    def check(*targets, change=None, **options):
-        settings = InferenceSettings(
-            output=OutputOptions(**options), change=change or ChangeOptions()
-        )
-        check_outputs(("a.tif", "b.tif"), [str(tmp_path / t) for t in targets], settings)
+    def check(*targets, **options):
+        settings = InferenceSettings(output=OutputOptions(**options))
+        named = [str(tmp_path / t) for t in targets]
+        check_outputs(("a.tif", "b.tif"), named, settings, Silent())
 
     def refused(*targets, **options):
         with pytest.raises(OutputError) as error:
@@ -407,14 +407,16 @@ def test_outputs_that_do_not_go_together_are_refused(tmp_path):
     assert "suffixes" in refused("c.shp", "m.tif", format="GPKG")
     assert "several formats" in refused("c.gpkg", "m.tif", creation_options={"COMPRESS": "LZW"})
     assert "hold no scores" in refused("c.shp", output_type="scores")
-    assert "--style" in refused("m.tif", style=True)
-    assert "--simplify" in refused("m.tif", change=ChangeOptions(simplify_m=0.0))
+    assert "--style" in refused("m.tif", style=True, output_type="scores")
+    assert "--fill-holes" in refused("m.tif", fill_holes_m2=2.0)
+    assert "--simplify" in refused("m.tif", simplify_m=0.0)
     assert "no format goes by" in refused("c.docx")
     assert "--min-area" in refused("m.tif", min_area_m2=2.0)
     check(
         "c.shp",
         "m.tif",
-        change=ChangeOptions(simplify_m=1.0),
+        simplify_m=1.0,
+        fill_holes_m2=3.0,
         min_area_m2=2.0,
         style=True,
         output_type="scores",
@@ -435,7 +437,29 @@ def test_style_colours_what_has_changed(pair, tmp_path):
     run(*pair, *targets, output=OutputOptions(style=True))
     for style in ("c.qml", "d.qml"):
         assert 'value="changed"' in (tmp_path / style).read_text()
-    assert not (tmp_path / "m.qml").exists()
+    assert "rasterrenderer" in (tmp_path / "m.qml").read_text()
+
+
+def test_a_layer_and_a_mask_of_one_name_share_one_style(pair, tmp_path):
+    targets = [tmp_path / name for name in ("c.tif", "c.gpkg")]
+    run(*pair, *targets, output=OutputOptions(style=True))
+    style = ET.fromstring((tmp_path / "c.qml").read_bytes())
+    entries = style.findall("pipe/rasterrenderer/colorPalette/paletteEntry")
+    assert [(e.get("value"), e.get("label")) for e in entries] == [
+        ("0", "unchanged"),
+        ("1", "changed"),
+    ]
+    categories = style.findall("renderer-v2/categories/category")
+    assert [c.get("value") for c in categories] == ["changed"]
+
+
+def test_specks_are_left_out_and_told(pair, tmp_path):
+    run(*pair, tmp_path / "all.gpkg", output=OutputOptions(min_area_m2=0))
+    progress = Collector()
+    record = run(*pair, tmp_path / "large.gpkg", progress=progress)
+    everything = pyogrio.read_dataframe(tmp_path / "all.gpkg")
+    assert record["polygons"] + record["polygons_left_out"] == len(everything)
+    assert bool(record["polygons_left_out"]) == any("left out" in note for note in progress.notes)
 
 
 def test_stdout_gets_one_collection_in_degrees(pair, tmp_path, capfdbinary):

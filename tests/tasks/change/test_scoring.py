@@ -15,9 +15,10 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.raster.targets import RasterSpec, open_sink
 from lemevit_cli.settings import OutputOptions
-from lemevit_cli.tasks.change.results import ChangeSpec, open_layers
+from lemevit_cli.tasks.change.results import WRITERS, change_spec
 from lemevit_cli.tasks.scoring import ScoreOptions
 from lemevit_cli.training.options import LabelledScene
+from lemevit_cli.vector.region_layers import open_layers
 
 GRID = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 SHAPE = (70, 90)
@@ -64,10 +65,11 @@ def write_layer(tmp_path, spec):
     """Return a function that writes the polygons of a mask as ``change`` does, corner by corner."""
 
     def write(ids, name):
-        layers = ChangeSpec(raster=spec, before="2018", after="2020", simplify=0)
-        with open_layers([str(tmp_path / name)], layers, OutputOptions()) as sink:
+        options = OutputOptions(simplify_m=0, min_area_m2=0)
+        layers = change_spec(spec, options, before="2018", after="2020", sides=None)
+        with open_layers([str(tmp_path / name)], layers, options, WRITERS) as sink:
             window = Window(col_off=0, row_off=0, width=SHAPE[1], height=SHAPE[0])
-            sink.write(window, ids, np.ones(SHAPE, np.float32))
+            sink.write(window, ids, np.ones(SHAPE, np.uint16))
         return str(tmp_path / name)
 
     return write

@@ -262,3 +262,50 @@ def test_a_picture_that_is_cut_off_is_named(tmp_path, write_pictures, suffix):
     whole.write_bytes(whole.read_bytes()[:1500])
     with pytest.raises(DataError, match=rf"9{suffix}: .*cut off: mend or remove it"):
         open_all(tmp_path / "data")
+
+
+def test_pictures_that_cannot_be_read_are_skipped_and_counted(tmp_path, write_pictures):
+    write_pictures(tmp_path / "data", count=6)
+    cut = tmp_path / "data" / "red" / "9.png"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    (tmp_path / "data" / "blue" / "8.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"8\.jpg") as raised:
+        open_all(tmp_path / "data")
+    assert "\n" not in str(raised.value)
+    sources = open_all(tmp_path / "data", skip_bad_labels=True)
+    count = sum(len(s.sites) for s in (*sources.training, *sources.validation))
+    assert count == 18
+    (note,) = [note for note in sources.notes if "bad labels" in note]
+    assert "data: 2 bad labels left out, the first: " in note and "8.jpg" in note
+
+
+def test_rows_that_cannot_be_understood_are_skipped_and_counted(tmp_path, write_pictures):
+    write_pictures(tmp_path, count=6)
+    rows = [f"{name}/{i}.png,{name}" for name in ("red", "blue") for i in range(6)]
+    table = tmp_path / "list.csv"
+    bad = ["red/0.png,red", "none.png,red", "red/1.png", ",red"]
+    table.write_text("\n".join(["path,class", *rows, *bad]))
+    with pytest.raises(DataError, match=r"list\.csv: line 14: red/0\.png is in line 2 already"):
+        open_all(table)
+    sources = open_all(table, skip_bad_labels=True)
+    assert sum(len(s.sites) for s in (*sources.training, *sources.validation)) == 12
+    (note,) = [note for note in sources.notes if "bad labels" in note]
+    assert "4 bad labels left out, the first: " in note and "line 14" in note
+    card = Card(task="cls", backbone="x", classes=classes_from_names(("red", "blue")))
+    with pytest.raises(DataError, match="line 14"):
+        open_split(str(table), "val", card)
+    assert "4 bad labels" in open_split(str(table), "val", card, skip_bad_labels=True).notes[0]
+
+
+def test_a_picture_with_a_palette_is_read_as_its_colours(tmp_path, write_pictures):
+    write_pictures(tmp_path / "data", count=4)
+    for path in (tmp_path / "data").rglob("*.png"):
+        Image.open(path).quantize(200).save(path)
+    (source,) = open_all(tmp_path / "data").training
+    site = source.sites[0]
+    assert (source.bands, source.dtype) == (3, "uint8")
+    expected = np.asarray(Image.open(site.scene).convert("RGB"))
+    pixels, _ = source.read_pixels(site, site.core)
+    np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))

@@ -174,7 +174,7 @@ def test_polygons_have_the_class_and_score_of_their_window(tmp_path, colour_scen
 def test_polygons_refuse_what_they_cannot_hold(tmp_path, colour_scene):
     with pytest.raises(OutputError, match="write the scores of all classes to a"):
         classify(colour_scene, tmp_path / "a.gpkg", output=OutputOptions(output_type="scores"))
-    with pytest.raises(OutputError, match="--min-area: polygons of windows are all of one size"):
+    with pytest.raises(OutputError, match="--min-area: polygons of windows are squares"):
         classify(colour_scene, tmp_path / "a.gpkg", output=OutputOptions(min_area_m2=5.0))
 
 

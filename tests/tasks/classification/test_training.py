@@ -120,6 +120,8 @@ def test_the_recipe_of_the_paper_sets_what_was_not_chosen():
     how = found.timm
     assert (how.mixup, how.cutmix, how.mix_prob, how.mix_switch) == (0.8, 1.0, 1.0, 0.5)
     assert (how.randaugment, how.erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
+    assert (how.erasing_mode, how.mix_mode) == ("pixel", "batch")
+    assert (found.betas, found.eps) == ((0.9, 0.999), 1e-8)
     own = replace(options, lr=0.1, steps=7, chosen=("lr", "steps", "drop_path"))
     kept = follow_recipe("cls", own)
     assert (kept.lr, kept.epochs, kept.steps, kept.backbone_args) == (0.1, None, 7, {})

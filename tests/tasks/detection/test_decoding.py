@@ -12,7 +12,12 @@ from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.oriented_rcnn import build_detector
 from lemevit_cli.models.weights import Card
 from lemevit_cli.settings import DetectionOptions
-from lemevit_cli.tasks.detection.decoding import Decoding, decode, decode_candidates
+from lemevit_cli.tasks.detection.decoding import (
+    Decoding,
+    decode,
+    decode_candidates,
+    share_of_equal_boxes,
+)
 from lemevit_cli.tasks.detection.merge import SURE
 
 
@@ -86,3 +91,44 @@ def test_a_picture_without_an_answer_spoils_no_other(candidates):
     found = decode_candidates(broken, Decoding())
     assert np.isnan(found[0]).all()
     np.testing.assert_array_equal(found[1], decode_candidates(candidates, Decoding())[1])
+
+
+def test_boxes_are_equal_that_both_find_in_one_class():
+    boxes = np.zeros((1, 4, 7), np.float32)  # of two classes
+    boxes[0, :, :4] = [(20, 20, 10, 4), (60, 20, 10, 4), (20, 60, 10, 4), (60, 60, 10, 4)]
+    boxes[0, :, 5] = 0.9
+    others = boxes.copy()
+    others[0, 0, 0] += 1  # still the same box
+    others[0, 1, 1] += 20  # another one
+    others[0, 2, 5:] = (0, 0.9)  # another class
+    others[0, 3, 5] = 0.1  # not sure enough
+    assert share_of_equal_boxes(boxes, boxes) == 1
+    assert share_of_equal_boxes(boxes, others) == share_of_equal_boxes(others, boxes)
+    assert share_of_equal_boxes(boxes, others) == pytest.approx(2 / 7)
+    assert share_of_equal_boxes(boxes[:, :0], boxes[:, :0]) == 1
+
+
+def test_classes_that_are_not_asked_for_take_no_room(candidates):
+    every = decode_candidates(candidates, Decoding(score=0.0))
+    for most in (3, 20):
+        wanted = Decoding(score=0.0, max_per_window=most, class_ids=(0, 2))
+        for found, of_all in zip(decode_candidates(candidates, wanted), every, strict=True):
+            expected = of_all[:-1][np.isin(of_all[:-1, 6], (0, 2))]
+            np.testing.assert_array_equal(found[:most], expected[:most])
+
+
+@pytest.mark.parametrize("most", [300, 299])
+def test_a_box_from_the_last_proposals_is_told(most):
+    """Of two scales: all that a detector can propose of one of them holds a box."""
+    places = np.arange(300.0)
+    rows = np.column_stack(
+        [20 * (places % 20), 20 * (places // 20), *np.tile([[12.0], [8], [0], [0.6]], 300)]
+    )
+    decoding = Decoding(max_per_window=most, proposals=300)
+    empty = np.zeros_like(rows)
+    for scales in ([rows, empty], [empty, rows]):
+        (full,) = decode_candidates(np.concatenate(scales)[None], decoding)
+        assert full[-1, 6] == (-1 if most == 300 else 0) and full[-1, 5] == np.float32(0.6)
+    rows[280:, 5] = 0.0  # suppression has left fewer proposals
+    (found,) = decode_candidates(rows[None], decoding)
+    assert (found[-1, 5], found[-1, 6]) == (0, -1)

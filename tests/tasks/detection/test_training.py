@@ -16,7 +16,7 @@ from lemevit_cli.models.oriented_rcnn import OrientedRCNN
 from lemevit_cli.tasks import load_training
 from lemevit_cli.tasks.detection.pictures import draw_report
 from lemevit_cli.tasks.detection.validation import BoxValidation, objects_in
-from lemevit_cli.tasks.detection.windows import MOST_OBJECTS
+from lemevit_cli.tasks.detection.windows import MOST_ROWS
 from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
@@ -101,7 +101,7 @@ def test_the_loss_is_the_sum_over_windows_and_their_number(task, tmp_path):
     total, windows = task.make_loss(found, OPTIONS)(model, batch)
     assert (float(total), int(windows)) == (1.5, 3)
     assert heard["pixels"].shape == (3, 3, 64, 64)
-    assert heard["boxes"].shape == (3, MOST_OBJECTS, 5)
+    assert heard["boxes"].shape == (3, MOST_ROWS, 5)
     assert heard["unknown"].tolist() == [[False]] * 3
 
 

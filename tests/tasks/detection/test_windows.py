@@ -13,11 +13,18 @@ from rasterio.features import rasterize
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.oriented_boxes import boxes_of_corners, corners_of
 from lemevit_cli.tasks.detection.data import count_objects, count_parts, note_crowds
-from lemevit_cli.tasks.detection.windows import EMPTY, MOST_OBJECTS, BoxTargets, aim_at_objects
+from lemevit_cli.tasks.detection.windows import (
+    EMPTY,
+    MOST_OBJECTS,
+    MOST_ROWS,
+    BoxTargets,
+    aim_at_objects,
+)
 from lemevit_cli.training.augmentation import NUM_SYMMETRIES, symmetry, symmetry_transform
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 from lemevit_cli.training.datasets.source import Parts, Site, Source
 from lemevit_cli.training.draw import WindowDraw
+from lemevit_cli.training.frames import Crop
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 from lemevit_cli.training.samples import TrainingSamples
 
@@ -222,8 +229,31 @@ def test_a_thousand_objects_keep_their_largest():
     boxes = np.concatenate([boxes, [[45.0, 45, 30, 20, 0]]])
     sample = samples_of(source_of(boxes))[0]
     found, labels = used(sample)
-    assert len(found) == MOST_OBJECTS and (labels == 0).all()
-    assert found[0, 2] == 30 and found[:, 2].min() > np.median(boxes[:, 2]) - 0.5
+    learned = found[labels == 0]
+    assert len(learned) == MOST_OBJECTS
+    assert learned[0, 2] == 30 and learned[:, 2].min() > np.median(boxes[:, 2]) - 0.5
+    # What is not learned is there all the same: no background.
+    assert len(found) == len(boxes) and set(labels) == {0, IGNORED}
+    assert not sample["unknown"].any()
+
+
+def test_objects_without_a_row_are_no_background_either():
+    random = np.random.default_rng(1)
+    count = MOST_ROWS + 5
+    boxes = np.column_stack(
+        [random.uniform(30, 60, (count, 2)), random.uniform(2.5, 9, count), np.full(count, 2.4),
+         np.zeros(count)]
+    )  # fmt: skip
+    smallest = np.argsort(boxes[:, 2])[:3]
+    ids = np.zeros(count, np.int64)
+    ids[smallest] = 1
+    source = source_of(boxes, ids, classes=("ship", "boat"))
+    objects = Objects(boxes, ids, np.zeros(count, bool))
+    valid = torch.ones(CROP, CROP, dtype=torch.bool)
+    crop = Crop(torch.zeros(3, CROP, CROP), valid, valid.byte(), objects)
+    sample = BoxTargets(("ship", "boat", "plane"))(crop, source)
+    assert sample["boxes"].shape == (MOST_ROWS, 5) and not (sample["labels"] == EMPTY).any()
+    assert sample["unknown"].tolist() == [True, True, True]
 
 
 def test_what_shrinks_is_averaged_in_turned_frames_too():

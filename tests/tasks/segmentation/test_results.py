@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import warnings
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pyogrio
@@ -14,11 +16,14 @@ from rasterio.features import rasterize
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry import ground
 from lemevit_cli.geometry.georeference import Georeference
+from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.targets import check_target
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.segmentation.inference import WRITERS
+from lemevit_cli.tasks.segmentation.results import open_polygons
 from lemevit_cli.vector import layer, outlines
 
+ALL = OutputOptions(min_area_m2=0)
 ENDINGS = ["gpkg", "fgb", "geojson", "shp"]
 
 
@@ -31,9 +36,9 @@ def burned(frame, transform, shape):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_polygons_drawn_again_give_the_raster(make_spec, class_ids, tmp_path, write_result, ending):
     spec = make_spec()
-    target = write_result(tmp_path / f"out.{ending}", spec, class_ids)
+    target = write_result(tmp_path / f"out.{ending}", spec, class_ids, ALL)
     frame = pyogrio.read_dataframe(target)
-    assert list(frame.columns) == ["class", "class_id", "area_m2", "geometry"]
+    assert list(frame.columns) == ["class", "class_id", "score", "area_m2", "geometry"]
     assert frame.crs.to_epsg() == (4326 if ending == "geojson" else 32633)
     drawn = burned(frame.to_crs(32633), spec.georeference.transform, class_ids.shape)
     np.testing.assert_array_equal(drawn, class_ids)
@@ -51,7 +56,8 @@ def test_rings_turn_the_right_way_on_any_grid(
     make_spec, class_ids, tmp_path, write_result, transform
 ):
     georeference = Georeference(transform=transform, crs_wkt=make_spec().georeference.crs_wkt)
-    target = write_result(tmp_path / "out.gpkg", make_spec(georeference=georeference), class_ids)
+    spec = make_spec(georeference=georeference)
+    target = write_result(tmp_path / "out.gpkg", spec, class_ids, ALL)
     frame = pyogrio.read_dataframe(target)
     assert frame.geometry.is_valid.all()
     assert shapely.is_ccw(shapely.get_exterior_ring(frame.geometry.values)).all()
@@ -73,7 +79,7 @@ def test_polygons_laid_out_in_parts_are_those_of_the_whole(
 def test_regions_that_touch_at_a_corner_stay_apart(make_spec, tmp_path, write_result):
     ids = np.full((48, 64), 255, np.uint8)
     ids[0, 0] = ids[1, 1] = 1
-    frame = pyogrio.read_dataframe(write_result(tmp_path / "out.gpkg", make_spec(), ids))
+    frame = pyogrio.read_dataframe(write_result(tmp_path / "out.gpkg", make_spec(), ids, ALL))
     assert len(frame) == 2
 
 
@@ -94,7 +100,9 @@ def test_areas_are_geodesic(make_spec, class_ids, tmp_path, write_result):
 def test_classes_and_smallest_area_choose_the_polygons(
     make_spec, class_ids, tmp_path, write_result
 ):
-    everything = pyogrio.read_dataframe(write_result(tmp_path / "all.gpkg", make_spec(), class_ids))
+    everything = pyogrio.read_dataframe(
+        write_result(tmp_path / "all.gpkg", make_spec(), class_ids, ALL)
+    )
     options = OutputOptions(classes=("building",), min_area_m2=3.0)
     chosen = pyogrio.read_dataframe(
         write_result(tmp_path / "some.gpkg", make_spec(), class_ids, options)
@@ -119,7 +127,7 @@ def test_an_empty_result_is_a_valid_layer(make_spec, tmp_path, write_result, end
     if ending == "geojson":  # which names fields and CRS in its features alone
         assert json.loads(target.read_text())["features"] == []
     else:
-        assert list(info["fields"]) == ["class", "class_id", "area_m2"]
+        assert list(info["fields"]) == ["class", "class_id", "score", "area_m2"]
         assert info["crs"] == "EPSG:32633"
 
 
@@ -256,3 +264,85 @@ def test_known_layer_options_reach_the_file(make_spec, class_ids, tmp_path, writ
     polygons = [shapely.geometry.shape(feature["geometry"]) for feature in read_features(target)]
     xy = shapely.get_coordinates(polygons)
     np.testing.assert_array_equal(xy, np.round(xy, 3))
+
+
+def test_scores_are_means_over_the_pixels_of_each_polygon(make_spec, class_ids, tmp_path):
+    whole = np.random.default_rng(1).integers(0, 65536, class_ids.shape, np.uint16)
+    spec = make_spec()
+    options = replace(ALL, simplify_m=1.0)
+    for name, chosen in (("plain.gpkg", ALL), ("thin.gpkg", options)):
+        with open_polygons(str(tmp_path / name), spec, chosen, WRITERS) as sink:
+            sink.write(Window(col_off=0, row_off=0, width=64, height=48), class_ids, whole)
+    plain = pyogrio.read_dataframe(tmp_path / "plain.gpkg")
+    places = zip(plain.geometry, range(1, len(plain) + 1), strict=True)
+    grid = spec.georeference.transform
+    labels = rasterize(places, out_shape=class_ids.shape, transform=grid, dtype="int32")
+    sums = np.bincount(labels.ravel(), weights=whole.ravel() / 65535)[1:]
+    np.testing.assert_allclose(plain.score, sums / np.bincount(labels.ravel())[1:], rtol=1e-9)
+    thin = pyogrio.read_dataframe(tmp_path / "thin.gpkg")
+    np.testing.assert_array_equal(thin.score, plain.score)  # of the pixels, however it is drawn
+    assert (
+        shapely.get_num_coordinates(thin.geometry).sum()
+        < shapely.get_num_coordinates(plain.geometry).sum()
+    )
+
+
+@pytest.mark.parametrize("simplify", [0.5, 1.0, 3.0])
+def test_simplified_neighbours_leave_no_gap_and_no_overlap(
+    make_spec, class_ids, tmp_path, write_result, simplify
+):
+    class_ids[:10, :12] = 0  # no nodata: all is covered
+    options = OutputOptions(min_area_m2=0, simplify_m=simplify)
+    frame = pyogrio.read_dataframe(
+        write_result(tmp_path / "out.gpkg", make_spec(), class_ids, options)
+    )
+    assert frame.geometry.is_valid.all()
+    union = shapely.union_all(frame.geometry.values, grid_size=1e-4)
+    assert shapely.get_num_interior_rings(union) == 0
+    assert frame.geometry.area.sum() == pytest.approx(union.area, rel=1e-5)
+    assert union.area == pytest.approx(class_ids.size * 0.25, rel=0.03)  # corners of the scene
+
+
+def test_small_holes_are_filled_with_what_lies_in_them(make_spec, tmp_path, write_result):
+    ids = np.full((48, 64), 255, np.uint8)
+    ids[2:40, 2:60] = 0
+    ids[5:8, 5:8] = 1  # 2.25 m2
+    ids[6, 6] = 2
+    ids[5, 20:22] = 255  # 0.5 m2
+    ids[20:30, 20:30] = 1  # 25 m2
+    ids[24:26, 24:26] = 2
+    options = OutputOptions(min_area_m2=0, fill_holes_m2=3.0)
+    frame = pyogrio.read_dataframe(write_result(tmp_path / "out.gpkg", make_spec(), ids, options))
+    found = frame.sort_values("area_m2")[["class_id", "area_m2"]].to_numpy()
+    # The hole of 1 m2 in the class 1 is filled, too, and the large one stays.
+    np.testing.assert_allclose(found, [[1, 25], [0, 38 * 58 / 4 - 25]], rtol=2e-3)
+
+
+def test_specks_are_left_out_unless_all_are_asked_for(make_spec, tmp_path):
+    ids = np.full((48, 64), 255, np.uint8)
+    ids[2, 2:9], ids[4, 2:10], ids[10:20, 10:20] = 0, 1, 2  # 7, 8 and 100 pixels
+    for options, classes, told in (
+        (OutputOptions(), {1, 2}, "1 polygon of less than 8 pixels left out; --min-area 0 keeps"),
+        (ALL, {0, 1, 2}, None),
+        (OutputOptions(min_area_m2=3.0), {2}, "2 polygons smaller than --min-area left out"),
+    ):
+        target = tmp_path / f"{len(classes)}.gpkg"
+        with open_polygons(str(target), make_spec(), options, WRITERS) as sink:
+            window = Window(col_off=0, row_off=0, width=64, height=48)
+            sink.write(window, ids, np.ones(ids.shape, np.uint16))
+        assert set(pyogrio.read_dataframe(target).class_id) == classes
+        assert (sink.polygons, sink.left_out) == (len(classes), 3 - len(classes))
+        assert (sink.describe_left_out() or "").startswith(told or "")
+        assert bool(sink.describe_left_out()) == bool(told)
+
+
+def test_a_style_beside_polygons_serves_a_raster_of_the_name_too(
+    make_spec, class_ids, tmp_path, write_result
+):
+    options = OutputOptions(style=True, classes=("building", "Gewässer & Co"))
+    write_result(tmp_path / "out.gpkg", make_spec(), class_ids, options)
+    style = ET.parse(tmp_path / "out.qml")
+    values = [c.get("value") for c in style.findall(".//category")]
+    assert values == ["building", "Gewässer & Co"]
+    assert set(pyogrio.read_dataframe(tmp_path / "out.gpkg")["class"]) == set(values)
+    assert [e.get("label") for e in style.findall(".//paletteEntry")] == ["land", *values]

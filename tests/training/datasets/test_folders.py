@@ -161,3 +161,26 @@ def test_pictures_of_different_bands_are_refused(make_folder):
 def test_ignore_index_may_be_null(make_folder):
     source = open_folder(make_folder(ignore_index=None), "train")
     assert source.count_classes().counts.sum() == 2 * 48 * 64
+
+
+def test_palettes_are_colours_of_pictures_and_ids_of_masks(make_folder):
+    folder = make_folder()
+    colours = [20, 30, 40, 200, 100, 50] + [0, 0, 0] * 254
+    for path in Path(folder).rglob("*.*"):
+        if "masks" in path.parts or "images" in path.parts:
+            ids = np.asarray(Image.open(path).convert("L")) if "masks" in path.parts else None
+            with Image.open(path) as opened:
+                size = opened.size
+            stripes = np.indices(size[::-1])[0] % 2
+            picture = Image.fromarray((stripes if ids is None else ids).astype(np.uint8), mode="P")
+            picture.putpalette(colours)
+            picture.save(path.with_suffix(".png"))
+            if path.suffix != ".png":
+                path.unlink()
+    source = open_folder(folder, "train")
+    site = source.sites[0]
+    assert (source.bands, source.dtype) == (3, "uint8")
+    pixels, valid = source.read_pixels(site, site.core)
+    assert valid.all()
+    assert pixels[:, 0, 0].tolist() == [20, 30, 40] and pixels[:, 1, 0].tolist() == [200, 100, 50]
+    assert set(np.unique(source.read_ids(site, site.core))) == {0, 1, 255}

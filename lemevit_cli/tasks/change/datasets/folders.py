@@ -3,20 +3,19 @@
 Also ``before``, ``after`` or ``t1``, ``t2``; and ``OUT``, ``mask`` for the labels. A pair and its
 mask share stem and size; the dates are compared pixel by pixel. Masks hold 0 and 1, or 0 and 255,
 whichever it is in all of a folder; in JPEG, which blurs them, what is brighter than the middle is
-changed. A ``classes.json`` as of folders of pictures may name several kinds of change by their ids:
-``{"classes": ["unchanged", "built", "torn down"], "ignore_index": 255}``.
+changed (``raster/class_raster.py``). A ``classes.json`` as of folders of pictures may name several
+kinds of change by their ids: ``{"classes": ["unchanged", "built", "torn down"], "ignore_index":
+255}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from lemevit_cli.errors import DataError, SceneError
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.raster.class_raster import WHITE, is_black_and_white
+from lemevit_cli.raster.class_raster import NO_WHITE
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.tasks.change.classes import ONE_KIND, change_names
@@ -25,11 +24,12 @@ from lemevit_cli.training.datasets.folders import (
     MaskCode,
     PictureReader,
     Words,
+    count_in_masks,
     list_rasters,
     list_some,
     masked_source,
-    open_picture,
     read_class_list,
+    refuse_lossy_ids,
     refuse_missing,
 )
 from lemevit_cli.training.datasets.source import Source
@@ -37,7 +37,6 @@ from lemevit_cli.training.datasets.source import Source
 DATES = (("A", "B"), ("before", "after"), ("t1", "t2"))
 _MASKS = ("label", "OUT", "mask")
 _SPLITS = ("train", "val")
-_LOSSY = {".jpg", ".jpeg"}
 _VALUES = 256
 
 
@@ -68,7 +67,7 @@ def open_pair_folder(path: str | Path, split: str, reader: PictureReader | None 
         folder,
         split,
         pairs,
-        lambda: _read_code(folder, split, reader),
+        lambda: _read_code(folder, split),
         reader,
         words=_WORDS,
         check=_check_grids,
@@ -112,34 +111,36 @@ def _check_grids(dates: Sequence[Scene]) -> None:
         )
 
 
-def _read_code(folder: Path, split: str, reader: PictureReader) -> MaskCode:
+def _read_code(folder: Path, split: str) -> MaskCode:
     """Read names of the classes, and what the masks' values mean, from the masks of all splits."""
     listed = folder / CLASSES_FILE
     names, ignored = read_class_list(listed) if listed.is_file() else (ONE_KIND, None)
-    splits = [s for s in _SPLITS if s == split or (folder / s).is_dir()]
-    masks = [mask for s in splits for mask in _files(folder, s)[2].values()]
-    values = _values_of(masks, reader)
-    if ignored is not None:
-        values.pop(ignored, None)
-    is_lossy = any(mask.suffix.lower() in _LOSSY for mask in masks)
-    if is_lossy and len(names) == len(ONE_KIND) and any(v > WHITE // 2 for v in values):
-        ids = [0] * (_VALUES // 2) + [1] * (_VALUES // 2)
+    splits = [s for s in _SPLITS if (folder / s).is_dir()]
+    masks = [
+        mask for s in dict.fromkeys([split, *splits]) for mask in _files(folder, s)[2].values()
+    ]
+    counts = count_in_masks(masks, ignored)
+    if len(names) > len(ONE_KIND):
+        refuse_lossy_ids(masks)
+    white = counts.white(folder) if len(names) == len(ONE_KIND) else NO_WHITE
+    notes = () if white == NO_WHITE else counts.notes(white)
+    if white != NO_WHITE:
+        ids = [int(value >= white) for value in range(_VALUES)]
     else:
-        ids = _ids_of_values(folder, names, values)
+        ids = _ids_of_values(folder, names, counts.first_with)
     if ignored is not None and 0 <= ignored < _VALUES:
         ids[ignored] = NODATA_CLASS
-    if not any(ids[value] for value in values if ids[value] != NODATA_CLASS):
+    if not any(ids[int(value)] not in (0, NODATA_CLASS) for value in counts.pixels):
         raise DataError(f"{folder}: no pixel of its masks is changed; nothing is there to learn")
-    return MaskCode(change_names(names), tuple(ids))
+    return MaskCode(change_names(names), tuple(ids), notes=notes)
 
 
-def _ids_of_values(folder: Path, names: Sequence[str], first_with: dict[int, Path]) -> list[int]:
+def _ids_of_values(
+    folder: Path, names: Sequence[str], first_with: Mapping[float, Path]
+) -> list[int]:
     values = set(first_with)
     ids = [NODATA_CLASS] * _VALUES
     ids[: len(names)] = range(len(names))
-    if len(names) == len(ONE_KIND) and is_black_and_white(values):
-        ids[1], ids[WHITE] = NODATA_CLASS, 1
-        return ids
     wrong = min(values - set(range(len(names))), default=None)
     if wrong is None:
         return ids
@@ -154,19 +155,3 @@ def _ids_of_values(folder: Path, names: Sequence[str], first_with: dict[int, Pat
         f"{list_some(values)}: a mask has 0 and 1, or 0 and 255; a {CLASSES_FILE} names others by "
         '{"classes": ["unchanged", "built", "torn down"], "ignore_index": 255}'
     )
-
-
-def _values_of(masks: Sequence[Path], reader: PictureReader) -> dict[int, Path]:
-    """Collect the values that masks hold, and the first mask with each."""
-    first_with: dict[int, Path] = {}
-    for path in masks:
-        with open_picture(path) as scene:
-            window = scene.window
-        stored, known = reader.read(path, window)
-        if stored.dtype == np.uint8:
-            values = np.flatnonzero(np.bincount(stored[0][known], minlength=_VALUES))
-        else:
-            values = np.unique(stored[0][known])
-        for value in values.tolist():
-            first_with.setdefault(value, path)
-    return first_with

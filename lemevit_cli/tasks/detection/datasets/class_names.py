@@ -22,7 +22,7 @@ def read_stated_classes(folder: Path) -> tuple[str, ...] | None:
         return None
     what = 'cannot be understood; it takes {"classes": ["plane", ...]}'
     with reading(path, what, raises=DataError):
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     names = raw.get("classes") if isinstance(raw, dict) else None
     return _check_class_names(names, path)
 
@@ -49,6 +49,12 @@ def read_numbered_classes(folder: Path) -> tuple[str, ...] | None:
     if not isinstance(names, list):
         raise DataError(f"{path}: cannot be understood; it takes names: [plane, ...]")
     return _check_class_names([_name(name) for name in names], path)
+
+
+def states_keypoints(folder: Path) -> bool:
+    """Say whether YOLO's YAML of a folder states keypoints (``kpt_shape``)."""
+    path = yaml_of(folder)
+    return path is not None and "kpt_shape" in read_yaml(path)
 
 
 def yaml_of(folder: Path) -> Path | None:

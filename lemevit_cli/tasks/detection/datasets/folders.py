@@ -89,9 +89,23 @@ def read_box_folder(
         for split, labelled in layout.pictures.items()
     }
     everything = [o for part in pictures.values() for each in part for o in each.outlines]
+    _refuse_shares(everything)
     classes = stated or layout.classes or list_names(everything)
     name = folder.resolve().name
     return BoxFolder(name, layout.name, classes, pictures, report, layout.notes)
+
+
+def _refuse_shares(outlines: Sequence[Outline]) -> None:
+    """Refuse labels that all lie within the first pixel: parts of a picture's width and height.
+
+    Raises:
+        DataError: with the first.
+    """
+    if outlines and all(o.points.min() >= 0 and o.points.max() <= 1 for o in outlines):
+        raise DataError(
+            f"{outlines[0].place}: all labels lie between 0 and 1, as parts of their pictures' "
+            "width and height do; this format is of pixels"
+        )
 
 
 def open_box_folder(
@@ -160,7 +174,8 @@ def _open_picture(
     with open_picture(image) as scene:
         picture = picture_of(scene)
         outlines, gsd_m = read(picture, report)
-        kept = []
+        kept: list[Outline] = []
+        seen: set[tuple[str, bytes]] = set()
         for outline in outlines:
             with report.over_label():
                 if not has_area(outline):
@@ -170,6 +185,10 @@ def _open_picture(
                 if stated is not None:
                     check_name(outline, stated, CLASSES_FILE)
                 kept.append(outline)
+                key = (outline.name or "", outline.points.tobytes())
+                if outline.name is not None and key in seen:
+                    report.remark("labels that repeat another, both read", outline.place)
+                seen.add(key)
         site = Site.whole(str(image), scene.width, scene.height, scene.gsd_m or gsd_m)
         kind = (str(image), scene.num_bands, scene.dtype)
         return LabelledPicture(site, kept, kind, picture, scene.georeference)

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlparse
 from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.detection.datasets.class_names import (
     read_numbered_classes,
+    states_keypoints,
 )
 from lemevit_cli.tasks.detection.datasets.coco import (
     CocoFile,
@@ -194,7 +195,8 @@ def _text_or_xml(
             f"{folder}: its labels number their classes, as YOLO's do; name them in data.yaml: "
             "names: [plane, ship, ...]"
         )
-    files = {path: recognise_yolo(path) for path in labels}
+    has_keypoints = states_keypoints(folder)
+    files = {path: recognise_yolo(path, has_keypoints=has_keypoints) for path in labels}
     kinds = dict.fromkeys(file.kind for file in files.values() if file.kind is not None)
     words = {"boxes": "YOLO (upright boxes)", "corners": "YOLO-OBB", "outlines": "YOLO (outlines)"}
     name = " and ".join(words[kind] for kind in kinds)

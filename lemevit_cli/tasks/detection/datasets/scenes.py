@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene, open_ground
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
 from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
@@ -45,7 +45,7 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
         DataError: if scene or layer cannot be read, do not meet, or nothing can be held back.
     """
     _check(labelled)
-    with open_to_learn(lambda: open_scene(labelled.scene)) as scene:
+    with open_to_learn(lambda: open_ground(labelled.scene)) as scene:
         return _divide_objects(scene, labelled, division)
 
 

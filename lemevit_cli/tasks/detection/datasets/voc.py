@@ -26,7 +26,6 @@ from lemevit_cli.tasks.detection.datasets.labels import (
     finite_number,
     fit_to_picture,
 )
-from lemevit_cli.tasks.detection.datasets.lines import read_text
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")
@@ -62,7 +61,8 @@ def read_voc_as_stated(
 
 def _root(path: Path) -> ElementTree.Element:
     with reading(path, "cannot be read as XML", raises=DataError):
-        root = ElementTree.fromstring(read_text(path).encode("utf-8"))
+        # As bytes: XML says itself how it is encoded.
+        root = ElementTree.fromstring(path.read_bytes())
     if root.tag != "annotation":
         raise DataError(
             f"{path}: begins with {root.tag!r}; of XML it takes Pascal VOC's, an annotation with "

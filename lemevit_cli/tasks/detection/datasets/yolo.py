@@ -7,9 +7,11 @@ parts of the picture's width and height:
 box        ``class cx cy w h``                     then maybe a confidence, and a track
 corners    ``class x1 y1 x2 y2 x3 y3 x4 y4``       then maybe a confidence
 outline    ``class x1 y1 ... xn yn``, n >= 3       then maybe a confidence
+pose       ``class cx cy w h x1 y1 [v1] ...``      keypoints, which are not read
 =========  ======================================  ========================================
 
-A file is of one kind: what a line holds is told by the file as a whole.
+A file is of one kind: what a line holds is told by the file as a whole. Keypoints are known by
+``kpt_shape`` of the YAML, or by their flags ``v``: 0, 1 and 2, of which no other number can be 2.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from lemevit_cli.tasks.detection.datasets.lines import Line, read_lines
 
 Kind = Literal["boxes", "corners", "outlines"]
 _BOX, _CORNERS = 4, 8  # numbers after the class
+_VISIBLE = 2  # of a keypoint's flag
 _FAR_OUTSIDE = 2.0  # in parts of a picture: pixels where parts of it are asked for
 _ROUNDING = 0.01  # of a picture's width
 _WHOLE = 1.01  # of a picture's width: no box is wider
@@ -54,11 +57,13 @@ class YoloFile:
     Args:
         kind: of its labels, None of an empty file.
         has_track: whether the last of seven numbers counts objects of a film.
+        has_keypoints: whether what follows a box are keypoints.
     """
 
     path: Path
     kind: Kind | None
     has_track: bool = False
+    has_keypoints: bool = False
 
 
 def vote_for_yolo(path: Path) -> int:
@@ -76,12 +81,18 @@ def vote_for_yolo(path: Path) -> int:
     return votes
 
 
-def recognise_yolo(path: Path) -> YoloFile:
-    """Find out what a file's lines hold, by how many numbers they have."""
+def recognise_yolo(path: Path, *, has_keypoints: bool = False) -> YoloFile:
+    """Find out what a file's lines hold, by how many numbers they have.
+
+    Args:
+        has_keypoints: whether the data set states keypoints.
+    """
     rows = [line.fields[1:] for line in read_lines(path)]
     counts = Counter(map(len, rows))
     if not counts:
         return YoloFile(path, None)
+    if has_keypoints or _are_flagged_points(rows):
+        return YoloFile(path, "boxes", has_keypoints=True)
     tracks = [whole_number(row[-1]) for row in rows if len(row) == _BOX + 2]
     has_track = bool(tracks) and all(track is not None and track >= 1 for track in tracks)
     num_boxes = counts[_BOX] + counts[_BOX + 1] + counts[_BOX + 2] * has_track
@@ -90,6 +101,13 @@ def recognise_yolo(path: Path) -> YoloFile:
     pairs = [count for count in counts if count % 2 == 0] or [count - 1 for count in counts]
     is_outline = any(count not in (_BOX, _CORNERS) for count in pairs)
     return YoloFile(path, "outlines" if is_outline else "corners")
+
+
+def _are_flagged_points(rows: Sequence[Sequence[str]]) -> bool:
+    """Say whether boxes are followed by triples whose last number is 0, 1 or 2, some of them 2."""
+    flags = [finite_number(flag) for row in rows for flag in row[_BOX + 2 :: 3]]
+    is_triples = all(len(row) > _BOX and (len(row) - _BOX) % 3 == 0 for row in rows)
+    return is_triples and set(flags) <= {0, 1, _VISIBLE} and _VISIBLE in flags
 
 
 def read_yolo(
@@ -109,6 +127,8 @@ def read_yolo(
             points, confidence = _points(line, file)
             if points.min() < -_ROUNDING or points.max() > 1 + _ROUNDING:
                 report.remark("labels reach over the edge of their picture", line.place)
+            if file.has_keypoints and len(line.fields) > 1 + _BOX:
+                report.remark("boxes with keypoints, which are not read", line.place)
             name = _class_of_number(line.fields[0], classes, line.place)
             points = points * picture.size_shown
             outlines.append(Outline(points, name, False, line.place, confidence))
@@ -125,6 +145,8 @@ def _points(line: Line, file: YoloFile) -> tuple[NDArray[np.float64], float | No
     """Return points ``(K, 2)`` as parts of the picture, and the confidence if there is one."""
     values, place = line.fields[1:], line.place
     kind = file.kind or "corners"
+    if file.has_keypoints:
+        values = values[:_BOX]
     sizes = _sizes_of(kind, len(values), has_track=file.has_track)
     if sizes is None:
         unit = "numbers" if kind == "boxes" else "coordinates"

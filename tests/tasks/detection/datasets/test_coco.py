@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from making.box_folders import HEIGHT, WIDTH, coco, picture, read, rectangle
+from making.box_folders import HEIGHT, WIDTH, coco, picture, read, rectangle, text
 from PIL import Image, ImageOps
 
 from lemevit_cli.errors import DataError
@@ -305,3 +305,29 @@ def test_coco_is_told_from_geojson(tmp_path):
         path = tmp_path / f"{number}.json"
         path.write_text(content)
         assert is_coco(path) is expected
+
+
+def test_labels_that_repeat_another_are_counted_in_every_layout(tmp_path):
+    line = " ".join(f"{v:.3f}" for v in rectangle(40, 30, 20, 8, 30).ravel())
+    picture(tmp_path / "dota/train/images/a.png")
+    text(
+        tmp_path / "dota/train/labelTxt/a.txt", f"{line} ship 0", f"{line} ship 0", f"{line} plane"
+    )
+    boxes, names, notes = read(tmp_path / "dota")
+    assert len(boxes) == 3 and sorted(names) == ["plane", "ship", "ship"]
+    told = "1 labels that repeat another, both read, the first: "
+    assert any(told in note and note.endswith("line 2") for note in notes)
+
+
+def test_parts_of_a_picture_are_refused_where_pixels_are_meant(tmp_path):
+    picture(tmp_path / "coco" / "a.png")
+    with pytest.raises(DataError, match="all labels lie between 0 and 1, as parts"):
+        read(coco(tmp_path / "coco", [{"bbox": [0.1, 0.2, 0.3, 0.4]}]))
+    picture(tmp_path / "csv/a.png")
+    text(
+        tmp_path / "csv/train.csv", "filename,xmin,ymin,xmax,ymax,class", "a.png,0.1,0.2,0.3,0.4,s"
+    )
+    with pytest.raises(DataError, match=r"train\.csv, line 2: all labels lie between 0 and 1"):
+        read(tmp_path / "csv")
+    boxes, _, _ = read(coco(tmp_path / "coco", [{"bbox": [0, 0, 1, 1]}, {"bbox": [5, 5, 9, 9]}]))
+    assert len(boxes) == 2

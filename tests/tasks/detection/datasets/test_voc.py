@@ -116,3 +116,12 @@ def test_other_xml_is_refused(tmp_path):
         read(voc(tmp_path, "<HRSC_Image/>"))
     with pytest.raises(DataError, match="cannot be read as XML"):
         read(voc(tmp_path, "<annotation>"))
+
+
+def test_xml_says_itself_how_it_is_encoded(tmp_path):
+    edges = "<xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>30</ymax>"
+    content = xml(thing(f"<bndbox>{edges}</bndbox>", name="<name>Straße</name>"))
+    voc(tmp_path, content)
+    [label] = tmp_path.rglob("*.xml")
+    label.write_bytes(f'<?xml version="1.0" encoding="ISO-8859-1"?>{content}'.encode("latin-1"))
+    assert read(tmp_path)[1] == ["Straße"]

@@ -183,3 +183,20 @@ def test_a_picture_that_is_shown_turned_is_labelled_as_shown(tmp_path):
     boxes, _, notes = read(tmp_path)
     assert boxes == [pytest.approx((25, 55, 30, 10, -90), abs=1e-2)]
     assert any("shown otherwise" in note and "a.jpg (EXIF orientation 6)" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("points", "yaml"),
+    [
+        ("0.3 0.4 2 0.4 0.4 1", None),
+        ("0.3 0.4 0.4 0.4", "kpt_shape: [2, 2]"),
+        ("0.3 0.4 1 0.4 0.4 1", "kpt_shape: [2, 3]"),
+    ],
+)
+def test_boxes_with_keypoints_are_boxes(tmp_path, points, yaml):
+    yolo(tmp_path, f"0 {BOX} {points}")
+    if yaml is not None:
+        text(tmp_path / "data.yaml", "names: [ship, plane]", yaml)
+    boxes, _, notes = read(tmp_path)
+    assert boxes == [pytest.approx(AS_BOX, abs=1e-2)]
+    assert any("1 boxes with keypoints, which are not read" in note for note in notes)

@@ -1,4 +1,4 @@
-"""A QGIS style beside a layer: the classes in their colours, and what to write at each object."""
+"""A QGIS style beside a result: the classes in their colours, and what to write at each object."""
 
 from __future__ import annotations
 
@@ -18,18 +18,54 @@ LABELS = {
 
 
 def write_style(
-    path: Path, classes: Sequence[ClassInfo], *, label: str, filled: bool = False
+    path: Path,
+    *,
+    polygons: Sequence[ClassInfo] = (),
+    label: str | None = None,
+    filled: bool = False,
+    raster: Sequence[ClassInfo] = (),
 ) -> None:
-    """Write a QML that QGIS takes up by itself if it has the layer's name: ``boxes.qml``.
+    """Write a QML that QGIS takes up by itself if it has the result's name: ``boxes.qml``.
 
-    The layer has the fields ``class`` and, for labels with it, ``score``.
+    A raster and a layer of one name share it: each takes its own part.
 
     Args:
-        label: a key of ``LABELS``.
+        polygons: classes of a layer with the fields ``class`` and, for labels with it, ``score``.
+        label: what is written at each polygon, a key of ``LABELS``; None for nothing.
         filled: colour the polygons' insides too, half transparent; else their outlines alone.
+        raster: classes of a raster whose pixels hold their places; no other value is shown.
     """
-    contents = {"styleCategories": "Symbology|Labeling", "labelsEnabled": "1"}
+    contents = {"styleCategories": "Symbology|Labeling", "labelsEnabled": str(int(bool(label)))}
     root = ET.Element("qgis", {"version": _VERSION, **contents})
+    if raster:
+        _add_palette(root, raster)
+    if polygons:
+        _add_categories(root, polygons, filled=filled)
+        if label is not None:
+            _add_labels(root, LABELS[label])
+        ET.SubElement(root, "layerGeometryType").text = "2"  # polygons
+    ET.indent(root, " ")
+    path.write_text(_DOCTYPE + ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def _add_palette(root: ET.Element, classes: Sequence[ClassInfo]) -> None:
+    renderer = ET.SubElement(
+        ET.SubElement(root, "pipe"),
+        "rasterrenderer",
+        type="paletted",
+        band="1",
+        opacity="1",
+        alphaBand="-1",
+    )
+    palette = ET.SubElement(renderer, "colorPalette")
+    for value, info in enumerate(classes):
+        color = "#" + bytes(info.color).hex()
+        ET.SubElement(
+            palette, "paletteEntry", value=str(value), color=color, alpha="255", label=info.name
+        )
+
+
+def _add_categories(root: ET.Element, classes: Sequence[ClassInfo], *, filled: bool) -> None:
     renderer = ET.SubElement(
         root, "renderer-v2", type="categorizedSymbol", attr="class", symbollevels="0"
     )
@@ -39,10 +75,6 @@ def write_style(
         category = {"symbol": str(number), "value": info.name, "label": info.name}
         ET.SubElement(categories, "category", {**category, "type": "string", "render": "true"})
         _add_symbol(symbols, str(number), info, filled=filled)
-    _add_labels(root, LABELS[label])
-    ET.SubElement(root, "layerGeometryType").text = "2"  # polygons
-    ET.indent(root, " ")
-    path.write_text(_DOCTYPE + ET.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 
 
 def _add_symbol(symbols: ET.Element, name: str, info: ClassInfo, *, filled: bool) -> None:

@@ -3,14 +3,14 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lemevit_cli.legend import ClassInfo
-from lemevit_cli.vector.qgis_style import write_style
+from lemevit_cli.qgis_style import write_style
 
 CLASSES = (ClassInfo("ship", (214, 69, 65)), ClassInfo('"<Gewässer> & Co"', (66, 135, 245)))
 
 
 @pytest.fixture
 def style(tmp_path):
-    write_style(tmp_path / "boxes.qml", CLASSES, label="class and score")
+    write_style(tmp_path / "boxes.qml", polygons=CLASSES, label="class and score")
     return ET.fromstring((tmp_path / "boxes.qml").read_bytes())
 
 
@@ -40,7 +40,7 @@ def test_labels_tell_class_and_score(style):
 
 
 def test_filled_polygons_let_the_scene_through(tmp_path):
-    write_style(tmp_path / "changes.qml", CLASSES, label="class", filled=True)
+    write_style(tmp_path / "changes.qml", polygons=CLASSES, label="class", filled=True)
     symbol = ET.fromstring((tmp_path / "changes.qml").read_bytes()).find(".//symbol")
     assert symbol.find("layer").get("class") == "SimpleFill"
     assert properties(symbol)["color"].startswith("214,69,65,")
@@ -48,6 +48,20 @@ def test_filled_polygons_let_the_scene_through(tmp_path):
 
 
 def test_the_document_says_what_it_is(tmp_path):
-    write_style(tmp_path / "boxes.qml", (), label="class")
+    write_style(tmp_path / "boxes.qml", polygons=(), label="class")
     text = (tmp_path / "boxes.qml").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE qgis PUBLIC")
+
+
+def test_a_raster_has_an_entry_for_each_class_and_no_other(tmp_path):
+    write_style(tmp_path / "map.qml", raster=CLASSES)
+    style = ET.fromstring((tmp_path / "map.qml").read_bytes())
+    renderer = style.find("pipe/rasterrenderer")
+    assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
+    entries = [dict(entry.items()) for entry in renderer.findall("colorPalette/paletteEntry")]
+    assert entries == [
+        {"value": "0", "color": "#d64541", "alpha": "255", "label": "ship"},
+        {"value": "1", "color": "#4287f5", "alpha": "255", "label": '"<Gewässer> & Co"'},
+    ]
+    assert style.find("renderer-v2") is None and style.find("layerGeometryType") is None
+    assert style.get("labelsEnabled") == "0"

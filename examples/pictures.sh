@@ -1,0 +1,24 @@
+#!/bin/sh
+# The pictures of README, made again: land cover, change and twenty polygons.
+#
+#   examples/pictures.sh [FOLDER [IMAGES [BUDGET]]]
+#
+# Scenes come with the package, or are drawn; IMAGES is docs/images unless said otherwise.
+set -eu
+folder=${1:-example_pictures}
+images=${2:-docs/images}
+budget=${3:-7m}
+
+lemevit demo "$folder" --overwrite
+lemevit quicklook "$folder/landcover.tif" --over "$folder/kampala.tif" \
+    --beside "$folder/kampala.tif" -o "$images/landcover.jpg" --size 640 --overwrite
+lemevit quicklook "$folder/town/before.tif" "$folder/town/after.tif" \
+    --change "$folder/town/changes.gpkg" -o "$images/change.jpg" --size 420 --overwrite
+
+lemevit train --scene "$folder/kampala.tif" --labels "$folder/kampala_polygons.geojson" \
+    --label-field class --background ignore --init landcover --time-budget "$budget" \
+    -o "$folder/mine.safetensors" --overwrite
+lemevit predict "$folder/kampala.tif" -w "$folder/mine.safetensors" -o "$folder/mine.tif" --overwrite
+lemevit quicklook "$folder/mine.tif" --over "$folder/kampala.tif" \
+    --beside "$folder/kampala_polygons.geojson" --beside "$folder/landcover.tif" \
+    -o "$images/twenty_polygons.jpg" --size 420 --overwrite
