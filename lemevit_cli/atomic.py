@@ -1,14 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what a killed process has left of them.
+
+Until it is whole, what is written lies in files and folders that are named after their process:
+``.NAME.PID-START.*`` beside the target, ``lemevit-PID-START-*`` in the folder for temporary files.
+Whoever comes next removes those of processes that are no more.
+"""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -16,6 +22,8 @@ from pathlib import Path
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geopackage import check_layer_fits, check_nothing_else, layer_name
 
+_LONGEST_NAME, _LONGEST_SUFFIX = 160, 32  # bytes that leave room for what is added
+_TEMPORARY = "lemevit-"
 # Moves of finished files into their places, and the removal of their folders: see placed_together.
 _waiting: ContextVar[list[tuple[Callable[[], None], ExitStack]] | None] = ContextVar(
     "waiting", default=None
@@ -34,6 +42,7 @@ def check_replaceable(target: str | Path, *, overwrite: bool, layer: str | None 
     """
     target = Path(target)
     folder = target.parent
+    check_name(target)
     if not folder.is_dir():
         raise OutputError(f"{target}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -65,8 +74,8 @@ def replacing(
 ) -> Iterator[Path]:
     """Yield a path to write to; only a clean end of the block puts it in the target's place.
 
-    The path lies in a hidden folder beside the target (``.NAME.PID.*.part/NAME``), so that the
-    move is a rename and that whatever a driver puts beside its file goes the same way: every
+    The path lies in a hidden folder beside the target (``.NAME.PID-START.*.part/NAME``), so that
+    the move is a rename and that whatever a driver puts beside its file goes the same way: every
     file left in that folder moves along, the target last. Any exception, Ctrl-C included,
     removes the folder; only a killed process leaves it, and never a target.
 
@@ -80,11 +89,7 @@ def replacing(
     """
     target = Path(target)
     check_replaceable(target, overwrite=overwrite, layer=layer)
-    try:
-        prefix = f".{target.name}.{os.getpid()}."
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    folder = _make_part_folder(target)
     with ExitStack() as at_end:
         at_end.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder / target.name
@@ -108,11 +113,7 @@ def replacing_folder(target: str | Path, *, overwrite: bool) -> Iterator[Path]:
     """
     target = Path(target)
     check_folder_replaceable(target, overwrite=overwrite)
-    try:
-        prefix = f".{target.name}.{os.getpid()}."
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+    folder = _make_part_folder(target)
     try:
         content = folder / target.name
         content.mkdir()
@@ -132,6 +133,7 @@ def check_folder_replaceable(target: Path, *, overwrite: bool) -> None:
         OutputError: in one line.
     """
     parent = target.parent
+    check_name(target)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{target}: the folder {parent} does not exist or may not be written to")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -179,7 +181,8 @@ def written_whole(target: Path) -> Iterator[Path]:
         OSError: if it cannot be written.
     """
     # The suffix stays last: drivers go by it.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part{target.suffix}")
+    suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
+    temporary = beside(target, f".{_mark()}.part{suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -189,28 +192,107 @@ def written_whole(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_parts(target: Path, *, spare_living: bool = False) -> None:
-    """Remove what processes that were killed while they wrote a target have left of it.
+def check_name(target: str | os.PathLike[str]) -> None:
+    """Refuse a target whose name is no text, which neither GDAL nor a line on stdout could tell.
 
-    Args:
-        spare_living: leave what belongs to a process that is there.
+    Raises:
+        OutputError: in one line.
     """
-    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
-        pid = part.name.removeprefix(f".{target.name}.").split(".")[0]
-        if spare_living and (not pid.isdigit() or _is_alive(int(pid))):
-            continue
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.fspath(target).encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(f"{target}: this name is not UTF-8; choose another") from error
+
+
+def beside(target: Path, ending: str) -> Path:
+    """Return the path of what belongs to a target and lies hidden beside it: ``.NAME`` + ending.
+
+    Of a long NAME its begin and a digest stand for it: no name has more than 255 bytes.
+    """
+    name = target.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        name = f"{os.fsencode(name)[:_LONGEST_NAME].decode(errors='ignore')}~{digest}"
+    return target.with_name(f".{name}{ending}")
+
+
+def remove_parts(target: Path) -> None:
+    """Remove what processes that are no more have left of a target, and of temporary files."""
+    start = beside(target, ".").name
+    for part in target.parent.glob(f"{glob.escape(start)}*.part*"):
+        _remove_of_dead(part, part.name.removeprefix(start).split(".")[0])
+    _remove_temporary_of_dead()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files, which goes with the block."""
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def temporary_prefix() -> str:
+    """Return how names of temporary files begin: with whose they are."""
+    _remove_temporary_of_dead()
+    return f"{_TEMPORARY}{_mark()}-"
+
+
+def _remove_temporary_of_dead() -> None:
+    for path in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        _remove_of_dead(path, "-".join(path.name.split("-")[1:3]))
+
+
+def _remove_of_dead(path: Path, mark: str) -> None:
+    if _is_alive(mark):
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):  # of another user
+            path.unlink()
+
+
+def _make_part_folder(target: Path) -> Path:
+    remove_parts(target)
+    try:
+        prefix = beside(target, f".{_mark()}.").name
+        return Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _mark() -> str:
+    """Name this process for good: its number alone is another's some day."""
+    return f"{os.getpid()}-{_start_of(os.getpid())}"
+
+
+def _start_of(pid: int) -> int:
+    """Return when a process has started, in ticks since the machine has.
+
+    0 where the system does not tell, -1 of one that has ended and waits for its parent to notice.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _is_alive(mark: str) -> bool:
+    """Say whether the process that a mark names is there; so is one that it does not name."""
+    pid, _, start = mark.partition("-")
+    if not pid.isdigit():
+        return True
+    started = _start_of(int(pid))
+    if started and start.isdigit() and int(start):
+        return started == int(start)
+    if started < 0:
+        return False
+    try:
+        os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         pass  # somebody else's
     return True
 
@@ -223,8 +305,8 @@ def spooled_to_stdout(suffix: str) -> Iterator[Path]:
         OutputError: if stdout cannot be written.
         BrokenPipeError: if stdout's reader has gone.
     """
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
-        spool = Path(folder) / f"result{suffix}"
+    with temporary_folder() as folder:
+        spool = folder / f"result{suffix}"
         yield spool
         try:
             with spool.open("rb") as file:

@@ -1,8 +1,8 @@
 """The program: its table of commands, and how errors leave it.
 
 A ``LemevitError`` is one line on stderr and exit 1, wrong usage a line and exit 2, Ctrl-C exit 130,
-SIGTERM 143, a reader that closed the pipe 141. Everything else is a bug and keeps its traceback;
-``--debug`` shows the traceback of the others too.
+SIGTERM 143, SIGHUP 129, a reader that closed the pipe 141. Everything else is a bug and keeps its
+traceback; ``--debug`` shows the traceback of the others too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -34,10 +35,12 @@ from lemevit_cli.commands import (
     probe,
     quantize,
     quicklook,
+    remarks,
     score,
     simulate,
     train,
 )
+from lemevit_cli.commands.console import say
 from lemevit_cli.errors import LemevitError
 
 # Names on a network, and of files that may lead there.
@@ -88,11 +91,7 @@ class _Program(TyperGroup):
             # A full disk, a folder that may not be written to: the system's word is the cause.
             if options.is_debugging():
                 raise
-            try:
-                sys.stdout.flush()
-            except OSError:
-                _abandon_stdout()
-            raise _failure(str(error)) from error
+            raise _lost_output(error) from error
 
 
 def _say_why(message: str) -> str:
@@ -135,6 +134,20 @@ def _wrong_usage(error: Any) -> Any:
     return typer.Exit(error.exit_code)
 
 
+def _lost_output(error: OSError) -> typer.Exit:
+    """Say what the system refused; of stdout, which has no name, that it was stdout."""
+    printer = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    is_stdout = error.filename is None and printer in (["echo"], ["write"], ["_write_buffer"])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        is_stdout = True
+    if not is_stdout:
+        return _failure(str(error))
+    _abandon_stdout()
+    return _failure(f"stdout cannot be written: {error.strerror}")
+
+
 def _abandon_stdout() -> None:
     # It takes no more; Python would complain once again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -142,7 +155,7 @@ def _abandon_stdout() -> None:
 
 def _failure(message: str) -> typer.Exit:
     """Say what is wrong in one line, whatever a library's message looks like."""
-    typer.echo(f"lemevit: {' '.join(message.split())}", err=True)
+    say(message)
     return typer.Exit(1)
 
 
@@ -252,10 +265,19 @@ def main() -> None:
     """Run the program on ``sys.argv``, and end the process."""
     lifetime.begin()
     interruption.install()
+    remarks.install()
     try:
         app()
+    except BrokenPipeError:  # of help and the version, which no command prints
+        _abandon_stdout()
+        lifetime.end(lifetime.BROKEN_PIPE)
+    except OSError as error:
+        lifetime.end(_lost_output(error).exit_code)
     except SystemExit as leaving:
-        if leaving.code in (interruption.INTERRUPTED, interruption.TERMINATED):
+        if isinstance(leaving.__context__, BrokenPipeError):  # Rich and Click make a 1 of it
+            _abandon_stdout()
+            lifetime.end(lifetime.BROKEN_PIPE)
+        if leaving.code in interruption.STATUSES:
             sys.stderr.flush()
             interruption.leave(leaving.code)
         lifetime.end(leaving.code)

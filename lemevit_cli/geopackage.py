@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from lemevit_cli.errors import OutputError
+from lemevit_cli.errors import OutputError, reading
 
 _MAGIC = b"SQLite format 3\0"
 # Tables of the format, of SQLite, and of GDAL's indexes: none of them is anybody's data.
@@ -96,8 +96,8 @@ def _is_sqlite(path: Path) -> bool:
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
     place = f"{path.absolute().as_uri()}?mode=ro"
-    try:
-        with closing(sqlite3.connect(place, uri=True)) as database:
-            yield database
-    except sqlite3.Error as error:
-        raise OutputError(f"{path}: its layers cannot be read ({error}); name another") from error
+    with (
+        reading(path, "its layers cannot be read; name another", raises=OutputError),
+        closing(sqlite3.connect(place, uri=True)) as database,
+    ):
+        yield database

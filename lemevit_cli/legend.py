@@ -21,6 +21,15 @@ _KNOWN_COLORS = {
 }
 
 
+LONGEST_NAME = 200  # characters
+
+
+def is_class_name(name: object) -> bool:
+    """Say whether a class may be called so: by a text that shows, and steers no terminal."""
+    is_text = isinstance(name, str) and bool(name.strip()) and len(name) <= LONGEST_NAME
+    return is_text and str(name).isprintable()
+
+
 @dataclass(frozen=True, slots=True)
 class ClassInfo:
     """A class as users see it; ``color`` is RGB, 0 to 255."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.warp import Resampling, reproject
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError, SceneError, reading
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS, ClassInfo, classes_from_names
@@ -125,9 +125,10 @@ def holds_classes(raster: Scene) -> bool:
 
 def _score_names(raster: Scene) -> tuple[str, ...] | None:
     """Return the classes of a raster of scores, a band each, if our writer left it; else None."""
-    dataset = raster.dataset()
-    names = tuple(dataset.descriptions[b - 1] for b in raster.bidx)
-    is_ours = raster.dtype == "float32" and "LEMEVIT_TASK" in dataset.tags()
+    with reading(raster.name, "its tags cannot be read"):
+        dataset = raster.dataset()
+        names = tuple(dataset.descriptions[b - 1] for b in raster.bidx)
+        is_ours = raster.dtype == "float32" and "LEMEVIT_TASK" in dataset.tags()
     return names if is_ours and raster.num_bands > 1 and all(names) else None
 
 

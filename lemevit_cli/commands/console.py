@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import unicodedata
 from typing import Any
 
 import typer
@@ -121,7 +122,26 @@ class Console:
         self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.clear()
-        typer.echo(f"lemevit: {line}", err=True)
+        say(line)
+
+
+def say(line: str) -> None:
+    """Say something on stderr in one line that begins with the program's name."""
+    typer.echo(f"lemevit: {printable(' '.join(line.split()))}", err=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with what steers a terminal, or turns its reading, written out.
+
+    Names of classes and files are a stranger's: ``\\x1b[2J`` clears a screen, and the overrides of
+    Unicode's bidirectional writing show ``fdp.exe`` as ``exe.pdf``.
+    """
+    return "".join(c if c in "\n\t" or not _steers(c) else ascii(c)[1:-1] for c in text)
+
+
+def _steers(character: str) -> bool:
+    # Controls, formats such as bidirectional overrides, surrogates, separators of lines.
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def _figure(value: float) -> str:
@@ -136,7 +156,10 @@ def _duration(seconds: float) -> str:
 
 def print_json(value: Any, *, to_stderr: bool = False) -> None:
     """Print one JSON object, readable by people too."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), err=to_stderr)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON's own way to write a character, which reads as the same.
+    text = "".join(c if c == "\n" or not _steers(c) else json.dumps(c)[1:-1] for c in text)
+    typer.echo(text, err=to_stderr)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_stderr: bool) -> None:
@@ -147,10 +170,11 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], *, to_std
     from rich.table import Table
 
     console = _console(to_stderr=to_stderr)
-    console.print(title, overflow="fold")
+    console.print(printable(title), overflow="fold")
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(printable(column), justify="left" if i == 0 else "right")
+    rows = [[printable(cell) for cell in row] for row in rows]
     for row in rows:
         table.add_row(*row)
     if _width_of(table, console) <= console.width:
@@ -198,7 +222,7 @@ def _record(rows: list[tuple[str, str]], console: Any) -> Any:
     table.add_column(no_wrap=longest < _NAMES_SHARE * console.width, overflow="fold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(printable(name), printable(value))
     return table
 
 

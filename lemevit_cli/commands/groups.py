@@ -175,6 +175,7 @@ class Reporting:
     json: options.Json = False
     quiet: options.Quiet = False
     no_progress: options.NoProgress = False
+    timeout: options.Timeout = None  # of the process, as debug: its callback does all of it
     debug: options.Debug = False
 
     @property

@@ -23,6 +23,7 @@ def info(
     ] = 224,
     no_remote: options.NoRemote = False,
     json: options.Json = False,
+    timeout: options.Timeout = None,
     debug: options.Debug = False,
 ) -> None:
     """Describe a scene, weights or a model; without a subject, this installation."""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, kept for a moment when nothing is half done.
+"""SIGTERM, SIGHUP and Ctrl-C, kept for a moment when nothing is half done.
 
 Python runs a signal's handler between any two of its own steps, those among them that GDAL calls
 back while it opens or writes a file; an exception from there is swallowed, or leaves GDAL with a
@@ -13,16 +13,20 @@ import os
 import signal
 from types import FrameType
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, TERMINATED, HUNG_UP = STATUSES = 130, 143, 129
 
 _held = False
 _noted: int | None = None
 
 
 def install() -> None:
-    """Take over both signals, for the process. Without it, ``check`` never raises."""
+    """Take over the signals, for the process. Without it, ``check`` never raises."""
     signal.signal(signal.SIGTERM, _note)
     signal.signal(signal.SIGINT, _note)
+    # Of a terminal that is gone; nohup has it ignored, and Windows has none.
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        signal.signal(hang_up, _note)
 
 
 def hold() -> None:
@@ -44,7 +48,7 @@ def check() -> None:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
-        SystemExit: with 143, after SIGTERM.
+        SystemExit: with 143 after SIGTERM, with 129 after SIGHUP.
     """
     global _noted
     number, _noted = _noted, None
@@ -72,4 +76,4 @@ def _raise(number: int) -> None:
     # Exceptions, so that temporary files are removed on the way out.
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(TERMINATED)
+    raise SystemExit(TERMINATED if number == signal.SIGTERM else HUNG_UP)

@@ -29,17 +29,34 @@ _thresholds: tuple[int, int, int] | None = None  # to go back to; None where not
 def begin() -> None:
     """Prepare the process, before torch and numpy are imported.
 
+    Streams that are closed are opened, for the next file to be opened would take their place.
     Threads of OpenMP then sleep while they wait for one another. By default they spin, which makes
     a run beside one busy process four times as long. Those of numpy's OpenBLAS can only spin: with
     two, its small products cost 2.4 times the processor's time of one.
     """
     global _thresholds
+    _open_closed_streams()
     if not any(name in os.environ for name in _WAITING):
         os.environ["OMP_WAIT_POLICY"] = "passive"
     if platform.machine() in _INTEL:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS_WHILE_IMPORTING, *_thresholds[1:])
+
+
+def _open_closed_streams() -> None:
+    """Fill the places of closed streams: stdin is empty, stdout refuses, stderr goes nowhere."""
+    ways = {"stdin": os.O_RDONLY, "stdout": os.O_RDONLY, "stderr": os.O_WRONLY}
+    for number, (name, way) in enumerate(ways.items()):
+        if getattr(sys, name) is not None:
+            continue
+        place = os.open(os.devnull, way)
+        if place != number:  # a file has it already
+            os.dup2(place, number)
+            os.close(place)
+        os.set_inheritable(number, True)
+        stream = open(number, "r" if name == "stdin" else "w", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
 
 
 def settle() -> None:

@@ -30,6 +30,14 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+def _limit_waiting(seconds: float | None) -> float | None:
+    if seconds is not None:
+        from lemevit_cli.raster.source import limit_waiting
+
+        limit_waiting(seconds)
+    return seconds
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"lemevit {__version__}")
@@ -156,6 +164,15 @@ Version = Annotated[
     bool, option("--version", "Print the version.", callback=_print_version, is_eager=True)
 ]
 Debug = Annotated[bool, _report("--debug", "Show the traceback of an error.", callback=_set_debug)]
+Timeout = Annotated[
+    float | None,
+    _running(
+        "--timeout SECONDS",
+        "Give up a server that is silent for so long; default: 30.",
+        min=1.0,
+        callback=_limit_waiting,
+    ),
+]
 Task = Annotated[
     str,
     option(

@@ -52,6 +52,7 @@ def quicklook(
     no_remote: options.NoRemote = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    timeout: options.Timeout = None,
     debug: options.Debug = False,
 ) -> None:
     """Draw a result over its scene, or two dates side by side, with legend, scale bar and north.

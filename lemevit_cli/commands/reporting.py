@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json
+from lemevit_cli.commands.console import print_json, say
 from lemevit_cli.commands.groups import Reporting
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _tell_failure(scene: str, failure: Failure) -> None:
     if failure.is_bug or options.is_debugging():
         typer.echo(failure.traceback, err=True, nl=False)
     message = failure.message.removeprefix(f"{scene}: ")
-    typer.echo(f"lemevit: failed: {scene}: {message}", err=True)
+    say(f"failed: {scene}: {message}")
 
 
 def tell_training(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli import __version__
-from lemevit_cli.atomic import remove_parts, written_whole
+from lemevit_cli.atomic import beside, check_name, remove_parts, written_whole
 from lemevit_cli.errors import OutputError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
@@ -65,14 +65,15 @@ def locked(targets: Sequence[str]) -> Iterator[None]:
     with ExitStack() as held:
         for target in targets:
             if target != STDOUT:
+                check_name(target)
                 held.enter_context(_locked(Path(target)))
-                remove_parts(Path(target), spare_living=True)
+                remove_parts(Path(target))
         yield
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), blocking=False)
+    lock = filelock.FileLock(beside(target, ".lock"), blocking=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -91,7 +92,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 def folder_of(target: str) -> Path:
     """Return where the parts of a target are kept."""
-    return Path(target).with_name(f".{Path(target).name}.parts")
+    return beside(Path(target), ".parts")
 
 
 @contextmanager

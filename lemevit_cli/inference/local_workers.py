@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lemevit_cli.atomic import temporary_folder
 
 _LONELY_S = 60  # a worker whose scheduler does not answer ends by itself
 _ENDS_BY_PLACE = 3  # processes that may end, each in its place, without a block done in between
@@ -88,8 +89,8 @@ class LocalWorkers:
 @contextmanager
 def local_workers(scheduler: str, count: int) -> Iterator[LocalWorkers]:
     """Yield workers of this machine; they end with the block."""
-    with tempfile.TemporaryDirectory(prefix="lemevit-", ignore_cleanup_errors=True) as folder:
-        workers = LocalWorkers(scheduler, count, Path(folder))
+    with temporary_folder() as folder:
+        workers = LocalWorkers(scheduler, count, folder)
         try:
             yield workers
         finally:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lemevit_cli.atomic import temporary_folder
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import (
@@ -95,8 +94,8 @@ def _lasting(order: Order, target: str, prints: Fingerprint, count: int) -> Iter
 @contextmanager
 def _passing(prints: Fingerprint, count: int) -> Iterator[Journal]:
     """Open a journal for a result on stdout, which nobody can continue."""
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
-        target = str(Path(folder) / "stdout")
+    with temporary_folder() as folder:
+        target = str(folder / "stdout")
         with open_journal(target, prints, num_blocks=count, restart=False) as journal:
             yield journal
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, chdir, contextmanager, nullcontext
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lemevit_cli.atomic import temporary_folder
 from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.journal import Fingerprint, Journal, fingerprint_of
@@ -144,8 +144,8 @@ def _part_of(recipe: Recipe, run: BlockInference, number: int, block: Window) ->
     if recipe.journal.is_of(recipe.fingerprint):
         recipe.journal.keep(number, run, part)
         return None
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
-        own = replace(recipe.journal, folder=Path(folder))
+    with temporary_folder() as folder:
+        own = replace(recipe.journal, folder=folder)
         own.keep(number, run, part)
         return own.content(number)
 

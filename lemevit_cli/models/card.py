@@ -16,11 +16,10 @@ from textwrap import shorten
 from typing import Any
 
 from lemevit_cli.errors import WeightsError
-from lemevit_cli.legend import MAX_CLASSES, ClassInfo
+from lemevit_cli.legend import LONGEST_NAME, MAX_CLASSES, ClassInfo, is_class_name
 
 FORMAT_VERSION = 1
 _LONGEST = 10_000_000  # characters of a card
-_LONGEST_NAME = 200
 _LARGEST = 4096  # of a network's widths
 _LARGEST_OF = {"num_classes": 30_000, "depths": 64}
 _LARGEST_WINDOW = 16_384
@@ -148,7 +147,7 @@ def _default(of: Field[Any]) -> Any:
 def _check_names(card: Mapping[str, Any]) -> None:
     for name in ("task", "backbone", "head"):
         value = card[name]
-        is_name = isinstance(value, str) and len(value) <= _LONGEST_NAME and value.isprintable()
+        is_name = isinstance(value, str) and len(value) <= LONGEST_NAME and value.isprintable()
         _require(is_name, name, value, "a name")
     # timm takes models of other places, and files, behind a colon.
     _require(":" not in card["backbone"], "backbone", card["backbone"], "a name of timm or ours")
@@ -169,9 +168,8 @@ def _check_names(card: Mapping[str, Any]) -> None:
 
 def _check_class_name(name: object) -> None:
     # One that steers a terminal, or is empty, could not be shown.
-    is_name = isinstance(name, str) and bool(name.strip()) and len(name) <= _LONGEST_NAME
-    fits = f"1 to {_LONGEST_NAME} characters that can be printed"
-    _require(is_name and str(name).isprintable(), "name of a class", name, fits)
+    fits = f"1 to {LONGEST_NAME} characters that can be printed"
+    _require(is_class_name(name), "name of a class", name, fits)
 
 
 def _check_arguments(card: Mapping[str, Any]) -> None:
@@ -195,7 +193,7 @@ def _is_argument(value: object, most: int) -> bool:
     if isinstance(value, (list, tuple)):
         return len(value) <= _MOST_NUMBERS and all(_is_whole(v, 0, most) for v in value)
     if isinstance(value, str):
-        return len(value) <= _LONGEST_NAME and value.isprintable()
+        return len(value) <= LONGEST_NAME and value.isprintable()
     return value is None or isinstance(value, bool) or _is_number(value, -most, most)
 
 
@@ -262,5 +260,5 @@ def _is_rising(value: Any, *, equal: bool = False) -> bool:
 
 def _require(is_good: bool, name: str, value: object, fits: str) -> None:
     if not is_good:
-        shown = shorten(ascii(value), _LONGEST_NAME, placeholder="...")
+        shown = shorten(ascii(value), LONGEST_NAME, placeholder="...")
         raise WeightsError(f"its card's {name}: {shown} is not {fits}")

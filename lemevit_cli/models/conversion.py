@@ -6,11 +6,9 @@ The module is traced on a window of zeros, and the trace is read by OpenVINO's o
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import openvino
@@ -22,6 +20,7 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
+from lemevit_cli.atomic import temporary_folder
 from lemevit_cli.models.converted import Converted
 
 Floats = NDArray[np.float32]
@@ -70,8 +69,8 @@ def graph_of(model: nn.Module, bands: int, size: tuple[int, int], batch: int = 1
 
 def packed(graph: Model, size: tuple[int, int], arithmetic: str | None = None) -> Converted:
     """Return a graph as bytes."""
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder:
-        file = Path(folder) / "graph.xml"
+    with temporary_folder() as folder:
+        file = folder / "graph.xml"
         serialize(graph, file)
         constants = np.fromfile(file.with_suffix(".bin"), np.uint8)
         return Converted(file.read_bytes(), constants, size, arithmetic)

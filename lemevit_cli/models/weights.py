@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from lemevit_cli.atomic import written_whole
-from lemevit_cli.errors import WeightsError
+from lemevit_cli.errors import WeightsError, cause_of, reading
 from lemevit_cli.models.card import Card as Card
 
 if TYPE_CHECKING:
@@ -103,10 +103,8 @@ class Weights:
             WeightsError: if they are not what the file's header says.
         """
         deserialise = import_module(_TENSORS).load
-        try:
+        with _reading_tensors(self.name):
             tensors = deserialise(self.content)
-        except SafetensorError as error:
-            raise _no_safetensors(self.name, error) from error
         return {key: _as_float32(tensor) for key, tensor in tensors.items()}
 
 
@@ -145,14 +143,12 @@ def _read_bytes(path: Path, *, header_only: bool = False) -> bytes:
     """Read a safetensors file, or its header: eight bytes with the length of the JSON behind."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; starter weights: {_starter_names()}")
-    try:
+    with reading(path, raises=WeightsError):
         if not header_only:
             return path.read_bytes()
         with path.open("rb") as file:
             length = file.read(8)
             return length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
@@ -179,10 +175,8 @@ def _header_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
     if length > _LONGEST_HEADER:
         raise _no_safetensors(path, f"a header of {length:,} bytes")
-    try:
+    with _reading_tensors(path):
         header = json.loads(content[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise _no_safetensors(path, error) from error
     if not _is_header(header):
         raise _no_safetensors(path, "its header is none")
     if len(header) > _MOST_TENSORS:
@@ -200,9 +194,17 @@ def _is_header(header: object) -> bool:
     )
 
 
-def _no_safetensors(name: str | os.PathLike[str], error: Exception | str) -> WeightsError:
+def _reading_tensors(name: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    return reading(name, "not a safetensors file", raises=WeightsError, cause=_with_advice)
+
+
+def _with_advice(error: BaseException) -> str:
+    return f"{cause_of(error)}; a checkpoint of the authors is converted by `lemevit import`"
+
+
+def _no_safetensors(name: str | os.PathLike[str], reason: str) -> WeightsError:
     return WeightsError(
-        f"{name}: not a safetensors file ({error}); "
+        f"{name}: not a safetensors file ({reason}); "
         "a checkpoint of the authors is converted by `lemevit import`"
     )
 
@@ -214,9 +216,9 @@ def _as_float32(tensor: Tensor) -> Tensor:
 def has_card(path: str | os.PathLike[str]) -> bool:
     """Tell whether a file is weights of ours, by its card alone."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path, raises=WeightsError), safe_open(path, framework="pt") as file:
             return CARD_KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
+    except WeightsError:
         return False
 
 
@@ -229,9 +231,9 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         WeightsError: if it is neither, or holds no tensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path, raises=WeightsError), safe_open(path, framework="pt") as file:
             return {key: _as_float32(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
+    except WeightsError:
         checkpoint = load_checkpoint(path)
     places = (checkpoint.get(key) for key in _STATES)
     inner = next((place for place in places if isinstance(place, Mapping)), checkpoint)
@@ -247,13 +249,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such checkpoint")
     torch = import_module("torch")
-    try:
+    # Not torch's own text: it advises to unpickle without care.
+    what = "not a torch checkpoint of plain tensors"
+    with reading(path, what, raises=WeightsError, cause=lambda _: "pickled code is never loaded"):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        # Not torch's own text: it advises to unpickle without care.
-        raise WeightsError(
-            f"{path}: not a torch checkpoint of plain tensors; pickled code is never loaded"
-        ) from error
     if not isinstance(checkpoint, Mapping):
         raise WeightsError(f"{path}: holds a {type(checkpoint).__name__}, not a state dict")
     return checkpoint

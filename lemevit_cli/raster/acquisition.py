@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date
 
+from lemevit_cli.errors import reading
 from lemevit_cli.raster.scene import Scene
 
 # GDAL's domain for facts of the sensor, and tags that providers write; in the order of trust.
@@ -16,8 +17,9 @@ _DATE = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?!\d)")
 
 def date_of(scene: Scene) -> str | None:
     """Return the day a scene was taken, as ``2018-05-12``, None if no tag of its file tells one."""
-    dataset = scene.dataset()
-    tags = {**dataset.tags(), **dataset.tags(ns=_IMAGERY)}
+    with reading(scene.name, "its tags cannot be read"):
+        dataset = scene.dataset()
+        tags = {**dataset.tags(), **dataset.tags(ns=_IMAGERY)}
     for wanted in _TAGS:
         for name, text in tags.items():
             day = _day_in(text) if name.upper().startswith(wanted) else None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS, ClassInfo, classes_from_names
 from lemevit_cli.raster.joined import JoinedScenes
@@ -64,7 +64,15 @@ def read_legend(scene: Scene) -> Legend:
 
     Names are the band's tags ``CLASS_<id>``, as our writer leaves them, else GDAL's category names
     beside the file; colours are the band's colour table. ``NODATA_CLASS`` has neither.
+
+    Raises:
+        SceneError: if they cannot be read.
     """
+    with reading(scene.name, "the names of its classes cannot be read"):
+        return _legend_of(scene)
+
+
+def _legend_of(scene: Scene) -> Legend:
     dataset, band = scene.dataset(), scene.bidx[0]
     tagged_names = {
         int(match[1]): text
@@ -89,9 +97,10 @@ def _category_names(files: list[str], band: int) -> list[str]:
         if not file.endswith(".aux.xml") or not Path(file).is_file():
             continue
         try:
-            root = ET.parse(file).getroot()
-        except ET.ParseError:
-            continue
+            with reading(file):
+                root = ET.parse(file).getroot()
+        except SceneError:
+            continue  # GDAL reads nothing of it either
         names = root.findall(f"PAMRasterBand[@band='{band}']/CategoryNames/Category")
         return [name.text or "" for name in names]
     return []

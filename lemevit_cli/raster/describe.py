@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rasterio.crs import CRS
 
+from lemevit_cli.errors import reading
 from lemevit_cli.raster.inspection import value_warnings
 from lemevit_cli.raster.scene import Scene
 
@@ -26,6 +27,11 @@ def describe(scene: Scene) -> dict[str, Any]:
     Raises:
         SceneError: if the file cannot be read.
     """
+    with reading(scene.name, "cannot be described"):
+        return _facts(scene)
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
     left_out = scene.num_bands - _MOST_BANDS
     if left_out > 0:
         scene = scene.of_bands(scene.bidx[:_MOST_BANDS])

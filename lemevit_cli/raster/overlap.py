@@ -10,10 +10,9 @@ import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
 
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import period_of
 from lemevit_cli.geometry.window import Window
@@ -229,10 +228,8 @@ def reproject_points(
     """Bring points ``(N, 2)`` from one CRS to another, infinite where it has no place for them."""
     if from_wkt is None or to_wkt is None or from_wkt == to_wkt:
         return points
-    try:
+    with reading("their CRS", "cannot be brought together"):
         transformer = pyproj.Transformer.from_crs(from_wkt, to_wkt, always_xy=True)
-    except (ProjError, CRSError) as error:
-        raise SceneError(f"their CRS cannot be brought together ({error})") from error
     return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError
+from rasterio.transform import GCPTransformer
 from rasterio.windows import Window as RasterioWindow
 
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import SceneError, cause_of, reading
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_m2
 from lemevit_cli.geometry.window import Window
@@ -25,6 +27,7 @@ from lemevit_cli.raster.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
+_LONGEST_STEP = 1e9  # map units from one pixel to the next: a turn round the globe in inches
 
 
 def open_scene(path: str, options: SceneOptions | None = None) -> Scene:
@@ -115,7 +118,10 @@ class Scene:
 
     def __init__(self, source: Source, options: SceneOptions) -> None:
         self._source = source
-        dataset = source.handle()
+        with source.failures("cannot be understood as a raster"):
+            self._describe(source, source.handle(), options)
+
+    def _describe(self, source: Source, dataset: Any, options: SceneOptions) -> None:
         _refuse_containers(dataset, source.name)
         choice = choose_bands(
             dataset, options.bidx, name=source.name, expand_palette=options.expand_palette
@@ -125,11 +131,13 @@ class Scene:
         self.width, self.height = dataset.width, dataset.height
         self.bidx = choice.bidx
         self.num_bands = len(choice.bidx)
-        self.georeference = _read_georeference(dataset, options, name=source.name)
+        stated = _read_georeference(dataset, options, name=source.name)
+        self.georeference, lost = _without_useless_points(stated, source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
         self.band_warnings = choice.warnings
-        self.warnings = (*choice.warnings, *_georeference_warnings(self.georeference, self.gsd_m))
+        of_place = _georeference_warnings(self.georeference, self.gsd_m)
+        self.warnings = (*choice.warnings, *lost, *of_place)
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self._palette = choice.palette
         self.dtype = _scaled_dtype(self._reading) if choice.palette is None else "uint8"
@@ -440,6 +448,8 @@ def _describe(window: Window) -> str:
 def _read_georeference(dataset: Any, options: SceneOptions, *, name: str) -> Georeference:
     gcps, gcps_crs = dataset.gcps
     transform = None if dataset.transform.is_identity else dataset.transform
+    if transform is not None:
+        _check_transform(transform, name)
     crs = dataset.crs
     named = options.src_crs
     if named is None and not (crs or gcps_crs):
@@ -456,6 +466,41 @@ def _read_georeference(dataset: Any, options: SceneOptions, *, name: str) -> Geo
         rpcs=dataset.tags(ns="RPC"),
         area_or_point=dataset.tags().get("AREA_OR_POINT"),
     )
+
+
+def _check_transform(transform: Affine, name: str) -> None:
+    """Refuse a transform that gives pixels no place, or all of them one.
+
+    Raises:
+        SceneError: naming it.
+    """
+    steps = np.array([transform.a, transform.b, transform.d, transform.e])
+    area = float(transform.determinant)
+    is_good = np.isfinite([*steps, transform.c, transform.f, area]).all() and area != 0
+    if not is_good or np.abs(steps).max() > _LONGEST_STEP:
+        raise SceneError(
+            f"{name}: its transform {transform.to_gdal()} gives its pixels no place on a map; "
+            "state another with gdal_edit.py -a_ullr, or take it away with -unsetgt"
+        )
+
+
+def _without_useless_points(
+    georeference: Georeference, name: str
+) -> tuple[Georeference, tuple[str, ...]]:
+    """Leave out ground control points that place nothing, with a line that tells of it."""
+    if georeference.transform is not None or not georeference.gcps:
+        return georeference, ()
+    points = [GroundControlPoint(*point[:5]) for point in georeference.gcps]
+    try:
+        with reading(name), GCPTransformer(points) as transformer:
+            places = np.array(transformer.xy([0, 1, 0], [0, 0, 1]))
+        reason = "" if np.isfinite(places).all() else "they are not finite"
+    except SceneError as error:
+        reason = cause_of(error.__cause__ or error)
+    if not reason:
+        return georeference, ()
+    line = f"its {len(points)} ground control points place nothing and are left out ({reason})"
+    return replace(georeference, gcps=(), gcps_crs_wkt=None), (line,)
 
 
 def _parse_crs(text: str, name: str) -> CRS:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import re
-import shutil
 import sys
 import tempfile
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from queue import Empty, Queue
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,8 +27,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 
-from lemevit_cli.errors import SceneError
-from lemevit_cli.raster.gdal import GDAL_ERRORS
+from lemevit_cli.atomic import temporary_prefix
+from lemevit_cli.errors import SceneError, cause_of, reading
 
 STDIN = "-"
 # What a folder or a pattern stands for; any other file can be named itself.
@@ -44,15 +46,17 @@ _WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
 
 _EDGE_PX = 8  # of the source, read around what GDAL asks for
 
-# For scenes on a network: a server that hangs up is asked again, a silent one is given up. The
-# environment reaches all threads and processes; what a user has set there wins.
-_NETWORK = {
+# For scenes on a network: a server that hangs up is asked again, one that is silent, or drips, is
+# given up. The environment reaches all threads and processes; what a user has set there wins.
+_RETRIES = {
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "1",  # seconds, growing
-    "GDAL_HTTP_CONNECTTIMEOUT": "15",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",  # bytes a second
 }
+_PATIENCE_S = 30.0
+_MOST_SILENCES = 4  # until a file is open
+_REMOTE = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs")
+_LOWEST_SPEED = 500  # bytes a second
+_LONGEST_ANSWER = 20  # times the patience: what is slow all the time ends, too
 
 # Two locks, since each alone leaves a door open: of files on a network GDAL opens those of this
 # name alone, whatever proxy a file may state for itself; drivers that fetch without GDAL's file
@@ -204,16 +208,23 @@ class Source:
     @contextlib.contextmanager
     def failures(self, what: str) -> Iterator[None]:
         """Turn an error of GDAL into a :class:`SceneError`: ``<name>: <what> (<cause>)``."""
-        try:
+        started = time.monotonic()
+
+        def cause(error: BaseException) -> str:
+            waited = time.monotonic() - started
+            # GDAL tells of what it makes of the silence: of a format that it does not know.
+            if is_remote(self.file) and waited >= _patience_s():
+                return f"the server was silent for {waited:.0f} s; --timeout waits longer"
+            return self._cause(error)
+
+        with reading(self.name, what, cause=cause):
             yield
-        except GDAL_ERRORS as error:
-            raise SceneError(f"{self.name}: {what} ({self._cause(error)})") from error
 
     def _cause(self, error: BaseException) -> str:
         """Return what GDAL said first worth reading, in one line."""
         if "previous exception" in str(error) and error.__cause__ is not None:
             error = error.__cause__
-        text = " ".join(str(error).split()).removeprefix(f"{self.file}: ")
+        text = cause_of(error).removeprefix(f"{self.file}: ")
         if text.startswith(": "):
             text = text[2:]
         return text.replace(self.file, self.name) if self.path == STDIN else text
@@ -230,12 +241,71 @@ class Source:
 
 
 def _open(file: str) -> Any:
-    for name, value in _NETWORK.items():
-        os.environ.setdefault(name, value)
+    give_up_silent_servers()
     with WARNINGS_LOCK, warnings.catch_warnings():
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(file)
+        return _open_in_time(file) if is_remote(file) else rasterio.open(file)
+
+
+def _open_in_time(file: str) -> Any:
+    """Open a file on a network, and wait for a few silences of its server alone.
+
+    GDAL looks for files beside it, too, each of which may stall: forty of them.
+    """
+    opened: Queue[Any] = Queue()
+
+    def open_it() -> None:
+        try:
+            opened.put(rasterio.open(file))
+        except BaseException as error:
+            opened.put(error)
+
+    # One that waits for ever must not be waited for at the program's end.
+    threading.Thread(target=open_it, daemon=True).start()
+    try:
+        result = opened.get(timeout=_MOST_SILENCES * _patience_s())
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def is_remote(file: str) -> bool:
+    """Say whether a server has to be asked for a file."""
+    return "://" in file or any(name in file for name in _REMOTE)
+
+
+def give_up_silent_servers() -> None:
+    """Set what GDAL waits for, unless the user has; before it is asked for the first file."""
+    for name, value in {**_RETRIES, **_limits(_PATIENCE_S)}.items():
+        os.environ.setdefault(name, value)
+
+
+def _patience_s() -> float:
+    try:
+        return float(os.environ["GDAL_HTTP_LOW_SPEED_TIME"])
+    except (KeyError, ValueError):  # a user's
+        return _PATIENCE_S
+
+
+def limit_waiting(seconds: float) -> None:
+    """Have servers given up that are silent for so long, in this process and those it starts.
+
+    Of a connection, the first byte, and each pause; a whole answer may take twenty times as long.
+    """
+    os.environ.update(_limits(seconds))
+
+
+def _limits(seconds: float) -> dict[str, str]:
+    patience = max(1, math.ceil(seconds))  # GDAL takes whole seconds, and 0 for none
+    return {
+        "GDAL_HTTP_CONNECTTIMEOUT": str(patience),
+        "GDAL_HTTP_LOW_SPEED_TIME": str(patience),
+        "GDAL_HTTP_LOW_SPEED_LIMIT": str(_LOWEST_SPEED),
+        "GDAL_HTTP_TIMEOUT": str(_LONGEST_ANSWER * patience),
+    }
 
 
 def shut_network() -> None:
@@ -246,10 +316,12 @@ def shut_network() -> None:
 def _spool_stdin() -> str:
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise SceneError("stdin: no raster arrives there; pipe one in or name a file")
-    descriptor, path = tempfile.mkstemp(prefix="lemevit-stdin-")
+    descriptor, path = tempfile.mkstemp(prefix=temporary_prefix(), suffix="-stdin")
     try:
         with os.fdopen(descriptor, "wb") as spool:
-            shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
+            # What has arrived, not a whole piece: a signal is heard between two reads.
+            while part := sys.stdin.buffer.read1(1 << 20):
+                spool.write(part)
             size = spool.tell()
         if size == 0:
             raise SceneError("stdin: is empty, not a raster")

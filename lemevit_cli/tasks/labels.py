@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from lemevit_cli.atomic import check_replaceable, replacing
-from lemevit_cli.errors import DataError, OutputError
+from lemevit_cli.errors import DataError, OutputError, reading
 from lemevit_cli.geometry.ground import pixel_area_m2
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import OutputOptions
@@ -394,8 +394,9 @@ def holds_quadrilaterals(path: str, layer: str | None) -> bool:
     if not is_vector(path):
         return False
     file, name = layer_name(path, layer)
-    wkb = pyogrio.raw.read(file, layer=name, columns=[], max_features=_LOOKED_AT)[2]
-    polygons = shapely.get_parts(shapely.from_wkb(wkb))
+    with reading(path, "cannot be read as polygons"):
+        wkb = pyogrio.raw.read(file, layer=name, columns=[], max_features=_LOOKED_AT)[2]
+        polygons = shapely.get_parts(shapely.from_wkb(wkb))
     rings = shapely.get_exterior_ring(polygons)
     # A ring ends where it began.
     return len(rings) > 0 and bool((shapely.get_num_coordinates(rings) == _CORNERS + 1).all())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.legend import LONGEST_NAME, is_class_name
 from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.raster.inspection import picture_warnings
 from lemevit_cli.training.class_counts import note_counts, warn_of_missing
@@ -92,6 +93,7 @@ def open_sources(
     cells = tuple(cells for item in items for cells in item.cells)
     held_back = tuple(cells for item in items for cells in item.held_back)
     classes = order_as(openers.merge_classes(training), init)
+    _check_class_names(classes)
     learned = list(zip(training, cells, strict=True))
     judged = list(zip(validation, held_back, strict=True))
     return Sources(
@@ -106,6 +108,16 @@ def open_sources(
         ),
         warnings=warn_of_missing(classes, learned, judged, openers.unit),
     )
+
+
+def _check_class_names(classes: Sequence[str]) -> None:
+    """Refuse, before any step, names that the weights' card could not keep."""
+    wrong = next((name for name in classes if not is_class_name(name)), None)
+    if wrong is not None:
+        raise DataError(
+            f"the class {wrong!a} has no name that can be printed, in at most {LONGEST_NAME} "
+            "characters; rename it"
+        )
 
 
 def order_as(classes: tuple[str, ...], init: str | None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a training, in one process or in several."""
+"""SIGTERM, SIGHUP and Ctrl-C during a training, in one process or in several."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Note SIGTERM and Ctrl-C instead of dying of them, so that a checkpoint can be written.
+    """Note signals to end instead of dying of them, so that a checkpoint can be written.
 
     A second Ctrl-C acts at once.
     """
@@ -37,7 +37,11 @@ def stop_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal = signal.Signals(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    hang_up = getattr(signal, "SIGHUP", None)  # none on Windows; ignored under nohup
+    if hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN:
+        numbers.append(hang_up)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield stop
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
 
-from lemevit_cli.atomic import replacing
+from lemevit_cli.atomic import replacing, temporary_folder
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import (
@@ -182,10 +181,10 @@ def check_layer_options(empty: PolygonLayer, options: OutputOptions, writer: Wri
         OutputError: for an option or a value that the driver does not know, or one that only
             a raster has.
     """
-    with tempfile.TemporaryDirectory(prefix="lemevit-") as folder, warnings.catch_warnings():
+    with temporary_folder() as folder, warnings.catch_warnings():
         # GDAL only warns of a value that it does not know, and takes another.
         warnings.simplefilter("error", RuntimeWarning)
-        path = Path(folder) / f"empty{writer.suffix}"
+        path = folder / f"empty{writer.suffix}"
         with vector_refusals(f"--co, {writer.driver}"):
             _write(path, empty, options, writer.driver)
 

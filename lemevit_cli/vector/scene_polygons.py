@@ -14,14 +14,13 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Bounds, bounds_text
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
-from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of, one_line
+from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK, give_up_silent_servers
+from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.placement import Grid, Placement
 from lemevit_cli.vector.way import Way
@@ -29,6 +28,7 @@ from lemevit_cli.vector.way import Way
 if TYPE_CHECKING:
     import geopandas
 
+_AS_POLYGONS = "cannot be read as polygons"
 _MANY = 100_000  # features whose values take longer to read than the polygons of a scene
 _SMALL = 4  # pixels: sides of polygons that may lie between the centres
 _LONG = 200  # points of an outline that is worth being cut to a window
@@ -151,10 +151,12 @@ def is_vector(path: str) -> bool:
         return False
     import pyogrio
 
+    give_up_silent_servers()
     file, _, layer = path.partition("|layername=")
     try:
-        return len(pyogrio.list_layers(file)) > 0
-    except (RuntimeError, OSError, ValueError):
+        with reading(path):
+            return len(pyogrio.list_layers(file)) > 0
+    except SceneError:
         # Of a file that is missing or broken the layer's reader tells more than GDAL's rasters do.
         is_named_so = Path(file).suffix.lower() in _VECTOR_SUFFIXES
         return bool(layer) or is_named_so or (":" not in file and not Path(file).exists())
@@ -169,19 +171,24 @@ def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:
     import pyogrio
 
     file, name = layer_name(path, layer)
-    return tuple(pyogrio.read_info(file, layer=name)["fields"])
+    with reading(path, _AS_POLYGONS):
+        return tuple(pyogrio.read_info(file, layer=name)["fields"])
 
 
 def field_values(
     path: str, field: str, *, layer: str | None = None, where: str | None = None
 ) -> list[object]:
-    """Read the different values of a field, without geometries; none of a layer that is large."""
+    """Read the different values of a field, without geometries; none of a layer that is large.
+
+    Raises:
+        SceneError: if the file cannot be read as polygons.
+    """
     import pyogrio
 
     file, name = layer_name(path, layer)
-    if pyogrio.read_info(file, layer=name, force_feature_count=True)["features"] > _MANY:
-        return []
-    with warnings.catch_warnings():
+    with reading(path, _AS_POLYGONS), warnings.catch_warnings():
+        if pyogrio.read_info(file, layer=name, force_feature_count=True)["features"] > _MANY:
+            return []
         warnings.simplefilter("ignore", RuntimeWarning)  # as of read_layer
         table = pyogrio.read_dataframe(
             file, layer=name, columns=[field], where=where, read_geometry=False
@@ -201,12 +208,11 @@ def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:
     """
     import pyogrio
 
+    give_up_silent_servers()
     file, _, named = path.partition("|layername=")
     wanted = layer or named
-    try:
+    with reading(path, _AS_POLYGONS):
         listed = pyogrio.list_layers(file)
-    except (RuntimeError, OSError, ValueError) as error:  # pyogrio's are RuntimeErrors
-        raise SceneError(f"{path}: cannot be read as polygons ({one_line(error)})") from error
     _check_shapefile(Path(file))
     layers = [str(name) for name, kind in listed if kind is not None]
     if wanted:
@@ -267,21 +273,18 @@ def _read_table(
     """Read a layer whose name is known: a text of a million corners is parsed at each opening."""
     import geopandas
 
-    try:
-        with warnings.catch_warnings():
-            # GDAL's doubts about a filter; an error says what is wrong in one line.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            return geopandas.read_file(
-                file,
-                layer=name,
-                where=where,
-                bbox=bbox,
-                fid_as_index=bbox is not None,
-                on_invalid="fix",  # open rings are closed; else they are errors of GEOS
-            )
-    except (RuntimeError, OSError, ValueError) as error:
-        what = f"with the filter {where!r}" if where else "as polygons"
-        raise SceneError(f"{path}: cannot be read {what} ({one_line(error)})") from error
+    what = f"cannot be read with the filter {where!r}" if where else _AS_POLYGONS
+    with reading(path, what), warnings.catch_warnings():
+        # GDAL's doubts about a filter; an error says what is wrong in one line.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return geopandas.read_file(
+            file,
+            layer=name,
+            where=where,
+            bbox=bbox,
+            fid_as_index=bbox is not None,
+            on_invalid="fix",  # open rings are closed; else they are errors of GEOS
+        )
 
 
 def read_polygons_on(
@@ -305,10 +308,8 @@ def read_polygons_on(
     import pyogrio
 
     file, name = layer_name(path, layer)
-    try:
+    with reading(path, _AS_POLYGONS):
         info = pyogrio.read_info(file, layer=name, force_total_bounds=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise SceneError(f"{path}: cannot be read as polygons ({one_line(error)})") from error
     facts = facts_of(path, info["crs"], info["total_bounds"], info["fields"])
     way, notes = choose_way(Placement(scene), facts)
     table = _read_near(path, name, where, way, facts)
@@ -347,8 +348,9 @@ def _read_near(
     import geopandas
 
     try:
-        boxes = way.boxes(facts.bounds)
-    except (ProjError, CRSError):
+        with reading(path):
+            boxes = way.boxes(facts.bounds)
+    except SceneError:
         boxes = None  # told where the polygons are brought to the scene
     file = path.partition("|")[0]
     if boxes is None or facts.bounds is None or file.lower().endswith(_IN_ORDER):
@@ -364,7 +366,7 @@ def _has_features(path: str, name: str, where: str | None) -> bool:
     import pyogrio
 
     file = path.partition("|")[0]
-    with warnings.catch_warnings():
+    with reading(path, _AS_POLYGONS), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return len(pyogrio.read_dataframe(file, layer=name, where=where, max_features=1)) > 0
 
@@ -379,7 +381,7 @@ def _bring(
     with_points: bool,
 ) -> ScenePolygons:
     path, geometries = facts.path, table.geometry.to_numpy()
-    try:
+    with reading(path, f"cannot be brought to the CRS of {scene.name}"):
         near = way.find_near(shapely.bounds(geometries))
         found = single_polygons(geometries[near])
         points, point_rows = _points_of(geometries[near], found.others, wanted=with_points)
@@ -389,10 +391,6 @@ def _bring(
             raise SceneError(f"{path}: holds no polygons")
         polygons, origin, broken = way.bring(found.polygons)
         squares, square_of = way.bring_points(points)
-    except (ProjError, CRSError) as error:
-        raise SceneError(
-            f"{path}: cannot be brought to the CRS of {scene.name} ({one_line(error)})"
-        ) from error
     rows = np.concatenate([found.rows[origin], point_rows[square_of]])
     polygons = np.concatenate([polygons, squares])
     order = np.argsort(rows, kind="stable")

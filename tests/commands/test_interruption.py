@@ -9,10 +9,12 @@ import pytest
 from lemevit_cli.commands import interruption
 from lemevit_cli.commands.console import Console
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 @pytest.fixture(autouse=True)
 def handlers(monkeypatch):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr(interruption, "_noted", None)
     monkeypatch.setattr(interruption, "_held", False)
     interruption.install()
@@ -26,7 +28,12 @@ def send(number):
     time.sleep(0)  # the handler runs before the next line
 
 
-ENDS = [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+ENDS = [
+    (signal.SIGTERM, SystemExit),
+    (signal.SIGINT, KeyboardInterrupt),
+    (signal.SIGHUP, SystemExit),
+]
+STATUSES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 @pytest.mark.parametrize(("number", "exception"), ENDS)
@@ -36,7 +43,7 @@ def test_a_signal_waits_for_the_next_window(number, exception):
     send(number)  # raises nothing yet
     with pytest.raises(exception) as raised:
         console.advance()
-    assert number == signal.SIGINT or raised.value.code == 143
+    assert number == signal.SIGINT or raised.value.code == STATUSES[number]
 
 
 @pytest.mark.parametrize(("number", "exception"), ENDS)
@@ -75,7 +82,9 @@ def test_a_signal_after_the_last_window_acts_when_the_file_is_in_place():
         console.finish()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_during_the_imports_ends_the_program(tmp_path, number, status):
     program = (
         "import sys, typer, lemevit_cli.cli as cli, lemevit_cli.commands.info as info\n"
@@ -92,3 +101,41 @@ def test_a_signal_during_the_imports_ends_the_program(tmp_path, number, status):
         running.send_signal(number)
         _, stderr = running.communicate(timeout=30)
     assert running.returncode == status and b"Traceback" not in stderr
+
+
+def test_a_terminal_that_is_gone_is_nothing_to_a_program_under_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interruption.install()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_what_is_half_done_goes_with_a_signal(tmp_path, number):
+    program = (
+        "import sys, tempfile, lemevit_cli.commands.interruption as interruption\n"
+        "interruption.install()\n"
+        "from lemevit_cli.atomic import replacing\n"
+        "from lemevit_cli.raster.scene import open_scene\n"
+        "with replacing(sys.argv[1], overwrite=False) as path:\n"
+        "    path.write_text('half'); print('here', flush=True)\n"
+        "    open_scene('-')\n"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-c", program, str(tmp_path / "out.tif")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(temporary)}, **pipes
+    ) as running:
+        assert running.stdout.readline() == b"here\n"
+        running.stdin.write(b"some of a scene" * 10_000)
+        running.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not [p for p in temporary.iterdir() if p.stat().st_size > 100_000]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert list(tmp_path.glob(".out.tif.*"))
+        running.send_signal(number)
+        running.wait(timeout=60)
+    assert running.returncode == STATUSES[number]
+    assert list(tmp_path.iterdir()) == [temporary] and not list(temporary.iterdir())

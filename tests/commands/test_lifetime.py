@@ -152,3 +152,60 @@ def test_the_collector_rests_while_modules_load_and_works_as_before_afterwards(c
     gc.unfreeze()
     lifetime.settle()  # of a later scene: what it made may be collected
     assert gc.get_freeze_count() == 0
+
+
+PROGRAM = "exec {python} -c 'from lemevit_cli.cli import main; main()' {arguments} {streams}"
+
+
+def in_shell(arguments, streams):
+    command = PROGRAM.format(python=sys.executable, arguments=arguments, streams=streams)
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--help", "predict --help"])
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_output_that_goes_nowhere_is_told_where_that_can_be(arguments, streams):
+    run = in_shell(arguments, streams)
+    assert run.returncode == 1 and run.stdout == ""
+    told = "" if "2>&-" in streams else "lemevit: stdout cannot be written: "
+    assert run.stderr.startswith(told) and run.stderr.count("\n") == bool(told)
+
+
+@pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
+def test_streams_that_are_not_needed_may_be_closed(streams):
+    run = in_shell("--version", streams)
+    assert (run.returncode, run.stderr) == (0, "") and run.stdout.startswith("lemevit ")
+
+
+def test_a_mistake_that_nobody_can_read_is_a_status():
+    run = in_shell("predict", "2>&-")
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "")
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_stream(tmp_path):
+    work = (
+        f"lifetime.begin(); file = open({str(tmp_path / 'result')!r}, 'w'); import os\n"
+        "os.write(2, b'of a library'); file.write('whole'); file.close()"
+    )
+    command = [sys.executable, "-c", END.format(work=work, code="None")]
+    subprocess.run(["sh", "-c", '"$0" "$@" <&- >&- 2>&-', *command], timeout=60, check=True)
+    assert (tmp_path / "result").read_text() == "whole"
+
+
+def test_a_reader_of_help_that_has_gone_is_that_status_too():
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = (
+        "import sys; sys.argv = ['lemevit', '--help']\nfrom lemevit_cli.cli import main\nmain()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (lifetime.BROKEN_PIPE, b"")

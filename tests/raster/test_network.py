@@ -1,11 +1,33 @@
 import multiprocessing
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lemevit_cli.errors import SceneError
 from lemevit_cli.raster.scene import open_scene
+from lemevit_cli.raster.source import give_up_silent_servers, limit_waiting
+
+LIMITS = (
+    "GDAL_HTTP_CONNECTTIMEOUT",
+    "GDAL_HTTP_TIMEOUT",
+    "GDAL_HTTP_LOW_SPEED_TIME",
+    "GDAL_HTTP_LOW_SPEED_LIMIT",
+)
+
+
+@pytest.fixture(autouse=True)
+def unlimited(monkeypatch):
+    """Have no limit set before a test, nor one of it afterwards."""
+    for name in LIMITS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def serve(content, refusals, place):
@@ -38,15 +60,49 @@ def serve(content, refusals, place):
     server.serve_forever()
 
 
+def stall(content, stage, place):
+    """Answer each request up to a stage, and then say nothing more, or hardly anything."""
+
+    def answer(connection):
+        with suppress(OSError):
+            request = b""
+            while stage != "no answer" and b"\r\n\r\n" not in request:
+                request += connection.recv(65536)
+            size = len(content)
+            headers = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
+            body = b"" if request.startswith(b"HEAD") else content
+            parts = {
+                "no answer": [],
+                "no headers": [],
+                "half of the headers": [headers[:20]],
+                "no body": [headers],
+                "half of the body": [headers, body[: size // 2]],
+                "drops": [headers, *(bytes([byte]) for byte in body)],
+            }
+            for part in parts[stage]:
+                connection.sendall(part)
+                time.sleep(1 if len(part) == 1 else 0)
+            time.sleep(600)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        place.put(server.getsockname()[1])
+        while True:
+            connection, _ = server.accept()
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+
 @pytest.fixture
 def serve_file():
-    """Return a function that serves a file from a process of its own, and gives its address."""
+    """Return a function that serves a file from a process of its own, and gives its address.
+
+    A thread of this one would wait for the lock that GDAL's Python holds while it waits for it.
+    """
     processes, spawn = [], multiprocessing.get_context("spawn")
 
-    def start(path, refusals):
+    def start(path, how, server=serve):
         place = spawn.Queue()
         content = Path(path).read_bytes()
-        processes.append(spawn.Process(target=serve, args=(content, refusals, place)))
+        processes.append(spawn.Process(target=server, args=(content, how, place)))
         processes[-1].start()
         return f"/vsicurl/http://127.0.0.1:{place.get(timeout=60)}/scene.tif"
 
@@ -58,3 +114,24 @@ def serve_file():
 def test_a_server_that_hangs_up_is_asked_again(write_scene, pixels, serve_file):
     with open_scene(serve_file(write_scene(pixels), [503, 502])) as scene:
         np.testing.assert_array_equal(scene.read(scene.window)[0], pixels)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    ["no answer", "no headers", "half of the headers", "no body", "half of the body", "drops"],
+)
+def test_a_server_that_stalls_is_given_up_in_a_line(write_scene, pixels, serve_file, stage):
+    address = serve_file(write_scene(pixels), stage, server=stall)
+    limit_waiting(1)
+    with pytest.raises(SceneError, match=r"scene\.tif: .*\(the server was silent .*--timeout"):
+        open_scene(address).read_overview(64)
+
+
+def test_servers_have_limits_that_a_user_may_set(monkeypatch):
+    give_up_silent_servers()
+    assert all(int(os.environ[name]) > 0 for name in LIMITS)
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "77")
+    give_up_silent_servers()
+    assert os.environ["GDAL_HTTP_TIMEOUT"] == "77"
+    limit_waiting(2.5)  # an option counts more than the environment
+    assert [os.environ[name] for name in LIMITS] == ["3", "60", "3", "500"]

@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from lemevit_cli.errors import SceneError
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.raster.describe import describe
 from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import Source, stem_of
 from lemevit_cli.settings import SceneOptions
@@ -669,3 +670,61 @@ def test_block_of_a_file_with_overviews_is_full_resolution(write_scene, rgb):
     with open_scene(path) as scene, rasterio.open(path) as dataset:
         expected = dataset.read(window=RasterioWindow(5, 7, 21, 13))
         np.testing.assert_array_equal(scene.read(WINDOW)[0], expected)
+
+
+VRT = """<VRTDataset rasterXSize="8" rasterYSize="6">{}<VRTRasterBand dataType="Byte" band="1">
+<SimpleSource><SourceFilename>{}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"""
+NO_PROJECTION = (
+    'PROJCS["n",GEOGCS["W",DATUM["W",SPHEROID["W",6378137,298.257]],PRIMEM["Greenwich",0],'
+    'UNIT["degree",0.0174532925199433]],PROJECTION["No_Such_Projection"],UNIT["metre",1]]'
+)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        "nan, nan, nan, nan, nan, nan",
+        "458000, inf, 0, 5548000, 0, -1",
+        "nan, 1, 0, 5548000, 0, -1",
+        "458000, 1, 1, 5548000, 1, 1",
+        "458000, 0, 0, 5548000, 0, -1",
+        "458000, 1e300, 0, 5548000, 0, -1e300",
+        "458000, 1e12, 0, 5548000, 0, -1e12",
+        "458000, 1e-300, 0, 5548000, 0, -1e-300",
+    ],
+)
+def test_a_transform_that_gives_pixels_no_place_is_refused(tmp_path, numbers):
+    placed = f"<SRS>EPSG:32633</SRS><GeoTransform>{numbers}</GeoTransform>"
+    (tmp_path / "odd.vrt").write_text(VRT.format(placed, "gone.tif"))
+    with pytest.raises(SceneError, match=r"odd\.vrt: its transform \(.*no place.*-unsetgt"):
+        open_scene(str(tmp_path / "odd.vrt"))
+
+
+def test_a_crs_that_leads_nowhere_is_a_line(tmp_path):
+    placed = f"<SRS>{NO_PROJECTION}</SRS><GeoTransform>0, 1, 0, 0, 0, -1</GeoTransform>"
+    (tmp_path / "odd.vrt").write_text(VRT.format(placed, "gone.tif"))
+    with pytest.raises(SceneError, match=r"odd\.vrt: cannot be understood as a raster \(.+\)"):
+        open_scene(str(tmp_path / "odd.vrt"))
+
+
+@pytest.mark.parametrize("places", [[(0, 0)], [(3, 3), (3, 3)], [(0, 0), (4, 4), (9, 9)]])
+def test_ground_control_points_that_place_nothing_are_told_and_left_out(write_scene, rgb, places):
+    points = [GroundControlPoint(r, c, 458_000 + c, 5_548_000 - r) for r, c in places]
+    with open_scene(write_scene(rgb, transform=None, gcps=points)) as scene:
+        assert scene.georeference.gcps == () and scene.georeference.gcps_crs_wkt is None
+        assert any(f"its {len(places)} ground control points" in line for line in scene.warnings)
+
+
+def test_a_name_that_is_no_text_is_a_line(write_scene, rgb, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/sc\xffne.tif")
+    os.link(write_scene(rgb), path)
+    with pytest.raises(SceneError, match="its name is not UTF-8"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize("text", [VRT.format("", "g\xf6ne.tif"), VRT.replace("Byte", "B\xffte")])
+def test_messages_of_gdal_that_are_no_text_are_a_line(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # as the program has it
+    (tmp_path / "odd.vrt").write_bytes(text.encode("latin-1"))
+    with pytest.raises(SceneError, match=r"odd\.vrt: .*not UTF-8"):
+        describe(open_scene(str(tmp_path / "odd.vrt")))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
+from lemevit_cli.atomic import temporary_folder
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import Confusion, figures_of
@@ -83,8 +82,8 @@ class ObjectTally:
     @contextmanager
     def over(self, area: Window) -> Iterator[AddMasks]:
         """Take both masks of an area in any order of windows; in the end what connects counts."""
-        with TemporaryDirectory(prefix="lemevit-") as folder:
-            paths = [Path(folder) / name for name in ("found.tif", "true.tif")]
+        with temporary_folder() as folder:
+            paths = [folder / name for name in ("found.tif", "true.tif")]
             drafts = [create_draft(path, width=area.width, height=area.height) for path in paths]
 
             def take(window: Window, found: NDArray[np.bool_], true: NDArray[np.bool_]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError, SceneError, reading
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.metrics.confusion import match_classes
@@ -203,31 +203,29 @@ def _listed_in_folders(folder: Path) -> Listed:
 def _listed_in_table(path: Path, division: Division, bad: _Bad) -> tuple[dict[str, Listed], bool]:
     rows: dict[str, Listed] = {split: [] for split in ("", *_SPLITS)}
     seen: dict[Path, int] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            table = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
-            # Its own names, in lower case: "Path;Class" is as good.
-            table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
-            columns = set(table.fieldnames)
-            if not {"path", "class"} <= columns:
-                raise DataError(f"{path}: line 1 must name the columns {_COLUMNS}")
-            for row in table:
-                where = f"{path}: line {table.line_num}"
-                try:
-                    picture, name, split = _read_row(path.parent, row, where)
-                    if picture in seen:
-                        raise DataError(
-                            f"{where}: {row['path']} is in line {seen[picture]} already"
-                        )
-                except DataError as error:
-                    bad.add(error)
-                    continue
-                seen[picture] = table.line_num
-                rows.setdefault(split, []).append((picture, name))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV of {_COLUMNS} ({error})") from error
+    with (
+        reading(path, f"cannot be read as a CSV of {_COLUMNS}", raises=DataError),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
+        first = file.readline()
+        file.seek(0)
+        table = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
+        # Its own names, in lower case: "Path;Class" is as good.
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+        columns = set(table.fieldnames)
+        if not {"path", "class"} <= columns:
+            raise DataError(f"{path}: line 1 must name the columns {_COLUMNS}")
+        for row in table:
+            where = f"{path}: line {table.line_num}"
+            try:
+                picture, name, split = _read_row(path.parent, row, where)
+                if picture in seen:
+                    raise DataError(f"{where}: {row['path']} is in line {seen[picture]} already")
+            except DataError as error:
+                bad.add(error)
+                continue
+            seen[picture] = table.line_num
+            rows.setdefault(split, []).append((picture, name))
     if rows[""] and any(listed for split, listed in rows.items() if split):
         missing, _ = rows[""][0]
         raise DataError(f"{path}: line {seen[missing]} has no split, though others have one")

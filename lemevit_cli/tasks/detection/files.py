@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon, corners_of, uncrossed
 from lemevit_cli.tasks.detection.datasets.dota import read_dota_results
 from lemevit_cli.tasks.detection.datasets.labels import LabelReport, Outline
@@ -183,10 +183,8 @@ def _read_parquet(path: str) -> geopandas.GeoDataFrame:
             f"{path}: GeoParquet needs pyarrow, which is not installed: pip install pyarrow, or "
             "convert it to .gpkg"
         )
-    try:
+    with reading(path, raises=DataError):
         return geopandas.read_parquet(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 def _read_table(path: str, reading: BoxReading, report: LabelReport) -> BoxFile:

@@ -13,9 +13,8 @@ from typing import Any
 import geopandas
 import numpy as np
 from numpy.typing import NDArray
-from pyproj.exceptions import CRSError, ProjError
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.metrics.confusion import figures_of, mean_known
 from lemevit_cli.metrics.polygons import area_figures, count_matches
 from lemevit_cli.progress import Progress
@@ -172,10 +171,5 @@ def _on_one_map(
     if target.is_geographic:
         middle = np.mean(found.total_bounds[1::2])
         target = f"+proj=cea +lat_ts={middle:.3f} +datum=WGS84"
-    try:
+    with reading(truth, f"cannot be brought to the map of {prediction}", raises=DataError):
         return found.to_crs(target), true.to_crs(target)
-    except (ProjError, CRSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{truth}: cannot be brought to the map of {prediction} ({reason})"
-        ) from error

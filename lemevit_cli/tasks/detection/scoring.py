@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyproj
 from numpy.typing import NDArray
-from pyproj.exceptions import CRSError, ProjError
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.progress import Progress
 from lemevit_cli.tasks.detection.files import BoxFile, BoxReading, is_box_text, read_boxes
 from lemevit_cli.tasks.detection.picture_files import (
@@ -212,14 +211,9 @@ def _bring_to_map_of(found: BoxFile, true: BoxFile, progress: Progress) -> BoxFi
 def _to_crs(true: BoxFile, found: BoxFile) -> NDArray[np.float64]:
     if true.crs_wkt == found.crs_wkt or len(true.corners) == 0:
         return true.corners
-    try:
+    with reading(true.path, f"cannot be brought to the CRS of {found.path}", raises=DataError):
         way = pyproj.Transformer.from_crs(true.crs_wkt, found.crs_wkt, always_xy=True)
         x, y = way.transform(true.corners[..., 0], true.corners[..., 1], errcheck=True)
-    except (ProjError, CRSError) as error:
-        raise DataError(
-            f"{true.path}: cannot be brought to the CRS of {found.path} "
-            f"({' '.join(str(error).split())})"
-        ) from error
     return np.stack([x, y], axis=-1)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError, SceneError, reading
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import (
@@ -477,11 +477,11 @@ def read_class_list(path: Path) -> tuple[tuple[str, ...], int | None]:
         DataError: if it cannot be understood.
     """
     advice = 'it needs {"classes": ["land", ...], "ignore_index": 255 or null}'
-    try:
+    with reading(path, f"cannot be understood; {advice}", raises=DataError):
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
-        names, ignore_index = tuple(raw["classes"]), raw.get("ignore_index")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be understood; {advice}") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("classes"), list):
+        raise DataError(f"{path}: cannot be understood; {advice}")
+    names, ignore_index = tuple(raw["classes"]), raw.get("ignore_index")
     is_text = all(isinstance(name, str) and name for name in names)
     if not is_text or not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise DataError(f"{path}: its classes must be 2 to {MAX_CLASSES} different names; {advice}")

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.options import LabelledScene
 
@@ -94,10 +94,8 @@ def read_listing(
         DataError: if it cannot be read, lists nothing, or has a key or value that is unknown.
     """
     file = Path(path)
-    try:
+    with reading(path, "cannot be read as TOML", raises=DataError):
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as TOML ({error})") from error
     entries = raw.pop("source", None)
     if raw:
         raise DataError(f"{path}: unknown key {next(iter(raw))!r}; it lists [[source]] tables")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.tasks.detection.datasets.lines import read_text
 from lemevit_cli.tasks.detection.datasets.yolo import whole_number
@@ -20,12 +20,10 @@ def read_stated_classes(folder: Path) -> tuple[str, ...] | None:
     path = folder / CLASSES_FILE
     if not path.is_file():
         return None
-    try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))["classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{path}: cannot be understood; it takes {{"classes": ["plane", ...]}}'
-        ) from error
+    what = 'cannot be understood; it takes {"classes": ["plane", ...]}'
+    with reading(path, what, raises=DataError):
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+    names = raw.get("classes") if isinstance(raw, dict) else None
     return _check_class_names(names, path)
 
 
@@ -71,10 +69,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it cannot be understood.
     """
-    try:
+    with reading(path, "cannot be understood", raises=DataError):
         content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: cannot be understood ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: cannot be understood; it takes names: [plane, ...]")
     return content

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
@@ -125,10 +125,8 @@ def is_coco_results(path: Path) -> bool:
 
 
 def _load(path: Path) -> Any:
-    try:
+    with reading(path, "cannot be read as JSON", raises=DataError):
         return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
 
 
 def _tables(raw: Any, path: Path) -> tuple[dict[str, CocoImage], dict[str, str], list[Any]]:

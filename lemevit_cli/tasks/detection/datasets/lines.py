@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 
 _SPACED_NUMBERS = re.compile(r"\d\s+[-\d]")
 
@@ -31,14 +31,10 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: if it cannot be read as that.
     """
-    try:
+    with reading(path, "cannot be read as text", raises=DataError):
         raw = path.read_bytes()
         is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return raw.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error})") from error
 
 
 def read_lines(path: Path) -> Iterator[Line]:

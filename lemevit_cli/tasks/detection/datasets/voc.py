@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.geometry.oriented_boxes import corners_of
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
@@ -60,11 +60,9 @@ def read_voc_as_stated(
 
 
 def _root(path: Path) -> ElementTree.Element:
-    try:
+    with reading(path, "cannot be read as XML", raises=DataError):
         # As bytes: XML says itself how it is encoded.
         root = ElementTree.fromstring(path.read_bytes())
-    except (ElementTree.ParseError, ValueError, LookupError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as XML ({error})") from error
     if root.tag != "annotation":
         raise DataError(
             f"{path}: begins with {root.tag!r}; of XML it takes Pascal VOC's, an annotation with "
