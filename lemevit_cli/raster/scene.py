@@ -499,7 +499,7 @@ def _without_useless_points(
         reason = cause_of(error.__cause__ or error)
     if not reason:
         return georeference, ()
-    line = f"its {len(points)} ground control points place nothing and are left out ({reason})"
+    line = f"its ground control points ({len(points)}) place nothing and are left out ({reason})"
     return replace(georeference, gcps=(), gcps_crs_wkt=None), (line,)
 
 

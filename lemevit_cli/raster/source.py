@@ -320,7 +320,8 @@ def _spool_stdin() -> str:
     try:
         with os.fdopen(descriptor, "wb") as spool:
             # What has arrived, not a whole piece: a signal is heard between two reads.
-            while part := sys.stdin.buffer.read1(1 << 20):
+            arriving: Any = sys.stdin.buffer
+            while part := arriving.read1(1 << 20):
                 spool.write(part)
             size = spool.tell()
         if size == 0:

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file
@@ -45,3 +46,32 @@ def test_another_checkpoint_is_one_line(tmp_path):
     run = CliRunner().invoke(app, ["import", str(tmp_path / "other.pth"), "-o", str(target)])
     assert run.exit_code == 1 and run.stderr.count("\n") == 1
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"stages.0.blocks.0.norm1.weight": torch.tensor(3.0)},
+        {"meta_tokens": torch.tensor(3.0)},
+        {"head.bias": torch.tensor(3.0)},
+        {"stages.0.downsample.0.weight": torch.zeros(96)},
+        {7: torch.zeros(2)},
+    ],
+)
+def test_tensors_without_sides_are_one_line(tmp_path, broken):
+    official_checkpoint(tmp_path / "official.pth")
+    state = torch.load(tmp_path / "official.pth", weights_only=True)["state_dict"]
+    whole = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    torch.save({"state_dict": whole | broken}, tmp_path / "broken.pth")
+    target = tmp_path / "weights.safetensors"
+    run = CliRunner().invoke(app, ["import", str(tmp_path / "broken.pth"), "-o", str(target)])
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1, run.exception
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": 3}, {"model": torch.zeros(2, 2)}, {3: 4}])
+def test_a_checkpoint_of_other_things_is_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    target = tmp_path / "weights.safetensors"
+    run = CliRunner().invoke(app, ["import", str(tmp_path / "other.pth"), "-o", str(target)])
+    assert run.exit_code == 1 and run.stderr.count("\n") == 1, run.exception

@@ -1,8 +1,10 @@
 """Broken files of all kinds, a few hundred, the same on every machine: each is read or refused."""
 
+import pytest
 from fuzz.run import BAD, fuzz, use
 from fuzz.seeds import make_seeds
 
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 INPUTS = 810
 FOREIGN = ("checkpoint", "official")  # no whole file of the authors, for `lemevit import`
 

@@ -130,3 +130,10 @@ def test_data_without_training_or_with_one_class_are_refused(scene_with_roofs, m
         Image.fromarray(ignored).save(mask)
     with pytest.raises(DataError, match="data/val: no pixel of its labels has a class"):
         opened(paths=(str(folder),))
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J", "roof\u202egnp.", "\udcff", " ", "r" * 201])
+def test_a_class_that_the_weights_could_not_name_is_refused_before_any_step(scene_with_roofs, name):
+    labelled = replace(scene_with_roofs("roofs"), class_name=name)
+    with pytest.raises(DataError, match="has no name that can be printed"):
+        opened(scenes=(labelled,))
