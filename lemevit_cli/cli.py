@@ -8,6 +8,7 @@ traceback; ``--debug`` shows the traceback of the others too.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,6 +43,10 @@ from lemevit_cli.commands import (
 from lemevit_cli.commands.console import say
 from lemevit_cli.errors import LemevitError
 
+# Names on a network, and of files that may lead there.
+_ON_A_NETWORK = re.compile(
+    r"://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)|via 127\.0\.0\.1|\.(vrt|xml|wms)\b", re.I
+)
 _WrongUsage: Any = typer.BadParameter.__base__
 _BOUNDS = "--bounds"
 
@@ -73,7 +78,7 @@ class _Program(TyperGroup):
         except LemevitError as error:
             if options.is_debugging():
                 raise
-            raise _failure(str(error)) from error
+            raise _failure(_say_why(str(error))) from error
         except KeyboardInterrupt as error:
             if options.is_debugging():
                 raise
@@ -87,6 +92,13 @@ class _Program(TyperGroup):
             if options.is_debugging():
                 raise
             raise _lost_output(error) from error
+
+
+def _say_why(message: str) -> str:
+    """Name ``--no-remote`` where it may be the cause: GDAL says that there is no such file."""
+    if options.is_offline() and _ON_A_NETWORK.search(message):
+        return f"{message}; --no-remote: nothing is read over a network"
+    return message
 
 
 def _without_types(params: list[Any]) -> list[Any]:

@@ -9,15 +9,13 @@ from contextlib import suppress
 import pytest
 
 from lemevit_cli.atomic import (
-    _mark,
-    _start_of,
-    beside,
     placed_together,
     remove_parts,
     replacing,
     written_whole,
 )
 from lemevit_cli.errors import OutputError
+from lemevit_cli.hidden_names import _start_of, beside, mark
 
 
 def write(target, text):
@@ -60,7 +58,7 @@ def test_the_next_run_removes_what_dead_ones_have_left_and_nothing_of_the_living
     dead, other = a_dead_process(), os.getppid()
     # A number that has come round: another process has it by now.
     gone = [f"{dead}", f"{dead}-1", f"{os.getpid()}-1", f"{other}-1"]
-    there = [_mark(), f"{os.getpid()}", f"{other}-{_start_of(other)}", "somebody"]
+    there = [mark(), f"{os.getpid()}", f"{other}-{_start_of(other)}", "somebody"]
     for mark in gone + there:
         (tmp_path / f".out.tif.{mark}.x1.part" / "inner").mkdir(parents=True)
         (tmp_path / f".out.tif.{mark}.part.tif").touch()

@@ -169,8 +169,9 @@ class Spreading:
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
-    """What a person or a script gets to read."""
+    """What a person or a script gets to read, and where a run may read in turn."""
 
+    no_remote: options.NoRemote = False
     json: options.Json = False
     quiet: options.Quiet = False
     no_progress: options.NoProgress = False

@@ -21,6 +21,7 @@ def info(
     size: Annotated[
         int, options.option("--size", "Input side for a model's multiply-adds.", min=33, max=4096)
     ] = 224,
+    no_remote: options.NoRemote = False,
     json: options.Json = False,
     timeout: options.Timeout = None,
     debug: options.Debug = False,

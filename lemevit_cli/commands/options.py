@@ -14,6 +14,7 @@ from lemevit_cli.settings import FusedShare
 from lemevit_cli.tasks import TASKS, tasks_with
 
 _debug = False
+_offline = False
 _FEW, _A_CORE = 64, 4  # threads or processes: always allowed; of a core
 _USUAL_RATES, _USUAL_RATE = {"muon": 4e-3}, 6e-4  # a step of muon is a fifth of AdamW's
 
@@ -41,6 +42,21 @@ def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"lemevit {__version__}")
         raise typer.Exit
+
+
+def is_offline() -> bool:
+    """Say whether ``--no-remote`` was given."""
+    return _offline
+
+
+def _shut_network(value: bool) -> bool:
+    global _offline
+    _offline = value
+    if value:
+        from lemevit_cli.raster.source import shut_network
+
+        shut_network()
+    return value
 
 
 def in_panel(panel: str | None) -> Callable[..., Any]:
@@ -186,6 +202,15 @@ Weights = Annotated[
         "-w --weights",
         f"Starter weights by name ({', '.join(_STARTERS)}), or a .safetensors file.",
         autocompletion=_complete_weights,
+    ),
+]
+NoRemote = Annotated[
+    bool,
+    _input(
+        "--no-remote",
+        "Read nothing over a network, not for a VRT either.",
+        envvar="LEMEVIT_NO_REMOTE",
+        callback=_shut_network,
     ),
 ]
 Bidx = Annotated[

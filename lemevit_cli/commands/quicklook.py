@@ -49,6 +49,7 @@ def quicklook(
     ] = 1600,
     bounds: options.Bounds = None,
     overwrite: options.Overwrite = False,
+    no_remote: options.NoRemote = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     timeout: options.Timeout = None,

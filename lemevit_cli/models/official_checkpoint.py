@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lemevit_cli.errors import WeightsError
 from lemevit_cli.models.lemevit import STAGE_KINDS, LeMeViT
 from lemevit_cli.models.variants import VARIANTS
 
+_LONGEST_SIDE = 65_536  # of what a checkpoint may choose: classes, bands, meta tokens
 _OFFICIAL_TO_OURS = (
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
     (r"^meta_token_downsample\.(\d)\.", r"stages.\1.meta_mlp."),
@@ -99,11 +101,12 @@ def identify_official(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, int
 
 
 def _side(state: Mapping[str, Tensor], key: str, axis: int = 0) -> int:
-    """Return a side of a tensor that a checkpoint of the authors has, and that has that side."""
-    if key not in state or state[key].ndim <= axis:
-        found = f"of shape {tuple(state[key].shape)}" if key in state else "missing"
+    """Return a side of a tensor of the authors' that a network is built by: not a billion."""
+    shape = tuple(state[key].shape) if key in state else ()
+    if len(shape) <= axis or not 0 < shape[axis] <= _LONGEST_SIDE:
+        found = f"of shape {shape}" if key in state else "missing"
         raise WeightsError(f"this checkpoint is none of the authors': its {key} is {found}")
-    return int(state[key].shape[axis])
+    return int(shape[axis])
 
 
 def load_official_state_dict(model: nn.Module, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -159,15 +162,24 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's tensors under our names, from any layout that the authors write."""
     layouts = ("state_dict_ema", "state_dict", "model")
-    inner = (checkpoint.get(name) for name in layouts)
-    found = next((place for place in inner if isinstance(place, Mapping) and place), checkpoint)
-    state = {str(key).removeprefix("module."): value for key, value in found.items()}
+    states = (checkpoint.get(name) for name in layouts)
+    found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
+    state = {
+        key.removeprefix("module."): value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and _holds_values(value)
+    }
     if any(key.startswith("backbone.") for key in state):
         # A dense network: its decoder's tensors stand beside the backbone's.
         state = {k[len("backbone.") :]: v for k, v in state.items() if k.startswith("backbone.")}
     # As in the original's detector: norms that are never applied.
     state = {key: value for key, value in state.items() if not key.startswith("extra_norms.")}
-    return {our_key(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {our_key(key): value for key, value in state.items()}
+
+
+def _holds_values(tensor: Tensor) -> bool:
+    # A pickle of plain tensors may hold sparse, quantised and empty ones, too.
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
 
 
 def _refuse(what: str, keys: list[str]) -> None:

@@ -59,6 +59,19 @@ _REMOTE = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vs
 _LOWEST_SPEED = 500  # bytes a second
 _LONGEST_ANSWER = 20  # times the patience: what is slow all the time ends, too
 
+# Two locks, since each alone leaves a door open: of files on a network GDAL opens those of this
+# name alone, whatever proxy a file may state for itself; drivers that fetch without GDAL's file
+# systems (WMS, STAC, GeoJSON, tokens of clouds) all go by a proxy, and none can be at this port.
+_NO_NETWORK = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_HTTP_PROXY": "http://127.0.0.1:0",
+    "GDAL_HTTPS_PROXY": "http://127.0.0.1:0",
+    "NO_PROXY": "",  # hosts that the proxy would not be asked for
+    "no_proxy": "",
+    "PROJ_NETWORK": "OFF",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+
 # Python's filters of warnings are shared by all threads: one at a time changes them.
 WARNINGS_LOCK = threading.Lock()
 
@@ -337,6 +350,11 @@ def _limits(seconds: float) -> dict[str, str]:
         "GDAL_HTTP_LOW_SPEED_LIMIT": str(_LOWEST_SPEED),
         "GDAL_HTTP_TIMEOUT": str(_LONGEST_ANSWER * patience),
     }
+
+
+def shut_network() -> None:
+    """Let GDAL ask no server for anything, in this process and those that it starts."""
+    os.environ.update(_NO_NETWORK)
 
 
 def _spool_stdin() -> str:

@@ -190,17 +190,23 @@ def restore_run(
         # Judged, but not kept (a full disk) is to be judged again.
         run.validated_step = state.get("validated_step") if run.best else None
         torch.set_rng_state(state["random"][accelerator.process_index].clone())
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError),
+        RuntimeError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path}: not a checkpoint of this training ({reason}); "
             "resume with the options and data that it was started with"
         ) from error
 
 
-def _check_recipe(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_recipe(path: Path, stored: object, given: Mapping[str, Any]) -> None:
+    if not isinstance(stored, Mapping):
+        raise WeightsError(f"{path}: holds no recipe; start anew without --resume")
     for name, value in given.items():
-        if name in stored and stored[name] != value:
+        # Compared as text: tensors, which a file may hold, compare by element.
+        if name in stored and repr(stored[name]) != repr(value):
             raise WeightsError(
                 f"{path}: made with {name} {stored[name]!r}, but {value!r} is given; resume with "
                 "the options it was started with, or start anew without --resume"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyproj
 
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Bounds, Georeference, bounds_text
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.vector.layer import crs_of_map
@@ -53,9 +53,14 @@ class LayerFacts:
 
 
 def facts_of(path: str, crs: Any, bounds: Any, fields: Iterable[Any]) -> LayerFacts:
-    """Gather the facts of a layer, from its CRS in any form and its bounds, finite or not."""
-    known: pyproj.CRS | None = None if crs is None else pyproj.CRS.from_user_input(crs)
-    local = None if known is None or is_tied_to_earth(known.to_wkt()) else str(known.name)
+    """Gather the facts of a layer, from its CRS in any form and its bounds, finite or not.
+
+    Raises:
+        SceneError: if PROJ does not understand the CRS.
+    """
+    with reading(path, "its CRS cannot be understood; state another one by ogr2ogr -a_srs"):
+        known: pyproj.CRS | None = None if crs is None else pyproj.CRS.from_user_input(crs)
+        local = None if known is None or is_tied_to_earth(known.to_wkt()) else str(known.name)
     if local is not None:
         known = None
     numbers = None

@@ -193,7 +193,10 @@ def field_values(
         table = pyogrio.read_dataframe(
             file, layer=name, columns=[field], where=where, read_geometry=False
         )
-    return list(table[field].unique())
+    try:
+        return list(table[field].unique())
+    except TypeError:  # lists, which fields of JSON may hold, do not compare
+        return list(table[field].astype(str).unique())
 
 
 def layer_name(path: str, layer: str | None = None) -> tuple[str, str]:

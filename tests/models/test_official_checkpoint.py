@@ -151,6 +151,47 @@ def test_foreign_checkpoint_is_refused_with_the_three_variants(official):
         identify_official({"fc.weight": torch.zeros(2, 2)})
 
 
+NO_SIDE = {
+    "head.bias": [torch.tensor(1.0), torch.zeros(1).expand(10**9), torch.zeros(0)],
+    "meta_tokens": [torch.tensor(1.0), None, torch.zeros(1, 1).expand(10**9, 1)],
+    "stages.2.0.norm1.weight": [torch.tensor(1.0), torch.zeros(0)],
+    "downsample_layers.0.0.weight": [torch.tensor(1.0), torch.zeros(3), 7],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(k, v) for k, vs in NO_SIDE.items() for v in vs])
+def test_what_a_network_cannot_be_built_by_is_told_before_it_is(key, value):
+    """A side of a billion costs a file nothing: its tensor repeats one value."""
+    with pytest.raises(
+        WeightsError, match=r"none of the authors': its [\w.]+ is (of shape|missing)"
+    ):
+        identify_official(official_like("lemevit_tiny") | {key: value})
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        *(
+            {"state_dict": torch.ones(2)},
+            {"model": [1]},
+            {7: torch.ones(1)},
+            {"state_dict": {7: 8}},
+        ),
+        {"stages.0.99999999.norm1.weight": torch.ones(1)},
+    ],
+)
+def test_what_is_no_state_of_a_network_is_refused(strange):
+    with pytest.raises(WeightsError, match="it is none of lemevit_tiny"):
+        identify_official(strange)
+
+
+def test_tensors_that_hold_no_plain_values_are_missing_ones(official):
+    for strange in (torch.ones(32).to_sparse(), torch.ones(32, device="meta")):
+        weights = official.weights | {"norm.weight": strange}
+        with pytest.raises(WeightsError, match=r"lack norm\.weight"):
+            load_official_state_dict(official.model, weights)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -17,7 +17,7 @@ import torch
 
 from lemevit_cli.errors import LemevitError, WeightsError
 from lemevit_cli.models.weights import load_checkpoint
-from lemevit_cli.training.checkpoint import CHECKPOINT_NAME
+from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, check_resumable
 from lemevit_cli.training.metrics_log import METRICS_NAME
 
 PROGRAM = Path(__file__).with_name("noise_training.py")
@@ -199,6 +199,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         with pytest.raises(WeightsError, match="not a checkpoint of this training") as error:
             run(tmp_path, resume=True)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "recipe", [None, [1], torch.ones(2), {"lr": torch.ones(2)}, {"lr": [torch.ones(2)]}]
+)
+def test_a_recipe_that_is_none_or_holds_tensors_is_refused(tmp_path, recipe):
+    torch.save({"recipe": recipe}, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(WeightsError, match=r"holds no recipe|made with lr .*tensor"):
+        check_resumable(tmp_path, {"lr": 0.1})
 
 
 def test_a_full_disk_loses_the_newest_checkpoint_only(tmp_path):

@@ -187,3 +187,11 @@ def test_numbers_that_fit_nowhere_are_said_to(open_as, layer_of, polygon, crs, m
     path = layer_of([polygon], "far.gpkg", crs)
     with pytest.raises(SceneError, match=message):
         read_polygons_on(open_as("utm"), path)
+
+
+def test_a_crs_that_proj_does_not_understand_is_told(open_as, tmp_path):
+    geopandas.GeoDataFrame(geometry=[SHAPE], crs="EPSG:32633").to_file(tmp_path / "a.shp")
+    prj = tmp_path / "a.prj"
+    prj.write_text(prj.read_text().replace("0.0174532925199433", "0"))
+    with pytest.raises(SceneError, match=r"a\.shp: its CRS cannot be understood; state another"):
+        read_polygons_on(open_as("degrees"), str(tmp_path / "a.shp"))

@@ -114,6 +114,15 @@ def test_numbers_are_sorted_as_numbers_and_gaps_are_ignored(scene_on, write_poly
     assert labels.notes == (f"{path}: 1 polygons without code are ignored",)
 
 
+def test_lists_in_a_field_are_names_too(scene_on, write_polygons, on_map):
+    scene = scene_on(NORTH_UP)
+    boxes = [shapely.box(10 * i, 0, 10 * i + 8, 9) for i in (0, 1, -9)]
+    path = write_polygons(on_map(boxes, NORTH_UP), "a.geojson", codes=[[1, 2], [3], [4, 5]])
+    labels = open_labels(scene, LabelledScene(scene=scene.path, labels=path, label_field="codes"))
+    assert labels.classes == ("background", "[1 2]", "[3]")
+    assert labels.notes == (f"{path}: none of [4 5] touches {scene.name}",)
+
+
 def test_the_background_may_be_a_class_of_the_layer(scene_on, write_polygons, on_map):
     scene = scene_on(NORTH_UP)
     path = write_polygons(on_map(SHAPES, NORTH_UP), kind=NAMES)

@@ -179,6 +179,8 @@ def fit_to_picture(
         DataError: naming both sizes, where the picture was not only made larger or smaller.
     """
     shown = picture.size_shown
+    if stated is not None and min(stated) < 1:
+        raise DataError(f"{place}: states {stated[0]} x {stated[1]} pixels, which is no picture")
     if stated is not None and stated == picture.size and stated != shown:
         return list(outlines)  # labelled as it is stored
     if stated is None or stated == shown:

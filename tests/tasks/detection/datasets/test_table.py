@@ -84,3 +84,11 @@ def test_a_table_without_pictures_or_classes_is_refused(root):
     text(root / "train.csv", "image_path,xmin,ymin,xmax,ymax", "a.png,10,20,40,30")
     with pytest.raises(DataError, match="has no column of classes; it takes label"):
         read(root)
+
+
+@pytest.mark.parametrize("width", ["1e-300", "-80"])
+def test_a_size_that_no_picture_has_is_told(root, width):
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    text(root / "train.csv", header, f"a.png,{width},60,ship,10,20,40,30")
+    with pytest.raises(DataError, match=r"states (0|-80) x 60 pixels, which is no picture"):
+        read(root)
