@@ -59,16 +59,16 @@ def test_the_next_run_removes_what_dead_ones_have_left_and_nothing_of_the_living
     # A number that has come round: another process has it by now.
     gone = [f"{dead}", f"{dead}-1", f"{os.getpid()}-1", f"{other}-1"]
     there = [mark(), f"{os.getpid()}", f"{other}-{_start_of(other)}", "somebody"]
-    for mark in gone + there:
-        (tmp_path / f".out.tif.{mark}.x1.part" / "inner").mkdir(parents=True)
-        (tmp_path / f".out.tif.{mark}.part.tif").touch()
-        (tmp_path / "temporary" / f"lemevit-{mark}-x2" / "inner").mkdir(parents=True)
-        (tmp_path / "temporary" / f"lemevit-{mark}-x3-stdin").touch()
+    for owner in gone + there:
+        (tmp_path / f".out.tif.{owner}.x1.part" / "inner").mkdir(parents=True)
+        (tmp_path / f".out.tif.{owner}.part.tif").touch()
+        (tmp_path / "temporary" / f"lemevit-{owner}-x2" / "inner").mkdir(parents=True)
+        (tmp_path / "temporary" / f"lemevit-{owner}-x3-stdin").touch()
     (tmp_path / f".out.tif.more.tif.{dead}.x4.part").mkdir()  # of another target
     write(tmp_path / "out.tif", "new")
     left = {path.name for place in (tmp_path, tmp_path / "temporary") for path in place.iterdir()}
     kinds = (".out.tif.{}.x1.part", ".out.tif.{}.part.tif", "lemevit-{}-x2", "lemevit-{}-x3-stdin")
-    ours = {kind.format(mark) for kind in kinds for mark in there}
+    ours = {kind.format(owner) for kind in kinds for owner in there}
     assert left == ours | {"out.tif", "temporary", f".out.tif.more.tif.{dead}.x4.part"}
 
 
