@@ -37,7 +37,7 @@ def test_what_is_odd_about_pixels_is_told_once_with_a_count(tmp_path):
         indexes.save(tmp_path / name)
     found = open_pictures(DataOptions(paths=(str(tmp_path),)))
     (note,) = found.notes
-    assert note.startswith("3 pictures: band 1 holds palette indexes")
+    assert note.startswith("3 pictures: band 1 is read as the colours of its palette")
 
 
 def test_a_folder_that_is_named_itself_is_taken_whatever_its_name(tmp_path):

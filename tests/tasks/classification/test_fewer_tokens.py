@@ -103,7 +103,9 @@ def test_a_reloaded_network_answers_as_the_trained_one(
     model.load_state_dict(state)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.equal(model(pixels), kept["model"](pixels))
+        found, wanted = model(pixels), kept["model"](pixels)
+    # Not equal to the last bit: on some processors kernels sum in the order of the memory's lines.
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
 
 
 def test_a_map_and_its_record_tell_what_is_fused(tmp_path, fused_weights, write_scene):
