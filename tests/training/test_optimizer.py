@@ -5,6 +5,7 @@ from torch import nn
 
 import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
 from lemevit_cli.errors import LemevitError
+from lemevit_cli.training import optimizer
 from lemevit_cli.training.optimizer import make_optimizer, parameter_groups
 from lemevit_cli.training.options import TrainingOptions
 
@@ -77,3 +78,21 @@ def test_an_optimizer_that_is_not_to_be_had_is_one_line(name, said):
     with pytest.raises(LemevitError, match=said) as raised:
         make_optimizer(nn.Linear(2, 2), None, TrainingOptions(optimizer=name))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("is_native", "wanted"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_muon_multiplies_in_what_the_processor_multiplies(monkeypatch, is_native, wanted):
+    muon, seen = timm.optim.muon, []
+
+    def orthogonalise(gradient, *arguments, dtype=torch.bfloat16, **named):
+        seen.append(dtype)
+        return gradient
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", orthogonalise)
+    monkeypatch.setattr(optimizer, "_ORTHOGONALISE", orthogonalise)
+    monkeypatch.setattr(optimizer, "multiplies_bf16", lambda: is_native)
+    model = nn.Linear(4, 4)
+    made = make_optimizer(model, None, TrainingOptions(optimizer="muon", device="cpu"))
+    model(torch.ones(1, 4)).sum().backward()
+    made.step()
+    assert seen == [wanted]
