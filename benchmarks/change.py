@@ -100,9 +100,9 @@ def run_ours(args: argparse.Namespace, predictor: Predictor) -> float:
     """Return seconds of all that `lemevit change` runs after loading its weights."""
     start = time.perf_counter()
     targets = tuple(str(args.before.with_name(name)) for name in ("changes.shp", "mask.tif"))
-    task = Change(predictor.card, settings_of(args), Silent(), str(args.after), targets)
-    scenes = [str(args.before)]
-    report = infer_scenes(task, scenes, targets[:1], lambda: predictor).results[0]
+    before, after = str(args.before), str(args.after)
+    task = Change(predictor.card, settings_of(args), Silent(), before, after, targets)
+    report = infer_scenes(task, [before], targets[:1], lambda: predictor).results[0]
     seconds = time.perf_counter() - start
     print(report["polygons"], "polygons,", json.dumps(report["seconds"]), file=sys.stderr)
     return seconds

@@ -59,7 +59,8 @@ def task_of(args: argparse.Namespace, folder: Path, settings: InferenceSettings)
     card, load = prepare_weights(load_network(name), weights, settings, Silent())
     if name == "change":
         after = str(folder / "after.tif")
-        return Change(card, settings, Silent(), after, (target,)), target, load()
+        before = str(folder / "before.tif")
+        return Change(card, settings, Silent(), before, after, (target,)), target, load()
     kind = {"seg": Segmentation, "det": Detection}[name]
     return kind(card, settings, Silent()), target, load()
 

@@ -43,7 +43,7 @@ elif task == "det":
     from lemevit_cli.tasks.detection.inference import Detection as Task
 else:
     from lemevit_cli.tasks.change.inference import Change
-    Task = partial(Change, after=scenes[1], targets=(target,))
+    Task = partial(Change, before=scenes[0], after=scenes[1], targets=(target,))
 work = Task(weights.card, settings, Silent())
 infer_scenes(work, scenes[:1], [target], lambda: predictor)
 assert sys.modules["torch"] is None
