@@ -4,12 +4,13 @@ from lemevit_cli.models.oriented_rcnn.assignment import (
     ASSIGNERS,
     BACKGROUND,
     NEITHER,
+    mark_hidden,
     match,
     sample,
     truths_of,
 )
 
-NOTHING_IGNORED = torch.zeros(5, 0)
+NOTHING_IGNORED = torch.zeros(5, dtype=torch.bool)
 
 
 def test_candidates_go_to_their_best_object_or_are_background_or_neither():
@@ -37,8 +38,17 @@ def test_an_object_gets_several_of_its_best_candidates_that_others_overlap_less(
 def test_within_an_ignored_object_is_no_background_but_may_be_an_object():
     overlaps = torch.tensor([[0.8], [0.1], [0.1], [0.4], [0.0]])
     within = torch.tensor([[1.0, 0.0], [0.6, 0.0], [0.0, 0.6], [0.9, 0.9], [0.5, 0.5]])
-    found = match(overlaps, within, positive=0.5, negative=0.5)
+    hidden = mark_hidden(torch.zeros(5, 5), torch.zeros(2, 5), lambda candidates, ignored: within)
+    assert hidden.tolist() == [True, True, True, True, False]
+    found = match(overlaps, hidden, positive=0.5, negative=0.5)
     assert found.tolist() == [0, NEITHER, NEITHER, NEITHER, BACKGROUND]
+
+
+def test_of_many_ignored_objects_each_hides_its_candidates():
+    ignored = torch.arange(600.0)[:, None].expand(-1, 5)  # more than are compared at once
+    candidates = torch.tensor([0.0, 255.0, 256.0, 599.0, 600.0])[:, None].expand(-1, 5)
+    hidden = mark_hidden(candidates, ignored, lambda a, b: (a[:, :1] == b[:, 0]).float())
+    assert hidden.tolist() == [True, True, True, True, False]
 
 
 def test_all_is_background_without_objects():
