@@ -19,6 +19,7 @@ from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.device import choose_device
 from lemevit_cli.models.lemevit_fusion import fuse_tokens
+from lemevit_cli.models.processor import multiplies_bf16
 from lemevit_cli.models.variants import check_fusion
 from lemevit_cli.models.weights import (
     Card,
@@ -278,6 +279,14 @@ def _check_options(training: Training, options: TrainingOptions) -> None:
         read_card(find_weights(options.init))
 
 
+def _slow_arithmetic(options: TrainingOptions) -> tuple[str, ...]:
+    """Return a warning of arithmetic that the processor only emulates."""
+    on_cpu = choose_device(options.device).type == "cpu"
+    if options.precision != "bf16" or not on_cpu or multiplies_bf16():
+        return ()
+    return ("this processor only emulates bf16, which is many times slower; take --precision fp32",)
+
+
 def _remove_old_run(folder: Path) -> None:
     """Remove what an earlier run left, which would pass for this one's; metrics begin anew."""
     for name in (_BEST_NAME, CHECKPOINT_NAME, _REPORT_NAME):
@@ -304,7 +313,7 @@ def _open_data(
     _check_options(training, options)
     task_data = training.open_data(data, options)
     check_readable(task_data.card)
-    return task_data
+    return replace(task_data, warnings=(*task_data.warnings, *_slow_arithmetic(options)))
 
 
 def _tell(task_data: TaskData, notes: Sequence[str], progress: Progress) -> None:

@@ -152,6 +152,20 @@ def test_a_resume_may_draw_its_samples_again(tmp_path, trained, options_of, data
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("is_native", "precision"), [(False, "bf16"), (True, "bf16"), (False, "fp32")]
+)
+def test_arithmetic_that_is_emulated_is_warned_of(
+    tmp_path, write_data, options_of, data_of, monkeypatch, is_native, precision
+):
+    monkeypatch.setattr(training, "multiplies_bf16", lambda: is_native)
+    remarks = Collector()
+    data, options = data_of(write_data(tmp_path / "data")), options_of(precision=precision)
+    show_samples("seg", data, options, str(tmp_path / "samples.png"), remarks)
+    told = any("only emulates bf16" in line for line in remarks.warnings)
+    assert told == (not is_native and precision == "bf16")
+
+
 def test_a_weight_too_many_is_told(tmp_path, write_data, options_of, data_of):
     data = data_of(write_data(tmp_path / "data"), source_weights=(1.0, 2.0))
     with pytest.raises(DataError, match="2 weights for 1 data sets"):
