@@ -37,6 +37,12 @@ os.environ.setdefault("LEMEVIT_RUNTIME", "torch")
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    """Print tables as into a pipe: whoever runs the tests may have a width in the environment."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def write_scene(tmp_path):
     """Return a function that writes pixels ``(bands, H, W)`` to a GeoTIFF and gives its path."""

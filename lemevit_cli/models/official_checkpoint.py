@@ -165,9 +165,9 @@ def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     states = (checkpoint.get(name) for name in layouts)
     found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
     state = {
-        key.removeprefix("module."): value
+        str(key).removeprefix("module."): value
         for key, value in found.items()
-        if isinstance(key, str) and isinstance(value, Tensor) and _holds_values(value)
+        if isinstance(value, Tensor) and _holds_values(value)
     }
     if any(key.startswith("backbone.") for key in state):
         # A dense network: its decoder's tensors stand beside the backbone's.

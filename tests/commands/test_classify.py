@@ -97,8 +97,7 @@ def test_several_results_of_other_tasks_still_need_a_folder(weights, scene):
     assert run.exit_code == 2 and "2 scenes need a folder" in run.stderr
 
 
-def test_eval_prints_a_row_a_class_and_what_it_is_taken_for(weights, class_training, monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)  # a terminal's width folds the title
+def test_eval_prints_a_row_a_class_and_what_it_is_taken_for(weights, class_training):
     run = invoke("eval", weights, class_training[0], "--device", "cpu")
     assert run.exit_code == 0, run.stderr
     lines = {line.split()[0]: line.split() for line in run.stdout.splitlines()[1:]}
