@@ -15,7 +15,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,13 +46,8 @@ _WITHOUT_WORKER = (KilledWorker, NoValidWorkerError)  # Dask has given a block u
 def recipe_of(order: Order, fingerprint: Fingerprint, journal: Journal) -> Recipe:
     """Return what workers need to know of a run."""
     task = cast("Any", order.task)  # a frozen dataclass, as all are
-    silent = Silent()
     return Recipe(
-        order=replace(
-            order,
-            task=replace(task, progress=silent),
-            load=partial(order.load, progress=silent),
-        ),
+        order=replace(order, task=replace(task, progress=Silent())),
         fingerprint=fingerprint,
         journal=replace(journal, folder=journal.folder.resolve()),
         folder=str(Path.cwd()),

@@ -107,7 +107,11 @@ def test_a_quantized_file_answers_nearly_as_torch(weights, scenes, write_scene, 
     assert json.loads(done.stdout)["arithmetic"] == "int8 and float32"
     expected, found = read(tmp_path / "torch.tif"), read(tmp_path / "int8.tif")
     assert np.ptp(expected, axis=(1, 2)).min() > 0.05
-    assert 1e-5 < np.abs(found - expected).max() < 0.1  # integers, but the same network
+    off = np.abs(found - expected)
+    assert off.max() > 1e-5  # integers,
+    # but the same network. The largest difference is the processor's: without instructions for
+    # bytes, sums of two products saturate (0.08 with them, 0.16 by AVX2 alone).
+    assert off.mean() < 0.02 and np.quantile(off, 0.99) < 0.1
     assert (found.argmax(0) == expected.argmax(0)).mean() > 0.9
 
     again = invoke("quantize", target, "--calibrate", scene, "-o", tmp_path / "twice.safetensors")
