@@ -31,7 +31,7 @@ def unlimited(monkeypatch):
 
 
 def serve(content, refusals, place):
-    """Serve bytes under any name; the first answers are errors."""
+    """Serve bytes as scene.tif; the first answers are errors."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -40,6 +40,9 @@ def serve(content, refusals, place):
         def do_GET(self):
             if refusals:
                 self.send_error(refusals.pop())
+                return
+            if not self.path.endswith("/scene.tif"):
+                self.send_error(404)
                 return
             asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
             first, last = (int(number or len(content) - 1) for number in asked.split("-"))
