@@ -37,7 +37,7 @@ _OFFSETS, _COUNTS, _SUB_IFDS = (273, 324), (279, 325), 330
 _TRAILER, _TRAILER_BYTES = b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED", 4
 _HEAD_BYTES = 1000
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_LONGEST_HEADER = 20_000_000  # bytes, of safetensors
+LONGEST_HEADER = 20_000_000  # bytes; safetensors allows five times as many
 
 
 class IncompleteFileError(OSError):
@@ -104,7 +104,7 @@ def _weights_size(file: io.BufferedReader, head: bytes, size: int) -> int:
     length = int.from_bytes(head[:8], "little")
     file.seek(8)
     try:
-        header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+        header = json.loads(file.read(min(length, LONGEST_HEADER)))
         ends = [of["data_offsets"][1] for of in header.values() if "data_offsets" in of]
     except (ValueError, TypeError, AttributeError, LookupError):
         return size + 1

@@ -24,6 +24,7 @@ from safetensors import safe_open
 from lemevit_cli.atomic import written_whole
 from lemevit_cli.errors import WeightsError, cause_of, reading
 from lemevit_cli.models.card import Card as Card
+from lemevit_cli.whole_files import LONGEST_HEADER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +33,6 @@ CARD_KEY = "lemevit_card"
 _METADATA = "__metadata__"
 CONVERTED_KEY = "lemevit_converted"
 _TENSORS = "safetensors.torch"
-_LONGEST_HEADER = 20_000_000  # bytes; safetensors allows five times as many
 _MOST_TENSORS = 50_000
 _STATES = ("state_dict_ema", "state_dict", "model", "teacher")  # where checkpoints keep tensors
 
@@ -148,7 +148,7 @@ def _read_bytes(path: Path, *, header_only: bool = False) -> bytes:
             return path.read_bytes()
         with path.open("rb") as file:
             length = file.read(8)
-            return length + file.read(min(int.from_bytes(length, "little"), _LONGEST_HEADER))
+            return length + file.read(min(int.from_bytes(length, "little"), LONGEST_HEADER))
 
 
 def _card_in(content: bytes, path: str | os.PathLike[str]) -> Card:
@@ -173,7 +173,7 @@ def _metadata_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, str]
 def _header_in(content: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Parse the header of a safetensors file: its metadata, and a shape for every tensor."""
     length = int.from_bytes(content[:8], "little")
-    if length > _LONGEST_HEADER:
+    if length > LONGEST_HEADER:
         raise _no_safetensors(path, f"a header of {length:,} bytes")
     with _reading_tensors(path):
         header = json.loads(content[8 : 8 + length])
