@@ -13,7 +13,6 @@ from typing import Any
 import typer
 
 from lemevit_cli.commands import interruption, lifetime
-from lemevit_cli.progress import Silent
 
 _SECONDS_BETWEEN_LINES = 12.0
 _BEAT_S = 1.0
@@ -41,9 +40,6 @@ class Console:
         self._over = threading.Event()  # of the phase
         self._drawing = threading.Lock()
         self._said: set[str] = set()
-
-    def __reduce__(self) -> tuple[type[Silent], tuple[()]]:
-        return Silent, ()  # a process of the cluster has no terminal
 
     def start(self, label: str, *, total: int, unit: str) -> None:
         if total > 0:

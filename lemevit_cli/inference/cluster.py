@@ -12,9 +12,10 @@ import pickle
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from lemevit_cli.inference.blocks import Part, Plan
 from lemevit_cli.inference.journal import Fingerprint, Journal
 from lemevit_cli.inference.local_workers import LocalWorkers, local_workers
 from lemevit_cli.inference.parts import Order
+from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.run import Account, BlockInference
 from lemevit_cli.inference.worker import UNKNOWN, Recipe, forget, infer_block
 from lemevit_cli.progress import Progress, Silent
@@ -43,11 +45,18 @@ _START_S = 300.0  # for processes of this machine to begin
 _WITHOUT_WORKER = (KilledWorker, NoValidWorkerError)  # Dask has given a block up
 
 
+def _silenced(load: Callable[[], Predictor]) -> Callable[[], Predictor]:
+    """Let what loads weights tell nobody: a console has locks, which cannot be sent."""
+    if not isinstance(load, partial) or "progress" not in load.keywords:
+        return load
+    return partial(load.func, *load.args, **load.keywords | {"progress": Silent()})
+
+
 def recipe_of(order: Order, fingerprint: Fingerprint, journal: Journal) -> Recipe:
     """Return what workers need to know of a run."""
     task = cast("Any", order.task)  # a frozen dataclass, as all are
     return Recipe(
-        order=replace(order, task=replace(task, progress=Silent())),
+        order=replace(order, task=replace(task, progress=Silent()), load=_silenced(order.load)),
         fingerprint=fingerprint,
         journal=replace(journal, folder=journal.folder.resolve()),
         folder=str(Path.cwd()),
