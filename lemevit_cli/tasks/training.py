@@ -483,7 +483,8 @@ def _check_target(target: Path, folder: Path, options: TrainingOptions) -> None:
             f"{earlier[0]} is of an earlier run; go on with it by --resume, or begin anew and "
             "replace it by --overwrite"
         )
-    check_replaceable(target, overwrite=options.overwrite or options.resume)
+    goes_on = options.resume and (folder / CHECKPOINT_NAME).is_file()
+    check_replaceable(target, overwrite=options.overwrite or goes_on)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; the checkpoints need a folder of that name")
 
