@@ -1,6 +1,6 @@
 """What everything around the model costs, beside the model alone, in one process.
 
-    python benchmarks/end_to_end.py [--task predict] [--size 4096] [--repeats 3] [--json]
+    python benchmarks/end_to_end.py [--task predict] [--size 4096] [--runtime openvino] [--json]
     python benchmarks/end_to_end.py --device cuda
 
 A simulated town is written first, and the weights are loaded once. Then two runs take turns. One is
@@ -131,13 +131,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--weights", help="a starter's name or a file; default: the task's starter")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--runtime", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     settings = InferenceSettings(
-        runtime=RuntimeOptions(device=args.device, precision=args.precision, threads=args.threads),
+        runtime=RuntimeOptions(
+            device=args.device,
+            precision=args.precision,
+            threads=args.threads,
+            runtime=args.runtime,
+        ),
         tiling=Tiling(batch_size=args.batch_size),
         output=OutputOptions(overwrite=True),
     )

@@ -32,7 +32,7 @@ def _set_debug(value: bool) -> bool:
 
 def _limit_waiting(seconds: float | None) -> float | None:
     if seconds is not None:
-        from lemevit_cli.raster.source import limit_waiting
+        from lemevit_cli.raster.network import limit_waiting
 
         limit_waiting(seconds)
     return seconds
@@ -53,7 +53,7 @@ def _shut_network(value: bool) -> bool:
     global _offline
     _offline = value
     if value:
-        from lemevit_cli.raster.source import shut_network
+        from lemevit_cli.raster.network import shut_network
 
         shut_network()
     return value

@@ -21,12 +21,16 @@ from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.geometry.ground import is_tied_to_earth, lengths_m, pixel_area_m2
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.bands import choose_bands
+from lemevit_cli.raster.network import is_alone
 from lemevit_cli.raster.source import Source, Warp, WarpResampling
 from lemevit_cli.raster.validity import as_dtype, is_colour, nodata_by_band, valid_pixels
 from lemevit_cli.raster.validity_vrt import validity_vrt
 from lemevit_cli.settings import SceneOptions
 
 _NAMED_SUBDATASETS = 8
+_IS_ALONE = (
+    "its server answers to any name, so no overviews, masks or other files beside it are looked for"
+)
 _LONGEST_STEP = 1e9  # map units from one pixel to the next: a turn round the globe in inches
 
 
@@ -137,7 +141,8 @@ class Scene:
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
         self.band_warnings = choice.warnings
         of_place = _georeference_warnings(self.georeference, self.gsd_m)
-        self.warnings = (*choice.warnings, *lost, *of_place)
+        alone = [_IS_ALONE] if is_alone(source.file) else []
+        self.warnings = (*choice.warnings, *lost, *of_place, *alone)
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self._palette = choice.palette
         self.dtype = _scaled_dtype(self._reading) if choice.palette is None else "uint8"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import math
 import os
 import re
 import sys
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from queue import Empty, Queue
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -30,6 +28,7 @@ from rasterio.vrt import WarpedVRT
 from lemevit_cli.atomic import temporary_prefix
 from lemevit_cli.errors import SceneError, cause_of, reading
 from lemevit_cli.inputs import local_path
+from lemevit_cli.raster.network import give_up_silent_servers, is_remote, open_remote, patience_s
 
 STDIN = "-"
 # What a folder or a pattern stands for; any other file can be named itself.
@@ -46,31 +45,6 @@ WarpResampling = Literal["average", "cubic", "nearest"]
 _WARP_TOLERANCE = {"average": 0.01, "cubic": 0.01, "nearest": 1e-6}
 
 _EDGE_PX = 8  # of the source, read around what GDAL asks for
-
-# For scenes on a network: a server that hangs up is asked again, one that is silent, or drips, is
-# given up. The environment reaches all threads and processes; what a user has set there wins.
-_RETRIES = {
-    "GDAL_HTTP_MAX_RETRY": "3",
-    "GDAL_HTTP_RETRY_DELAY": "1",  # seconds, growing
-}
-_PATIENCE_S = 30.0
-_MOST_SILENCES = 4  # until a file is open
-_REMOTE = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs")
-_LOWEST_SPEED = 500  # bytes a second
-_LONGEST_ANSWER = 20  # times the patience: what is slow all the time ends, too
-
-# Two locks, since each alone leaves a door open: of files on a network GDAL opens those of this
-# name alone, whatever proxy a file may state for itself; drivers that fetch without GDAL's file
-# systems (WMS, STAC, GeoJSON, tokens of clouds) all go by a proxy, and none can be at this port.
-_NO_NETWORK = {
-    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
-    "GDAL_HTTP_PROXY": "http://127.0.0.1:0",
-    "GDAL_HTTPS_PROXY": "http://127.0.0.1:0",
-    "NO_PROXY": "",  # hosts that the proxy would not be asked for
-    "no_proxy": "",
-    "PROJ_NETWORK": "OFF",
-    "GDAL_VRT_ENABLE_PYTHON": "NO",
-}
 
 # Python's filters of warnings are shared by all threads: one at a time changes them.
 WARNINGS_LOCK = threading.Lock()
@@ -148,7 +122,8 @@ class Source:
     Attributes:
         path: as the user gave it.
         name: what messages call it.
-        file: what is opened: ``path``, or what stdin was spooled to.
+        file: what is opened: ``path``, what stdin was spooled to, or a name by which no file beside
+            it is looked for.
     """
 
     def __init__(self, path: str) -> None:
@@ -221,13 +196,20 @@ class Source:
     def _open(self) -> Any:
         """Open the file; what it consists of is the same at each opening."""
         before = state_of(self.file)
-        handle = self._keep(_open(self.file))
+        handle = self._keep(self._open_remote() if is_remote(self.path) else _open(self.file))
         with self._lock:
             if not self._states:
                 # A file that changes while it is opened: what was there before is compared, too.
                 states = {name: state_of(name) for name in handle.files} | {self.file: before}
                 self._states |= {name: state for name, state in states.items() if state}
         self.check_unchanged()
+        return handle
+
+    def _open_remote(self) -> Any:
+        give_up_silent_servers()
+        with WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            handle, self.file = open_remote(self.file)
         return handle
 
     def check_unchanged(self) -> None:
@@ -257,7 +239,7 @@ class Source:
         def cause(error: BaseException) -> str:
             waited = time.monotonic() - started
             # GDAL tells of what it makes of the silence: of a format that it does not know.
-            if is_remote(self.file) and waited >= _patience_s():
+            if is_remote(self.file) and waited >= patience_s():
                 return f"the server was silent for {waited:.0f} s; --timeout waits longer"
             return self._cause(error)
 
@@ -285,76 +267,10 @@ class Source:
 
 
 def _open(file: str) -> Any:
-    give_up_silent_servers()
     with WARNINGS_LOCK, warnings.catch_warnings():
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return _open_in_time(file) if is_remote(file) else rasterio.open(file)
-
-
-def _open_in_time(file: str) -> Any:
-    """Open a file on a network, and wait for a few silences of its server alone.
-
-    GDAL looks for files beside it, too, each of which may stall: forty of them.
-    """
-    opened: Queue[Any] = Queue()
-
-    def open_it() -> None:
-        try:
-            opened.put(rasterio.open(file))
-        except BaseException as error:
-            opened.put(error)
-
-    # One that waits for ever must not be waited for at the program's end.
-    threading.Thread(target=open_it, daemon=True).start()
-    try:
-        result = opened.get(timeout=_MOST_SILENCES * _patience_s())
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def is_remote(file: str) -> bool:
-    """Say whether a server has to be asked for a file."""
-    return "://" in file or any(name in file for name in _REMOTE)
-
-
-def give_up_silent_servers() -> None:
-    """Set what GDAL waits for, unless the user has; before it is asked for the first file."""
-    for name, value in {**_RETRIES, **_limits(_PATIENCE_S)}.items():
-        os.environ.setdefault(name, value)
-
-
-def _patience_s() -> float:
-    try:
-        return float(os.environ["GDAL_HTTP_LOW_SPEED_TIME"])
-    except (KeyError, ValueError):  # a user's
-        return _PATIENCE_S
-
-
-def limit_waiting(seconds: float) -> None:
-    """Have servers given up that are silent for so long, in this process and those it starts.
-
-    Of a connection, the first byte, and each pause; a whole answer may take twenty times as long.
-    """
-    os.environ.update(_limits(seconds))
-
-
-def _limits(seconds: float) -> dict[str, str]:
-    patience = max(1, math.ceil(seconds))  # GDAL takes whole seconds, and 0 for none
-    return {
-        "GDAL_HTTP_CONNECTTIMEOUT": str(patience),
-        "GDAL_HTTP_LOW_SPEED_TIME": str(patience),
-        "GDAL_HTTP_LOW_SPEED_LIMIT": str(_LOWEST_SPEED),
-        "GDAL_HTTP_TIMEOUT": str(_LONGEST_ANSWER * patience),
-    }
-
-
-def shut_network() -> None:
-    """Let GDAL ask no server for anything, in this process and those that it starts."""
-    os.environ.update(_NO_NETWORK)
+        return rasterio.open(file)
 
 
 def _spool_stdin() -> str:

@@ -19,7 +19,8 @@ from rasterio.features import rasterize
 from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Bounds, bounds_text
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK, give_up_silent_servers
+from lemevit_cli.raster.network import give_up_silent_servers
+from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
 from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.placement import Grid, Placement

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lemevit_cli.errors import SceneError
+from lemevit_cli.raster.network import give_up_silent_servers, limit_waiting
 from lemevit_cli.raster.scene import open_scene
-from lemevit_cli.raster.source import give_up_silent_servers, limit_waiting
+from lemevit_cli.settings import SceneOptions
 
 LIMITS = (
     "GDAL_HTTP_CONNECTTIMEOUT",
@@ -30,8 +31,8 @@ def unlimited(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def serve(content, refusals, place):
-    """Serve bytes as scene.tif; the first answers are errors."""
+def serve(content, refusals, place, any_name=False):
+    """Serve bytes as scene.tif, or whatever is asked for; the first answers are errors."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -41,7 +42,7 @@ def serve(content, refusals, place):
             if refusals:
                 self.send_error(refusals.pop())
                 return
-            if not self.path.endswith("/scene.tif"):
+            if not any_name and not self.path.endswith("/scene.tif"):
                 self.send_error(404)
                 return
             asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
@@ -61,6 +62,10 @@ def serve(content, refusals, place):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     place.put(server.server_port)
     server.serve_forever()
+
+
+def serve_under_any_name(content, refusals, place):
+    serve(content, refusals, place, any_name=True)
 
 
 def stall(content, stage, place):
@@ -117,6 +122,18 @@ def serve_file():
 def test_a_server_that_hangs_up_is_asked_again(write_scene, pixels, serve_file):
     with open_scene(serve_file(write_scene(pixels), [503, 502])) as scene:
         np.testing.assert_array_equal(scene.read(scene.window)[0], pixels)
+
+
+def test_a_server_that_answers_to_any_name_is_asked_for_the_scene_alone(
+    write_scene, pixels, serve_file
+):
+    address = serve_file(write_scene(pixels, nodata=7), [], server=serve_under_any_name)
+    for name in (address, address.removeprefix("/vsicurl/"), f"{address}?key=1"):
+        with open_scene(name, SceneOptions(nodata=8)) as scene:
+            np.testing.assert_array_equal(scene.read(scene.window)[0], pixels)
+            assert scene.read_overview(8)[0].shape[-1] <= 8
+            assert any("answers to any name" in warning for warning in scene.warnings)
+            assert scene.path == name
 
 
 @pytest.mark.parametrize(
