@@ -98,10 +98,13 @@ class ClusterOptions:
     Args:
         workers: to be started on this machine.
         scheduler: address of a Dask scheduler that runs, ``tcp://HOST:PORT``.
+        relay: folder that fsspec writes, for parts of workers that do not see the result's; None
+            has them sent.
     """
 
     workers: int | None = None
     scheduler: str | None = None
+    relay: str | None = None
 
     @property
     def is_used(self) -> bool:

@@ -147,17 +147,23 @@ class Spreading:
 
     workers: options.Processes = None
     scheduler: options.Scheduler = None
+    relay: options.Relay = None
 
     def spread(self, settings: InferenceSettings) -> InferenceSettings:
         """Give settings under which they do; processes of this machine share out its cores.
 
         Raises:
-            typer.BadParameter: if both are named.
+            typer.BadParameter: if both are named, or a relay without either.
         """
         if self.workers and self.scheduler:
             raise typer.BadParameter(
                 "names processes of others, --workers starts its own; give one of them",
                 param_hint="--scheduler",
+            )
+        if self.relay and not (self.workers or self.scheduler):
+            raise typer.BadParameter(
+                "is for workers; start some by --workers, or name a cluster by --scheduler",
+                param_hint="--relay",
             )
         runtime = settings.runtime
         if self.workers and runtime.threads is None:

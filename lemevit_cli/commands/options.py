@@ -407,6 +407,14 @@ Scheduler = Annotated[
     str | None,
     _running("--scheduler ADDRESS", "Spread the blocks over the workers of a Dask cluster."),
 ]
+Relay = Annotated[
+    str | None,
+    _running(
+        "--relay URL",
+        "Folder for parts of workers that do not see the result's, such as s3://bucket/parts "
+        "(fsspec); default: they are sent.",
+    ),
+]
 Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
 SkipBadLabels = Annotated[

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import dask.config
+import fsspec
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, fire_and_forget
 from distributed.scheduler import NoValidWorkerError
 
@@ -30,7 +31,14 @@ from lemevit_cli.inference.local_workers import LocalWorkers, local_workers
 from lemevit_cli.inference.parts import Order
 from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.run import Account, BlockInference
-from lemevit_cli.inference.worker import UNKNOWN, Recipe, forget, infer_block
+from lemevit_cli.inference.worker import (
+    RELAYED,
+    UNKNOWN,
+    Recipe,
+    forget,
+    infer_block,
+    relaying,
+)
 from lemevit_cli.progress import Progress, Silent
 from lemevit_cli.settings import ClusterOptions
 
@@ -60,7 +68,23 @@ def recipe_of(order: Order, fingerprint: Fingerprint, journal: Journal) -> Recip
         fingerprint=fingerprint,
         journal=replace(journal, folder=journal.folder.resolve()),
         folder=str(Path.cwd()),
+        relay=_relay_of(order),
     )
+
+
+def _relay_of(order: Order) -> str | None:
+    """Make a folder of this run alone in the relay, which removes it when it ends.
+
+    Raises:
+        LemevitError: if fsspec cannot write there.
+    """
+    relay = order.task.settings.cluster.relay
+    if relay is None:
+        return None
+    own = f"{relay.rstrip('/')}/lemevit-{uuid.uuid4().hex}"
+    with relaying(relay), fsspec.open(f"{own}/run", "wb") as file:
+        file.write(b"lemevit")
+    return own
 
 
 @contextmanager
@@ -343,6 +367,8 @@ class Spread:
             self._informed.discard(flight.worker)
             (self._suspects if flight.is_alone else self._returned).append(flight.number)
         elif has_come:
+            if content == RELAYED:
+                content = self._from_relay(flight.number)
             if content is not None:
                 self._journal.put(flight.number, content)
             self._finish(flight.number)
@@ -363,6 +389,13 @@ class Spread:
             else:
                 return content is not None or self._has_come(flight.number), content
         return False, None
+
+    def _from_relay(self, number: int) -> bytes:
+        with relaying(self._recipe.relay or ""):
+            files, place = fsspec.core.url_to_fs(self._recipe.relayed(number))
+            content: bytes = files.cat_file(place)
+            files.rm_file(place)
+        return content
 
     def _has_come(self, number: int) -> bool:
         """Wait until a part that a worker has written is seen; return False if it is not."""
@@ -414,6 +447,10 @@ class Spread:
     def _release_workers(self) -> None:
         """End processes of this machine; have those of others close what is open."""
         self._flying.clear()
+        if self._recipe.relay is not None:  # what nobody has taken up
+            with suppress(Exception):
+                files, place = fsspec.core.url_to_fs(self._recipe.relay)
+                files.rm(place, recursive=True)
         if self._cluster.own:
             self._cluster.own.stop()
         elif self._cluster.client.status == "running":

@@ -47,6 +47,7 @@ _NOT_OF_PARTS = (
     "restart",
     "workers",
     "scheduler",
+    "relay",
     "threads",
     "device",
     "precision",

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from lemevit_cli.atomic import temporary_folder
-from lemevit_cli.errors import LemevitError
+from lemevit_cli.errors import LemevitError, reading
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.journal import Fingerprint, Journal, fingerprint_of
 from lemevit_cli.inference.parts import Order
@@ -21,6 +23,7 @@ from lemevit_cli.progress import Silent
 from lemevit_cli.settings import RUNTIMES
 
 UNKNOWN = "unknown run"
+RELAYED = "in the relay"
 _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _RUNS = 2  # that are open in a process: several commands may share a cluster
 
@@ -34,12 +37,18 @@ class Recipe:
         fingerprint: of the run; a worker that would answer otherwise is refused.
         journal: where parts go, if the worker sees it.
         folder: that paths are relative to.
+        relay: folder of fsspec for parts of workers that do not see the journal; None sends them.
     """
 
     order: Order
     fingerprint: Fingerprint
     journal: Journal
     folder: str
+    relay: str | None = None
+
+    def relayed(self, number: int) -> str:
+        """Return the place of a part in the relay."""
+        return f"{self.relay}/{number:06}.part"
 
 
 # All work of a process is done in one thread: a block at a time, for cores and memory are shared
@@ -56,7 +65,8 @@ def infer_block(key: str, content: bytes | None, number: int, block: Window) -> 
         content: its :class:`Recipe`, pickled; None if this process should have it.
 
     Returns:
-        The part, None if it could be put into the journal, or ``UNKNOWN`` without a recipe.
+        The part, None if it could be put into the journal, ``RELAYED`` if it was left in the relay,
+        or ``UNKNOWN`` without a recipe.
 
     Raises:
         LemevitError: if the block cannot be done, or would be done otherwise than by the client.
@@ -139,7 +149,7 @@ def _check_same(found: Fingerprint, expected: Fingerprint) -> None:
             )
 
 
-def _part_of(recipe: Recipe, run: BlockInference, number: int, block: Window) -> bytes | None:
+def _part_of(recipe: Recipe, run: BlockInference, number: int, block: Window) -> bytes | str | None:
     part = recipe.order.task.infer(run, block)
     if recipe.journal.is_of(recipe.fingerprint):
         recipe.journal.keep(number, run, part)
@@ -147,7 +157,19 @@ def _part_of(recipe: Recipe, run: BlockInference, number: int, block: Window) ->
     with temporary_folder() as folder:
         own = replace(recipe.journal, folder=folder)
         own.keep(number, run, part)
-        return own.content(number)
+        content = own.content(number)
+    if recipe.relay is None:
+        return content
+    with relaying(recipe.relay), fsspec.open(recipe.relayed(number), "wb") as file:
+        file.write(content)
+    return RELAYED
+
+
+@contextmanager
+def relaying(relay: str) -> Iterator[None]:
+    """Turn what fsspec and the libraries behind it raise into one line."""
+    with reading(f"--relay {relay}", "parts cannot be left there", raises=LemevitError):
+        yield
 
 
 def _within(folder: str) -> chdir[str] | nullcontext[None]:

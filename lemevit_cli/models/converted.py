@@ -82,7 +82,7 @@ def converted_in(content: bytes, name: str) -> Converted:
             arrays[_GRAPH].tobytes(), arrays[_CONSTANTS], (height, width), facts["arithmetic"]
         )
         is_whole = network.digest == facts["digest"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{name}: a converted network that cannot be read ({error})") from error
     if not is_whole:
         raise WeightsError(f"{name}: a converted network whose bytes have changed; make it anew")

@@ -37,7 +37,7 @@ from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run, check_resumable, recipe_of
 from lemevit_cli.training.datasets.listing import data_paths
 from lemevit_cli.training.fusion import MOST_CALIBRATIONS, calibrate_threshold
-from lemevit_cli.training.loop import TrainingData, fit, steps_of_plan, try_one_window
+from lemevit_cli.training.loop import Loss, TrainingData, fit, steps_of_plan, try_one_window
 from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.optimizer import check_optimizer
 from lemevit_cli.training.options import DataOptions, TrainingOptions
@@ -90,67 +90,21 @@ def train(
     """
     began = time.perf_counter() - spent_s
     progress = _of_first_process(progress)
-    target = Path(output)
-    folder = training_folder(target)
-    init = None if options.init is None else str(find_weights(options.init))
-    outputs = [output] if samples is None else [output, samples]
-    check_inputs_kept(outputs, [*data_paths(data), init])
-    _check_target(target, folder, options)
-    options = _without_resume_of_nothing(options, folder, progress)
-    with _phase(progress, "open the data"):
-        training = load_training(task) if isinstance(task, str) else task
-        options = follow_recipe(task, options) if isinstance(task, str) else options
-        task_data = _open_data(training, data, options, samples)
-        options = task_data.options
-        loss = training.make_loss(task_data, options)
-        _check_checkpoint(folder, task_data, options)
-    with _phase(progress, "build the network"):
-        torch.manual_seed(options.seed)
-        model, notes = _build_model(training, task_data, options)
-        if options.batch_size == 1:
-            try_one_window(model, loss, task_data.training)
-    parameters = sum(p.numel() for p in model.parameters())
-    folder.mkdir(exist_ok=True)
-    # Last of all: what is told of the data does not stand above an error.
-    _tell(task_data, notes, progress)
-    _draw_samples(task_data, samples, options)
-    with _phase(progress, "prepare"):
-        if task_data.prepare is not None and not options.resume:
-            task_data.prepare(model)
-    if is_first_process() and not options.resume:
-        _remove_old_run(folder)
-
-    def save_best(state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
-        tensors = state if task_data.saved is None else task_data.saved(state)
-        save_weights(
-            folder / _BEST_NAME, tensors, _sign(task_data.card, task_data.record, best, options)
-        )
-
+    start = _begin(task, data, output, options, samples, progress)
     run = fit(
-        model,
-        loss,
-        _with_calibration(task_data.training, options),
-        options,
-        folder=folder,
+        start.model,
+        start.loss,
+        _with_calibration(start.data.training, start.options),
+        start.options,
+        folder=start.folder,
         progress=progress,
-        save_best=save_best,
+        save_best=start.save_best,
         spent_s=time.perf_counter() - began,
     )
     if not run.is_main:
         return {"path": output, "steps": run.step}
-    _check_saved(folder / _BEST_NAME, run)
-    end = _End(run, began, progress, output)
-    best = open_weights(folder / _BEST_NAME)
-    if end.has_time_to_score():
-        with _phase(progress, "calibrate"):
-            best = _calibrate(best, training, task_data, options)
-        scores = _score(best, task_data, options, progress, end)
-    else:
-        scores = {}
-    with _phase(progress, "draw the report"):
-        task_data.draw_report(folder / _REPORT_NAME, read_metrics(folder))
-    card = replace(best.card, metrics=_metrics(scores, training.headline, target, data, options))
-    save_weights(target, best.state(), card, half=options.half)
+    _check_saved(start.folder / _BEST_NAME, run)
+    card, scores = _write_weights(start, data, output, progress, _End(run, began, progress, output))
     if run.step < _FEWEST_STEPS:
         progress.warn(
             f"{output}: weights of {run.step} steps have learned next to nothing and are useless; "
@@ -160,12 +114,89 @@ def train(
         "path": output,
         "steps": run.step,
         "seconds": round(time.perf_counter() - began, 1),
-        "parameters": parameters,
+        "parameters": start.parameters,
         "best": run.best,
         "scores": scores,
         "classes": list(card.class_names),
-        "report": str(folder / _REPORT_NAME),
+        "report": str(start.folder / _REPORT_NAME),
     }
+
+
+@dataclass(frozen=True)
+class _Start:
+    """All that a training has before its first step."""
+
+    training: Training
+    data: TaskData
+    options: TrainingOptions
+    folder: Path
+    model: nn.Module
+    loss: Loss
+    parameters: int
+
+    def save_best(self, state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
+        """Keep the averaged weights of a step, signed by a card."""
+        tensors = state if self.data.saved is None else self.data.saved(state)
+        card = _sign(self.data.card, self.data.record, best, self.options)
+        save_weights(self.folder / _BEST_NAME, tensors, card)
+
+
+def _begin(
+    task: str | Training,
+    data: DataOptions,
+    output: str,
+    options: TrainingOptions,
+    samples: str | None,
+    progress: Progress,
+) -> _Start:
+    """Refuse what is wrong, open the data and build the network."""
+    folder = training_folder(Path(output))
+    init = None if options.init is None else str(find_weights(options.init))
+    outputs = [output] if samples is None else [output, samples]
+    check_inputs_kept(outputs, [*data_paths(data), init])
+    _check_target(Path(output), folder, options)
+    options = _without_resume_of_nothing(options, folder, progress)
+    with _phase(progress, "open the data"):
+        training = load_training(task) if isinstance(task, str) else task
+        options = follow_recipe(task, options) if isinstance(task, str) else options
+        found = _open_data(training, data, options, samples)
+        options = found.options
+        loss = training.make_loss(found, options)
+        _check_checkpoint(folder, found, options)
+    with _phase(progress, "build the network"):
+        torch.manual_seed(options.seed)
+        model, notes = _build_model(training, found, options)
+        if options.batch_size == 1:
+            try_one_window(model, loss, found.training)
+    parameters = sum(p.numel() for p in model.parameters())
+    folder.mkdir(exist_ok=True)
+    # Last of all: what is told of the data does not stand above an error.
+    _tell(found, notes, progress)
+    _draw_samples(found, samples, options)
+    with _phase(progress, "prepare"):
+        if found.prepare is not None and not options.resume:
+            found.prepare(model)
+    if is_first_process() and not options.resume:
+        _remove_old_run(folder)
+    return _Start(training, found, options, folder, model, loss, parameters)
+
+
+def _write_weights(
+    start: _Start, data: DataOptions, output: str, progress: Progress, end: _End
+) -> tuple[Card, dict[str, Any]]:
+    """Score the best weights as far as there is time; write them with the figures in their card."""
+    best, scores = open_weights(start.folder / _BEST_NAME), {}
+    if end.has_time_to_score():
+        with _phase(progress, "calibrate"):
+            best = _calibrate(best, start.training, start.data, start.options)
+        scores = _score(best, start.data, start.options, progress, end)
+    with _phase(progress, "draw the report"):
+        start.data.draw_report(start.folder / _REPORT_NAME, read_metrics(start.folder))
+    headline = start.training.headline
+    metrics = _metrics(scores, headline, Path(output), data, start.options)
+    card = replace(best.card, metrics=metrics)
+    save_weights(output, best.state(), card, half=start.options.half)
+    return card, scores
 
 
 def show_samples(

@@ -5,6 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import fsspec.implementations.local
 import numpy as np
 import psutil
 import pytest
@@ -145,6 +146,31 @@ def test_workers_that_do_not_see_the_folder_send_their_parts(copy, cluster, tmp_
     monkeypatch.setattr(Journal, "is_of", lambda *_: False)
     copy(to=at(cluster))
     assert_copied(copy, tmp_path)
+
+
+def test_workers_that_do_not_see_the_folder_leave_their_parts_in_the_relay(
+    copy, cluster, tmp_path, monkeypatch
+):
+    relay, relayed = tmp_path / "bucket" / "parts", []
+    take = fsspec.implementations.local.LocalFileSystem.cat_file
+
+    def taken(files, place, **options):
+        relayed.append(Path(place))
+        return take(files, place, **options)
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "cat_file", taken)
+    monkeypatch.setattr(Journal, "is_of", lambda *_: False)
+    copy(to={**at(cluster), "relay": f"file://{relay}"})
+    assert_copied(copy, tmp_path)
+    assert len(relayed) == NUM_BLOCKS and {path.parents[1] for path in relayed} == {relay}
+    assert not list(relay.iterdir())
+
+
+def test_a_relay_that_is_none_is_one_line(copy, cluster, tmp_path):
+    for relay in ("nothing://parts", f"file://{tmp_path / 'scene.tif'}/parts"):
+        with pytest.raises(LemevitError, match=f"^--relay {relay}: parts cannot be left") as raised:
+            copy(to={**at(cluster), "relay": relay})
+        assert "\n" not in str(raised.value)
 
 
 def test_what_an_earlier_run_has_kept_is_not_asked_of_workers(copy, cluster, tmp_path):

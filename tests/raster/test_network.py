@@ -31,8 +31,13 @@ def unlimited(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def serve(content, refusals, place, any_name=False):
-    """Serve bytes as scene.tif, or whatever is asked for; the first answers are errors."""
+def serve(content, how, place):
+    """Serve bytes as scene.tif.
+
+    ``refusals`` are errors that are answered first; ``any_name`` serves them as whatever is asked
+    for; of parts that reach beyond ``silent_from`` nothing comes.
+    """
+    refusals, silent_from = how.get("refusals", []), how.get("silent_from", len(content))
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -42,11 +47,13 @@ def serve(content, refusals, place, any_name=False):
             if refusals:
                 self.send_error(refusals.pop())
                 return
-            if not any_name and not self.path.endswith("/scene.tif"):
+            if not how.get("any_name") and not self.path.endswith("/scene.tif"):
                 self.send_error(404)
                 return
             asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=")
             first, last = (int(number or len(content) - 1) for number in asked.split("-"))
+            if "Range" in self.headers and last > silent_from:
+                time.sleep(600)
             part = content[first : last + 1]
             self.send_response(206 if "Range" in self.headers else 200)
             self.send_header("Content-Length", str(len(part)))
@@ -62,10 +69,6 @@ def serve(content, refusals, place, any_name=False):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     place.put(server.server_port)
     server.serve_forever()
-
-
-def serve_under_any_name(content, refusals, place):
-    serve(content, refusals, place, any_name=True)
 
 
 def stall(content, stage, place):
@@ -120,14 +123,14 @@ def serve_file():
 
 
 def test_a_server_that_hangs_up_is_asked_again(write_scene, pixels, serve_file):
-    with open_scene(serve_file(write_scene(pixels), [503, 502])) as scene:
+    with open_scene(serve_file(write_scene(pixels), {"refusals": [503, 502]})) as scene:
         np.testing.assert_array_equal(scene.read(scene.window)[0], pixels)
 
 
 def test_a_server_that_answers_to_any_name_is_asked_for_the_scene_alone(
     write_scene, pixels, serve_file
 ):
-    address = serve_file(write_scene(pixels, nodata=7), [], server=serve_under_any_name)
+    address = serve_file(write_scene(pixels, nodata=7), {"any_name": True})
     for name in (address, address.removeprefix("/vsicurl/"), f"{address}?key=1"):
         with open_scene(name, SceneOptions(nodata=8)) as scene:
             np.testing.assert_array_equal(scene.read(scene.window)[0], pixels)
@@ -145,6 +148,17 @@ def test_a_server_that_stalls_is_given_up_in_a_line(write_scene, pixels, serve_f
     limit_waiting(1)
     with pytest.raises(SceneError, match=r"scene\.tif: .*\(the server was silent .*--timeout"):
         open_scene(address).read_overview(64)
+
+
+def test_a_server_that_falls_silent_when_the_scene_is_open_is_given_up_in_a_line(
+    write_scene, serve_file
+):
+    pixels = np.random.default_rng(3).integers(0, 255, (3, 400, 400), dtype=np.uint8)
+    address = serve_file(write_scene(pixels), {"silent_from": 100_000})
+    limit_waiting(1)
+    silent = r"scene\.tif: .*\(the server was silent .*--timeout"
+    with open_scene(address) as scene, pytest.raises(SceneError, match=silent):
+        scene.read(scene.window)
 
 
 def test_servers_have_limits_that_a_user_may_set(monkeypatch):

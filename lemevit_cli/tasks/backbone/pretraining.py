@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.progress import Progress
 from lemevit_cli.tasks.backbone.training import Distillation, DistillationOptions
 from lemevit_cli.tasks.training import train, training_folder
@@ -31,6 +32,7 @@ def pretrain(
     Raises:
         LemevitError: for a teacher, data, options or targets that are wrong, before any step.
     """
+    check_inputs_kept([output], [teaching.teacher.name])
     distillation = Distillation(teaching, training_folder(Path(output)))
     record = train(distillation, data, output, options, progress, spent_s=spent_s)
     distillation.finish()

@@ -8,17 +8,19 @@ import torch.nn.functional as F
 from torch import nn
 
 import lemevit_cli.models.timm_backbones  # noqa: F401  registers lemevit_* with timm
+from lemevit_cli.errors import OutputError
 from lemevit_cli.models.dense_features import FeatureSource
 from lemevit_cli.models.distiller import build_distiller, tokens_of
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.backbone.losses import token_loss, token_weights
+from lemevit_cli.tasks.backbone.pretraining import pretrain
 from lemevit_cli.tasks.backbone.training import (
     Distillation,
     DistillationOptions,
     backbone_alone,
 )
 from lemevit_cli.training.augmentation import symmetry
-from lemevit_cli.training.options import TrainingOptions
+from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 
 def test_a_student_that_says_what_the_teacher_says_has_no_loss():
@@ -51,6 +53,16 @@ def test_what_is_saved_is_timms_backbone(backbone):
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(plain(x)[-1], model.encoder(x)[-1])
+
+
+def test_a_teacher_is_not_replaced_by_its_student(tmp_path):
+    teacher = tmp_path / "teacher.safetensors"
+    teacher.write_bytes(b"weights")
+    options, given = TrainingOptions(overwrite=True), DataOptions(paths=(str(tmp_path),))
+    taught = DistillationOptions(teacher=FeatureSource(str(teacher)))
+    with pytest.raises(OutputError, match=r"teacher\.safetensors is an input itself"):
+        pretrain(given, str(teacher), taught, options)
+    assert teacher.read_bytes() == b"weights"
 
 
 class Repeater(nn.Module):
