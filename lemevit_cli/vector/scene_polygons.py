@@ -105,9 +105,7 @@ class ScenePolygons:
         near = self.near(window)
         if len(near) == 0:
             return np.full(shape, background, dtype=np.uint8)
-        parts, origin = _clip(
-            self._in_pixels_of(window, near), width=window.width, height=window.height
-        )
+        parts, origin = self._in_pixels_of(window, near)
         if len(parts) == 0:
             return np.full(shape, background, dtype=np.uint8)
         with WARNINGS_LOCK:  # rasterio silences one while it draws
@@ -121,22 +119,29 @@ class ScenePolygons:
             )
         return drawn
 
-    def _in_pixels_of(self, window: Window, near: NDArray[np.int64]) -> NDArray:
-        """Return polygons in pixels of a window: GDAL then needs no transform."""
+    def _in_pixels_of(
+        self, window: Window, near: NDArray[np.int64]
+    ) -> tuple[NDArray, NDArray[np.int64]]:
+        """Return polygons in pixels of a window, for which GDAL needs no transform.
+
+        A coast of a million points is cut to the few that the window sees; small polygons stay as
+        they are. A margin keeps the cut away from the pixels.
+
+        Returns:
+            Polygons, and which of those near each is a part of.
+        """
         corner = (window.col_off, window.row_off)
-        return shapely.transform(self.polygons[near], lambda xy: xy - corner)
+        seen = window.col_off - 2, window.row_off - 2, window.right + 2, window.bottom + 2
+        polygons = self.polygons[near]
+        is_long = shapely.get_num_coordinates(polygons) > _LONG
+        polygons[is_long] = shapely.clip_by_rect(polygons[is_long], *seen)
+        parts, origin = _polygons_in(polygons)
+        return shapely.transform(parts, lambda xy: xy - corner), origin
 
 
-def _clip(polygons: NDArray, *, width: int, height: int) -> tuple[NDArray, NDArray[np.int64]]:
-    """Clip polygons to a window, in pixels of it; say which polygon each part is of.
-
-    A coast of a million points is cut to the few that the window sees; small polygons stay as they
-    are. A margin keeps the cut away from the pixels.
-    """
-    is_long = shapely.get_num_coordinates(polygons) > _LONG
-    near = polygons.copy()
-    near[is_long] = shapely.clip_by_rect(polygons[is_long], -2, -2, width + 2, height + 2)
-    parts, origin = shapely.get_parts(near, return_index=True)
+def _polygons_in(geometries: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+    """Take polygons out of what clipping left, and say which geometry each is of."""
+    parts, origin = shapely.get_parts(geometries, return_index=True)
     is_polygon = (shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
         parts
     )
