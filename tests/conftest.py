@@ -22,6 +22,10 @@ from lemevit_cli.tasks import load_network
 
 # Expected answers are those of full precision, on whatever processor the tests run.
 os.environ["LEMEVIT_CPU_PRECISION"] = "fp32"
+# Workers of xdist share the cores: threads of each would wait for those of the others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = (
     "making.rasters",
