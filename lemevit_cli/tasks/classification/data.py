@@ -209,7 +209,7 @@ def _listed_in_table(path: Path, division: Division, bad: _Bad) -> tuple[dict[st
     ):
         first = file.readline()
         file.seek(0)
-        table = csv.DictReader(file, delimiter=max(",;\t", key=first.count))
+        table = csv.DictReader(file, delimiter=max(",;\t", key=first.count), strict=True)
         # Its own names, in lower case: "Path;Class" is as good.
         table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
         columns = set(table.fieldnames)

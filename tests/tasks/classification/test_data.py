@@ -131,6 +131,10 @@ def test_a_table_without_splits_is_divided(tmp_path, write_pictures):
             "line 3: p/red/0.png is in line 2 already",
         ),
         (
+            'path,class\np/red/0.png,red\np/blue/0.png,"blue\np/red/1.png,red\n',
+            "list.csv: cannot be read as a CSV",
+        ),
+        (
             "path,class,split\np/red/0.png,red,train\np/red/1.png,red,\n",
             "line 3 has no split, though others have one",
         ),

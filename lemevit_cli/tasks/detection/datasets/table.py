@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError
+from lemevit_cli.errors import DataError, reading
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
     Outline,
@@ -96,10 +96,17 @@ def read_table(
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the rows below the header that are not empty, each with its place for messages."""
-    reader = csv.reader(read_text(path).splitlines(), delimiter=_delimiter(path))
-    next(reader, None)
-    for number, fields in enumerate(reader, 2):
+    """Yield the rows below the header that are not empty, each with its place for messages.
+
+    Raises:
+        DataError: for a quote that nothing closes, which would take the rows behind it for its own.
+    """
+    lines = read_text(path).splitlines()
+    with reading(path, "cannot be read as a table", raises=DataError):
+        reader = csv.reader(lines, delimiter=_delimiter(path), strict=True)
+        next(reader, None)
+        rows = [(reader.line_num, fields) for fields in reader]
+    for number, fields in rows:
         if any(field.strip() for field in fields):
             yield f"{path}, line {number}", [field.strip() for field in fields]
 

@@ -67,6 +67,13 @@ def test_a_wrong_row_is_told_with_its_line_or_counted(root, row, said):
     assert boxes == [AS_BOX] and any("1 bad labels left out" in note for note in notes)
 
 
+@pytest.mark.parametrize("behind", [1, 20_000])
+def test_a_quote_that_nothing_closes_takes_no_rows_away(root, behind):
+    text(root / "train.csv", HEADER, ROW, ROW.replace("ship", '"ship'), *[ROW] * behind)
+    with pytest.raises(DataError, match=r"train\.csv: cannot be read as a table \(.*\)$"):
+        read(root)
+
+
 def test_a_table_of_something_else_is_no_table_of_boxes(root):
     text(root / "train.csv", "path,class", "a.png,ship")
     with pytest.raises(
