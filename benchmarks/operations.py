@@ -76,6 +76,11 @@ COMMANDS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
         )
         for suffix in (".shp", ".gpkg", ".fgb", ".geojson")
     },
+    "detect": (
+        ["detect", "b.tif", "-o", "d.shp", *_QUIET],
+        ["detect", "a.tif", "-o", "d.shp", *_QUIET],
+        ("d.shp",),
+    ),
     "change": (
         ["change", "b.tif", "a.tif", "-o", "c.tif", "-o", "c.shp", *_QUIET],
         ["change", "a.tif", "b.tif", "-o", "c.tif", "-o", "c.shp", *_QUIET],
