@@ -169,6 +169,8 @@ def test_the_commands_at_its_end_do_what_it_did(told):
         assert program == "lemevit" and ran.exit_code == 0, f"{command}\n{ran.stderr}"
     assert contents() == before
     # The last one learns for minutes: that it would is seen from its samples.
-    sheet = folder.parent / "samples.png"
-    ran = CliRunner().invoke(app, [*shlex.split(commands[-1])[1:], "--show-samples", str(sheet)])
+    sheet, (_, *arguments) = folder.parent / "samples.png", shlex.split(commands[-1])
+    output = arguments.index("-o")
+    arguments[output : output + 2] = ["--show-samples", str(sheet)]
+    ran = CliRunner().invoke(app, arguments)
     assert ran.exit_code == 0 and sheet.exists(), ran.stderr

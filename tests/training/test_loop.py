@@ -92,7 +92,7 @@ def test_a_run_killed_in_the_middle_goes_on_bit_for_bit(folders, workers):
     assert killed.wait() == -signal.SIGKILL, killed.stderr.read()
     wait_until_all_have_left(killed.pid)
     assert load_checkpoint(parts / CHECKPOINT_NAME)["step"] == 4
-    (parts / f".{CHECKPOINT_NAME}.77.part").write_bytes(b"half a checkpoint")
+    (parts / f".{CHECKPOINT_NAME}.{killed.pid}.part").write_bytes(b"half a checkpoint")
     torch.rand(5)  # a resume restores the generator, whatever was drawn before
     state, _ = run(parts, workers=workers, resume=True)
     assert state.step == 6
