@@ -31,6 +31,7 @@ _NAMED_SUBDATASETS = 8
 _IS_ALONE = (
     "its server answers to any name, so no overviews, masks or other files beside it are looked for"
 )
+_SHORTEST_STEP = 1e-12  # map units; of a degree, a ten-thousandth of a millimetre
 _LONGEST_STEP = 1e9  # map units from one pixel to the next: a turn round the globe in inches
 
 
@@ -488,9 +489,9 @@ def _check_transform(transform: Affine, name: str) -> None:
         SceneError: naming it.
     """
     steps = np.array([transform.a, transform.b, transform.d, transform.e])
-    area = float(transform.determinant)
-    is_good = np.isfinite([*steps, transform.c, transform.f, area]).all() and area != 0
-    if not is_good or np.abs(steps).max() > _LONGEST_STEP:
+    area, sides = float(transform.determinant), np.hypot(steps[:2], steps[2:])
+    is_good = np.isfinite([*sides, transform.c, transform.f, area]).all() and area != 0
+    if not is_good or sides.max() > _LONGEST_STEP or sides.min() < _SHORTEST_STEP:
         raise SceneError(
             f"{name}: its transform {transform.to_gdal()} gives its pixels no place on a map; "
             "state another with gdal_edit.py -a_ullr, or take it away with -unsetgt"

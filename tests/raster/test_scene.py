@@ -691,6 +691,7 @@ NO_PROJECTION = (
         "458000, 1e300, 0, 5548000, 0, -1e300",
         "458000, 1e12, 0, 5548000, 0, -1e12",
         "458000, 1e-300, 0, 5548000, 0, -1e-300",
+        "458000, 5e-308, 0, 5548000, 0, -0.5",
     ],
 )
 def test_a_transform_that_gives_pixels_no_place_is_refused(tmp_path, numbers):
