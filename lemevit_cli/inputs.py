@@ -103,7 +103,7 @@ def files_behind(name: str) -> Iterator[Path]:
 
 def local_path(name: str) -> Path | None:
     """Return the file or folder of this machine that a name of GDAL leads to; None of others."""
-    if _is_there(name):
+    if is_there(name):
         return Path(name)
     rest = re.sub(r"^[\w+]+:(?=//)", "", name).partition("|")[0]
     while prefix := re.match(r"/*(?:vsi\w+/|[\w.+-]*\?[^,]*?file=)", rest):
@@ -118,13 +118,14 @@ def local_path(name: str) -> Path | None:
 
 def _existing(name: str) -> Path | None:
     """Return a path, or the archive that it leads into."""
-    if _is_there(name):
+    if is_there(name):
         return Path(name)
     folders = (parent for parent in Path(name).parents if "\0" not in name)
     return next((parent for parent in folders if parent.is_file()), None)
 
 
-def _is_there(name: str) -> bool:
+def is_there(name: str) -> bool:
+    """Tell whether a file or a folder has a name, which may be too long for one, or no name."""
     try:
         return bool(name) and Path(name).exists()
     except (OSError, ValueError):

@@ -19,6 +19,7 @@ from rasterio.features import rasterize
 from lemevit_cli.errors import SceneError, reading
 from lemevit_cli.geometry.georeference import Bounds, bounds_text
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inputs import is_there
 from lemevit_cli.raster.network import give_up_silent_servers
 from lemevit_cli.raster.source import STDIN, WARNINGS_LOCK
 from lemevit_cli.vector.frames import LayerFacts, choose_way, facts_of
@@ -165,7 +166,7 @@ def is_vector(path: str) -> bool:
     except SceneError:
         # Of a file that is missing or broken the layer's reader tells more than GDAL's rasters do.
         is_named_so = Path(file).suffix.lower() in _VECTOR_SUFFIXES
-        return bool(layer) or is_named_so or (":" not in file and not Path(file).exists())
+        return bool(layer) or is_named_so or (":" not in file and not is_there(file))
 
 
 def field_names(path: str, layer: str | None = None) -> tuple[str, ...]:

@@ -141,3 +141,10 @@ def test_a_broken_shapefile_is_told_as_such(tmp_path):
     (tmp_path / "rows.dbf").write_bytes((tmp_path / "one.dbf").read_bytes())
     with pytest.raises(SceneError, match=r"rows\.shp: holds 2 shapes, and rows\.dbf 1 rows"):
         read_layer(str(tmp_path / "rows.shp"))
+
+
+def test_a_name_that_no_file_can_have_is_told_as_a_layer_that_is_not_there(tmp_path):
+    path = str(tmp_path / ("b" * 5000))
+    assert is_vector(path)
+    with pytest.raises(SceneError, match="cannot be read as polygons"):
+        layer_name(path)
