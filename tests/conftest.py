@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import making.environment  # noqa: F401  what torch reads when it is loaded
 import numpy as np
 import pytest
 import rasterio
@@ -20,13 +21,6 @@ from lemevit_cli.models.weights import Card, save_weights
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_network
 
-# Expected answers are those of full precision, on whatever processor the tests run.
-os.environ["LEMEVIT_CPU_PRECISION"] = "fp32"
-# Workers of xdist share the cores: threads of each would wait for those of the others.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 pytest_plugins = (
     "making.rasters",
     "making.labelled",
@@ -35,8 +29,6 @@ pytest_plugins = (
     "making.classes",
     "making.converted",
 )
-# Networks of a test are not worth their conversion; tests of OpenVINO ask for it.
-os.environ.setdefault("LEMEVIT_RUNTIME", "torch")
 # About 0.5 m, rotated by 20 degrees, near Prague.
 ROTATED = Affine.translation(458_000, 5_548_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
 
