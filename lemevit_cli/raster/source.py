@@ -267,6 +267,7 @@ class Source:
 
 
 def _open(file: str) -> Any:
+    give_up_silent_servers()  # which a VRT of this machine may name
     with WARNINGS_LOCK, warnings.catch_warnings():
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

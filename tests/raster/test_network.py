@@ -161,6 +161,11 @@ def test_a_server_that_falls_silent_when_the_scene_is_open_is_given_up_in_a_line
         scene.read(scene.window)
 
 
+def test_what_a_file_of_this_machine_names_has_limits(write_scene, pixels):
+    with open_scene(write_scene(pixels)):
+        assert all(int(os.environ[name]) > 0 for name in LIMITS)
+
+
 def test_servers_have_limits_that_a_user_may_set(monkeypatch):
     give_up_silent_servers()
     assert all(int(os.environ[name]) > 0 for name in LIMITS)
