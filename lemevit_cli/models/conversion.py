@@ -21,7 +21,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import nn
 
 from lemevit_cli.atomic import temporary_folder
-from lemevit_cli.models.converted import Converted
+from lemevit_cli.models.converted import Converted, core
 
 Floats = NDArray[np.float32]
 Distance = Callable[[Floats, Floats], float]
@@ -92,11 +92,10 @@ def check_answers(
     Raises:
         RuntimeError: with the largest difference.
     """
-    core = openvino.Core()
-    graph = core.read_model(network.graph, openvino.Tensor(network.constants))
+    graph = core().read_model(network.graph, openvino.Tensor(network.constants))
     # More streams than one share what they compute of constants, as those of a run do.
     configuration = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 2}
-    compiled = core.compile_model(graph, "CPU", {**configuration, "INFERENCE_NUM_THREADS": 2})
+    compiled = core().compile_model(graph, "CPU", {**configuration, "INFERENCE_NUM_THREADS": 2})
     shape = (1, bands, *network.size)
     compare(model, lambda pixels: compiled(pixels)[0], shape, farthest, distance)
 

@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,17 @@ class Converted:
         found = hashlib.sha256(self.graph)
         found.update(self.constants.data)
         return found.hexdigest()[:16]
+
+
+@cache
+def core() -> Any:
+    """Return the only core of OpenVINO that this process makes; it ends with the process.
+
+    Each has signals handled on a stack of its own, and gives back the one before when it ends. Of
+    two that end in the order in which they began that is one which is gone: the next signal, Ctrl-C
+    or the end of a child, is a segmentation fault.
+    """
+    return import_module("openvino").Core()
 
 
 def save_converted(path: str | os.PathLike[str], network: Converted, card: Card) -> None:

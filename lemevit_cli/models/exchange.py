@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lemevit_cli.models.conversion import Floats, graph_of
+from lemevit_cli.models.converted import core
 from lemevit_cli.models.weights import CARD_KEY, Card
 
 _OPSET = 17
@@ -67,7 +68,7 @@ def write_openvino(file: Path, model: nn.Module, card: Card, shape: Shape, outpu
     graph.set_rt_info(card.to_json(), CARD_KEY)
     openvino.serialize(graph, file)
     configuration = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(file), "CPU", configuration)
+    compiled = core().compile_model(str(file), "CPU", configuration)
     return lambda pixels: compiled(pixels)[0]
 
 

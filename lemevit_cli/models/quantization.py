@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from openvino import Model
 from torch import nn
 
-from lemevit_cli.models.converted import Converted
+from lemevit_cli.models.converted import Converted, core
 
 Floats = NDArray[np.float32]
 
@@ -81,9 +81,8 @@ def compare(
     Raises:
         RuntimeError: if a score of either is no finite number.
     """
-    core = openvino.Core()
-    graph = core.read_model(network.graph, openvino.Tensor(network.constants))
-    compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    graph = core().read_model(network.graph, openvino.Tensor(network.constants))
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     expected, found = [], []
     for window in windows:
         pixels = window[None].astype(np.float32)

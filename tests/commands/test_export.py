@@ -8,12 +8,13 @@ from typer.testing import CliRunner
 from lemevit_cli.cli import app
 from lemevit_cli.inference.predictor import load_model
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.converted import core
 from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.tasks import load_network
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
 
 
 def invoke(*arguments):
@@ -55,9 +56,9 @@ def test_openvinos_files_answer_as_torch_and_hold_the_card(tiny_weights, tmp_pat
     done = invoke(tiny_weights, "-o", target, "--window", 96)
     assert done.exit_code == 0 and done.stdout == f"{target}\n", done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
-    graph = openvino.Core().read_model(target)
+    graph = core().read_model(target)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 96, 96)).astype(np.float32)
-    compiled = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(pixels)["scores"], answer_of(pixels), atol=1e-4)
     card = Card.from_json(graph.get_rt_info("lemevit_card").astype(str))
     assert card == open_weights(tiny_weights).card
@@ -94,7 +95,7 @@ def test_a_detector_answers_torchs_candidates(detector, tmp_path, suffix):
     if suffix == ".onnx":
         (found,) = onnxruntime.InferenceSession(target).run(["candidates"], {"pixels": pixels})
     else:
-        compiled = openvino.compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = core().compile_model(target, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         found = compiled(pixels)["candidates"]
     network = load_network("det")
     model = network.for_inference(load_model(open_weights(detector), network))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
 from lemevit_cli.legend import classes_from_names
-from lemevit_cli.models.converted import converted_in
+from lemevit_cli.models.converted import converted_in, core
 from lemevit_cli.models.weights import Card, open_weights, save_weights
 from lemevit_cli.tasks import load_network
 
@@ -67,7 +67,7 @@ def consumers_of_integers(path):
     import openvino
 
     network = converted_in(open_weights(path).content, "quantized")
-    graph = openvino.Core().read_model(network.graph, openvino.Tensor(network.constants))
+    graph = core().read_model(network.graph, openvino.Tensor(network.constants))
     return {
         taken.get_node().get_friendly_name()
         for operation in graph.get_ops()

@@ -17,7 +17,7 @@ from lemevit_cli.errors import DeviceError
 from lemevit_cli.inference.conversions import folder, keep
 from lemevit_cli.inference.network import Decode
 from lemevit_cli.inference.runtime import count_cores
-from lemevit_cli.models.converted import Converted
+from lemevit_cli.models.converted import Converted, core
 from lemevit_cli.models.processor import FLAGS, fact_of_processor, pinned_precision
 from lemevit_cli.settings import RuntimeOptions
 
@@ -122,21 +122,20 @@ def compile_network(network: Converted, configuration: Mapping[str, Any]) -> ope
 
     That is three times as fast. What is broken there, or not to OpenVINO's taste, is made anew.
     """
-    core = openvino.Core()
-    file = file_of(core, network, configuration)
+    file = file_of(network, configuration)
     if (kept := _read_checked(file)) is not None:
         with suppress(RuntimeError):
-            return core.import_model(kept, "CPU", configuration)
-    graph = core.read_model(network.graph, openvino.Tensor(network.constants))
-    compiled = core.compile_model(graph, "CPU", configuration)
+            return core().import_model(kept, "CPU", configuration)
+    graph = core().read_model(network.graph, openvino.Tensor(network.constants))
+    compiled = core().compile_model(graph, "CPU", configuration)
     keep(lambda: _write_checked(file, compiled.export_model().getvalue()), file)
     return compiled
 
 
-def file_of(core: openvino.Core, network: Converted, configuration: Mapping[str, Any]) -> Path:
+def file_of(network: Converted, configuration: Mapping[str, Any]) -> Path:
     """Return where a compiled network is kept, by all that decides what is compiled."""
     names = ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-    processor = [core.get_property("CPU", name) for name in names]
+    processor = [core().get_property("CPU", name) for name in names]
     decisive = (openvino.get_version(), sorted(configuration.items()), processor)
     fingerprint = sha256(repr((decisive, fact_of_processor(FLAGS))).encode()).hexdigest()[:12]
     return folder() / f"{network.digest}-{fingerprint}.blob"
@@ -177,4 +176,4 @@ def choose_arithmetic(precision: str) -> str:
 
 def multiplies_bf16() -> bool:
     """Tell whether the processor has instructions that multiply bf16."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

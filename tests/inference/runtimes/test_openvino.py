@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from hashlib import sha256
 
@@ -316,3 +318,20 @@ def test_detect_imports_no_torch_once_converted(small, scene, tmp_path, run_with
     away = expected.centroid.apply(lambda place: boxes.centroid.distance(place).min())
     with rasterio.open(scene) as opened:
         assert away.max() < 0.5 * opened.res[0]
+
+
+def test_a_signal_after_several_networks_does_not_end_the_process():
+    program = (
+        "import gc, signal, subprocess, sys\n"
+        "from lemevit_cli.models.converted import core\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "cores = [core(), core()]\n"
+        "for one in cores:\n"
+        "    one.get_property('CPU', 'FULL_DEVICE_NAME')\n"
+        "while cores:\n"
+        "    one = cores.pop(0)\n"
+        "    del one\n"
+        "    gc.collect()\n"
+        "subprocess.run([sys.executable, '-c', ''])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
