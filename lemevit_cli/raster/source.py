@@ -188,7 +188,7 @@ class Source:
             source, warp = self._warp
             with self.failures("cannot be read on another grid"):
                 vrt = warp.src_vrt
-                dataset = source.handle() if vrt is None else self._keep(_open(vrt))
+                dataset = source.handle() if vrt is None else self._keep(_open(vrt)[0])
                 handle = self._keep(warp.over(dataset))
         self._of_thread.handle = handle
         return handle
@@ -196,20 +196,14 @@ class Source:
     def _open(self) -> Any:
         """Open the file; what it consists of is the same at each opening."""
         before = state_of(self.file)
-        handle = self._keep(self._open_remote() if is_remote(self.path) else _open(self.file))
+        handle, self.file = _open(self.file)
+        self._keep(handle)
         with self._lock:
             if not self._states:
                 # A file that changes while it is opened: what was there before is compared, too.
                 states = {name: state_of(name) for name in handle.files} | {self.file: before}
                 self._states |= {name: state for name, state in states.items() if state}
         self.check_unchanged()
-        return handle
-
-    def _open_remote(self) -> Any:
-        give_up_silent_servers()
-        with WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            handle, self.file = open_remote(self.file)
         return handle
 
     def check_unchanged(self) -> None:
@@ -266,12 +260,13 @@ class Source:
             self._remove_spool()
 
 
-def _open(file: str) -> Any:
+def _open(file: str) -> tuple[Any, str]:
+    """Open a file, or the text of a VRT; return also the name by which it was opened."""
     give_up_silent_servers()  # which a VRT of this machine may name
     with WARNINGS_LOCK, warnings.catch_warnings():
         # A missing georeference is told once, in our words.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(file)
+        return open_remote(file) if is_remote(file) else (rasterio.open(file), file)
 
 
 def _spool_stdin() -> str:
