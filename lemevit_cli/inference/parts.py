@@ -107,12 +107,10 @@ def _spread_parts(
     if STDIN in run.source.scene.files:
         raise LemevitError("--workers, --scheduler: a scene on stdin is this process's alone")
     cluster = _import_cluster()
-    recipe = cluster.recipe_of(order, prints, journal)
-    with (
-        cluster.connect(order.task.settings.cluster, journal, order.task.progress) as connected,
-        closing(cluster.Spread(connected, recipe, plan, run).parts()) as parts,
-    ):
-        yield parts
+    with cluster.connect(order.task.settings.cluster, journal, order.task.progress) as connected:
+        recipe = cluster.recipe_of(order, prints, journal)  # which may make a folder in the relay
+        with closing(cluster.Spread(connected, recipe, plan, run).parts()) as parts:
+            yield parts
 
 
 def _import_cluster() -> Any:
