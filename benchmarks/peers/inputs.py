@@ -46,6 +46,21 @@ def landcover() -> nn.Module:
     return optimise_for_inference(load_model(weights, load_network("seg")))
 
 
+class OfAnySize(nn.Module):
+    """Widen smaller windows, as of geo-inference's edges, to the size that was traced."""
+
+    def __init__(self, traced: torch.jit.ScriptModule, window: int) -> None:
+        super().__init__()
+        self.traced = traced
+        self.window = window
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        rows, cols = pixels.shape[-2], pixels.shape[-1]
+        missing = [0, self.window - cols, 0, self.window - rows]
+        whole = torch.nn.functional.pad(pixels, missing)
+        return self.traced(whole)[..., :rows, :cols]
+
+
 MODELS = {"conv": OneConvolution, "landcover": landcover}
 
 
@@ -66,7 +81,8 @@ def write_model(folder: Path, name: str, window: int) -> None:
             traced = torch.jit.trace(module, two, check_trace=False)
             if not torch.allclose(traced(one), module(one), atol=1e-4):
                 raise RuntimeError(f"the traced {name} answers another batch otherwise")
-            traced.save(str(folder / f"{form}.pt"))
+            scripted = torch.jit.script(OfAnySize(traced, window).eval())
+            scripted.save(str(folder / f"{form}.pt"))
 
 
 def write_scene(path: Path, size: int) -> None:

@@ -16,6 +16,7 @@ from lemevit_cli.commands import interruption, lifetime
 
 _SECONDS_BETWEEN_LINES = 12.0
 _BEAT_S = 1.0
+_LONGEST_LINE = 4_000  # letters of a remark
 _WIDEST = 10_000  # columns of a table in a file or a pipe
 _NAMES_SHARE = 0.6  # of the terminal, that names may take before they are folded
 
@@ -127,7 +128,10 @@ class Console:
 
 def say(line: str) -> None:
     """Say something on stderr in one line that begins with the program's name."""
-    typer.echo(f"lemevit: {printable(' '.join(line.split()))}", err=True)
+    words = " ".join(line.split())
+    if len(words) > _LONGEST_LINE:  # a stranger's file may name another with 200,000 letters
+        words = f"{words[: _LONGEST_LINE // 2]} ... {words[-_LONGEST_LINE // 2 :]}"
+    typer.echo(f"lemevit: {printable(words)}", err=True)
 
 
 def printable(text: str) -> str:

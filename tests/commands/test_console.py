@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from lemevit_cli.commands import console as module
-from lemevit_cli.commands.console import Console, print_table
+from lemevit_cli.commands.console import Console, print_table, say
 
 
 @pytest.fixture
@@ -88,3 +88,10 @@ def test_a_table_fits_the_terminal_and_loses_nothing(columns, capsys, monkeypatc
     cells = [cell for row in ROWS for cell in row] + COLUMNS[1:]
     assert all(cell in out for cell in cells)
     assert max(map(len, out.splitlines())) <= (columns or 100)
+
+
+def test_a_remark_of_a_megabyte_keeps_its_beginning_and_its_end(capsys):
+    say(f"{'b' * 1_000_000}: no such file")
+    said = capsys.readouterr().err
+    assert len(said) < 5_000
+    assert said.startswith("lemevit: bbb") and said.endswith("bbb: no such file\n")

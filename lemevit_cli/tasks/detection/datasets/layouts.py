@@ -17,6 +17,7 @@ any split all of a folder is for training: ``images`` with ``labels``, one COCO 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -331,6 +332,7 @@ def _find_picture(name: str, places: Sequence[Path]) -> Path | None:
     slashes = plain.replace("\\", "/")
     for form in dict.fromkeys((name, plain, slashes, PureWindowsPath(plain).name)):
         for place in places:
-            if (place / form).is_file():
+            # Unlike Path.is_file, False for a name that no file can have.
+            if os.path.isfile(place / form):  # noqa: PTH113
                 return place / form
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ def _place_in_yaml(folder: Path, root: str, entry: object) -> Path | None:
     if not isinstance(entry, str):
         return None
     places = (folder / root / entry, folder / entry, folder / entry.removeprefix("../"))
-    return next((place for place in places if place.exists()), None)
+    # Unlike Path.exists, False for a name that no file can have.
+    return next((place for place in places if os.path.exists(place)), None)  # noqa: PTH110
 
 
 def _label_of_yolo(image: Path) -> Path:

@@ -331,3 +331,8 @@ def test_parts_of_a_picture_are_refused_where_pixels_are_meant(tmp_path):
         read(tmp_path / "csv")
     boxes, _, _ = read(coco(tmp_path / "coco", [{"bbox": [0, 0, 1, 1]}, {"bbox": [5, 5, 9, 9]}]))
     assert len(boxes) == 2
+
+
+def test_a_picture_whose_name_no_file_can_have_is_not_there(root):
+    with pytest.raises(DataError, match="none of its pictures"):
+        read(coco(root, [{"bbox": BOX}], name="b" * 300))

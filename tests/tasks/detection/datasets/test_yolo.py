@@ -200,3 +200,9 @@ def test_boxes_with_keypoints_are_boxes(tmp_path, points, yaml):
     boxes, _, notes = read(tmp_path)
     assert boxes == [pytest.approx(AS_BOX, abs=1e-2)]
     assert any("1 boxes with keypoints, which are not read" in note for note in notes)
+
+
+def test_a_place_whose_name_no_file_can_have_is_not_there(tmp_path):
+    root = yolo(tmp_path, f"0 {BOX}")
+    text(root / "data.yaml", f"train: {'b' * 300}", "names: [ship]")
+    assert read(root)[1] == ["ship"]  # the folders that YOLO always has are looked through
