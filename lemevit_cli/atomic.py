@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from lemevit_cli.errors import OutputError
+from lemevit_cli.errors import DISK_FULL, OutputError
 from lemevit_cli.geopackage import check_layer_fits, check_nothing_else, layer_name
 from lemevit_cli.hidden_names import beside, is_alive, mark, parts_of
 from lemevit_cli.placing import Staged, discard, finish_placing, keep, place, sync
@@ -147,7 +147,8 @@ def replacing(
     folder = _make_part_folder(target)
     with ExitStack() as at_end:
         at_end.callback(discard, folder)
-        yield folder / target.name
+        with _named_if_full(target):
+            yield folder / target.name
         result = _Result(Staged(folder, target, companions), overwrite, layer)
         waiting = _waiting.get()
         if waiting is None:
@@ -278,15 +279,27 @@ def written_whole(target: Path) -> Iterator[Path]:
     suffix = target.suffix if len(target.suffix) <= _LONGEST_SUFFIX else ""
     temporary = beside(target, f".{mark()}.part{suffix}")
     try:
-        yield temporary
-        check_whole(temporary)
-        sync(temporary)
+        with _named_if_full(target):
+            yield temporary
+            check_whole(temporary)
+            sync(temporary)
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)
         sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named_if_full(target: Path) -> Iterator[None]:
+    """Say of a write that a full disk refused which file it was for: the system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in DISK_FULL:
+            error.filename = str(target)
+        raise
 
 
 def check_name(target: str | os.PathLike[str]) -> None:

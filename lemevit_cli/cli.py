@@ -41,7 +41,7 @@ from lemevit_cli.commands import (
     train,
 )
 from lemevit_cli.commands.console import say
-from lemevit_cli.errors import LemevitError
+from lemevit_cli.errors import DISK_FULL, LemevitError
 
 # Names on a network, and of files that may lead there.
 _ON_A_NETWORK = re.compile(
@@ -142,6 +142,9 @@ def _lost_output(error: OSError) -> typer.Exit:
         sys.stdout.flush()
     except OSError:
         is_stdout = True
+    if not is_stdout and error.filename is not None and error.errno in DISK_FULL:
+        why = f"cannot be written (is the disk full?): {error.strerror}"
+        return _failure(f"{os.fsdecode(error.filename)} {why}")
     if not is_stdout:
         return _failure(str(error))
     _abandon_stdout()

@@ -14,10 +14,12 @@ a file of the user's is neither: :func:`reading` makes one line of it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: a limit on the size of files
 _OURS = __name__.partition(".")[0]
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -113,4 +115,12 @@ def test_names_as_long_as_a_file_system_takes_are_written(tmp_path, name):
 def test_a_target_whose_name_is_no_text_is_refused(tmp_path):
     with pytest.raises(OutputError, match="not UTF-8; choose another"):
         write(tmp_path / os.fsdecode(b"out\xff.tif"), "new")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("writing", [written_whole, partial(replacing, overwrite=False)])
+def test_a_full_disk_is_told_with_the_name_of_the_target(tmp_path, writing):
+    target = tmp_path / "q.png"
+    with pytest.raises(OSError, match=r"No space.*q\.png"), writing(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not list(tmp_path.iterdir())
