@@ -84,7 +84,7 @@ COMMANDS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
     "change": (
         ["change", "b.tif", "a.tif", "-o", "c.tif", "-o", "c.shp", *_QUIET],
         ["change", "a.tif", "b.tif", "-o", "c.tif", "-o", "c.shp", *_QUIET],
-        ("c.tif", "c.shp"),
+        ("c.shp", "c.tif"),  # the mask is finished, and so placed, last
     ),
     "export": (
         ["export", "landcover", "-o", "n.onnx", "--window", "64"],
