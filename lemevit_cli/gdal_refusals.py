@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
+import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
@@ -26,6 +30,7 @@ def gdal_refusals(blame: str, *, warnings_too: bool = False) -> Iterator[None]:
     creation option, only through the log; it is read too, so that a broken file is never
     taken for a result.
     """
+    _silence_libtiff()
     logger = logging.getLogger("rasterio._env")
     heard = _HeardFromGdal(logger.getEffectiveLevel(), warnings_too=warnings_too)
     level = logger.level
@@ -40,6 +45,19 @@ def gdal_refusals(blame: str, *, warnings_too: bool = False) -> Iterator[None]:
         logger.removeFilter(heard)
     if heard.first:
         raise OutputError(f"{blame}: {heard.first}")
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff's own lines off stderr; GDAL raises what they say.
+
+    Of a write that the disk refuses it tells by a handler of the process, which GDAL leaves as it
+    is. A libtiff is found in the wheels of Linux and macOS; elsewhere the lines stay.
+    """
+    package = Path(rasterio.__file__).parent
+    for folder in (package.with_name("rasterio.libs"), package / ".dylibs"):
+        for library in folder.glob("libtiff*"):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
 
 
 class _HeardFromGdal(logging.Filter):
