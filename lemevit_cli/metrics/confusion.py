@@ -106,6 +106,20 @@ class ClassMatch:
         """Return the model's class ids as ids among ``classes``; ``NODATA_CLASS`` if none fits."""
         return _table(self.of_prediction)[ids]
 
+    def certainty(
+        self, scores: NDArray[np.float32], found: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Return the score of what was found: the sum over the model's classes that it stands for.
+
+        Args:
+            scores: ``(model's classes, H, W)``.
+            found: ids among ``classes`` ``(H, W)``; 0 where it is none of them.
+        """
+        of_found = np.zeros(found.shape, dtype=np.float32)
+        for score, i in zip(scores, self.of_prediction, strict=True):
+            np.add(of_found, score, out=of_found, where=found == i)
+        return of_found
+
 
 def match_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> ClassMatch:
     """Match classes by name; what one side does not name is background where the other has one.

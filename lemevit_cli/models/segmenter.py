@@ -130,6 +130,12 @@ class Segmenter(nn.Module):
             names.append("pixel_view.classify")
         return tuple(names)
 
+    @torch.no_grad()
+    def divide_logits(self, by: float) -> None:
+        """Divide the logits of inference by a number, within the layer that gives them."""
+        for parameter in self.get_submodule(self.classifiers[0]).parameters():
+            parameter.div_(by)
+
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits ``(B, classes, H, W)`` of uint8 or float ``(B, bands, H, W)``, any size.
 

@@ -94,7 +94,7 @@ def train(
     run = fit(
         start.model,
         start.loss,
-        _with_calibration(start.data.training, start.options),
+        _with_calibration(start.data, start.options),
         start.options,
         folder=start.folder,
         progress=progress,
@@ -188,7 +188,7 @@ def _write_weights(
     best, scores = open_weights(start.folder / _BEST_NAME), {}
     if end.has_time_to_score():
         with _phase(progress, "calibrate"):
-            best = _calibrate(best, start.training, start.data, start.options)
+            best = _calibrate(best, start)
         scores = _score(best, start.data, start.options, progress, end)
     with _phase(progress, "draw the report"):
         start.data.draw_report(start.folder / _REPORT_NAME, read_metrics(start.folder))
@@ -386,11 +386,11 @@ def _check_checkpoint(folder: Path, task_data: TaskData, options: TrainingOption
         check_resumable(folder, recipe)
 
 
-def _with_calibration(data: TrainingData, options: TrainingOptions) -> TrainingData:
-    """Count the validations of a calibration with what comes after the last step."""
-    if options.fuse_tokens != "auto":
-        return data
-    return replace(data, final_cost=data.final_cost + MOST_CALIBRATIONS)
+def _with_calibration(data: TaskData, options: TrainingOptions) -> TrainingData:
+    """Count the validations of calibrations with what comes after the last step."""
+    further = MOST_CALIBRATIONS if options.fuse_tokens == "auto" else 0
+    further += data.finish is not None
+    return replace(data.training, final_cost=data.training.final_cost + further)
 
 
 @contextmanager
@@ -440,18 +440,27 @@ class _End:
         return time.perf_counter() - self.began + self.run.before_s
 
 
-def _calibrate(
-    weights: Weights, training: Training, task_data: TaskData, options: TrainingOptions
-) -> Weights:
-    """Measure, for weights that fuse what is alike, how alike it must be; the card keeps it."""
-    validate = task_data.training.validate
-    if options.fuse_tokens != "auto" or validate is None:
+def _calibrate(weights: Weights, start: _Start) -> Weights:
+    """Fit what is fitted after the last step; the card keeps what was found.
+
+    It is what the task asks for, and for weights that fuse what is alike, how alike it must be.
+    """
+    data, card = start.data, weights.card
+    validate = data.training.validate if start.options.fuse_tokens == "auto" else None
+    if data.finish is None and validate is None:
         return weights
-    model = training.network.build_model(weights.card)
+    model = start.training.network.build_model(card)
     model.load_state_dict(weights.state())
-    model.to(choose_device(options.device))
-    threshold = calibrate_threshold(model, validate)
-    return replace(weights, card=replace(weights.card, fuse_threshold=threshold))
+    model.to(choose_device(start.options.device)).eval()
+    if validate is not None:
+        card = replace(card, fuse_threshold=calibrate_threshold(model, validate))
+    if data.finish is not None:
+        card = replace(card, training=card.training | data.finish(model, card.training))
+    state = model.state_dict()
+    save_weights(
+        start.folder / _BEST_NAME, state if data.saved is None else data.saved(state), card
+    )
+    return open_weights(start.folder / _BEST_NAME)
 
 
 def _score(

@@ -35,6 +35,8 @@ def test_what_is_trained_can_be_scored_and_predicted_with(town, tmp_path, monkey
     assert "building" in run.stderr and "mean IoU" in run.stderr
     card = read_card("w.safetensors")
     assert card.class_names == ("land", "building", "road", "vegetation", "water")
+    assert card.training["temperature"] > 0
+    assert 0 <= card.metrics[0]["calibration_error"] <= 1
 
     run = invoke("eval", "w.safetensors", town, "--split", "val", "--json", "-q")
     assert run.exit_code == 0, run.stderr

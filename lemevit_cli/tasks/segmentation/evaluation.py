@@ -8,6 +8,7 @@ from lemevit_cli.inference.run import BlockInference, class_ids
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.metrics.confusion import Confusion, match_classes
+from lemevit_cli.metrics.reliability import Reliability
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.tasks.evaluation import Evaluation, ids_to_judge
@@ -34,17 +35,25 @@ class PixelTally:
         self._source = source
         self._match = match_classes(card.class_names, source.classes)
         self._confusion = Confusion(self._match.classes)
+        self._reliability = Reliability()
 
     def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:
         """Count an area, in the blended answers of its windows."""
         for rows in inference.rows(site.core):
             answers = class_ids(rows, NODATA_CLASS)
-            ids = ids_to_judge(self._source, site, rows.window, answers, self._match)
-            self._confusion.add(*ids)
+            truth, found = ids_to_judge(self._source, site, rows.window, answers, self._match)
+            self._confusion.add(truth, found)
+            is_judged = truth != NODATA_CLASS
+            certainty = self._match.certainty(rows.scores, found)
+            self._reliability.add(certainty[is_judged], (truth == found)[is_judged])
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of :class:`Confusion`, and the scored ``pixels``."""
-        return {**self._confusion.figures(), "pixels": int(self._confusion.counts.sum())}
+        """Return the figures of :class:`Confusion`, ``calibration_error`` and scored ``pixels``."""
+        return {
+            **self._confusion.figures(),
+            "calibration_error": self._reliability.error(),
+            "pixels": int(self._confusion.counts.sum()),
+        }
 
 
 EVALUATION = Evaluation(open_pixels, PixelTally)

@@ -28,7 +28,11 @@ TABLES = (
     FigureTable(
         headline="miou",
         columns=PIXEL_COLUMNS,
-        below=(Row("mean IoU", {"iou": "miou"}), _ACCURACY),
+        below=(
+            Row("mean IoU", {"iou": "miou"}),
+            _ACCURACY,
+            Row("calibration error", {"iou": "calibration_error"}, is_optional=True),
+        ),
     ),
     FigureTable(
         headline="labelled_share",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -26,13 +28,14 @@ from lemevit_cli.training.options import DataOptions, TrainingOptions
 from lemevit_cli.training.pixel_data import PIXELS, gather_pixels, loss_of_pixels
 from lemevit_cli.training.sources import open_sources
 from lemevit_cli.training.task import TaskData
+from lemevit_cli.training.temperature import find_temperature
 
 
 class Segmentation:
     """The task ``seg``."""
 
     network = NETWORK
-    headline = ("miou", "accuracy", "classes")
+    headline = ("miou", "accuracy", "calibration_error", "classes")
 
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders of pictures and masks, and scenes with polygons or rasters of class ids."""
@@ -45,7 +48,11 @@ class Segmentation:
         head_args = decoder_defaults(decoder) if given is None else given
         card = make_card("seg", sources, draw, options, head=decoder, head_args=head_args)
         gathered = gather_pixels(sources, draw, card, options, notes=notes)
-        return replace(gathered, prepare=partial(_prepare, samples=gathered.training.samples))
+        return replace(
+            gathered,
+            prepare=partial(_prepare, samples=gathered.training.samples),
+            finish=partial(_calibrate, data=gathered) if gathered.validation else None,
+        )
 
     def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         return loss_of_pixels(data, options)
@@ -64,6 +71,19 @@ TRAINING = Segmentation()
 def _prepare(model: nn.Module, samples: Dataset[dict[str, Tensor]]) -> None:
     if isinstance(model, Segmenter):
         fit_single_pixels(model, samples)
+
+
+def _calibrate(model: nn.Module, record: Mapping[str, Any], *, data: TaskData) -> dict[str, Any]:
+    """Divide the logits so that scores are as sure as they are right on what was held back."""
+    if not isinstance(model, Segmenter) or model.pixel_view is not None:  # which blends scores
+        return {}
+    device = next(model.parameters()).device
+    temperature = find_temperature(
+        lambda pixels: model(pixels.to(device)).float(), data.card, data.validation
+    )
+    model.divide_logits(temperature)
+    # A training that is resumed behind its last step has divided them before.
+    return {"temperature": round(temperature * record.get("temperature", 1.0), 4)}
 
 
 def _note_of_few(options: TrainingOptions, sources: Sources) -> str:

@@ -35,3 +35,15 @@ def test_an_unknown_task_lists_the_known():
     assert load_training("seg") is TRAINING
     with pytest.raises(LemevitError, match="no task 'segment'; tasks are seg"):
         load_training("segment")
+
+
+@pytest.mark.parametrize("decoder", ["upernet", "upernet_paper", "unet"])
+def test_divided_logits_keep_the_classes(decoder):
+    card = Card(task="seg", backbone="test_resnet", head=decoder, classes=classes_from_names(FIVE))
+    torch.manual_seed(0)
+    model = NETWORK.build_model(card).eval()
+    pixels = torch.rand(1, 3, 64, 96) * 255
+    with torch.inference_mode():
+        before = model(pixels)
+        model.divide_logits(1.7)
+        torch.testing.assert_close(model(pixels), before / 1.7)
