@@ -110,13 +110,6 @@ def test_a_mistake_is_one_line_before_any_step(tmp_path, labels, arguments, said
     assert not target.exists()
 
 
-def test_names_for_boxes_are_refused_with_masks(boats, tmp_path):
-    listing = tmp_path / "all.toml"
-    listing.write_text(f'[[source]]\nfolder = "{boats}"\ndrop = ["ship"]\n')
-    run = invoke("train", listing, "-o", tmp_path / "w.safetensors", *QUICK)
-    assert run.exit_code == 1 and "are for boxes, not masks" in run.stderr
-
-
 def test_simulated_towns_are_a_data_set(tmp_path):
     invoke("simulate", tmp_path / "town", "--task", "det", "--size", 192, "--scenes", 2, "-q")
     picture = tmp_path / "s.png"

@@ -208,15 +208,47 @@ def open_splits(
     reader: PictureReader,
     division: Division,
 ) -> Parts:
-    """Open both splits of a folder with masks.
+    """Open both splits of a folder with masks, their classes called as the entry says.
 
     Raises:
-        DataError: as ``open_split``, and if classes are to be renamed.
+        DataError: as ``open_split``, and if a class to be renamed or dropped is none of the masks'.
     """
-    if entry.naming != Naming():
-        raise DataError(f"{entry.path}: rename, drop and classes are for boxes, not masks")
-    training, validation = (open_split(entry.path, split, reader) for split in _SPLITS)
+    training, validation = (
+        _renamed(open_split(entry.path, split, reader), entry) for split in _SPLITS
+    )
     return Parts(training, validation, tuple(dict.fromkeys((*training.notes, *validation.notes))))
+
+
+@dataclass(frozen=True)
+class _RenamedIds:
+    """Class ids of masks, as the classes are to be called; those left out are ignored."""
+
+    read: Callable[[Site, Window], NDArray[np.uint8]]
+    table: tuple[int, ...]
+
+    def __call__(self, site: Site, window: Window) -> NDArray[np.uint8]:
+        return np.array(self.table, dtype=np.uint8)[self.read(site, window)]
+
+
+def _renamed(source: Source, entry: LabelledFolder) -> Source:
+    naming = entry.naming
+    if naming == Naming():
+        return source
+    missing = naming.list_missing(source.classes)
+    classes = naming.names(source.classes)
+    names = [naming.name(name) for name in source.classes]
+    if missing or not set(classes) & set(names):
+        wrong = missing[0] if missing else ", ".join(classes) or "nothing"
+        known = ", ".join(source.classes)
+        raise DataError(f"{entry.path}: its masks have no class {wrong!r}; they have {known}")
+    ids = [NODATA_CLASS if name is None else classes.index(name) for name in names]
+    table = (*ids, *[NODATA_CLASS] * (NODATA_CLASS + 1 - len(ids)))
+    return replace(
+        source,
+        classes=classes,
+        read_ids=_RenamedIds(source.read_ids, table),
+        is_complete=source.is_complete and None not in names,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@
     folder = "towns"           # {train,val}/{images,masks}, or pairs, {train,val}/{A,B,label}
 
     [[source]]
-    folder = "dota"            # oriented boxes; their classes as they are to be called:
+    folder = "dota"            # boxes or masks; their classes as they are to be called:
     rename = { small-vehicle = "vehicle", large-vehicle = "vehicle" }
     drop = ["helicopter"]      # ignored: neither a class nor background
     classes = ["vehicle", "plane"]  # the only ones; objects of others are ignored
@@ -65,7 +65,7 @@ class LabelledFolder:
 
     Args:
         gsd_m: metres a pixel, of pictures that do not say so; where labels are not needed.
-        naming: what its classes are called; for boxes.
+        naming: what its classes are called; of boxes and masks.
         skip_bad_labels: count labels that cannot be understood, and leave them out; for boxes.
     """
 

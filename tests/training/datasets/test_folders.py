@@ -7,7 +7,10 @@ from PIL import Image
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.window import Window
-from lemevit_cli.training.datasets.folders import open_folder
+from lemevit_cli.training.datasets.folders import PictureReader, open_folder, open_splits
+from lemevit_cli.training.datasets.holding_back import Division
+from lemevit_cli.training.datasets.listing import LabelledFolder
+from lemevit_cli.training.datasets.naming import Naming
 
 
 def test_pictures_classes_and_ids_are_read(make_folder):
@@ -184,3 +187,35 @@ def test_palettes_are_colours_of_pictures_and_ids_of_masks(make_folder):
     assert valid.all()
     assert pixels[:, 0, 0].tolist() == [20, 30, 40] and pixels[:, 1, 0].tolist() == [200, 100, 50]
     assert set(np.unique(source.read_ids(site, site.core))) == {0, 1, 255}
+
+
+@pytest.mark.parametrize(
+    ("naming", "classes", "of_land", "of_building"),
+    [
+        (Naming(drop=("land",)), ("building",), 255, 0),
+        (Naming(classes=("road", "land")), ("road", "land"), 1, 255),
+        (Naming(rename={"land": "ground", "building": "ground"}), ("ground",), 0, 0),
+        (Naming(rename={"building": "house"}), ("land", "house"), 0, 1),
+    ],
+)
+def test_classes_of_masks_are_called_as_a_list_says(
+    make_folder, naming, classes, of_land, of_building
+):
+    folder = make_folder()
+    entry = LabelledFolder(path=str(folder), naming=naming)
+    division = Division(crop=64, val_fraction=None, seed=0)
+    source = open_splits(open_folder, entry, PictureReader(), division).training
+    site = source.sites[0]
+    plain = open_folder(folder, "train").read_ids(site, site.core)
+    assert source.classes == classes
+    expected = np.array([of_land, of_building, *[255] * 254], dtype=np.uint8)[plain]
+    np.testing.assert_array_equal(source.read_ids(site, site.core), expected)
+    assert source.is_complete == (255 not in (of_land, of_building))
+
+
+@pytest.mark.parametrize("naming", [Naming(drop=("ship",)), Naming(classes=("ship",))])
+def test_a_class_that_masks_do_not_have_is_named_with_those_they_have(make_folder, naming):
+    entry = LabelledFolder(path=str(make_folder()), naming=naming)
+    division = Division(crop=64, val_fraction=None, seed=0)
+    with pytest.raises(DataError, match=r"no class 'ship'; they have land, building"):
+        open_splits(open_folder, entry, PictureReader(), division)
