@@ -1,51 +1,60 @@
 #!/bin/sh
 # Makes the starter weights `landcover` (land, building, road, vegetation, water) from their data.
 #
-#   examples/train_landcover.sh DATA [TIME]
+#   examples/pretrain.sh TEACHER TEACHER_MODEL DATA...       a backbone that has seen something
+#   INIT=pretrain_work/backbone.safetensors examples/train_landcover.sh DATA
 #
-# DATA holds the folders named below, each {train,val}/{images,masks} with a classes.json. The four
-# building sets know only "background" and "building": their loss sums the scores of the classes
-# that they cannot tell apart. An interrupted run goes on when the script is started again.
+# DATA holds the folders named below, each {train,val}/{images,masks} with a classes.json. Sets that know
+# some of the classes teach, too: their loss sums the scores of those that they cannot tell apart. An
+# interrupted run goes on when the script is started again.
 set -eu
-data=${1:?usage: examples/train_landcover.sh DATA [TIME, such as 75m]}
-time=${2:-75m}
+data=$(cd "${1:?usage: INIT=BACKBONE examples/train_landcover.sh DATA}" && pwd)
 work=${WORK:-landcover_work}
 mkdir -p "$work"
 
-# A minor part is simulated: six towns at each of four pixel sizes.
+# A minor part is simulated: four towns at each of four pixel sizes.
 if [ ! -d "$work/simulated" ]; then
     seed=100
     for gsd in 0.15 0.22 0.35 0.55; do
-        lemevit simulate "$work/towns_$gsd" --task seg --size 1024 --scenes 6 \
+        lemevit simulate "$work/towns_$gsd" --task seg --size 1024 --scenes 4 \
             --gsd "$gsd" --seed "$seed" --overwrite
         seed=$((seed + 20))
     done
-    mkdir "$work/merging"
+    mkdir -p "$work/merging"
     for gsd in 0.15 0.22 0.35 0.55; do
         cp -R "$work/towns_$gsd/." "$work/merging/"
     done
     mv "$work/merging" "$work/simulated"
 fi
 
-# Weights to start from, such as those of an earlier run: INIT=landcover examples/train_landcover.sh DATA
-init=${INIT:+--init $INIT}
+# Weights: czech and dubai alone teach vegetation and land on real ground. What the map of New York
+# leaves white may be a yard, which is road to the Czech: it teaches buildings and water against the
+# rest, and once more what its roads look like.
+listing="$work/landcover.toml"
+: >"$listing"
+teach() {
+    printf '[[source]]\nfolder = "%s"\nweight = %s\n%s\n' "$1" "$2" "${3:-}" >>"$listing"
+}
+teach "$data/czech_orthophoto" 0.28
+teach "$data/dubai_landcover" 0.18
+teach "$data/jonkoping_buildings" 0.12
+teach "$data/buildings_many_places" 0.14
+teach "$data/massachusetts_buildings" 0.08
+teach "$data/oam_ramp_buildings" 0.05
+teach "$data/nyc_maps" 0.12 'drop = ["road"]'
+teach "$data/nyc_maps" 0.07 'classes = ["road"]'
+teach "$data/roads_400" 0.08
+teach simulated 0.06
+
 resume=
 [ -f "$work/landcover_training/checkpoint.pt" ] && resume=--resume
-
-# Weights of the sources: czech and dubai alone teach roads, vegetation and water on real ground.
-lemevit train --task seg \
-    "$data/czech_orthophoto" "$data/dubai_landcover" "$data/jonkoping_buildings" \
-    "$data/buildings_many_places" "$data/massachusetts_buildings" "$data/oam_ramp_buildings" \
-    "$work/simulated" \
-    --source-weight 0.35 --source-weight 0.22 --source-weight 0.15 \
-    --source-weight 0.12 --source-weight 0.08 --source-weight 0.06 \
-    --source-weight 0.08 \
-    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.75 \
-    --optimizer muon --lr 4e-3 \
-    --gsd 0.07 1.0 --time-budget "$time" --precision bf16 --validate-every 500 \
-    --checkpoint-every 100 --half --overwrite $resume $init -o "$work/landcover.safetensors"
+lemevit train --task seg "$listing" --init "${INIT:?name the backbone to start from}" \
+    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.6 \
+    --optimizer muon --lr 3e-3 --gsd 0.07 1.0 --steps "${STEPS:-1400}" --precision bf16 \
+    --validate-every 700 --checkpoint-every 10m --half --overwrite $resume \
+    -o "$work/landcover.safetensors"
 
 for set in czech_orthophoto dubai_landcover jonkoping_buildings buildings_many_places \
-    massachusetts_buildings oam_ramp_buildings; do
+    massachusetts_buildings oam_ramp_buildings nyc_maps roads_400; do
     lemevit eval "$work/landcover.safetensors" "$data/$set" --split val
 done
