@@ -1,0 +1,67 @@
+"""Shift the logits of classes, calibrate scores anew, and put the figures of sets into the card.
+
+    python examples/adjust_landcover.py WEIGHTS -o landcover.safetensors --add vegetation=1 \
+        --data DATA/czech_orthophoto --data DATA/dubai_landcover ...
+
+Windows drawn evenly over classes show much less of what covers most of the ground; the shift gives
+it back (Menon et al., Long-tail learning via logit adjustment, arXiv 2007.07314). Every DATA is a
+folder with a validation part.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lemevit_cli.models.weights import open_weights, save_weights
+from lemevit_cli.settings import RuntimeOptions
+from lemevit_cli.tasks import load_network
+from lemevit_cli.tasks.evaluation import evaluate
+from lemevit_cli.tasks.segmentation.training import TRAINING
+from lemevit_cli.training.datasets.folders import open_folder
+from lemevit_cli.training.temperature import find_temperature
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights")
+    parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("--add", action="append", default=[], metavar="CLASS=NUMBER")
+    parser.add_argument("--data", action="append", default=[], required=True)
+    args = parser.parse_args()
+    weights = open_weights(args.weights)
+    card = weights.card
+    model = load_network("seg").build_model(card)
+    model.load_state_dict(weights.state())
+    model.eval()
+    shifts = {name: float(by) for name, by in (text.split("=") for text in args.add)}
+    bias = model.get_submodule(model.classifiers[0]).bias
+    with torch.no_grad():
+        for name, by in shifts.items():
+            bias[card.class_names.index(name)] += by
+    temperature = find_temperature(model, card, [open_folder(data, "val") for data in args.data])
+    model.divide_logits(temperature)
+    total = temperature * card.training.get("temperature", 1.0)
+    record = card.training | {"temperature": round(total, 4), "shifted": shifts}
+    card = replace(card, training=record, metrics=())
+    save_weights(args.output, model.state_dict(), card, half=True)
+    metrics = tuple(scored(args.output, data) for data in args.data)
+    state = open_weights(args.output).state()
+    save_weights(args.output, state, replace(card, metrics=metrics), half=True)
+
+
+def scored(output: str, data: str) -> dict[str, object]:
+    """Return what the card keeps of a validation part, and print it."""
+    figures = evaluate(output, data, runtime=RuntimeOptions(precision="fp32", runtime="torch"))
+    set_name = Path(data).name
+    command = f"lemevit eval {Path(output).stem} DATA/{set_name} --split val --precision fp32"
+    kept = {key: figures[key] for key in TRAINING.headline}
+    print(set_name, kept, flush=True)
+    return kept | {"data": set_name, "command": command}
+
+
+if __name__ == "__main__":
+    main()
