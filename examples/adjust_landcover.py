@@ -49,8 +49,7 @@ def main() -> None:
     card = replace(card, training=record, metrics=())
     save_weights(args.output, model.state_dict(), card, half=True)
     metrics = tuple(scored(args.output, data) for data in args.data)
-    state = open_weights(args.output).state()
-    save_weights(args.output, state, replace(card, metrics=metrics), half=True)
+    save_weights(args.output, model.state_dict(), replace(card, metrics=metrics), half=True)
 
 
 def scored(output: str, data: str) -> dict[str, object]:

@@ -136,8 +136,11 @@ class _Start:
 
     def save_best(self, state: Mapping[str, Tensor], best: dict[str, Any]) -> None:
         """Keep the averaged weights of a step, signed by a card."""
+        self.keep_best(state, _sign(self.data.card, self.data.record, best, self.options))
+
+    def keep_best(self, state: Mapping[str, Tensor], card: Card) -> None:
+        """Keep what of a model's tensors makes the weights, with their card."""
         tensors = state if self.data.saved is None else self.data.saved(state)
-        card = _sign(self.data.card, self.data.record, best, self.options)
         save_weights(self.folder / _BEST_NAME, tensors, card)
 
 
@@ -456,10 +459,7 @@ def _calibrate(weights: Weights, start: _Start) -> Weights:
         card = replace(card, fuse_threshold=calibrate_threshold(model, validate))
     if data.finish is not None:
         card = replace(card, training=card.training | data.finish(model, card.training))
-    state = model.state_dict()
-    save_weights(
-        start.folder / _BEST_NAME, state if data.saved is None else data.saved(state), card
-    )
+    start.keep_best(model.state_dict(), card)
     return open_weights(start.folder / _BEST_NAME)
 
 
