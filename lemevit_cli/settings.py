@@ -11,6 +11,7 @@ RuntimeName = Literal["auto", "torch", "openvino"]
 OutputType = Literal["classes", "scores"]
 OnError = Literal["fail", "nodata"]
 RUNTIMES: tuple[RuntimeName, ...] = ("auto", "torch", "openvino")
+USUAL_SCORE = 0.3  # of a box that counts, where neither a user nor the weights say another
 FusedShare = float | Literal["auto"]  # of the tokens of LeMeViT's long stage
 
 
@@ -183,21 +184,28 @@ class DetectionOptions:
     """Choice of the boxes that count.
 
     Args:
-        score: boxes with a lower score are dropped.
+        score: boxes with a lower score are dropped; None takes that of each class in ``scores``.
         nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
         class_ids: classes of the weights that are asked for, set by the task; None asks for all.
+        scores: of every class of the weights, set by the task; without, 0.3 for all.
         proposals: places that the weights propose of a window, at each scale; None if unknown.
         agnostic_nms: at last, of boxes of any classes that overlap by more, too.
     """
 
-    score: float = 0.3
+    score: float | None = None
     nms_iou: float = 0.3
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
     proposals: int | None = None
     agnostic_nms: bool = False
+    scores: tuple[float, ...] = ()
+
+    @property
+    def least_score(self) -> float:
+        """Return the score below which no box of any class counts."""
+        return min(self.scores, default=USUAL_SCORE) if self.score is None else self.score
 
 
 @dataclass(frozen=True, kw_only=True)

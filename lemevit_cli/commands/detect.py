@@ -24,7 +24,7 @@ def detect(
     ],
     output: options.Output = None,
     weights: options.Weights = None,
-    score: options.Score = 0.3,
+    score: options.Score = None,
     nms_iou: options.NmsIou = 0.3,
     agnostic_nms: options.AgnosticNms = False,
     classes: options.FoundClasses = None,

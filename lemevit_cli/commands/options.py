@@ -368,7 +368,13 @@ NodataBefore = Annotated[
 NodataAfter = Annotated[
     float | None, _input("--nodata-after", "Value without data of AFTER; --nodata is of both.")
 ]
-Score = Annotated[float, _boxes("--score", "Smallest score of a box, 0 to 1.")]
+Score = Annotated[
+    float | None,
+    _boxes(
+        "--score",
+        "Smallest score of a box, 0 to 1; by default the weights' own of each class, else 0.3.",
+    ),
+]
 NmsIou = Annotated[
     float,
     _boxes(

@@ -75,24 +75,30 @@ def average_precision(
     class_names: Sequence[str],
     ious: Sequence[float] = IOUS,
     *,
-    score: float = 0.0,
+    score: float | Floats = 0.0,
 ) -> dict[str, Any]:
     """Judge found boxes by true ones.
 
     Args:
         class_names: by class id.
         ious: overlaps that ``ap50_95`` is the mean over.
-        score: precision and recall are those of the boxes with at least this score.
+        score: precision and recall are those of the boxes with at least this score, or that of
+            their class.
 
     Returns:
         ``ap50``, ``ap75``, ``ap50_95``: areas under the curves of precision over recall, and
         ``ap50_voc07``, the mean of precision at eleven recalls, each the mean over the classes
         that have a truth that is not difficult. ``precision`` and ``recall`` at an overlap of 0.5,
-        pooled over those classes. ``classes.<name>``: the same of a class, with ``truths`` (not
+        pooled over those classes. ``false_finds``: boxes with at least the score that are wrong, of
+        any class. ``classes.<name>``: the same of a class, with ``truths`` (not
         difficult), ``difficult`` and ``found``. None where nothing is there to be judged by.
     """
     matches = [_match(detections, truth, class_id) for class_id in range(len(class_names))]
-    counts = [_count(match, detections.scores, ious, score) for match in matches]
+    chosen = np.broadcast_to(np.asarray(score, dtype=np.float64), len(class_names))
+    counts = [
+        _count(match, detections.scores, ious, float(least))
+        for match, least in zip(matches, chosen, strict=True)
+    ]
     classes = {name: c.figures for name, c in zip(class_names, counts, strict=True)}
     means = {
         key: mean_known(record[key] for record in classes.values())
@@ -104,6 +110,7 @@ def average_precision(
         **means,
         "precision": ratio(hits, hits + false_alarms),
         "recall": ratio(hits, sum(c.figures["truths"] for c in judged)),
+        "false_finds": sum(c.false_alarms for c in counts),
         "classes": classes,
     }
 
@@ -123,6 +130,22 @@ def precision_curve(detections: Detections, truth: Truth, class_id: int) -> tupl
     """Return a class's recall and precision at overlap 0.5, after each box by falling score."""
     match = _match(detections, truth, class_id)
     return _curve(*_judge(match, 0.5), match.num_truths)
+
+
+def best_score(detections: Detections, truth: Truth, class_id: int) -> float | None:
+    """Return the score from which on the boxes of a class have the best F1, at overlap 0.5.
+
+    F1 is the harmonic mean of precision and recall. None where no box of the class is right.
+    """
+    match = _match(detections, truth, class_id)
+    right, wrong = _judge(match, 0.5)
+    if not right.any():
+        return None
+    hits = np.cumsum(right)
+    f1 = 2 * hits / (hits + np.cumsum(wrong) + match.num_truths)
+    scores = detections.scores[match.boxes]
+    is_last = np.diff(scores, append=-1.0) != 0  # boxes of one score come together
+    return float(scores[np.where(is_last, f1, 0.0).argmax()])
 
 
 @dataclass(frozen=True)

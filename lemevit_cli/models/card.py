@@ -28,6 +28,7 @@ _MOST_NUMBERS = 16
 _MOST_BANDS = 10_000
 _MOST_OF_BACKBONE = 30_000  # classes of ImageNet, which no raster is to hold
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_LATER = ("fuse_threshold", "class_scores")  # left out where None: earlier versions read the card
 # What training and import write: LeMeViT's own, and what timm's networks share.
 _BACKBONE_ARGS = (
     *("embed_dims", "depths", "head_dim", "num_meta_tokens", "num_classes", "in_chans"),
@@ -52,6 +53,8 @@ class Card:
         window, overlap: in pixels, the tiling that suits it.
         fuse_threshold: cosine from which tokens are alike to ``--fuse-tokens auto``; None where it
             was never calibrated. A card without it says nothing of it.
+        class_scores: of a detector, the score from which on a box of each class counts by default;
+            None where they were never chosen, and a card without them says nothing of it.
         training: data with licences, steps, recipe: for people.
         metrics: each with the command that measured it.
     """
@@ -71,6 +74,7 @@ class Card:
     window: int = 512
     overlap: int = 64
     fuse_threshold: float | None = None
+    class_scores: tuple[float, ...] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
     format_version: int = FORMAT_VERSION
@@ -81,8 +85,9 @@ class Card:
 
     def to_json(self) -> str:
         fields = asdict(self)
-        if self.fuse_threshold is None:
-            del fields["fuse_threshold"]  # so that earlier versions read the card
+        for name in _LATER:
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
@@ -222,6 +227,10 @@ def _check_windows(card: Mapping[str, Any]) -> None:
     threshold = card["fuse_threshold"]
     is_cosine = threshold is None or _is_number(threshold, -1, 1)
     _require(is_cosine, "fuse_threshold", threshold, "a number from -1 to 1")
+    scores, number = card["class_scores"], len(card["classes"])
+    are_scores = _is_list(scores, number, number) and all(_is_number(v, 0, 1) for v in scores)
+    fits = "null, or a number from 0 to 1 for each class"
+    _require(scores is None or are_scores, "class_scores", scores, fits)
     training, metrics = card["training"], card["metrics"]
     _require(isinstance(training, dict), "training", training, "an object")
     is_list = isinstance(metrics, (list, tuple)) and all(isinstance(m, dict) for m in metrics)
@@ -231,10 +240,12 @@ def _check_windows(card: Mapping[str, Any]) -> None:
 def _as_tuples(card: Mapping[str, Any]) -> dict[str, Any]:
     classes = (ClassInfo(entry["name"], tuple(entry["color"])) for entry in card["classes"])
     names = ("value_range", "mean", "std", "metrics")
-    gsd = card["gsd_m"]
     return {
         "classes": tuple(classes),
-        "gsd_m": None if gsd is None else tuple(gsd),
+        **{
+            name: None if card[name] is None else tuple(card[name])
+            for name in ("gsd_m", "class_scores")
+        },
         **{name: tuple(card[name]) for name in names},
     }
 

@@ -458,7 +458,7 @@ def _calibrate(weights: Weights, start: _Start) -> Weights:
     if validate is not None:
         card = replace(card, fuse_threshold=calibrate_threshold(model, validate))
     if data.finish is not None:
-        card = replace(card, training=card.training | data.finish(model, card.training))
+        card = data.finish(model, card)
     start.keep_best(model.state_dict(), card)
     return open_weights(start.folder / _BEST_NAME)
 

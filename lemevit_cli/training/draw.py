@@ -25,7 +25,7 @@ class Aims:
 
     Args:
         places: of the cells, as in :class:`Cells`.
-        class_shares: cumulated chance of each class, the last is 1.
+        class_shares: cumulated chance of each class, the last is 1; 0 where nothing is labelled.
         cell_counts: ``(classes, cells)``, cumulated counts of that class over the cells.
         site_shares: cumulated chance of each site, by the area of its core.
     """
@@ -50,11 +50,11 @@ def aims_of(source: Source, cells: Cells, *, balance: float, evenly: bool = Fals
     """
     counts = cells.counts.clip(max=1) if evenly else cells.counts
     totals = counts.sum(axis=0)
-    chances = np.where(totals > 0, (totals / totals.sum()) ** (1.0 - balance), 0.0)
+    chances = np.where(totals > 0, (totals / max(totals.sum(), 1)) ** (1.0 - balance), 0.0)
     return Aims(
         source,
         cells.places,
-        class_shares=np.cumsum(chances) / chances.sum(),
+        class_shares=np.cumsum(chances) / (chances.sum() or 1.0),
         cell_counts=np.cumsum(counts.T, axis=1),
         site_shares=share_sites(source),
     )

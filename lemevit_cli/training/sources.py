@@ -144,7 +144,9 @@ def _open_item(
         parts.append(part)
         if part.training is not None:
             cells.append(_count(part.training))
-            weights.append(entry.weight or float(np.sqrt(cells[-1].counts.sum())))
+            # Where nothing is labelled each picture counts as one label does.
+            labels = cells[-1].counts.sum() or len(part.training.sites)
+            weights.append(entry.weight or float(np.sqrt(labels)))
         if part.validation is not None:
             # Also for its checks: before any step, not after the first.
             held_back.append(_count(part.validation))
@@ -160,7 +162,7 @@ def _with_values(parts: Parts) -> Parts:
 
 def _count(source: Source) -> Cells:
     cells = source.count_classes()
-    if not cells.counts.any():
+    if not cells.counts.any() and not source.objects:
         raise DataError(f"{source.name}/{source.split}: no pixel of its labels has a class")
     return cells
 

@@ -44,8 +44,8 @@ class TaskData:
             validation saw.
         draw_samples: draws a picture of augmented training windows with their labels.
         prepare: fits, before the first step, what is not trained by steps.
-        finish: fits, after the last step, what is not trained by steps, and returns what the card's
-            record, of which it is given what there is, shall say of it.
+        finish: fits, after the last step, what is not trained by steps, and returns the card with
+            what it says of that.
         saved: what of a model's tensors makes the weights; None takes all.
     """
 
@@ -60,7 +60,7 @@ class TaskData:
     warnings: tuple[str, ...] = ()
     draw_samples: Callable[[str | Path], None] | None = None
     prepare: Callable[[nn.Module], None] | None = None
-    finish: Callable[[nn.Module, Mapping[str, Any]], dict[str, Any]] | None = None
+    finish: Callable[[nn.Module, Card], Card] | None = None
     saved: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
 

@@ -1,5 +1,7 @@
 """Average precision against the definition, written out with Shapely and plain loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
@@ -11,6 +13,7 @@ from lemevit_cli.metrics.average_precision import (
     Truth,
     area_under,
     average_precision,
+    best_score,
     eleven_points,
 )
 
@@ -212,6 +215,22 @@ def test_precision_and_recall_are_those_at_the_score():
     assert (best["precision"], best["recall"]) == (1.0, 0.5)
     assert best["classes"]["a"]["found"] == 1
     assert best["ap50"] == all_in["ap50"] == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_score_is_that_of_the_best_f1_of_all(seed):
+    found, truth = random_set(seed)
+    found = replace(found, scores=np.round(found.scores, 1))  # many are alike
+
+    def f1(score):
+        kept = Detections(**{k: v[found.scores >= score] for k, v in vars(found).items()})
+        record = average_precision(kept, truth, NAMES)["classes"]["plane"]
+        both = (record["precision"] or 0.0) + record["recall"]
+        return 2 * record["precision"] * record["recall"] / both if both else 0.0
+
+    best = best_score(found, truth, 1)
+    assert best is not None and f1(best) > 0
+    assert f1(best) == pytest.approx(max(f1(score) for score in np.unique(found.scores)))
 
 
 def test_both_forms_of_a_curve_that_was_reckoned_by_hand():

@@ -66,6 +66,7 @@ WRONG = {
     "window": [0, -1, 10**9, 512.0, "512", None, True],
     "overlap": [-1, 512, 10**9, None, 1.5],
     "fuse_threshold": ["x", 2, math.nan],
+    "class_scores": ["x", 0.5, [], [0.5] * 99, [True, 0.5], [2, 0.5], [math.nan, 0.5]],
     "training": [[], "x"],
     "metrics": [{}, "x", [1], None],
     "format_version": ["1", None, 2, 10**100, 1.5],

@@ -31,7 +31,7 @@ def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Divisio
         naming=entry.naming,
         skip_bad_labels=entry.skip_bad_labels,
     )
-    return count_parts(parts, division.crop)
+    return count_parts(parts, division.crop, may_be_empty=entry.naming.classes is not None)
 
 
 def _open_scene(labelled: LabelledScene, division: Division) -> Parts:
@@ -56,8 +56,12 @@ def merge_box_classes(sources: Sequence[Source]) -> tuple[str, ...]:
 BOXES = Openers(_open_folder, _open_scene, merge_box_classes, unit="objects")
 
 
-def count_parts(parts: Parts, crop: int) -> Parts:
+def count_parts(parts: Parts, crop: int, *, may_be_empty: bool = False) -> Parts:
     """Count the objects of a folder or scene in cells of a window's size.
+
+    Args:
+        may_be_empty: whether pictures on which nothing at all is labelled are training data, too:
+            background of the classes that they were looked through for.
 
     Raises:
         DataError: if there is nothing to train on; to validate on, a note says so.
@@ -66,15 +70,25 @@ def count_parts(parts: Parts, crop: int) -> Parts:
         None if source is None else replace(source, cells=count_objects(source, crop))
         for source in (parts.training, parts.validation)
     )
+    notes = list(parts.notes)
     if training is not None and not training.count_classes().counts.any():
-        raise DataError(
-            f"{training.name}/train: no object is left to find; those that are there "
-            "are difficult, dropped, of no class, without area or centred outside"
-        )
+        if not (may_be_empty and _is_empty(training)):
+            raise DataError(
+                f"{training.name}/train: no object is left to find; those that are there "
+                "are difficult, dropped, of no class, without area or centred outside"
+            )
+        shown = ", ".join(training.classes)
+        notes.append(f"{training.name}: nothing is labelled; learned as ground without {shown}")
     if validation is None or validation.count_classes().counts.any():
-        return Parts(training, validation, parts.notes)
+        return Parts(training, validation, tuple(notes))
+    if may_be_empty and _is_empty(validation):
+        return Parts(training, validation, tuple(notes))
     note = f"{validation.name}/val: no object is left to find; it is not validated on"
-    return Parts(training, None, (*parts.notes, note))
+    return Parts(training, None, (*notes, note))
+
+
+def _is_empty(source: Source) -> bool:
+    return not any(len(objects) for objects in source.objects.values())
 
 
 def count_objects(source: Source, side: int) -> Cells:

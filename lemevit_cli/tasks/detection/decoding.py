@@ -17,7 +17,7 @@ from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.rotated_iou import rotated_iou
 from lemevit_cli.geometry.rotated_nms import rotated_nms
 from lemevit_cli.inference.runtime import Answer
-from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.settings import USUAL_SCORE, DetectionOptions
 from lemevit_cli.tasks.detection.merge import SURE
 
 Floats = NDArray[np.floating]
@@ -58,7 +58,7 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
     if options is None:
         return Decoding()
     return Decoding(
-        min(options.score, SURE),
+        min(options.least_score, SURE),
         max_per_window=options.max_per_window,
         class_ids=options.class_ids,
         proposals=options.proposals,
@@ -134,7 +134,7 @@ def share_of_equal_boxes(candidates: Floats, others: Floats) -> float:
     Boxes that ``detect`` would give by itself, of one class and with an IoU of at least
     ``_EQUAL_IOU``; 1 where neither has any.
     """
-    decoding = Decoding(score=DetectionOptions().score)
+    decoding = Decoding(score=USUAL_SCORE)
     equal = count = 0
     for pair in zip(candidates, others, strict=True):
         boxes, theirs = (_best_boxes(of_picture, decoding) for of_picture in pair)

@@ -10,6 +10,7 @@ import numpy as np
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput
+from lemevit_cli.metrics.confusion import ratio
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress
 from lemevit_cli.settings import DetectionOptions, InferenceSettings
@@ -61,7 +62,8 @@ class DetectionTally:
         for note in source.notes:
             progress.note(note)
         self._match = match_box_classes(names, source.classes, place=source.name)
-        self._boxes = BoxTally(names)
+        self._boxes = BoxTally(names, scores=card.class_scores)
+        self._areas_m2: list[float | None] = []
         self._progress, self._windows_capped = progress, 0
         self._windows_full = 0
         foreign = [_with_place(name, source) for name in source.classes if name not in names]
@@ -75,18 +77,26 @@ class DetectionTally:
         found = detect_in_area(inference, site.core, InferenceSettings(detection=JUDGED))
         self._windows_capped += inference.account.windows_capped - before
         self._windows_full += inference.account.windows_full - full
+        self._areas_m2.append(None if site.gsd_m is None else site.num_pixels * site.gsd_m**2)
         truth = objects_of_area(self._source.objects[site.scene], site.core)
         self._boxes.add(found.boxes, found.scores, found.class_ids, truth, self._match)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of :class:`BoxTally`, and the windows that are warned of."""
+        """Return the figures of :class:`BoxTally`, and the windows that are warned of.
+
+        ``false_finds_per_km2`` is None unless all pictures say how large their pixels are.
+        """
         if self._windows_capped:
             capped = describe_capped(self._windows_capped, JUDGED)
             self._progress.warn(f"{self._source.name}: {capped}, and count as not found")
         if self._windows_full:
             self._progress.warn(f"{self._source.name}: {describe_full(self._windows_full)}")
+        figures = self._boxes.figures()
+        known = [area for area in self._areas_m2 if area is not None]
+        area_km2 = sum(known) / 1e6 if len(known) == len(self._areas_m2) else 0.0
         return {
-            **self._boxes.figures(),
+            **figures,
+            "false_finds_per_km2": ratio(figures["false_finds"], area_km2),
             "windows_capped": self._windows_capped,
             "windows_full": self._windows_full,
         }

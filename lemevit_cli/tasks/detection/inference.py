@@ -84,6 +84,7 @@ def _with_weights(settings: InferenceSettings, card: Card) -> InferenceSettings:
     options = replace(
         settings.detection,
         class_ids=tuple(ids_of(settings.output.classes, card)),
+        scores=card.class_scores or (),
         proposals=card.head_args.get("proposals"),
     )
     return replace(settings, detection=options)
@@ -95,7 +96,7 @@ def check_detection(options: DetectionOptions) -> None:
     Raises:
         LemevitError: naming the value.
     """
-    for name, value in (("--score", options.score), ("--nms-iou", options.nms_iou)):
+    for name, value in (("--score", options.least_score), ("--nms-iou", options.nms_iou)):
         if not 0 <= value <= 1:
             raise LemevitError(f"{name} {value:g}: use a number from 0 to 1")
 
@@ -105,10 +106,10 @@ class Detection:
     """Finds the objects of a scene: a part is what the windows of a block saw, unmerged.
 
     Boxes of a class that is not asked for are dropped before the merge; after it, those of less
-    than the score (a higher one filters the result, and changes nothing else), and those whose
-    centre lies outside of the area or on a nodata pixel, so that no part of them that another
-    window saw is left. Windows lie on one grid of the whole scene and each
-    belongs to one block: blocks change nothing.
+    than the score of their class (a higher one filters the result, and changes nothing else), and
+    those whose centre lies outside of the area or on a nodata pixel, so that no part of them that
+    another window saw is left. Windows lie on one grid of the whole scene and each belongs to one
+    block: blocks change nothing.
 
     Args:
         card: of the weights.
@@ -184,11 +185,11 @@ class Detection:
         options = self.settings.detection
         with run.account.time("merge"):
             kept = merge_boxes(seen, nms_iou=options.nms_iou)
+            kept = kept[seen.scores[kept] >= asked_scores(options, self.card)[seen.class_ids[kept]]]
             if options.agnostic_nms:
                 one_class = np.zeros(len(kept), np.int64)
                 boxes, scores = seen.boxes[kept], seen.scores[kept]
                 kept = kept[rotated_nms(boxes, scores, one_class, options.nms_iou)]
-        kept = kept[seen.scores[kept] >= self.settings.detection.score]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
         return BoxesOfScene(
             boxes=seen.boxes[kept],
@@ -203,7 +204,7 @@ def describe_capped(windows: int, options: DetectionOptions) -> str:
     """Say in how many windows boxes had no room."""
     return (
         f"in {windows} {'window' if windows == 1 else 'windows'} boxes of a score of "
-        f"{options.score:g} or more are left out, the least sure ones: more than "
+        f"{options.least_score:g} or more are left out, the least sure ones: more than "
         f"{options.max_per_window} were seen there"
     )
 
@@ -224,6 +225,13 @@ def detect_in_area(run: BlockInference, area: Window, settings: InferenceSetting
     return task.merge(within, concatenate_boxes([RawBoxes(**piece.arrays) for piece in pieces]))
 
 
+def asked_scores(options: DetectionOptions, card: Card) -> NDArray[np.float64]:
+    """Return the score from which on a box of each class counts, ``(classes,)``."""
+    if options.score is None and options.scores:
+        return np.array(options.scores)
+    return np.full(len(card.classes), options.least_score)
+
+
 def ids_of(names: Sequence[str] | None, card: Card) -> list[int]:
     """Return the classes of these names, all of the card's for None."""
     return [i for i, name in enumerate(card.class_names) if names is None or name in names]
@@ -240,23 +248,25 @@ def boxes_in_windows(
     The account gets the windows where a box of the asked score had no room, and those where even
     the last proposals hold one.
     """
-    parts, most = [], options.max_per_window
+    parts, most, least = [], options.max_per_window, options.least_score
+    scores = asked_scores(options, run.predictor.card)
     for batch, answers in run.batches(windows):
         with run.account.time("boxes"):
             found = answers.astype(np.float64)
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
                 without_room, rows = rows[most:], rows[:most]
-                run.account.windows_capped += has_box_of(without_room, options.score)
-                is_full = without_room[:, 5].max(initial=0.0) >= max(options.score, SURE)
+                run.account.windows_capped += has_box_of(without_room, scores)
+                is_full = without_room[:, 5].max(initial=0.0) >= max(least, SURE)
                 run.account.windows_full += bool(is_full and (without_room[:, 6] < 0).all())
-                asked = (rows[:, 5] >= min(options.score, SURE)) & np.isin(rows[:, 6], wanted)
+                asked = (rows[:, 5] >= min(least, SURE)) & np.isin(rows[:, 6], wanted)
                 parts.append(boxes_in_window(rows[asked], window, valid, run.grid))
     return concatenate_boxes(parts)
 
 
-def has_box_of(rows: NDArray[np.float64], score: float) -> bool:
-    """Tell whether one of the rows ``(K, 7)`` is a box with at least a score."""
-    return bool(((rows[:, 6] >= 0) & (rows[:, 5] >= score)).any())
+def has_box_of(rows: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
+    """Tell whether one of the rows ``(K, 7)`` is a box with at least the score of its class."""
+    boxes = rows[rows[:, 6] >= 0]
+    return bool((boxes[:, 5] >= scores[boxes[:, 6].astype(np.int64)]).any())
 
 
 def boxes_in_window(

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.box_picture import BoxesShown, write_box_sheet, write_detector_report
-from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.settings import USUAL_SCORE
 from lemevit_cli.tasks.detection.validation import BoxExample, BoxValidation
 from lemevit_cli.tasks.detection.windows import EMPTY
 from lemevit_cli.training.datasets.objects import IGNORED
@@ -67,7 +67,7 @@ def _shown_example(
     counted = truth.counted
     labels = np.full(len(truth), IGNORED)
     labels[counted] = np.array(ids, dtype=np.int64)[truth.class_ids[counted]]
-    confident = example.prediction[example.prediction[:, 5] >= DetectionOptions.score]
+    confident = example.prediction[example.prediction[:, 5] >= USUAL_SCORE]
     return (
         as_rgb(example.pixels, card.value_range),
         BoxesShown(truth.boxes, labels),

@@ -55,7 +55,8 @@ def score_boxes(
     for note in dict.fromkeys(note for pair in pairs for file in pair for note in file.notes):
         progress.note(note)
     names = _classes_of(prediction, truth, pairs, progress)
-    tally, match = BoxTally(names, score=options.min_score), match_box_classes(names, names)
+    tally = BoxTally(names, scores=[options.min_score] * len(names))
+    match = match_box_classes(names, names)
     for found, true in pairs:
         objects = Objects(true.corners, _ids_of(true.classes, names), true.difficult)
         scores = np.ones(len(found.corners)) if found.scores is None else found.scores

@@ -55,6 +55,9 @@ TABLES = (
                 "{:.1f}°",
                 is_optional=True,
             ),
+            Row(
+                "false finds per km²", {"found": "false_finds_per_km2"}, "{:.1f}", is_optional=True
+            ),
         ),
         remark=_describe_score,
     ),

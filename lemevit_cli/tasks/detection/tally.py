@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ from numpy.typing import NDArray
 from lemevit_cli.errors import DataError
 from lemevit_cli.metrics.average_precision import (
     Detections,
+    Floats,
     Truth,
     average_precision,
+    best_score,
     precision_curve,
     right_boxes,
 )
-from lemevit_cli.settings import DetectionOptions
+from lemevit_cli.settings import USUAL_SCORE
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
 _LONG = 1.5  # length over width, from which a box has a direction to be wrong about
-_CHOSEN_SCORE = DetectionOptions.score  # as `lemevit detect` leaves out boxes
+_FEWEST_TRUTHS = 10  # of a class, for a score of its own
 _UNSHARED = -1
 
 
@@ -73,12 +76,13 @@ class BoxTally:
 
     Args:
         classes: the model's.
-        score: precision and recall are those of the boxes with at least this score.
+        scores: of every class: precision, recall and false finds are those of the boxes with at
+            least this score; without, 0.3, as of ``lemevit detect``.
     """
 
-    def __init__(self, classes: Sequence[str], *, score: float = _CHOSEN_SCORE) -> None:
+    def __init__(self, classes: Sequence[str], *, scores: Sequence[float] | None = None) -> None:
         self.classes = tuple(classes)
-        self._score = score
+        self._scores = np.array([USUAL_SCORE] * len(classes) if scores is None else scores)
         self._judged: set[str] = set()
         self._found: list[Detections] = []
         self._truth: list[Truth] = []
@@ -122,7 +126,7 @@ class BoxTally:
 
     def average_precision(self) -> dict[str, Any]:
         """Return :func:`average_precision` over all pictures, of the classes that are judged."""
-        figures = average_precision(*self._all_boxes(), self.classes, score=self._score)
+        figures = average_precision(*self._all_boxes(), self.classes, score=self._scores)
         judged = {n: r for n, r in figures["classes"].items() if n in self._judged}
         return {**figures, "classes": judged}
 
@@ -135,7 +139,20 @@ class BoxTally:
             object's length as a share of that, and ``bearing_error_deg``, the median angle between
             the two; None without any.
         """
-        return {**self.average_precision(), **_errors(*self._all_boxes(), self._score)}
+        return {**self.average_precision(), **_errors(*self._all_boxes(), self._scores)}
+
+    def best_scores(self) -> tuple[float, ...]:
+        """Return the score of the best F1 of every class, rounded down to hundredths.
+
+        It is 0.3 for a class with less than ten objects to find, or with none that is found.
+        """
+        found, truth = self._all_boxes()
+        counts = np.bincount(truth.class_ids[~truth.difficult], minlength=len(self.classes))
+        best = [best_score(found, truth, i) for i in range(len(self.classes))]
+        return tuple(
+            USUAL_SCORE if score is None or count < _FEWEST_TRUTHS else floor(score * 100) / 100
+            for score, count in zip(best, counts, strict=True)
+        )
 
     def curves(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return recall and precision at overlap 0.5 of every class with an object to find."""
@@ -179,9 +196,9 @@ def _truth(objects: Objects, areas: Objects | None, match: BoxMatch, picture: in
     )
 
 
-def _errors(found: Detections, truth: Truth, score: float) -> dict[str, float | None]:
+def _errors(found: Detections, truth: Truth, scores: Floats) -> dict[str, float | None]:
     boxes, truths = right_boxes(found, truth)
-    chosen = found.scores[boxes] >= score
+    chosen = found.scores[boxes] >= scores[found.class_ids[boxes]]
     _, _, width, height, angle = truth.boxes[truths[chosen]].T
     _, _, found_width, _, found_angle = found.boxes[boxes[chosen]].T
     long = width > _LONG * height

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +46,8 @@ class OrientedDetection:
         "ap75",
         "ap50_95",
         "ap50_voc07",
+        "false_finds",
+        "false_finds_per_km2",
         "length_error",
         "bearing_error_deg",
         "classes",
@@ -55,7 +59,7 @@ class OrientedDetection:
         draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
         card = _card(sources, draw, options)
         largest_side = round(options.crop / options.augmentation.zoom[0])
-        return gather_data(
+        gathered = gather_data(
             sources,
             draw,
             card,
@@ -71,6 +75,10 @@ class OrientedDetection:
                 *note_crowds(sources.training, largest_side, MOST_OBJECTS),
             ),
         )
+        if not sources.validation:
+            return gathered
+        judge = BoxValidation(sources.validation, card, limit=options.validation_windows)
+        return replace(gathered, finish=partial(_choose_scores, judge=judge))
 
     def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
         def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -101,6 +109,14 @@ class OrientedDetection:
 
 
 TRAINING = OrientedDetection()
+
+
+@torch.inference_mode()
+def _choose_scores(model: nn.Module, card: Card, *, judge: BoxValidation) -> Card:
+    """Let the boxes of each class count from the score that is best on what was held back."""
+    device = next(model.parameters()).device
+    judge(lambda pixels: model(pixels.to(device)))
+    return replace(card, class_scores=judge.tally.best_scores())
 
 
 def _card(sources: Sources, draw: WindowDraw, options: TrainingOptions) -> Card:

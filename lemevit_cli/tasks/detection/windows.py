@@ -36,7 +36,7 @@ def aim_at_objects(
 
 def _draw_target(aims: Aims, generator: Generator) -> tuple[Site, tuple[float, float, float]]:
     """Draw a site, and what to aim at in it: a place ``x, y`` and the width of the object there."""
-    if uniform(generator, 0.0, 1.0) < _GROUND:
+    if uniform(generator, 0.0, 1.0) < _GROUND or len(aims.places) == 0:
         site = aims.source.sites[pick(aims.site_shares, generator)]
         x = site.core.col_off + uniform(generator, 0.0, site.core.width)
         return site, (x, site.core.row_off + uniform(generator, 0.0, site.core.height), 0.0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -17,6 +15,7 @@ from lemevit_cli.models.segmenter import (
     check_architecture,
     decoder_defaults,
 )
+from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.segmentation.network import NETWORK
 from lemevit_cli.training.datasets.source import Sources
 from lemevit_cli.training.draw import WindowDraw
@@ -73,17 +72,18 @@ def _prepare(model: nn.Module, samples: Dataset[dict[str, Tensor]]) -> None:
         fit_single_pixels(model, samples)
 
 
-def _calibrate(model: nn.Module, record: Mapping[str, Any], *, data: TaskData) -> dict[str, Any]:
+def _calibrate(model: nn.Module, card: Card, *, data: TaskData) -> Card:
     """Divide the logits so that scores are as sure as they are right on what was held back."""
     if not isinstance(model, Segmenter) or model.pixel_view is not None:  # which blends scores
-        return {}
+        return card
     device = next(model.parameters()).device
     temperature = find_temperature(
-        lambda pixels: model(pixels.to(device)).float(), data.card, data.validation
+        lambda pixels: model(pixels.to(device)).float(), card, data.validation
     )
     model.divide_logits(temperature)
     # A training that is resumed behind its last step has divided them before.
-    return {"temperature": round(temperature * record.get("temperature", 1.0), 4)}
+    total = round(temperature * card.training.get("temperature", 1.0), 4)
+    return replace(card, training=card.training | {"temperature": total})
 
 
 def _note_of_few(options: TrainingOptions, sources: Sources) -> str:

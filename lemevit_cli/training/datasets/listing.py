@@ -22,9 +22,10 @@
     drop = ["helicopter"]      # ignored: neither a class nor background
     classes = ["vehicle", "plane"]  # the only ones; objects of others are ignored
 
-Paths are relative to the file. Where no labels are needed (``pretrain``), none have to be named,
-what is of the split ``val`` is left out, and a folder may say how large its pixels are, in metres:
-``gsd = 0.5``.
+Pictures whose label files are all empty teach what ground without any of ``classes`` looks like,
+where these are named. Paths are relative to the file. Where no labels are needed (``pretrain``),
+none have to be named, what is of the split ``val`` is left out, and a folder may say how large its
+pixels are, in metres: ``gsd = 0.5``.
 """
 
 from __future__ import annotations

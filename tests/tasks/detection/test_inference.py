@@ -268,6 +268,26 @@ def test_scores_and_classes_choose_the_boxes(write_ramp, truth):
     np.testing.assert_allclose(found.scores, np.sort(scores[chosen])[::-1], atol=1e-6)
 
 
+def test_without_a_score_each_class_counts_from_that_of_the_weights(write_ramp, truth):
+    rng = np.random.default_rng(0)
+    scores, class_ids = rng.uniform(0.05, 0.85, len(truth)), rng.integers(0, 2, len(truth))
+    path, seer = write_ramp(200, 150), Seer(truth, scores, class_ids, surer=0)
+    found = found_in(path, seer, detection=DetectionOptions(scores=(0.7, 0.15)))
+    chosen = scores >= np.array([0.7, 0.15])[class_ids]
+    assert 0 < chosen[class_ids == 0].sum() < chosen.sum()
+    assert (chosen & (scores < 0.3)).any()
+    assert_same(found.boxes, truth[chosen])
+    asked = found_in(path, seer, detection=DetectionOptions(score=0.4, scores=(0.7, 0.15)))
+    assert_same(asked.boxes, truth[scores >= 0.4])
+
+
+def test_no_box_gives_way_to_one_of_another_class_that_does_not_count(write_ramp):
+    twins = [[60.0, 40.0, 24.0, 10.0, 0.0, score, i] for i, score in enumerate((0.6, 0.5))]
+    options = DetectionOptions(scores=(0.7, 0.4), agnostic_nms=True)
+    found = found_in(write_ramp(64, 64), Fixed(twins), detection=options)
+    assert found.class_ids.tolist() == [1]
+
+
 def test_pixels_that_are_no_squares_give_boxes_in_pixels_of_the_scene(write_ramp):
     # At 60 degrees north a pixel is half as wide as it is high: the model sees squares of 0.8 m.
     boxes = np.array([[60.0, 40.0, 24.0, 6.0, 0.0], [120.0, 90.0, 20.0, 9.0, -np.pi / 2]])

@@ -45,6 +45,32 @@ def test_what_is_found_as_it_is_has_no_error():
     assert (figures["length_error"], figures["bearing_error_deg"]) == (0.0, 0.0)
 
 
+def test_scores_of_the_best_f1_are_chosen_where_enough_is_labelled():
+    boats = [moved(LONG, cy=60 * i) for i in range(12)]
+    planes = [moved(LONG, cx=300, cy=60 * i) for i in range(9)]
+    wrong = [moved(LONG, cx=900, cy=60 * i) for i in range(6)]
+    scores = [*np.linspace(0.9, 0.515, 12), *[0.8] * 9, *np.linspace(0.52, 0.1, 6)]
+    tally = tally_of(
+        objects(*boats, *planes, ids=[0] * 12 + [1] * 9),
+        [*boats, *planes, *wrong],
+        scores,
+        [0] * 12 + [1] * 9 + [0] * 6,
+        model=("ship", "plane", "tank"),
+        data=("ship", "plane"),
+    )
+    # All boats and one wrong box above 0.515; too few planes, no tank, for a score of their own.
+    assert tally.best_scores() == (0.51, 0.3, 0.3)
+
+
+def test_false_finds_are_counted_from_the_score_of_each_class_also_where_nothing_is():
+    tally = BoxTally(("ship", "plane"), scores=(0.5, 0.2))
+    boxes = np.array([LONG, moved(LONG, cx=200), moved(LONG, cx=400)])
+    match = match_box_classes(("ship", "plane"), ("ship", "plane"))
+    tally.add(boxes, np.array([0.9, 0.4, 0.3]), np.array([0, 0, 1]), objects(), match)
+    figures = tally.figures()
+    assert figures["false_finds"] == 2 and figures["precision"] is None
+
+
 def test_errors_are_medians_over_long_objects_that_are_right():
     truth = [moved(LONG, cy=60 * i) for i in range(3)]
     errors = [(2.0, 0.01), (-4.0, -0.05), (8.0, 0.02)]

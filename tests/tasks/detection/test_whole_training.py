@@ -25,10 +25,12 @@ from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.evaluation import objects_of_area
 from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
 from lemevit_cli.tasks.training import train
+from lemevit_cli.training.datasets.objects import Objects
 from lemevit_cli.training.datasets.source import Site
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 WIDTH, HEIGHT = 120, 90
+NOTHING = Objects(np.empty((0, 5)), np.empty(0, np.int64), np.empty(0, bool))
 PLACE = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
 
 
@@ -79,6 +81,7 @@ def test_a_detector_is_trained_and_signs_what_it_learned(report, harbour):
     assert (card.task, card.class_names, card.window) == ("det", ("boat",), 128)
     assert card.gsd_m == pytest.approx((0.5, 0.5), rel=1e-2)
     assert card.training["data"][0]["objects"] == 4
+    assert card.class_scores == (0.3,)  # two boats are too few for a score of their own
     (metrics,) = card.metrics
     assert metrics["data"] == "harbour"
     assert metrics["command"] == f"lemevit eval w.safetensors {harbour} --precision fp32"
@@ -102,6 +105,20 @@ def test_weights_are_scored_on_a_split_of_any_name(report, harbour, tmp_path):
         evaluate(report["path"], str(tmp_path / "harbour"), split="holdout")
     with pytest.raises(DataError, match="no labels of boxes"):
         evaluate(report["path"], str(tmp_path / "harbour"))
+
+
+def test_false_finds_are_told_per_area_where_pixels_have_a_size(harbour, find_bright_boxes):
+    folder = open_box_folder(str(harbour))
+    assert folder.validation is not None
+    source = replace(folder.validation, objects={s.scene: NOTHING for s in folder.validation.sites})
+    figures = evaluate_source(bright_predictor(find_bright_boxes), source)
+    area_km2 = WIDTH * HEIGHT * 0.5**2 / 1e6
+    assert figures["false_finds"] == 2 and figures["ap50"] is None
+    assert figures["false_finds_per_km2"] == pytest.approx(2 / area_km2, rel=1e-2)
+    unknown = replace(source, sites=tuple(replace(s, gsd_m=None) for s in source.sites))
+    assert (
+        evaluate_source(bright_predictor(find_bright_boxes), unknown)["false_finds_per_km2"] is None
+    )
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(report, harbour, tmp_path):

@@ -300,6 +300,27 @@ def test_a_source_without_an_object_to_find_is_refused():
         count_parts(Parts(source, None), CROP)
 
 
+def test_pictures_looked_through_in_vain_are_ground_of_their_classes():
+    nothing = source_of(boxes_apart()[:0], classes=("plane",))
+    with pytest.raises(DataError, match="no object is left to find"):
+        count_parts(Parts(nothing, None), CROP)
+    parts = count_parts(Parts(nothing, replace(nothing, split="val")), CROP, may_be_empty=True)
+    assert parts.validation is not None and parts.validation.split == "val"
+    assert parts.notes == ("town: nothing is labelled; learned as ground without plane",)
+    samples = samples_of(source_of(boxes_apart()), parts.training, weights=[1.0, 1.0])
+    drawn = [samples[i] for i in range(40)]
+    of_nothing = [d for d in drawn if d["unknown"].tolist() == [True, False]]
+    assert 10 < len(of_nothing) < 30
+    assert all((d["labels"] == EMPTY).all() for d in of_nothing)
+    assert len({origin(samples, i) for i in range(40) if drawn[i]["unknown"][0]}) > 5
+
+
+def test_an_object_that_is_dropped_makes_no_empty_picture():
+    source = source_of(boxes_apart(), [IGNORED] * len(boxes_apart()))
+    with pytest.raises(DataError, match="no object is left to find"):
+        count_parts(Parts(source, None), CROP, may_be_empty=True)
+
+
 def test_mirrored_boxes_keep_their_shape():
     boxes = np.array([[150.0, 110, 40, 10, 0.4]])
     samples = samples_of(source_of(boxes), augmentation=replace(PLAIN, symmetries=True))
