@@ -3,9 +3,10 @@
 #
 #   examples/train_objects.sh DATA [TIME]
 #
-# DATA holds the folders named below, each {train,val}/{images,labelTxt} in DOTA's layout. Vehicles of
-# DOTA and of the simulated towns are called as NWPU calls them; what a set does not label is neither
-# class nor background to it. An interrupted run goes on when the script is started again.
+# DATA holds det/ and seg/ with the folders named below: of det each {train,val}/{images,labelTxt} in DOTA's
+# layout, of seg {train,val}/images. Vehicles of DOTA and of the simulated towns are called as NWPU calls them;
+# what a set does not label is neither class nor background to it. An interrupted run goes on when the script
+# is started again.
 set -eu
 data=$(cd "${1:?usage: examples/train_objects.sh DATA [TIME, such as 75m]}" && pwd)
 time=${2:-75m}
@@ -21,39 +22,70 @@ for gsd in 0.3 0.5; do
     fi
 done
 
-classes='["plane", "ship", "storage-tank", "baseball-diamond", "tennis-court",
-    "basketball-court", "ground-track-field", "harbor", "bridge", "vehicle"]'
+# Pictures of land cover that were looked through, and have none of some classes: what ground looks like.
+for set in jonkoping_buildings czech_orthophoto roads_400 buildings_many_places; do
+    for split in train val; do
+        mkdir -p "$work/$set/$split/images" "$work/$set/$split/labelTxt"
+        for image in "$data/seg/$set/$split/images"/*; do
+            name=$(basename "$image")
+            ln -sf "$image" "$work/$set/$split/images/$name"
+            : >"$work/$set/$split/labelTxt/${name%.*}.txt"
+        done
+    done
+done
+
+classes='"plane", "ship", "storage-tank", "baseball-diamond", "tennis-court", "basketball-court",
+    "ground-track-field", "harbor"'
 vehicles='{ small-vehicle = "vehicle", large-vehicle = "vehicle" }'
 cat >"$work/objects.toml" <<LIST
 [[source]]
-folder = "$data/nwpu-vhr10-obb"
-weight = 0.60
+folder = "$data/det/nwpu-vhr10-obb"
+weight = 0.44
 [[source]]
-folder = "$data/hrsc2016"
-weight = 0.10
+folder = "$data/det/ships_harbour"
+weight = 0.13
 [[source]]
-folder = "$data/dota_val_windows"
-weight = 0.10
-rename = $vehicles
-classes = $classes
+folder = "$data/det/hrsc2016"
+weight = 0.12
 [[source]]
-folder = "$data/dota_samples"
+folder = "$data/det/dota_val_windows"
 weight = 0.08
 rename = $vehicles
-classes = $classes
+classes = [$classes, "bridge", "vehicle"]
 [[source]]
-folder = "$data/dota_devkit_more"
+folder = "$data/det/dota_samples"
+weight = 0.06
+rename = $vehicles
+classes = [$classes, "bridge", "vehicle"]
+[[source]]
+folder = "$data/det/dota_devkit_more"
 weight = 0.03
 rename = $vehicles
-classes = $classes
+classes = [$classes, "bridge", "vehicle"]
 [[source]]
 folder = "towns_0.3"
-weight = 0.05
+weight = 0.03
 rename = { small-vehicle = "vehicle" }
 [[source]]
 folder = "towns_0.5"
-weight = 0.04
+weight = 0.03
 rename = { small-vehicle = "vehicle" }
+[[source]]
+folder = "jonkoping_buildings"
+weight = 0.03
+classes = [$classes, "bridge"]
+[[source]]
+folder = "czech_orthophoto"
+weight = 0.025
+classes = ["plane", "ship", "baseball-diamond", "ground-track-field", "harbor"]
+[[source]]
+folder = "roads_400"
+weight = 0.025
+classes = ["plane", "ship", "storage-tank", "harbor"]
+[[source]]
+folder = "buildings_many_places"
+weight = 0.02
+classes = [$classes]
 LIST
 
 # Weights to start from: those of land cover, or of an earlier run: INIT=objects examples/...
@@ -61,11 +93,12 @@ init=${INIT:-landcover}
 resume=
 [ -f "$work/objects_training/checkpoint.pt" ] && resume=--resume
 
+# Windows of 512 pixels: large ships and harbours are seen whole.
 lemevit train --task det "$work/objects.toml" --init "$init" \
-    --backbone lemevit_tiny --crop 384 --batch-size 4 --balance 0.7 --head-first 0.4 \
-    --gsd 0.08 2 --time-budget "$time" --precision bf16 --validate-every 800 --checkpoint-every 50 \
+    --backbone lemevit_tiny --crop 512 --batch-size 3 --balance 0.7 --head-first 0.25 \
+    --gsd 0.08 2 --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 10m \
     --half --overwrite $resume -o "$work/objects.safetensors"
 
-for set in nwpu-vhr10-obb hrsc2016 dota_val_windows dota_samples; do
-    lemevit eval "$work/objects.safetensors" "$data/$set" --split val
+for set in nwpu-vhr10-obb hrsc2016 ships_harbour dota_val_windows dota_samples; do
+    lemevit eval "$work/objects.safetensors" "$data/det/$set" --split val
 done

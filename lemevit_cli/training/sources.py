@@ -104,7 +104,7 @@ def open_sources(
         classes=classes,
         notes=(
             *(note for part in parts for note in part.notes),
-            *(note_counts(*each, openers.unit) for each in learned),
+            *(note_counts(*each, openers.unit) for each in learned if each[1].counts.any()),
         ),
         warnings=warn_of_missing(classes, learned, judged, openers.unit),
     )
