@@ -1,6 +1,7 @@
 """The task det: its data, its card, its validation and its pictures."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +201,26 @@ def test_sets_are_told_apart_and_what_is_left_of_them_counts(task, tmp_path):
     listing.write_text(f'[[source]]\nfolder = "{sets[1]}"\ndrop = ["boat", "pier"]\n')
     with pytest.raises(DataError, match="its labels hold no object of a class"):
         task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
+
+
+def test_pictures_without_any_object_teach_what_is_none(task, tmp_path, see_bright_boxes):
+    boats, roofs = write_set(tmp_path), write_set(tmp_path, "roofs", seed=1)
+    for label in Path(roofs).glob("*/labelTxt/*.txt"):
+        label.write_text("")
+    with pytest.raises(DataError, match=r"where a TOML list names by classes = \[\.\.\.\]"):
+        task.open_data(DataOptions(paths=(boats, roofs)), OPTIONS)
+    listing = tmp_path / "all.toml"
+    listing.write_text(
+        f'[[source]]\nfolder = "{boats}"\n[[source]]\nfolder = "{roofs}"\nclasses = ["ship"]\n'
+    )
+    found = task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
+    assert "roofs: nothing is labelled; learned as ground without ship" in found.notes
+    # Four objects weigh as much as four pictures would: two do, by their roots.
+    weights = [entry["weight"] for entry in found.record["data"]]
+    assert weights == pytest.approx([2 / (2 + 2**0.5), 2**0.5 / (2 + 2**0.5)], abs=1e-3)
+    judged = found.training.validate(see_bright_boxes)
+    assert judged.figures["roofs"]["false_finds"] == 4
+    assert judged.figures["boats"]["false_finds"] == 0 and judged.score < 1.0
 
 
 def test_classes_that_are_longer_than_a_window_are_told(task, tmp_path):

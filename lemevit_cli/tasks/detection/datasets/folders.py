@@ -150,7 +150,10 @@ def _open_splits(
     name, pictures = folder.name, folder.pictures
     classes = naming.names(folder.classes)
     if not classes:
-        raise DataError(f"{path}: its labels hold no object of a class")
+        raise DataError(
+            f"{path}: its labels hold no object of a class; pictures without any are training data "
+            "where a TOML list names by classes = [...] what was looked for in them"
+        )
     check_alike([each.kind for part in pictures.values() for each in part], PICTURES.all)
     reader = reader or PictureReader()
     sources = {
