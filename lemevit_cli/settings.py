@@ -204,8 +204,11 @@ class DetectionOptions:
 
     @property
     def least_score(self) -> float:
-        """Return the score below which no box of any class counts."""
-        return min(self.scores, default=USUAL_SCORE) if self.score is None else self.score
+        """Return the score below which no box of a class that is asked for counts."""
+        if self.score is not None:
+            return self.score
+        asked = range(len(self.scores)) if self.class_ids is None else self.class_ids
+        return min((self.scores[i] for i in asked if self.scores), default=USUAL_SCORE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,6 +175,7 @@ def _count(match: _Match, scores: Floats, ious: Sequence[float], score: float) -
         "truths": truths,
         "difficult": match.num_difficult,
         "found": int(chosen.sum()),
+        "score": score,
     }
     return _Count(figures, hits, false_alarms)
 

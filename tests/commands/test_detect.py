@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -173,6 +174,28 @@ def test_a_higher_score_is_a_filter(large, opinionated, flags):
     assert len(found[0]) > 5 and len({len(boxes) for boxes in found}) > 2
     for (low, of_low), (high, of_high) in pairwise(zip(scores, found, strict=True)):
         assert of_high == {row for row in of_low if row[0] >= float(high)}, (low, high)
+
+
+def test_without_a_score_the_weights_say_from_which_on_a_class_counts(large, opinionated, tmp_path):
+    state, card = load_weights(opinionated)
+    own = {"ship": 0.35, "plane": 0.1, "storage tank": 0.4}
+    path = tmp_path / "own.safetensors"
+    save_weights(path, state, replace(card, class_scores=tuple(own.values())))
+
+    def boxes_of(name, *flags):
+        arguments = ["detect", large, "-w", str(path), "-o", name, *flags]
+        run = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--json", "-q"])
+        assert run.exit_code == 0, run.stderr
+        table = pyogrio.read_dataframe(name)
+        found = set(zip(table.score, table["class"], table.geometry.to_wkb(), strict=True))
+        return json.loads(run.stdout)["scores"], found
+
+    told, every = boxes_of("every.gpkg", "--score", "0.05")
+    assert told == dict.fromkeys(own, 0.05)
+    told, chosen = boxes_of("chosen.gpkg")
+    assert told == own
+    assert chosen == {row for row in every if row[0] >= own[row[1]]}
+    assert {name for _, name, _ in chosen} == set(own) and len(chosen) < len(every)
 
 
 def test_with_tta_the_best_of_what_the_eight_symmetries_show_is_kept(write_scene, weights):

@@ -16,7 +16,7 @@ from lemevit_cli.tasks.detection.datasets.scenes import open_boxes_of_scene
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
-from lemevit_cli.training.datasets.source import Cells, Parts, Source
+from lemevit_cli.training.datasets.source import Cells, Parts, Source, Sources
 from lemevit_cli.training.options import LabelledScene
 from lemevit_cli.training.sources import Openers
 
@@ -31,7 +31,7 @@ def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Divisio
         naming=entry.naming,
         skip_bad_labels=entry.skip_bad_labels,
     )
-    return count_parts(parts, division.crop, may_be_empty=entry.naming.classes is not None)
+    return count_parts(parts, division.crop)
 
 
 def _open_scene(labelled: LabelledScene, division: Division) -> Parts:
@@ -56,12 +56,10 @@ def merge_box_classes(sources: Sequence[Source]) -> tuple[str, ...]:
 BOXES = Openers(_open_folder, _open_scene, merge_box_classes, unit="objects")
 
 
-def count_parts(parts: Parts, crop: int, *, may_be_empty: bool = False) -> Parts:
+def count_parts(parts: Parts, crop: int) -> Parts:
     """Count the objects of a folder or scene in cells of a window's size.
 
-    Args:
-        may_be_empty: whether pictures on which nothing at all is labelled are training data, too:
-            background of the classes that they were looked through for.
+    Pictures that were searched in vain are data, too: ground without the classes of their source.
 
     Raises:
         DataError: if there is nothing to train on; to validate on, a note says so.
@@ -72,23 +70,39 @@ def count_parts(parts: Parts, crop: int, *, may_be_empty: bool = False) -> Parts
     )
     notes = list(parts.notes)
     if training is not None and not training.count_classes().counts.any():
-        if not (may_be_empty and _is_empty(training)):
+        if not _is_searched_in_vain(training):
             raise DataError(
                 f"{training.name}/train: no object is left to find; those that are there "
-                "are difficult, dropped, of no class, without area or centred outside"
+                "are difficult, dropped, of no class, without area or centred outside; "
+                "pictures without any need classes = [...] in a TOML list: what was looked for"
             )
         shown = ", ".join(training.classes)
         notes.append(f"{training.name}: nothing is labelled; learned as ground without {shown}")
     if validation is None or validation.count_classes().counts.any():
         return Parts(training, validation, tuple(notes))
-    if may_be_empty and _is_empty(validation):
+    if _is_searched_in_vain(validation):
         return Parts(training, validation, tuple(notes))
     note = f"{validation.name}/val: no object is left to find; it is not validated on"
     return Parts(training, None, (*notes, note))
 
 
-def _is_empty(source: Source) -> bool:
-    return not any(len(objects) for objects in source.objects.values())
+def _is_searched_in_vain(source: Source) -> bool:
+    return source.is_searched and not any(len(objects) for objects in source.objects.values())
+
+
+def check_objects(sources: Sources) -> Sources:
+    """Refuse data without any object to learn, and hold back none where none is to be judged.
+
+    Raises:
+        DataError: if no source to train on has an object.
+    """
+    if not sources.num_labels:
+        raise DataError("no object to train on in any of the data; add some that show the classes")
+    if any(source.count_classes().counts.any() for source in sources.validation):
+        return sources
+    names = ", ".join(source.name for source in sources.validation)
+    notes = (f"{names}: no object is held back; it is not validated on",) if names else ()
+    return replace(sources, validation=(), notes=(*sources.notes, *notes))
 
 
 def count_objects(source: Source, side: int) -> Cells:

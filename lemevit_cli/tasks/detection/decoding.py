@@ -35,14 +35,14 @@ class Decoding:
     """Which candidates of a window are an answer.
 
     Args:
-        score: those of a lower score, or of none, are left out.
+        score: those of a lower score, or of none, are left out; one for all classes, or one each.
         nms_iou: of two boxes of a class that overlap more, the better one stays.
         max_per_window: boxes in the answer; one more row tells what had no room.
         class_ids: of which boxes are asked for; None asks for all.
         proposals: so many candidates are of one scale, best first; None if that is not known.
     """
 
-    score: float = 0.05
+    score: float | tuple[float, ...] = 0.05
     nms_iou: float = 0.1
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
@@ -58,7 +58,9 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
     if options is None:
         return Decoding()
     return Decoding(
-        min(options.least_score, SURE),
+        tuple(min(score, SURE) for score in options.scores)
+        if options.score is None and options.scores
+        else min(options.least_score, SURE),
         max_per_window=options.max_per_window,
         class_ids=options.class_ids,
         proposals=options.proposals,
@@ -131,7 +133,7 @@ def suppress_boxes(rows: Floats, nms_iou: float) -> Floats:
 def share_of_equal_boxes(candidates: Floats, others: Floats) -> float:
     """Return the share of the boxes of two detectors that the other one has, too, in [0, 1].
 
-    Boxes that ``detect`` would give by itself, of one class and with an IoU of at least
+    Boxes with a score of at least 0.3, of one class and with an IoU of at least
     ``_EQUAL_IOU``; 1 where neither has any.
     """
     decoding = Decoding(score=USUAL_SCORE)

@@ -84,7 +84,8 @@ class DetectionTally:
     def figures(self) -> dict[str, Any]:
         """Return the figures of :class:`BoxTally`, and the windows that are warned of.
 
-        ``false_finds_per_km2`` is None unless all pictures say how large their pixels are.
+        ``false_finds_per_km2`` is None unless all pictures say how large their pixels are; pixels
+        without data count as ground, too.
         """
         if self._windows_capped:
             capped = describe_capped(self._windows_capped, JUDGED)

@@ -162,6 +162,7 @@ class Detection:
             full = describe_full(run.account.windows_full)
             self.progress.warn(f"{scene.name}: {full}; a smaller --window shows fewer at once")
         found = self.merge(run, seen)
+        scores = asked_scores(self.settings.detection, self.card)
         self.progress.start(f"{scene.name}: writing", total=1, unit="files")
         with run.account.time("write"):
             write_boxes(target, found, self.settings.output)
@@ -173,6 +174,7 @@ class Detection:
             "width": run.source.area.width,
             "height": run.source.area.height,
             "gsd_m": scene.gsd_m,
+            "scores": dict(zip(self.card.class_names, scores.tolist(), strict=True)),
             "objects": len(found.boxes),
             "windows_capped": run.account.windows_capped,
             "windows_full": run.account.windows_full,
@@ -249,13 +251,12 @@ def boxes_in_windows(
     the last proposals hold one.
     """
     parts, most, least = [], options.max_per_window, options.least_score
-    scores = asked_scores(options, run.predictor.card)
     for batch, answers in run.batches(windows):
         with run.account.time("boxes"):
             found = answers.astype(np.float64)
             for window, rows, valid in zip(batch.windows, found, batch.valid, strict=False):
                 without_room, rows = rows[most:], rows[:most]
-                run.account.windows_capped += has_box_of(without_room, scores)
+                run.account.windows_capped += has_box_of(without_room, least)
                 is_full = without_room[:, 5].max(initial=0.0) >= max(least, SURE)
                 run.account.windows_full += bool(is_full and (without_room[:, 6] < 0).all())
                 asked = (rows[:, 5] >= min(least, SURE)) & np.isin(rows[:, 6], wanted)
@@ -263,10 +264,9 @@ def boxes_in_windows(
     return concatenate_boxes(parts)
 
 
-def has_box_of(rows: NDArray[np.float64], scores: NDArray[np.float64]) -> bool:
-    """Tell whether one of the rows ``(K, 7)`` is a box with at least the score of its class."""
-    boxes = rows[rows[:, 6] >= 0]
-    return bool((boxes[:, 5] >= scores[boxes[:, 6].astype(np.int64)]).any())
+def has_box_of(rows: NDArray[np.float64], score: float) -> bool:
+    """Tell whether one of the rows ``(K, 7)`` is a box with at least a score."""
+    return bool(((rows[:, 6] >= 0) & (rows[:, 5] >= score)).any())
 
 
 def boxes_in_window(

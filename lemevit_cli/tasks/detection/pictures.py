@@ -43,7 +43,7 @@ def draw_report(
 ) -> None:
     """Draw curves, precision by class and validation windows as the last validation left them.
 
-    Found boxes are drawn from the score on that ``lemevit detect`` keeps.
+    Found boxes are drawn from a score of 0.3 on.
     """
     # A resume that finds nothing left to do has not validated.
     tally = validation.tally if validation is not None and len(validation.tally) else None

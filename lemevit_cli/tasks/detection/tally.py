@@ -77,7 +77,7 @@ class BoxTally:
     Args:
         classes: the model's.
         scores: of every class: precision, recall and false finds are those of the boxes with at
-            least this score; without, 0.3, as of ``lemevit detect``.
+            least this score; without, 0.3.
     """
 
     def __init__(self, classes: Sequence[str], *, scores: Sequence[float] | None = None) -> None:

@@ -18,7 +18,7 @@ from lemevit_cli.models.oriented_rcnn import (
     head_defaults,
 )
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.detection.data import BOXES, note_crowds, note_long_objects
+from lemevit_cli.tasks.detection.data import BOXES, check_objects, note_crowds, note_long_objects
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.detection.validation import BoxValidation
@@ -56,6 +56,7 @@ class OrientedDetection:
     def open_data(self, data: DataOptions, options: TrainingOptions) -> TaskData:
         """Open folders in the layouts of DOTA, YOLO and COCO, and scenes with layers of boxes."""
         sources = open_sources(data, crop=options.crop, openers=BOXES, init=options.init)
+        sources = check_objects(sources)
         draw = WindowDraw(sources, options, aim_at_objects, evenly=True)
         card = _card(sources, draw, options)
         largest_side = round(options.crop / options.augmentation.zoom[0])
@@ -75,9 +76,9 @@ class OrientedDetection:
                 *note_crowds(sources.training, largest_side, MOST_OBJECTS),
             ),
         )
-        if not sources.validation:
+        judge = gathered.training.validate
+        if not isinstance(judge, BoxValidation):
             return gathered
-        judge = BoxValidation(sources.validation, card, limit=options.validation_windows)
         return replace(gathered, finish=partial(_choose_scores, judge=judge))
 
     def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:

@@ -123,6 +123,7 @@ class Source:
             labelled.
         cells: counts that are known already.
         is_complete: whether all that is not nodata has a class; else much is unlabelled.
+        is_searched: whether a picture without any label is known to show none of the classes.
         whole_pictures: whether a site is labelled as a whole, by one class, and seen as one window.
         first_of: where a class is first labelled, for messages; of folders of boxes alone.
         polygons: how many each class has, where labels are polygons.
@@ -144,6 +145,7 @@ class Source:
     objects: Mapping[str, Objects] = field(default_factory=dict, repr=False)
     cells: Cells | None = field(default=None, repr=False)
     is_complete: bool = True
+    is_searched: bool = False
     whole_pictures: bool = False
     first_of: Mapping[str, str] = field(default_factory=dict, repr=False)
     polygons: Mapping[str, int] = field(default_factory=dict, repr=False)

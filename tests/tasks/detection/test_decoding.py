@@ -72,6 +72,19 @@ def test_a_window_is_decoded_for_the_merge_and_by_itself(candidates):
     np.testing.assert_array_equal(decode(candidates, replace(options, score=0.01)), expected)
 
 
+def test_a_box_that_does_not_count_takes_no_room_of_one_of_another_class():
+    # Three ships of 0.25 that count from 0.6 on, one vehicle of 0.2 that counts from 0.1 on.
+    ships = [[20.0 + 40 * i, 50, 20, 10, 0, 0.25, 0.0] for i in range(3)]
+    candidates = np.array([[*ships, [90.0, 90, 20, 10, 0, 0.0, 0.2]]])
+    options = DetectionOptions(scores=(0.6, 0.1), max_per_window=1)
+    (found,) = decode(candidates, options)
+    np.testing.assert_allclose(found[:, 5:], [[0.2, 1], [0, -1]], atol=1e-6)
+    # The merge of a scene hears of ships that are as sure as any box may have to be.
+    surer = np.where(candidates == 0.25, 0.4, candidates)
+    (found,) = decode(surer, options)
+    np.testing.assert_allclose(found[:, 5:], [[0.4, 0], [0.4, 0]], atol=1e-6)
+
+
 def test_the_row_after_the_last_holds_the_best_box_without_room(candidates):
     # Of one class: a box that answers for two is in no other's way.
     every = decode_candidates(candidates[..., :6], Decoding(score=0.0, max_per_window=300))[:, :-1]

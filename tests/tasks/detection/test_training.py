@@ -1,5 +1,6 @@
 """The task det: its data, its card, its validation and its pictures."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,11 +204,42 @@ def test_sets_are_told_apart_and_what_is_left_of_them_counts(task, tmp_path):
         task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
 
 
+def test_scores_are_chosen_on_what_is_held_back(task, tmp_path, see_bright_boxes):
+    class Seeing(torch.nn.Linear):
+        def forward(self, pixels):
+            return see_bright_boxes(pixels)
+
+    found = task.open_data(DataOptions(paths=(write_set(tmp_path, pictures=6),)), OPTIONS)
+    (chosen,) = found.finish(Seeing(1, 1), found.card).class_scores
+    # All is right that it sees, and the least sure of it as well.
+    scores = np.concatenate([t.scores for t in found.training.validate.tally._found])
+    assert 0.5 < chosen <= scores.min() < chosen + 0.01
+
+
+def test_what_no_data_show_is_neither_learned_nor_judged(task, tmp_path):
+    boats, roofs = Path(write_set(tmp_path)), Path(write_set(tmp_path, "roofs", seed=1))
+    for label in roofs.glob("*/labelTxt/*.txt"):
+        label.write_text("")
+    listing = tmp_path / "all.toml"
+    empty = f'[[source]]\nfolder = "{roofs}"\nclasses = ["ship"]\n'
+    listing.write_text(empty)
+    with pytest.raises(DataError, match="no object to train on in any of the data"):
+        task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
+    shutil.rmtree(boats / "val")
+    listing.write_text(f'[[source]]\nfolder = "{boats}"\n{empty}')
+    found = task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
+    assert found.training.validate is None and found.finish is None
+    assert "roofs: no object is held back; it is not validated on" in found.notes
+    (roofs / "train" / "labelTxt" / "0.txt").write_text("9 9 9 9 9 9 9 9 ship 0\n")
+    with pytest.raises(DataError, match="roofs/train: no object is left to find"):
+        task.open_data(DataOptions(paths=(str(listing),)), OPTIONS)
+
+
 def test_pictures_without_any_object_teach_what_is_none(task, tmp_path, see_bright_boxes):
     boats, roofs = write_set(tmp_path), write_set(tmp_path, "roofs", seed=1)
     for label in Path(roofs).glob("*/labelTxt/*.txt"):
         label.write_text("")
-    with pytest.raises(DataError, match=r"where a TOML list names by classes = \[\.\.\.\]"):
+    with pytest.raises(DataError, match=r"by classes = \[\.\.\.\] in a TOML list"):
         task.open_data(DataOptions(paths=(boats, roofs)), OPTIONS)
     listing = tmp_path / "all.toml"
     listing.write_text(

@@ -121,6 +121,16 @@ def test_false_finds_are_told_per_area_where_pixels_have_a_size(harbour, find_br
     )
 
 
+def test_what_counts_is_judged_from_the_score_of_the_weights(harbour, find_bright_boxes):
+    predictor = bright_predictor(find_bright_boxes)
+    source = open_box_folder(str(harbour)).validation
+    found = evaluate_source(predictor, source)
+    sure = replace(predictor, card=replace(predictor.card, class_scores=(0.99,)))
+    none = evaluate_source(sure, source)
+    assert (found["recall"], none["recall"]) == (1.0, 0.0)
+    assert none["classes"]["boat"]["score"] == 0.99 and none["ap50"] == found["ap50"]
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(report, harbour, tmp_path):
     data, stopped = DataOptions(paths=(str(harbour),)), tmp_path / "stopped.safetensors"
     with pytest.raises(KeyboardInterrupt):

@@ -304,7 +304,8 @@ def test_pictures_looked_through_in_vain_are_ground_of_their_classes():
     nothing = source_of(boxes_apart()[:0], classes=("plane",))
     with pytest.raises(DataError, match="no object is left to find"):
         count_parts(Parts(nothing, None), CROP)
-    parts = count_parts(Parts(nothing, replace(nothing, split="val")), CROP, may_be_empty=True)
+    searched = replace(nothing, is_searched=True)
+    parts = count_parts(Parts(searched, replace(searched, split="val")), CROP)
     assert parts.validation is not None and parts.validation.split == "val"
     assert parts.notes == ("town: nothing is labelled; learned as ground without plane",)
     samples = samples_of(source_of(boxes_apart()), parts.training, weights=[1.0, 1.0])
@@ -318,7 +319,7 @@ def test_pictures_looked_through_in_vain_are_ground_of_their_classes():
 def test_an_object_that_is_dropped_makes_no_empty_picture():
     source = source_of(boxes_apart(), [IGNORED] * len(boxes_apart()))
     with pytest.raises(DataError, match="no object is left to find"):
-        count_parts(Parts(source, None), CROP, may_be_empty=True)
+        count_parts(Parts(replace(source, is_searched=True), None), CROP)
 
 
 def test_mirrored_boxes_keep_their_shape():

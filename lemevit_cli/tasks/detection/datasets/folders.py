@@ -151,8 +151,9 @@ def _open_splits(
     classes = naming.names(folder.classes)
     if not classes:
         raise DataError(
-            f"{path}: its labels hold no object of a class; pictures without any are training data "
-            "where a TOML list names by classes = [...] what was looked for in them"
+            f"{path}: its labels hold no object of a class; where nothing is to be found, say what "
+            "was looked for: by a classes.json to score on, by classes = [...] in a TOML list to "
+            "train on"
         )
     check_alike([each.kind for part in pictures.values() for each in part], PICTURES.all)
     reader = reader or PictureReader()
@@ -160,6 +161,8 @@ def _open_splits(
         split: _source(name, split, part, naming, classes, reader)
         for split, part in pictures.items()
     }
+    if naming.classes is not None and not folder.report.left_out:
+        sources = {split: replace(each, is_searched=True) for split, each in sources.items()}
     numbers = " + ".join(str(len(pictures[split])) for split in pictures)
     plural = "classes" if len(classes) > 1 else "class"
     missing = naming.list_missing(folder.classes)
