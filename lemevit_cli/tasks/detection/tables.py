@@ -13,7 +13,10 @@ _COUNTS = {"truths": "objects", "found": "found"}
 
 
 def _describe_score(figures: Mapping[str, Any]) -> str:
-    return f", counted from a score of {figures['score']:g}" if figures.get("score") else ""
+    if figures.get("score"):
+        return f", counted from a score of {figures['score']:g}"
+    own = {record.get("score") for record in figures.get("classes", {}).values()}
+    return ", counted from the weights' score of each class" if len(own) > 1 else ""
 
 
 _BY_AREA = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lemevit_cli.errors import DataError
+from lemevit_cli.tasks.detection.tables import TABLES
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
 from lemevit_cli.training.datasets.objects import IGNORED, Objects
 
@@ -69,6 +70,16 @@ def test_false_finds_are_counted_from_the_score_of_each_class_also_where_nothing
     tally.add(boxes, np.array([0.9, 0.4, 0.3]), np.array([0, 0, 1]), objects(), match)
     figures = tally.figures()
     assert figures["false_finds"] == 2 and figures["precision"] is None
+
+
+def test_the_table_says_that_classes_count_from_scores_of_their_own():
+    (table,) = (table for table in TABLES if table.headline == "ap50")
+    tally = BoxTally(("ship", "plane"), scores=(0.5, 0.2))
+    match = match_box_classes(("ship", "plane"), ("ship", "plane"))
+    tally.add(np.empty((0, 5)), np.empty(0), np.empty(0, np.int64), objects(LONG), match)
+    assert "the weights' score of each class" in table.remark(tally.figures())
+    tally = tally_of(objects(LONG), [LONG])
+    assert table.remark(tally.figures()) == ""
 
 
 def test_errors_are_medians_over_long_objects_that_are_right():
