@@ -1,15 +1,15 @@
 #!/bin/sh
 # Makes the starter weights `objects` (ten classes of NWPU VHR-10) from their data.
 #
-#   examples/train_objects.sh DATA [TIME]
+#   examples/train_objects.sh DATA [STEPS]
 #
 # DATA holds det/ and seg/ with the folders named below: of det each {train,val}/{images,labelTxt} in DOTA's
 # layout, of seg {train,val}/images. Vehicles of DOTA and of the simulated towns are called as NWPU calls them;
 # what a set does not label is neither class nor background to it. An interrupted run goes on when the script
 # is started again.
 set -eu
-data=$(cd "${1:?usage: examples/train_objects.sh DATA [TIME, such as 75m]}" && pwd)
-time=${2:-75m}
+data=$(cd "${1:?usage: examples/train_objects.sh DATA [STEPS]}" && pwd)
+steps=${2:-700}
 work=${WORK:-objects_work}
 mkdir -p "$work"
 
@@ -18,6 +18,7 @@ for gsd in 0.3 0.5; do
     if [ ! -d "$work/towns_$gsd" ]; then
         lemevit simulate "$work/towns_$gsd.part" --task det --size 1024 --scenes 8 \
             --gsd "$gsd" --seed 500 --overwrite
+        rm -r "$work/towns_$gsd.part/val"
         mv "$work/towns_$gsd.part" "$work/towns_$gsd"
     fi
 done
@@ -25,6 +26,7 @@ done
 # Pictures of land cover that were looked through, and have none of some classes: what ground looks like.
 for set in jonkoping_buildings czech_orthophoto roads_400 buildings_many_places; do
     for split in train val; do
+        [ "$split" = train ] || [ "$set" = jonkoping_buildings ] || continue
         mkdir -p "$work/$set/$split/images" "$work/$set/$split/labelTxt"
         for image in "$data/seg/$set/$split/images"/*; do
             name=$(basename "$image")
@@ -88,15 +90,15 @@ weight = 0.02
 classes = [$classes]
 LIST
 
-# Weights to start from: those of land cover, or of an earlier run: INIT=objects examples/...
-init=${INIT:-landcover}
+# Begun from the weights that are there; anew, INIT=landcover and some 4,000 steps do it.
+init=${INIT:-objects}
 resume=
 [ -f "$work/objects_training/checkpoint.pt" ] && resume=--resume
 
 # Windows of 512 pixels: large ships and harbours are seen whole.
 lemevit train --task det "$work/objects.toml" --init "$init" \
-    --backbone lemevit_tiny --crop 512 --batch-size 3 --balance 0.7 --head-first 0.25 \
-    --gsd 0.08 2 --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 10m \
+    --backbone lemevit_tiny --crop 512 --batch-size 3 --balance 0.7 --head-first 0.3 --lr 2e-3 \
+    --gsd 0.08 2 --steps "$steps" --precision bf16 --validate-every 700 --checkpoint-every 10m \
     --half --overwrite $resume -o "$work/objects.safetensors"
 
 for set in nwpu-vhr10-obb hrsc2016 ships_harbour dota_val_windows dota_samples; do
