@@ -34,7 +34,8 @@ from lemevit_cli.training.task import TaskData
 _HEAD = "oriented_rcnn"
 # Forms of the head, by the names that `--decoder` takes.
 _FORMS: dict[str, dict[str, Any]] = {_HEAD: head_defaults(), f"{_HEAD}_paper": dict(PAPER_HEAD)}
-_LARGEST_WINDOW, _OVERLAP_OF_LARGEST = 1024, 200
+# Proposals of a window are as many whatever its size: in larger ones small objects have none.
+_LARGEST_WINDOW, _OVERLAP_OF_LARGEST = 768, 150
 
 
 class OrientedDetection:

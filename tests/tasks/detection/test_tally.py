@@ -60,7 +60,9 @@ def test_scores_of_the_best_f1_are_chosen_where_enough_is_labelled():
         data=("ship", "plane"),
     )
     # All boats and one wrong box above 0.515; too few planes, no tank, for a score of their own.
-    assert tally.best_scores() == (0.51, 0.3, 0.3)
+    assert tally.best_scores() == (0.51, 0.51, 0.51)
+    few = tally_of(objects(*planes), planes, [0.8] * 9)
+    assert few.best_scores() == (0.3,)
 
 
 def test_false_finds_are_counted_from_the_score_of_each_class_also_where_nothing_is():
