@@ -90,7 +90,7 @@ def attention(
         LemevitError: before the scene is read for what can be told to be wrong in a second.
     """
     settings = replace(settings, output=replace(settings.output, output_type="scores"))
-    opened = open_weights(weights or str(TASKS[_TASK_OF_STARTER].starter))
+    opened = open_weights(weights or TASKS[_TASK_OF_STARTER].starter)
     check_settings(opened.card, settings)
     reads = read_beside(opened.name, settings)
     (target,) = targets_of([scene], target, "_attention.tif", reads=reads)

@@ -121,7 +121,7 @@ class RuntimeChoice(StrEnum):
     openvino = "openvino"
 
 
-_STARTERS = [room.starter for room in TASKS.values() if room.starter is not None]
+_STARTERS = [room.starter for room in TASKS.values()]
 
 
 def _complete_weights(incomplete: str) -> list[str]:

@@ -69,14 +69,12 @@ class Predictor:
         }
 
 
-def open_weights_for(task: str, name_or_file: str | None) -> Weights:
+def open_weights_for(task: str, name_or_file: str) -> Weights:
     """Open weights, and refuse those of another task; it takes milliseconds.
 
     Raises:
-        WeightsError: if there are none, or they were trained for another task.
+        WeightsError: if they were trained for another task.
     """
-    if name_or_file is None:
-        raise WeightsError(f"no starter weights for task {task}; give some by --weights FILE")
     weights = open_weights(name_or_file)
     if weights.card.task != task:
         raise WeightsError(

@@ -88,7 +88,7 @@ class SceneTask(Protocol):
 
 
 def prepare_weights(
-    network: Network, weights: str | None, settings: InferenceSettings, progress: Progress
+    network: Network, weights: str, settings: InferenceSettings, progress: Progress
 ) -> tuple[Card, Callable[[], Predictor]]:
     """Open weights and refuse settings that do not suit them; return how to load them, too.
 

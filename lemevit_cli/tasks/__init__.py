@@ -37,7 +37,7 @@ class Room:
     Args:
         package: of its parts.
         command: that runs it over scenes.
-        starter: weights that are taken when none are named; None if there are none.
+        starter: weights that are taken when none are named.
         dates: of a place that it sees.
         joint: suffixes of results that hold what is found in several scenes.
         divides_folders: whether a part of its folders can be held back (``--val-fraction``).
@@ -45,7 +45,7 @@ class Room:
 
     package: str
     command: str
-    starter: str | None
+    starter: str
     dates: int = 1
     joint: tuple[str, ...] = ()
     divides_folders: bool = False
@@ -60,7 +60,7 @@ TASKS = {
     "cls": Room(
         "lemevit_cli.tasks.classification",
         command="predict",
-        starter=None,
+        starter="scenes",
         joint=(".csv",),
         divides_folders=True,
     ),

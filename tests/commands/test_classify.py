@@ -1,5 +1,6 @@
 import csv
 import json
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import rasterio
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
+from lemevit_cli.models.weights import read_card, starter_weights
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +88,13 @@ def test_a_scene_becomes_a_map_of_its_windows(weights, scene):
     assert "<Category>green</Category>" in Path("scene_cls.tif.aux.xml").read_text()
 
 
-def test_weights_have_to_be_named(scene):
-    run = invoke("predict", "--task", "cls", scene)
-    assert run.exit_code == 1
-    assert run.stderr == "lemevit: no starter weights for task cls; give some by --weights FILE\n"
+def test_without_weights_the_starter_names_kinds_of_places():
+    with resources.as_file(resources.files("lemevit_cli") / "demo_scene" / "kampala.tif") as scene:
+        run = invoke("predict", "--task", "cls", scene, "-o", "town.tif", "-q")
+    assert run.exit_code == 0, run.stderr
+    names = read_card(starter_weights()["scenes"]).class_names
+    with rasterio.open("town.tif") as result:
+        assert {names[i] for i in np.unique(result.read(1))} == {"DenseResidential"}
 
 
 def test_several_results_of_other_tasks_still_need_a_folder(weights, scene):

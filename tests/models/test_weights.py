@@ -140,7 +140,9 @@ def test_starter_weights_are_found_by_name_and_stay_small_together():
     )
 
 
-@pytest.mark.parametrize(("task", "largest"), [("seg", 20e6), ("det", 22e6), ("change", 19e6)])
+@pytest.mark.parametrize(
+    ("task", "largest"), [("seg", 20e6), ("det", 22e6), ("change", 19e6), ("cls", 20e6)]
+)
 def test_each_task_has_starter_weights_that_fit_its_model(task, largest):
     path = find_weights(TASKS[task].starter)
     assert path.stat().st_size < largest

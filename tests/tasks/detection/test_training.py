@@ -66,7 +66,7 @@ def test_the_card_says_what_was_learned_and_how_scenes_are_cut(task, tmp_path):
     assert [source.name for source in found.validation] == ["boats", "lake"]
     assert found.notes[0] == "boats: DOTA layout, 2 + 2 pictures, 1 class"
     wide = task.open_data(data, replace(OPTIONS, crop=800)).card
-    assert (wide.window, wide.overlap) == (1024, 200)
+    assert (wide.window, wide.overlap) == (768, 150)
 
 
 def test_bad_labels_are_an_error_or_are_counted(task, tmp_path):
