@@ -1,5 +1,5 @@
 #!/bin/sh
-# The pictures of README, made again: land cover, change and twenty polygons.
+# The pictures of README and docs, made again: land cover, change, vehicles, a harbour and twenty polygons.
 #
 #   examples/pictures.sh [FOLDER [IMAGES [BUDGET]]]
 #
@@ -14,6 +14,15 @@ lemevit quicklook "$folder/landcover.tif" --over "$folder/kampala.tif" \
     --beside "$folder/kampala.tif" -o "$images/landcover.jpg" --size 640 --overwrite
 lemevit quicklook "$folder/town/before.tif" "$folder/town/after.tif" \
     --change "$folder/town/changes.gpkg" -o "$images/change.jpg" --size 420 --overwrite
+
+lemevit quicklook "$folder/vehicles.gpkg" --over "$folder/kampala.tif" \
+    -o "$images/vehicles.jpg" --size 640 --overwrite
+
+# A harbour, of a seed that no weights learned from.
+lemevit simulate "$folder/harbour" --task det --size 1024 --scenes 6 --gsd 0.5 --seed 900 --overwrite
+harbour=$folder/harbour/train/images/town_00900.tif
+lemevit detect "$harbour" -o "$folder/harbour.gpkg" --overwrite
+lemevit quicklook "$folder/harbour.gpkg" --over "$harbour" -o "$images/harbour.jpg" --size 640 --overwrite
 
 lemevit train --scene "$folder/kampala.tif" --labels "$folder/kampala_polygons.geojson" \
     --label-field class --background ignore --init landcover --time-budget "$budget" \
