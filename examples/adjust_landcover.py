@@ -20,12 +20,12 @@ from lemevit_cli.models.weights import open_weights, save_weights
 from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_network
 from lemevit_cli.tasks.evaluation import evaluate
-from lemevit_cli.tasks.segmentation.training import TRAINING
+from lemevit_cli.tasks.segmentation.training import TRAINING, calibrate
 from lemevit_cli.training.datasets.folders import open_folder
-from lemevit_cli.training.temperature import find_temperature
 
 
 def main() -> None:
+    """Write the adjusted weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("-o", "--output", required=True)
@@ -42,11 +42,8 @@ def main() -> None:
     with torch.no_grad():
         for name, by in shifts.items():
             bias[card.class_names.index(name)] += by
-    temperature = find_temperature(model, card, [open_folder(data, "val") for data in args.data])
-    model.divide_logits(temperature)
-    total = temperature * card.training.get("temperature", 1.0)
-    record = card.training | {"temperature": round(total, 4), "shifted": shifts}
-    card = replace(card, training=record, metrics=())
+    card = calibrate(model, card, sources=[open_folder(data, "val") for data in args.data])
+    card = replace(card, training=card.training | {"shifted": shifts}, metrics=())
     save_weights(args.output, model.state_dict(), card, half=True)
     metrics = tuple(scored(args.output, data) for data in args.data)
     save_weights(args.output, model.state_dict(), replace(card, metrics=metrics), half=True)

@@ -203,12 +203,18 @@ class DetectionOptions:
     scores: tuple[float, ...] = ()
 
     @property
+    def asked_score(self) -> float | tuple[float, ...]:
+        """Return the score from which on a box counts: one for all classes, or one each."""
+        return (self.scores or USUAL_SCORE) if self.score is None else self.score
+
+    @property
     def least_score(self) -> float:
         """Return the score below which no box of a class that is asked for counts."""
-        if self.score is not None:
-            return self.score
-        asked = range(len(self.scores)) if self.class_ids is None else self.class_ids
-        return min((self.scores[i] for i in asked if self.scores), default=USUAL_SCORE)
+        score = self.asked_score
+        if not isinstance(score, tuple):
+            return score
+        asked = range(len(score)) if self.class_ids is None else self.class_ids
+        return min((score[i] for i in asked), default=USUAL_SCORE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def count_parts(parts: Parts, crop: int) -> Parts:
         for source in (parts.training, parts.validation)
     )
     notes = list(parts.notes)
-    if training is not None and not training.count_classes().counts.any():
+    if training is not None and not _shows_objects(training):
         if not _is_searched_in_vain(training):
             raise DataError(
                 f"{training.name}/train: no object is left to find; those that are there "
@@ -78,12 +78,14 @@ def count_parts(parts: Parts, crop: int) -> Parts:
             )
         shown = ", ".join(training.classes)
         notes.append(f"{training.name}: nothing is labelled; learned as ground without {shown}")
-    if validation is None or validation.count_classes().counts.any():
-        return Parts(training, validation, tuple(notes))
-    if _is_searched_in_vain(validation):
+    if validation is None or _shows_objects(validation) or _is_searched_in_vain(validation):
         return Parts(training, validation, tuple(notes))
     note = f"{validation.name}/val: no object is left to find; it is not validated on"
     return Parts(training, None, (*notes, note))
+
+
+def _shows_objects(source: Source) -> bool:
+    return bool(source.count_classes().counts.any())
 
 
 def _is_searched_in_vain(source: Source) -> bool:
@@ -98,7 +100,7 @@ def check_objects(sources: Sources) -> Sources:
     """
     if not sources.num_labels:
         raise DataError("no object to train on in any of the data; add some that show the classes")
-    if any(source.count_classes().counts.any() for source in sources.validation):
+    if any(_shows_objects(source) for source in sources.validation):
         return sources
     names = ", ".join(source.name for source in sources.validation)
     notes = (f"{names}: no object is held back; it is not validated on",) if names else ()

@@ -7,6 +7,7 @@ of a lower one that have the score, for any number of rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class Decoding:
         proposals: so many candidates are of one scale, best first; None if that is not known.
     """
 
-    score: float | tuple[float, ...] = 0.05
+    score: float | Sequence[float] = 0.05
     nms_iou: float = 0.1
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
@@ -58,9 +59,7 @@ def decoding_of(options: DetectionOptions | None) -> Decoding:
     if options is None:
         return Decoding()
     return Decoding(
-        tuple(min(score, SURE) for score in options.scores)
-        if options.score is None and options.scores
-        else min(options.least_score, SURE),
+        np.minimum(options.asked_score, SURE).tolist(),
         max_per_window=options.max_per_window,
         class_ids=options.class_ids,
         proposals=options.proposals,

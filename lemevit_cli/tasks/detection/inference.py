@@ -229,9 +229,7 @@ def detect_in_area(run: BlockInference, area: Window, settings: InferenceSetting
 
 def asked_scores(options: DetectionOptions, card: Card) -> NDArray[np.float64]:
     """Return the score from which on a box of each class counts, ``(classes,)``."""
-    if options.score is None and options.scores:
-        return np.array(options.scores)
-    return np.full(len(card.classes), options.least_score)
+    return np.broadcast_to(np.asarray(options.asked_score, dtype=np.float64), len(card.classes))
 
 
 def ids_of(names: Sequence[str] | None, card: Card) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ from lemevit_cli.models.segmenter import (
 )
 from lemevit_cli.models.weights import Card
 from lemevit_cli.tasks.segmentation.network import NETWORK
-from lemevit_cli.training.datasets.source import Sources
+from lemevit_cli.training.datasets.source import Source, Sources
 from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.few_labels import fit_single_pixels, share_of_labels, suit_few_labels
 from lemevit_cli.training.gather import make_card
@@ -50,7 +51,7 @@ class Segmentation:
         return replace(
             gathered,
             prepare=partial(_prepare, samples=gathered.training.samples),
-            finish=partial(_calibrate, data=gathered) if gathered.validation else None,
+            finish=partial(calibrate, sources=gathered.validation) if gathered.validation else None,
         )
 
     def make_loss(self, data: TaskData, options: TrainingOptions) -> Loss:
@@ -72,14 +73,16 @@ def _prepare(model: nn.Module, samples: Dataset[dict[str, Tensor]]) -> None:
         fit_single_pixels(model, samples)
 
 
-def _calibrate(model: nn.Module, card: Card, *, data: TaskData) -> Card:
-    """Divide the logits so that scores are as sure as they are right on what was held back."""
+def calibrate(model: nn.Module, card: Card, *, sources: Sequence[Source]) -> Card:
+    """Divide the logits so that scores are as sure as they are right; the card says by what.
+
+    Args:
+        sources: what was held back.
+    """
     if not isinstance(model, Segmenter) or model.pixel_view is not None:  # which blends scores
         return card
     device = next(model.parameters()).device
-    temperature = find_temperature(
-        lambda pixels: model(pixels.to(device)).float(), card, data.validation
-    )
+    temperature = find_temperature(lambda pixels: model(pixels.to(device)).float(), card, sources)
     model.divide_logits(temperature)
     # A training that is resumed behind its last step has divided them before.
     total = round(temperature * card.training.get("temperature", 1.0), 4)
