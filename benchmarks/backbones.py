@@ -1,15 +1,16 @@
-"""LeMeViT-Tiny beside another backbone, or head beside head, on real objects or real change.
+"""LeMeViT-Tiny beside other backbones, or head beside head, on real land cover, objects or change.
 
     python benchmarks/backbones.py det OBJECTS.toml [--steps 400]
     python benchmarks/backbones.py change CHANGE.toml [--backbones lemevit_tiny resnet18]
     python benchmarks/backbones.py change CHANGE.toml --backbones lemevit_tiny --init landcover \\
         --heads difference difference_decoded bit
+    python benchmarks/backbones.py seg LANDCOVER.toml --init 'distilled/{backbone}.safetensors'
 
-The lists are those that `examples/train_objects.sh` and `examples/train_buildings_change.sh` write.
-Every backbone under every head trains with that script's recipe and data for as many steps, from
-scratch or from `--init`; with `--equal-time` all after the first again, as long as that took.
-Scores are AP50, or F1 of change, on windows of each validation part; a class is judged where it is
-labelled.
+The lists are those that `examples/train_landcover.sh`, `train_objects.sh` and
+`train_buildings_change.sh` write. Every backbone under every head trains with that script's recipe
+and data for as many steps, from scratch or from `--init`, where {backbone} stands for its name;
+with `--equal-time` all after the first again, as long as that took. Scores are mean IoU, AP50 or F1
+of change, on windows of each validation part; a class is judged where it is labelled.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from lemevit_cli.training.metrics_log import read_metrics
 from lemevit_cli.training.options import DataOptions, TrainingOptions
 
 RECIPES: dict[str, dict[str, Any]] = {
+    "seg": {"crop": 256, "balance": 0.6, "lr": 3e-3, "gsd_m": (0.07, 1.0)},
     "det": {"crop": 384, "balance": 0.7},
     "change": {"crop": 256, "balance": 0.5, "loss": "ce+dice", "lr": 3e-3},
 }
-HEAD = {"det": None, "change": "difference_decoded"}
-FIGURE = {"det": "ap50", "change": "f1"}
+HEAD = {"seg": None, "det": None, "change": "difference_decoded"}
+FIGURE = {"seg": "miou", "det": "ap50", "change": "f1"}
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def run(
     recipe = TrainingOptions(
         backbone=backbone,
         decoder=head,
-        init=options.init,
+        init=options.init and options.init.format(backbone=backbone),
         batch_size=4,
         precision="bf16",
         steps=steps,

@@ -14,10 +14,11 @@ a hundredth. They are written as a layer beside the scene, and
         --background ignore --init landcover --time-budget 4m -o mine.safetensors
     lemevit predict scene.tif -w mine.safetensors -o map.tif
 
-makes the map. The forests are scikit-learn's with 200 trees, one on the bands of each pixel, one
-also on their mean and standard deviation in squares of 3, 5 and 9 pixels; they need seconds, and
-more trees do not change their figures. Mean IoU is over the classes that were drawn, in all pixels
-of these classes outside the polygons.
+makes the map. Beside it, with ``--teacher``, a linear layer on the features of a network at rest,
+as `lemevit probe` fits it, on the same polygons. The forests are scikit-learn's with 200 trees, one
+on the bands of each pixel, one also on their mean and standard deviation in squares of 3, 5 and 9
+pixels; they need seconds, and more trees do not change their figures. Mean IoU is over the classes
+that were drawn, in all pixels of these classes outside the polygons.
 
 The starter weights saw the training parts of czech_orthophoto and dubai_landcover, other towns,
 and chose their best step by windows of the validation parts.
@@ -33,12 +34,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
 import rasterio
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.features import shapes
@@ -47,12 +50,15 @@ from shapely.geometry import shape
 
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.models.dense_features import FeatureSource, open_features
 from lemevit_cli.models.weights import read_card
 from lemevit_cli.simulation.world import CLASS_NAMES, World, WorldSpec
+from lemevit_cli.tasks.backbone.linear_probe import features_at, fit_linear_layer
 
 POLYGONS = 20
 SHARE = 0.01  # of the pixels, that polygons may cover; and of a class, to be drawn at all
 SQUARES = (3, 5, 9)  # pixels, of the local mean and deviation: those of our own head
+WINDOW = 512  # pixels, that a network at rest sees at once
 CRS, GSD_M = "EPSG:32633", 0.3  # made up where a picture has none: nothing here depends on them
 _TRANSFORM = from_origin(500_000, 5_600_000, GSD_M, GSD_M)
 
@@ -87,12 +93,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7, help="of the polygons")
     parser.add_argument("--time-budget", default="4m")
     parser.add_argument("--init", default="landcover")
+    parser.add_argument("--teacher", help="a timm name, or a file of --teacher-model's weights")
+    parser.add_argument("--teacher-model")
     options = parser.parse_args()
     forest_class()
     rows: dict[str, list[float]] = {}
-    print(f"{'scene':32}{'colours':>9}{'+ local':>9}{'lemevit':>9}   seconds")
+    methods = [*METHODS, linear_layer] if options.teacher else METHODS
+    print(f"{'scene':32}" + "".join(f"{method.__name__:>14}" for method in methods) + "   seconds")
     for example in [*simulated(options), *photographed(options)]:
-        maps, seconds = zip(*(method(example, options) for method in METHODS), strict=True)
+        maps, seconds = zip(*(method(example, options) for method in methods), strict=True)
         rows[example.name] = [mean_iou(example, found) for found in maps]
         show(example.name, rows[example.name], seconds)
     means = np.mean(list(rows.values()), axis=0)
@@ -102,7 +111,7 @@ def main() -> None:
 
 def show(name: str, scores: Sequence[float], seconds: Sequence[float] = ()) -> None:
     times = " ".join(f"{s:.0f}" for s in seconds)
-    print(f"{name:32}" + "".join(f"{score:9.3f}" for score in scores) + f"   {times}", flush=True)
+    print(f"{name:32}" + "".join(f"{score:14.3f}" for score in scores) + f"   {times}", flush=True)
 
 
 def forest_class() -> type:
@@ -254,6 +263,38 @@ def write_polygons(path: Path, example: Example) -> None:
     names = [example.classes[example.truth[example.numbers == number][0]] for number in outlines]
     layer = geopandas.GeoDataFrame({"class": names}, geometry=list(outlines.values()), crs=CRS)
     layer.to_file(path)
+
+
+def linear_layer(example: Example, options: argparse.Namespace) -> tuple[NDArray[np.uint8], float]:
+    """Fit a layer on the teacher's features of the polygons' pixels, window by window."""
+    began = time.perf_counter()
+    network = open_features(FeatureSource(options.teacher, model=options.teacher_model))
+    drawn = {int(class_id): number for number, class_id in enumerate(example.drawn)}
+    windows = windows_of(example.truth.shape)
+    answered, columns, ids = [], [], []
+    for window in windows:
+        pixels = torch.from_numpy(example.pixels[window].transpose(2, 0, 1).copy()).float()
+        with torch.inference_mode():
+            maps = [m.float().clone() for m in network(pixels[None])]
+        answered.append(maps)
+        rows, cols = np.nonzero(example.numbers[window])
+        points = np.stack([(2 * cols + 1) / pixels.shape[2], (2 * rows + 1) / pixels.shape[1]], 1)
+        columns.append(features_at(maps, torch.from_numpy(points.astype(np.float32) - 1)))
+        ids += [drawn[int(class_id)] for class_id in example.truth[window][rows, cols]]
+    layer = fit_linear_layer(torch.cat(columns), torch.tensor(ids), num_classes=len(drawn))
+    found = np.empty_like(example.truth)
+    for window, maps in zip(windows, answered, strict=True):
+        height, width = found[window].shape
+        answers = layer.logits(maps, height=height, width=width)[0].argmax(dim=0)
+        found[window] = example.drawn[answers.numpy()]
+    return found, time.perf_counter() - began
+
+
+def windows_of(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Cut a picture into equal windows of at most ``WINDOW`` pixels a side."""
+    edges = [np.linspace(0, side, -(-side // WINDOW) + 1).astype(int) for side in shape]
+    rows, cols = ([slice(*pair) for pair in pairwise(of_side)] for of_side in edges)
+    return list(product(rows, cols))
 
 
 METHODS = (colour_forest, local_forest, lemevit)

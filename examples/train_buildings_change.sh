@@ -1,53 +1,58 @@
 #!/bin/sh
 # Makes the starter weights `buildings-change` (buildings that came or went between two dates).
 #
-#   examples/train_buildings_change.sh DATA [TIME]
+#   examples/train_buildings_change.sh DATA
 #
-# DATA holds the folders named below, each {train,val}/{A,B,label} with masks of 0 and 1. An
-# interrupted run goes on when the script is started again.
+# DATA holds change/ and seg/ with the folders named below: of change each {train,val}/{A,B,label} with masks
+# of 0 and 1, of seg {train,val}/{images,masks}. An interrupted run goes on when the script is started again.
 set -eu
-data=$(cd "${1:?usage: examples/train_buildings_change.sh DATA [TIME, such as 60m]}" && pwd)
-time=${2:-60m}
+data=$(cd "${1:?usage: examples/train_buildings_change.sh DATA}" && pwd)
 work=${WORK:-buildings_change_work}
+here=$(dirname "$0")
 mkdir -p "$work"
 
-# A minor part is simulated: four towns at two dates, at two pixel sizes.
+# A minor part is simulated: eleven towns at two dates, at each of two pixel sizes.
+seed=700
 for gsd in 0.3 0.5; do
     if [ ! -d "$work/towns_$gsd" ]; then
-        lemevit simulate "$work/towns_$gsd.part" --task change --size 1024 --scenes 5 \
-            --gsd "$gsd" --seed 700 --overwrite
+        lemevit simulate "$work/towns_$gsd.part" --task change --size 1024 --scenes 12 \
+            --gsd "$gsd" --seed "$seed" --overwrite
         mv "$work/towns_$gsd.part" "$work/towns_$gsd"
     fi
+    seed=$((seed + 100))
 done
 
-cat >"$work/change.toml" <<LIST
-[[source]]
-folder = "$data/levir_cd_test50"
-weight = 0.72
-[[source]]
-folder = "$data/levir_sample_windows"
-weight = 0.06
-[[source]]
-folder = "$data/egy_bcd_new_cairo"
-weight = 0.08
-[[source]]
-folder = "towns_0.5"
-weight = 0.08
-[[source]]
-folder = "towns_0.3"
-weight = 0.06
-LIST
+# So few pairs are labelled that pictures of one date with their buildings teach, too.
+if [ ! -d "$work/one_date" ]; then
+    rm -rf "$work/one_date.part"
+    python "$here/pairs_of_one_date.py" "$work/one_date.part" "$data/seg/czech_orthophoto:2" \
+        "$data/seg/jonkoping_buildings:2" "$data/seg/buildings_many_places" \
+        "$data/seg/massachusetts_buildings" "$data/seg/nyc_maps"
+    mv "$work/one_date.part" "$work/one_date"
+fi
+
+listing="$work/change.toml"
+: >"$listing"
+teach() {
+    printf '[[source]]\nfolder = "%s"\nweight = %s\n' "$1" "$2" >>"$listing"
+}
+teach "$data/change/levir_cd_test50" 0.50
+teach "$data/change/levir_sample_windows" 0.05
+teach "$data/change/egy_bcd_new_cairo" 0.08
+teach towns_0.5 0.09
+teach towns_0.3 0.08
+teach one_date 0.20
 
 # Each date is decoded as the land cover weights do it, then both are compared.
 init=${INIT:-landcover}
 resume=
 [ -f "$work/buildings-change_training/checkpoint.pt" ] && resume=--resume
 
-lemevit train --task change "$work/change.toml" --init "$init" --head difference_decoded \
-    --backbone lemevit_tiny --crop 256 --batch-size 4 --balance 0.5 --loss ce+dice --lr 3e-3 \
-    --gsd 0.2 1.0 --time-budget "$time" --precision bf16 --validate-every 400 --checkpoint-every 50 \
+lemevit train --task change "$listing" --init "$init" --head difference_decoded \
+    --backbone lemevit_tiny --crop 256 --batch-size "${BATCH:-4}" --balance 0.5 --loss ce+dice --lr 3e-3 \
+    --gsd 0.2 1.0 --steps "${STEPS:-3600}" --precision bf16 --validate-every 1200 --checkpoint-every 10m \
     --half --overwrite $resume -o "$work/buildings-change.safetensors"
 
 for set in levir_cd_test50 levir_sample_windows egy_bcd_new_cairo; do
-    lemevit eval "$work/buildings-change.safetensors" "$data/$set" --split val
+    lemevit eval "$work/buildings-change.safetensors" "$data/change/$set" --split val
 done

@@ -50,7 +50,7 @@ teach simulated 0.06
 resume=
 [ -f "$work/trained_training/checkpoint.pt" ] && resume=--resume
 lemevit train --task seg "$listing" --init "${INIT:?name the backbone to start from}" \
-    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size 8 --balance 0.6 \
+    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size "${BATCH:-8}" --balance 0.6 \
     --optimizer muon --lr 3e-3 --gsd 0.07 1.0 --steps "${STEPS:-2000}" --precision bf16 \
     --validate-every 700 --checkpoint-every 10m --half --overwrite $resume \
     -o "$work/trained.safetensors"

@@ -1,15 +1,14 @@
 #!/bin/sh
 # Makes the starter weights `objects` (ten classes of NWPU VHR-10) from their data.
 #
-#   examples/train_objects.sh DATA [STEPS]
+#   examples/train_objects.sh DATA
 #
 # DATA holds det/ and seg/ with the folders named below: of det each {train,val}/{images,labelTxt} in DOTA's
 # layout, of seg {train,val}/images. Vehicles of DOTA and of the simulated towns are called as NWPU calls them;
 # what a set does not label is neither class nor background to it. An interrupted run goes on when the script
 # is started again.
 set -eu
-data=$(cd "${1:?usage: examples/train_objects.sh DATA [STEPS]}" && pwd)
-steps=${2:-700}
+data=$(cd "${1:?usage: examples/train_objects.sh DATA}" && pwd)
 work=${WORK:-objects_work}
 mkdir -p "$work"
 
@@ -97,8 +96,8 @@ resume=
 
 # Windows of 512 pixels: large ships and harbours are seen whole.
 lemevit train --task det "$work/objects.toml" --init "$init" \
-    --backbone lemevit_tiny --crop 512 --batch-size 3 --balance 0.7 --head-first 0.3 --lr 2e-3 \
-    --gsd 0.08 2 --steps "$steps" --precision bf16 --validate-every 700 --checkpoint-every 10m \
+    --backbone lemevit_tiny --crop 512 --batch-size "${BATCH:-3}" --balance 0.7 --head-first 0.3 --lr 2e-3 \
+    --gsd 0.08 2 --steps "${STEPS:-700}" --precision bf16 --validate-every 700 --checkpoint-every 10m \
     --half --overwrite $resume -o "$work/objects.safetensors"
 
 for set in nwpu-vhr10-obb hrsc2016 ships_harbour dota_val_windows dota_samples; do

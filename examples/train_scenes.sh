@@ -24,8 +24,8 @@ weight = 0.05
 LIST
 
 # Begun from the backbone of land cover, which was distilled from a large one.
-lemevit train --task cls "$work/scenes.toml" --init "${INIT:-landcover}" --crop 128 --batch-size 32 \
-    --steps 700 --precision bf16 --half --validate-every 350 --checkpoint-every 10m \
+lemevit train --task cls "$work/scenes.toml" --init "${INIT:-landcover}" --crop 128 --batch-size "${BATCH:-32}" \
+    --steps "${STEPS:-700}" --precision bf16 --half --validate-every 350 --checkpoint-every 10m \
     --resume --overwrite -o "$work/scenes.safetensors"
 
 # Pictures are seen whole, in windows of 128 pixels. AID's were of 600, of 0.5 to 8 m: so large are pixels then.

@@ -118,6 +118,8 @@ class Card:
         _check_arguments(given)
         _check_pixels(given)
         _check_windows(given)
+        _check_thresholds(given)
+        _check_records(given)
         return cls(**raw | _as_tuples(given))
 
 
@@ -224,6 +226,9 @@ def _check_windows(card: Mapping[str, Any]) -> None:
     fits = f"a whole number from 1 to {_LARGEST_WINDOW}"
     _require(_is_whole(window, 1, _LARGEST_WINDOW), "window", window, fits)
     _require(_is_whole(overlap, 0, window - 1), "overlap", overlap, "smaller than the window")
+
+
+def _check_thresholds(card: Mapping[str, Any]) -> None:
     threshold = card["fuse_threshold"]
     is_cosine = threshold is None or _is_number(threshold, -1, 1)
     _require(is_cosine, "fuse_threshold", threshold, "a number from -1 to 1")
@@ -231,6 +236,9 @@ def _check_windows(card: Mapping[str, Any]) -> None:
     are_scores = _is_list(scores, number, number) and all(_is_number(v, 0, 1) for v in scores)
     fits = "null, or a number from 0 to 1 for each class"
     _require(scores is None or are_scores, "class_scores", scores, fits)
+
+
+def _check_records(card: Mapping[str, Any]) -> None:
     training, metrics = card["training"], card["metrics"]
     _require(isinstance(training, dict), "training", training, "an object")
     is_list = isinstance(metrics, (list, tuple)) and all(isinstance(m, dict) for m in metrics)
