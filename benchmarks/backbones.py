@@ -7,10 +7,11 @@
     python benchmarks/backbones.py seg LANDCOVER.toml --init 'distilled/{backbone}.safetensors'
 
 The lists are those that `examples/train_landcover.sh`, `train_objects.sh` and
-`train_buildings_change.sh` write. Every backbone under every head trains with that script's recipe
-and data for as many steps, from scratch or from `--init`, where {backbone} stands for its name;
-with `--equal-time` all after the first again, as long as that took. Scores are mean IoU, AP50 or F1
-of change, on windows of each validation part; a class is judged where it is labelled.
+`train_buildings_change.sh` write. Every backbone under every head trains with the task's recipe
+below (BIT with the one by which LeMeViT's authors train it) and these data for as many steps, from
+scratch or from `--init`, where {backbone} stands for its name; with `--equal-time` all after the
+first again, as long as that took. Scores are mean IoU, AP50 or F1 of change, on windows of each
+validation part; a class is judged where it is labelled.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "seg": {"crop": 256, "balance": 0.6, "lr": 3e-3, "gsd_m": (0.07, 1.0)},
     "det": {"crop": 384, "balance": 0.7},
     "change": {"crop": 256, "balance": 0.5, "loss": "ce+dice", "lr": 3e-3},
+}
+# As the code of LeMeViT's authors trains BIT (ViTAE-Transformer/LeMeViT @1b48783).
+OF_HEAD: dict[str | None, dict[str, Any]] = {
+    "bit": {"optimizer": "adamw", "lr": 2.4e-4, "weight_decay": 0.01, "loss": "ce"},
 }
 HEAD = {"seg": None, "det": None, "change": "difference_decoded"}
 FIGURE = {"seg": "miou", "det": "ap50", "change": "f1"}
@@ -80,7 +85,7 @@ def run(
         # The average of few steps, as of many: a part of them.
         ema_decay=0.98,
         validate_every=1_000_000,
-        **RECIPES[options.task],
+        **RECIPES[options.task] | OF_HEAD.get(head, {}),
     )
     model = trained(options.task, DataOptions(paths=(str(options.listing),)), recipe)
     scores = {of_set: figures[FIGURE[options.task]] for of_set, figures in model.figures.items()}

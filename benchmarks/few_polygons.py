@@ -58,7 +58,7 @@ from lemevit_cli.tasks.backbone.linear_probe import features_at, fit_linear_laye
 POLYGONS = 20
 SHARE = 0.01  # of the pixels, that polygons may cover; and of a class, to be drawn at all
 SQUARES = (3, 5, 9)  # pixels, of the local mean and deviation: those of our own head
-WINDOW = 512  # pixels, that a network at rest sees at once
+WINDOW_PX = 512  # that a network at rest sees at once
 CRS, GSD_M = "EPSG:32633", 0.3  # made up where a picture has none: nothing here depends on them
 _TRANSFORM = from_origin(500_000, 5_600_000, GSD_M, GSD_M)
 
@@ -268,22 +268,23 @@ def write_polygons(path: Path, example: Example) -> None:
 def linear_layer(example: Example, options: argparse.Namespace) -> tuple[NDArray[np.uint8], float]:
     """Fit a layer on the teacher's features of the polygons' pixels, window by window."""
     began = time.perf_counter()
-    network = open_features(FeatureSource(options.teacher, model=options.teacher_model))
-    drawn = {int(class_id): number for number, class_id in enumerate(example.drawn)}
+    source = FeatureSource(options.teacher, model=options.teacher_model)
+    network = open_features(source, option="--teacher-model")
     windows = windows_of(example.truth.shape)
-    answered, columns, ids = [], [], []
+    maps_of_windows, features, ids = [], [], []
     for window in windows:
         pixels = torch.from_numpy(example.pixels[window].transpose(2, 0, 1).copy()).float()
         with torch.inference_mode():
-            maps = [m.float().clone() for m in network(pixels[None])]
-        answered.append(maps)
+            maps = [m.float() for m in network(pixels[None])]
+        maps_of_windows.append(maps)
         rows, cols = np.nonzero(example.numbers[window])
         points = np.stack([(2 * cols + 1) / pixels.shape[2], (2 * rows + 1) / pixels.shape[1]], 1)
-        columns.append(features_at(maps, torch.from_numpy(points.astype(np.float32) - 1)))
-        ids += [drawn[int(class_id)] for class_id in example.truth[window][rows, cols]]
-    layer = fit_linear_layer(torch.cat(columns), torch.tensor(ids), num_classes=len(drawn))
+        features.append(features_at(maps, torch.from_numpy(points.astype(np.float32) - 1)))
+        ids.append(np.searchsorted(example.drawn, example.truth[window][rows, cols]))
+    labels = torch.from_numpy(np.concatenate(ids))
+    layer = fit_linear_layer(torch.cat(features), labels, num_classes=len(example.drawn))
     found = np.empty_like(example.truth)
-    for window, maps in zip(windows, answered, strict=True):
+    for window, maps in zip(windows, maps_of_windows, strict=True):
         height, width = found[window].shape
         answers = layer.logits(maps, height=height, width=width)[0].argmax(dim=0)
         found[window] = example.drawn[answers.numpy()]
@@ -291,8 +292,8 @@ def linear_layer(example: Example, options: argparse.Namespace) -> tuple[NDArray
 
 
 def windows_of(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
-    """Cut a picture into equal windows of at most ``WINDOW`` pixels a side."""
-    edges = [np.linspace(0, side, -(-side // WINDOW) + 1).astype(int) for side in shape]
+    """Cut a picture into equal windows of at most ``WINDOW_PX`` a side."""
+    edges = [np.linspace(0, side, -(-side // WINDOW_PX) + 1).astype(int) for side in shape]
     rows, cols = ([slice(*pair) for pair in pairwise(of_side)] for of_side in edges)
     return list(product(rows, cols))
 

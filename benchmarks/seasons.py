@@ -23,6 +23,8 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from lemevit_cli.training.datasets.folders import list_rasters
+
 Pixels = NDArray[np.float32]  # (H, W, 3), 0 to 255
 Look = Callable[[Pixels], Pixels]
 
@@ -88,7 +90,9 @@ def write_copy(folder: Path, copy: Path, look: Look) -> None:
     (copy / "val" / "B").mkdir(parents=True)
     for part in ("A", "label"):
         shutil.copytree(folder / "val" / part, copy / "val" / part)
-    for path in sorted((folder / "val" / "B").iterdir()):
+    if (folder / "classes.json").is_file():
+        shutil.copy(folder / "classes.json", copy)
+    for path in list_rasters(folder / "val" / "B").values():
         with rasterio.open(path) as dataset:
             pixels = np.moveaxis(dataset.read([1, 2, 3]), 0, -1).astype(np.float32)
         as_picture(look(pixels)).save(copy / "val" / "B" / f"{path.stem}.png")

@@ -61,5 +61,5 @@ for name in czech_orthophoto dubai_landcover jonkoping_buildings buildings_many_
     massachusetts_buildings oam_ramp_buildings nyc_maps roads_400; do
     set -- "$@" --data "$data/$name"
 done
-python "$here/adjust_landcover.py" "$work/trained.safetensors" -o "$work/landcover.safetensors" \
+python "$here/adjust_classes.py" "$work/trained.safetensors" -o "$work/landcover.safetensors" \
     --add vegetation=1 --add water=-1 "$@"

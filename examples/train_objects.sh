@@ -8,6 +8,7 @@
 # what a set does not label is neither class nor background to it. An interrupted run goes on when the script
 # is started again.
 set -eu
+[ $# -le 1 ] || { echo "one argument only: STEPS=$2 says how many steps" >&2; exit 2; }
 data=$(cd "${1:?usage: examples/train_objects.sh DATA}" && pwd)
 work=${WORK:-objects_work}
 mkdir -p "$work"
