@@ -23,15 +23,19 @@ export PATH="$kit/bin:$PATH" WORK="$work"
 
 # What there is goes out however the recipe ends: finished weights, else the best of a training.
 hand_out() {
+    for weights in "$work"/*.safetensors; do
+        split_weights "$weights" "$(basename "$weights" .safetensors)"
+    done
     for training in "$work"/*_training; do
-        weights=${training%_training}.safetensors
-        [ -f "$weights" ] || weights=$training/best.safetensors
-        [ -f "$weights" ] || continue
-        name=$(basename "${training%_training}")
-        rm -f "$results/$name".part-*
-        split -b 15000000 "$weights" "$results/$name.part-"
+        name=$(basename "$training" _training)
+        [ -f "$work/$name.safetensors" ] || split_weights "$training/best.safetensors" "$name"
     done
     tail -n 5 "$results/log.txt" >&2
+}
+split_weights() {
+    [ -f "$1" ] || return 0
+    rm -f "$results/$2".part-*
+    split -b 15000000 "$1" "$results/$2.part-"
 }
 trap hand_out EXIT
 setsid sh "$kit/program/examples/$recipe.sh" "$data" >"$results/log.txt" 2>&1 &
