@@ -46,12 +46,10 @@ teach one_date 0.16
 
 # Begun from the weights that are there; anew, INIT=landcover and some 7,000 steps do it, since each date is
 # decoded as land cover is.
-resume=
-[ -f "$work/trained_training/checkpoint.pt" ] && resume=--resume
 lemevit train --task change "$listing" --init "${INIT:-buildings-change}" --head difference_decoded \
     --backbone lemevit_tiny --crop 256 --batch-size "${BATCH:-4}" --balance 0.5 --loss ce+dice --lr 2e-3 \
     --gsd 0.2 1.0 --steps "${STEPS:-2500}" --precision bf16 --validate-every 1250 --checkpoint-every 10m \
-    --half --overwrite $resume -o "$work/trained.safetensors"
+    --half --resume --overwrite -o "$work/trained.safetensors"
 
 # It says "unchanged" too easily: what one number gives back.
 set --

@@ -47,12 +47,10 @@ teach "$data/nyc_maps" 0.07 'classes = ["road"]'
 teach "$data/roads_400" 0.08
 teach simulated 0.06
 
-resume=
-[ -f "$work/trained_training/checkpoint.pt" ] && resume=--resume
 lemevit train --task seg "$listing" --init "${INIT:?name the backbone to start from}" \
     --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size "${BATCH:-8}" --balance 0.6 \
     --optimizer muon --lr 3e-3 --gsd 0.07 1.0 --steps "${STEPS:-2000}" --precision bf16 \
-    --validate-every 700 --checkpoint-every 10m --half --overwrite $resume \
+    --validate-every 700 --checkpoint-every 10m --half --resume --overwrite \
     -o "$work/trained.safetensors"
 
 # Balanced windows show little of what covers most of the ground: what two numbers give back.

@@ -92,14 +92,12 @@ LIST
 
 # Begun from the weights that are there; anew, INIT=landcover and some 4,000 steps do it.
 init=${INIT:-objects}
-resume=
-[ -f "$work/objects_training/checkpoint.pt" ] && resume=--resume
 
 # Windows of 512 pixels: large ships and harbours are seen whole.
 lemevit train --task det "$work/objects.toml" --init "$init" \
     --backbone lemevit_tiny --crop 512 --batch-size "${BATCH:-3}" --balance 0.7 --head-first 0.3 --lr 2e-3 \
     --gsd 0.08 2 --steps "${STEPS:-700}" --precision bf16 --validate-every 700 --checkpoint-every 10m \
-    --half --overwrite $resume -o "$work/objects.safetensors"
+    --half --resume --overwrite -o "$work/objects.safetensors"
 
 for set in nwpu-vhr10-obb hrsc2016 ships_harbour dota_val_windows dota_samples; do
     lemevit eval "$work/objects.safetensors" "$data/det/$set" --split val
