@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def open_sources(
 
     Weights go by the square root of the labelled pixels, or objects: a large source counts for
     more, but does not drown the others. A weight in a listing replaces that; ``source_weights`` say
-    it of every path and training scene in turn, and the sources of one listing share theirs.
+    it of every path and training scene in turn, and the sources of one listing share theirs. What
+    weighs nothing is judged, not learned from.
 
     Args:
         crop: side of the training windows; blocks of undivided scenes follow from it.
@@ -80,6 +82,7 @@ def open_sources(
     ]
     if data.source_weights is not None:
         items = _share_out(data.source_weights, items)
+    items = [_without_weightless(item) for item in items]
     parts = [part for item in items for part in item.parts]
     training = [part.training for part in parts if part.training is not None]
     validation = [part.validation for part in parts if part.validation is not None]
@@ -146,7 +149,7 @@ def _open_item(
             cells.append(_count(part.training))
             # Where nothing is labelled each picture counts as one label does.
             labels = cells[-1].counts.sum() or len(part.training.sites)
-            weights.append(entry.weight or float(np.sqrt(labels)))
+            weights.append(float(np.sqrt(labels)) if entry.weight is None else entry.weight)
         if part.validation is not None:
             # Also for its checks: before any step, not after the first.
             held_back.append(_count(part.validation))
@@ -171,11 +174,13 @@ def _share_out(weights: Sequence[float], items: Sequence[_Item]) -> list[_Item]:
     """Replace weights of sources: one for each item, which its parts share as before.
 
     Raises:
-        DataError: if their numbers differ, or one is not above zero.
+        DataError: if their numbers differ, or one is below zero or infinite.
     """
     wanted = sum(item.is_trained_on for item in items)
-    if len(weights) != wanted or min(weights) <= 0:
-        raise DataError(f"{len(weights)} weights for {wanted} data sets; each needs one above zero")
+    if len(weights) != wanted or not all(0 <= weight < inf for weight in weights):
+        raise DataError(
+            f"{len(weights)} weights for {wanted} data sets; each needs one from zero on"
+        )
     remaining = iter(weights)
     return [
         replace(item, weights=_scale(item.weights, next(remaining))) if item.is_trained_on else item
@@ -185,7 +190,34 @@ def _share_out(weights: Sequence[float], items: Sequence[_Item]) -> list[_Item]:
 
 def _scale(weights: Sequence[float], to: float) -> tuple[float, ...]:
     total = sum(weights)
-    return tuple(to * weight / total for weight in weights)
+    return tuple(to * weight / total if total else 0.0 for weight in weights)
+
+
+def _without_weightless(item: _Item) -> _Item:
+    """Leave out of the training what weighs nothing; its validation part is judged.
+
+    Raises:
+        DataError: if such a source has no validation part.
+    """
+    weights = iter(item.weights)
+    parts = []
+    for part in item.parts:
+        if part.training is not None and next(weights) == 0:
+            if part.validation is None:
+                raise DataError(
+                    f"{part.training.name} weighs nothing and none of it is held back: "
+                    "leave it out, or give it a weight"
+                )
+            note = f"{part.training.name}: of weight 0, so judged and not learned from"
+            part = replace(part, training=None, notes=(*part.notes, note))
+        parts.append(part)
+    learned = [each for each in zip(item.cells, item.weights, strict=True) if each[1] > 0]
+    return replace(
+        item,
+        parts=tuple(parts),
+        cells=tuple(cells for cells, _ in learned),
+        weights=tuple(weight for _, weight in learned),
+    )
 
 
 def _number_names(sources: Sequence[Source]) -> list[Source]:

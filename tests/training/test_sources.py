@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -84,6 +85,31 @@ def test_stated_weights_win(make_folder, scene_with_roofs, tmp_path):
     assert shared.weights == (6.0, 2.0, 5.0)
 
 
+def test_what_weighs_nothing_is_judged_and_not_learned_from(make_folder, tmp_path):
+    make_folder("town", classes=("land", "roof"))
+    make_folder("village", classes=("land", "shed"))
+    listing = tmp_path / "data.toml"
+    town, village = "[[source]]\nfolder = 'town'\n", "[[source]]\nfolder = 'village'\n"
+    listing.write_text(f"{town}{village}weight = 0\n")
+    listed = opened(paths=(str(listing),))
+    given = opened(paths=(str(tmp_path / "town"), str(tmp_path / "village")), source_weights=(2, 0))
+    for sources in (listed, given):
+        assert [s.name for s in sources.training] == ["town"]
+        assert [s.name for s in sources.validation] == ["town", "village"]
+        assert len(sources.weights) == len(sources.cells) == 1
+        assert sources.classes == ("land", "roof")
+        assert "village: of weight 0, so judged and not learned from" in sources.notes
+    listing.write_text(f"{town}weight = 0\n{village}weight = 0\n")
+    with pytest.raises(DataError, match="nothing to train on"):
+        opened(paths=(str(listing),), source_weights=(1.0,))
+
+
+def test_what_weighs_nothing_and_is_not_held_back_is_told(scene_with_roofs, make_folder):
+    scene = scene_with_roofs("a", split="train")
+    with pytest.raises(DataError, match="a weighs nothing and none of it is held back"):
+        opened(paths=(str(make_folder()),), scenes=(scene,), source_weights=(1.0, 0.0))
+
+
 def test_background_stays_where_the_other_source_ignores_its_own(scene_with_roofs, make_folder):
     roofs = scene_with_roofs("roofs")
     roads = replace(roofs, class_name="road", background="ignore")
@@ -100,7 +126,7 @@ def test_sources_of_one_name_are_numbered(make_folder):
     assert [s.name for s in sources.validation] == ["data", "data (2)"]
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0), (1.0, 0.0)])
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0), (1.0, -1.0), (1.0, inf)])
 def test_a_wrong_number_of_weights_is_told(make_folder, scene_with_roofs, weights):
     with pytest.raises(DataError, match=f"{len(weights)} weights for 2 data sets"):
         opened(paths=(str(make_folder()),), scenes=(scene_with_roofs("a"),), source_weights=weights)

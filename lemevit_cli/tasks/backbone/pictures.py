@@ -74,7 +74,9 @@ def open_pictures(data: DataOptions) -> Sources:
     """
     items = [item for path in data.paths for item in _items_of(path)]
     items += [_scene_item(scene) for scene in data.scenes]
-    items, again = _drop_repeated([item for item in items if item.paths or item.left_out])
+    weightless = [item.name for item in items if item.weight == 0]
+    items = [item for item in items if item.weight != 0 and (item.paths or item.left_out)]
+    items, again = _drop_repeated(items)
     opened: list[list[_Opened]] = []
     unreadable: dict[str, list[str]] = {}
     for item in items:
@@ -83,6 +85,7 @@ def open_pictures(data: DataOptions) -> Sources:
         if wrong:
             unreadable.setdefault(item.name, []).extend(wrong)
     notes = list(_notes(items, unreadable))
+    notes += [f"{name}: of weight 0, so left out" for name in weightless]
     warnings = Counter(line for pictures in opened for each in pictures for line in each.warnings)
     notes += [f"{number} pictures: {line}" for line, number in warnings.items()]
     notes += picture_warnings([each.site.scene for pictures in opened for each in pictures])

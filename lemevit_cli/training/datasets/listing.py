@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def _values(
             known = ", ".join([*keys, *further])
             raise DataError(f"{where} has the unknown key {key!r}; known are {known}")
         if key in ("weight", "gsd"):
-            _check_number(where, key, value)
+            _check_number(where, key, value, zero=key == "weight")
         elif key == "all-touched":
             if not isinstance(value, bool):
                 raise DataError(f"{where}: {key} is {value!r}; it takes true or false")
@@ -185,9 +186,11 @@ def _naming(where: str, entry: dict[str, Any]) -> Naming:
     return Naming(rename=rename, drop=tuple(drop), classes=classes)
 
 
-def _check_number(where: str, key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise DataError(f"{where}: {key} is {value!r}; it takes a number above zero")
+def _check_number(where: str, key: str, value: Any, *, zero: bool) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not is_number or value < 0 or (value == 0 and not zero):
+        wanted = "from zero on" if zero else "above zero"
+        raise DataError(f"{where}: {key} is {value!r}; it takes a number {wanted}")
 
 
 def _resolve_path(file: Path, path: str) -> str:

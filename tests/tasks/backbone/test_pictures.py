@@ -72,17 +72,20 @@ def test_a_list_names_scenes_and_folders_without_labels(tmp_path):
     write(tmp_path / "towns" / "a.png", size=(10, 10))
     before, after = (write(tmp_path / f"{name}.png") for name in ("before", "after"))
     write(tmp_path / "held.png")
+    write(tmp_path / "judged.png")
     listing = tmp_path / "all.toml"
     listing.write_text(
         '[[source]]\nfolder = "towns"\ngsd = 0.5\nweight = 3\n'
         '[[source]]\nbefore = "before.png"\nafter = "after.png"\n'
         '[[source]]\nscene = "held.png"\nsplit = "val"\n'
+        '[[source]]\nscene = "judged.png"\nweight = 0\n'
     )
     found = open_pictures(DataOptions(paths=(str(listing),)))
     towns, pair = found.training
     assert (found.weights[0], towns.sites[0].gsd_m) == (3, 0.5)
     assert [site.scene for site in pair.sites] == [str(before), str(after)]
     assert found.weights[1] == pytest.approx((2 * 20 * 30) ** 0.5)
+    assert any("of weight 0, so left out" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
