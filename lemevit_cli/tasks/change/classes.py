@@ -33,6 +33,24 @@ def change_names(names: Sequence[str]) -> tuple[str, ...]:
     return ONE_KIND if len(names) <= len(ONE_KIND) else (UNCHANGED, *names[1:])
 
 
+def check_first_is_unchanged(path: str, names: Sequence[str], *, first_id: int = 0) -> None:
+    """Refuse classes whose first, by their order, cannot be what stayed as it was.
+
+    Args:
+        path: of the labels, for messages.
+        first_id: what the first class has in the file.
+
+    Raises:
+        DataError: in one line.
+    """
+    is_named = names[0].strip().lower() == UNCHANGED
+    if not is_named and (first_id != 0 or UNCHANGED in (name.lower() for name in names[1:])):
+        raise DataError(
+            f"{path}: its first class, {names[0]!r} (id {first_id}), would be what stayed as it "
+            f"was; labels of change need {UNCHANGED} first, as id 0 (and 0 not as nodata)"
+        )
+
+
 def classes_of_all(sources: Sequence[tuple[str, Sequence[str]]]) -> tuple[str, ...]:
     """Return the classes of a model that learns from several data sets.
 

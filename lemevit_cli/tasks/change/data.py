@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from lemevit_cli.errors import DataError
 from lemevit_cli.models.two_dates import DATES
-from lemevit_cli.tasks.change.classes import classes_of_all, ids_of_swapped_dates
+from lemevit_cli.tasks.change.classes import UNCHANGED, classes_of_all, ids_of_swapped_dates
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
 from lemevit_cli.tasks.change.datasets.scenes import open_labelled_pair
 from lemevit_cli.training.augmentation import uniform, vary_pixels
-from lemevit_cli.training.datasets.folders import open_splits
-from lemevit_cli.training.datasets.source import Source
+from lemevit_cli.training.datasets.folders import PictureReader, open_splits
+from lemevit_cli.training.datasets.holding_back import Division
+from lemevit_cli.training.datasets.listing import LabelledFolder
+from lemevit_cli.training.datasets.source import Parts, Source
 from lemevit_cli.training.draw import DrawnWindow
 from lemevit_cli.training.frames import Crop
 from lemevit_cli.training.options import AugmentationOptions
@@ -35,7 +37,18 @@ def merge_change_classes(sources: Sequence[Source]) -> tuple[str, ...]:
     return classes_of_all([(source.name, source.classes) for source in sources])
 
 
-PAIRS = Openers(partial(open_splits, open_pair_folder), open_labelled_pair, merge_change_classes)
+def _open_folder(entry: LabelledFolder, reader: PictureReader, division: Division) -> Parts:
+    parts = open_splits(open_pair_folder, entry, reader, division)
+    for source in (parts.training, parts.validation):
+        if source is not None and source.classes[0] != UNCHANGED:
+            raise DataError(
+                f"{entry.path}: {source.classes[0]!r} would be what stayed as it was; rename, drop "
+                f"and classes of a list keep {UNCHANGED} first"
+            )
+    return parts
+
+
+PAIRS = Openers(_open_folder, open_labelled_pair, merge_change_classes)
 
 
 def vary_pair(

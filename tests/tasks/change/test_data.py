@@ -10,9 +10,14 @@ from making.sources import sources_of
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.change.classes import change_groups
-from lemevit_cli.tasks.change.data import shift_pixels, vary_dates, vary_pair
+from lemevit_cli.tasks.change.data import PAIRS, shift_pixels, vary_dates, vary_pair
 from lemevit_cli.tasks.change.datasets.folders import open_pair_folder
+from lemevit_cli.training.datasets.folders import PictureReader
+from lemevit_cli.training.datasets.holding_back import Division
+from lemevit_cli.training.datasets.listing import LabelledFolder
+from lemevit_cli.training.datasets.naming import Naming
 from lemevit_cli.training.draw import WindowDraw
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 from lemevit_cli.training.samples import PixelTargets, StepBatches, TrainingSamples
@@ -51,6 +56,13 @@ def samples_of(folder, augmentation, *, balance=0.5, classes=("unchanged", "chan
         targets=PixelTargets(classes, change_groups),
         vary=vary_pair,
     )
+
+
+@pytest.mark.parametrize("naming", [Naming(classes=("changed",)), Naming(drop=("unchanged",))])
+def test_a_list_that_leaves_no_unchanged_ground_is_refused(pairs, naming):
+    entry = LabelledFolder(path=str(pairs), naming=naming)
+    with pytest.raises(DataError, match="'changed' would be what stayed as it was"):
+        PAIRS.folder(entry, PictureReader(), Division(crop=32))
 
 
 def test_geometry_is_the_same_for_both_dates_and_the_mask(pairs):

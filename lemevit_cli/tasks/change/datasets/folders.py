@@ -18,7 +18,7 @@ from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.raster.class_raster import NO_WHITE
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.raster.scene_pair import ScenePair
-from lemevit_cli.tasks.change.classes import ONE_KIND, change_names
+from lemevit_cli.tasks.change.classes import ONE_KIND, change_names, check_first_is_unchanged
 from lemevit_cli.training.datasets.folders import (
     CLASSES_FILE,
     MaskCode,
@@ -115,6 +115,7 @@ def _read_code(folder: Path, split: str) -> MaskCode:
     """Read names of the classes, and what the masks' values mean, from the masks of all splits."""
     listed = folder / CLASSES_FILE
     names, ignored = read_class_list(listed) if listed.is_file() else (ONE_KIND, None)
+    check_first_is_unchanged(str(listed), names)
     splits = [s for s in _SPLITS if (folder / s).is_dir()]
     masks = [
         mask for s in dict.fromkeys([split, *splits]) for mask in _files(folder, s)[2].values()

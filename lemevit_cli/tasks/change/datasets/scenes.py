@@ -11,10 +11,16 @@ from dataclasses import replace
 from lemevit_cli.errors import DataError
 from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
 from lemevit_cli.raster.scene_pair import ScenePair, open_pair
-from lemevit_cli.tasks.change.classes import CHANGED, UNCHANGED, change_names
+from lemevit_cli.tasks.change.classes import (
+    CHANGED,
+    UNCHANGED,
+    change_names,
+    check_first_is_unchanged,
+)
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.labels import (
     IGNORE,
+    RasterLabels,
     check_labelled,
     open_labels,
     open_to_learn,
@@ -45,6 +51,8 @@ def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
             "two dates to learn from",
         )
         labels = open_labels(pair.before, _as_change(labelled))
+        if isinstance(labels, RasterLabels):
+            check_first_is_unchanged(labelled.labels, labels.classes, first_id=labels.ids[0])
         ground = Ground(
             pair,
             pair.before.num_bands,

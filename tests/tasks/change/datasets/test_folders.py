@@ -244,6 +244,12 @@ def test_an_id_that_the_list_of_classes_does_not_know_is_told(make_pairs):
         open_pair_folder(folder, "train")
 
 
+def test_a_kind_of_change_that_comes_first_is_refused(make_pairs):
+    folder = make_pairs(classes={"classes": ["built", "unchanged"]})
+    with pytest.raises(DataError, match=r"classes\.json: its first class, 'built' \(id 0\)"):
+        open_pair_folder(folder, "train")
+
+
 def test_a_missing_split_is_told(make_pairs, tmp_path):
     with pytest.raises(DataError, match=r"test: no such folder; .*\{A,B,label\}"):
         open_pair_folder(make_pairs(), "test")

@@ -112,6 +112,25 @@ def test_a_raster_may_say_what_changed(make, write_scene):
     np.testing.assert_array_equal(source.read_ids(source.sites[0], window), truth[window.slices])
 
 
+@pytest.mark.parametrize(
+    ("ids", "nodata", "names"),
+    [
+        ((0, 1, 2), 0, None),
+        ((1, 2, 3), None, {1: "built", 2: "torn down", 3: "Unchanged"}),
+        ((0, 1, 2), None, {0: "built", 1: "unchanged", 2: "torn down"}),
+    ],
+)
+def test_no_change_is_taken_for_what_stayed_as_it_was(make, write_scene, ids, nodata, names):
+    labelled, table = make()
+    truth = np.array(ids, np.uint8)[burnt(table)]
+    path = write_scene(truth[None], "change.tif", transform=BEFORE, nodata=nodata)
+    if names:
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(1, **{f"CLASS_{i}": name for i, name in names.items()})
+    with pytest.raises(DataError, match=r"change\.tif: .* labels of change need unchanged first"):
+        opened(LabelledScene(scene=labelled.scene, after=labelled.after, labels=path))
+
+
 def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path, count_handles):
     labelled, _ = make()
     single = LabelledScene(scene=labelled.scene, labels=labelled.labels)
