@@ -13,6 +13,7 @@ from lemevit_cli.errors import DataError, LemevitError
 from lemevit_cli.legend import MAX_CLASSES
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
 from lemevit_cli.tasks.detection.datasets.scenes import open_boxes_of_scene
+from lemevit_cli.tasks.detection.windows import SMALLEST_SIDE
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division
 from lemevit_cli.training.datasets.listing import LabelledFolder
@@ -122,34 +123,46 @@ def count_objects(source: Source, side: int) -> Cells:
     return Cells(np.concatenate(places), np.concatenate(counts))
 
 
-def lengths_of(source: Source) -> dict[str, NDArray[np.float64]]:
-    """Return lengths of the objects to be found, by class, in pixels of their rasters."""
-    lengths: dict[str, list[NDArray[np.float64]]] = {name: [] for name in source.classes}
+def sides_of(source: Source) -> dict[str, NDArray[np.float64]]:
+    """Return lengths and widths ``(N, 2)`` of the objects to be found, by class, in pixels."""
+    sides: dict[str, list[NDArray[np.float64]]] = {name: [] for name in source.classes}
     for site in source.sites:
         objects = source.objects[site.scene]
         own = objects.counted_in(site.core)
         for class_id, name in enumerate(source.classes):
-            lengths[name].append(objects.boxes[own[objects.class_ids[own] == class_id], 2])
-    return {name: np.concatenate(parts) for name, parts in lengths.items()}
+            sides[name].append(objects.boxes[own[objects.class_ids[own] == class_id], 2:4])
+    return {name: np.concatenate(parts) for name, parts in sides.items()}
 
 
-def note_long_objects(sources: Sequence[Source], crop: int) -> list[str]:
-    """Note, in a line, the classes of which much is seen in parts only, or shrunk."""
-    lengths: dict[str, list[float]] = {}
+def note_sizes(sources: Sequence[Source], crop: int) -> list[str]:
+    """Note, a line each, what is seen in parts only, or shrunk, and what is too narrow to see."""
+    parts: dict[str, list[NDArray[np.float64]]] = {}
     for source in sources:
-        for name, sides in lengths_of(source).items():
-            lengths.setdefault(name, []).extend(sides)
+        for name, sides in sides_of(source).items():
+            parts.setdefault(name, []).append(sides)
+    of_class = {name: np.concatenate(sides) for name, sides in parts.items()}
     long = [
         name
-        for name, sides in lengths.items()
-        if sum(length > crop for length in sides) > _MANY_LONG * len(sides)
+        for name, sides in of_class.items()
+        if (sides[:, 0] > crop).sum() > _MANY_LONG * len(sides)
     ]
-    if not long:
-        return []
-    return [
-        f"{', '.join(long)}: more than {_MANY_LONG:.0%} of the objects are longer than a window "
-        f"of {crop} pixels; a larger --crop shows them whole"
+    narrow = [
+        f"{name} {count:,} of {len(sides):,}"
+        for name, sides in of_class.items()
+        if (count := int((sides[:, 1] < SMALLEST_SIDE).sum()))
     ]
+    notes = []
+    if long:
+        notes.append(
+            f"{', '.join(long)}: more than {_MANY_LONG:.0%} of the objects are longer than a "
+            f"window of {crop} pixels; a larger --crop shows them whole"
+        )
+    if narrow:
+        notes.append(
+            f"objects narrower than {SMALLEST_SIDE:g} pixels are learned only where a window shows "
+            f"them larger: {', '.join(narrow)}"
+        )
+    return notes
 
 
 def note_crowds(sources: Sequence[Source], side: int, most: int) -> list[str]:

@@ -218,16 +218,13 @@ def _boxes_of_table(table: geopandas.GeoDataFrame, path: str, reading: BoxReadin
     if not has_name.all():
         notes.append(f"{path}: {(~has_name).sum()} boxes without a class are left out")
     scores = _numbers(table[_SCORE], _SCORE, path)[rows] if _SCORE in table.columns else None
-    difficult = np.zeros(len(rows), dtype=bool)
-    if _DIFFICULT in table.columns:
-        difficult = _numbers(table[_DIFFICULT], _DIFFICULT, path, missing=0.0)[rows] > 0
     in_pixels = any(name in table.columns for name in _PIXEL_FIELDS)
     return BoxFile(
         path=path,
         corners=corners,
         classes=np.array([names[row] for row in rows], dtype=object),
         scores=scores,
-        difficult=difficult,
+        difficult=difficult_rows(table, path)[rows],
         crs_wkt=None if in_pixels else crs_wkt_of(table, path),
         in_pixels=in_pixels,
         notes=tuple(notes),
@@ -291,6 +288,17 @@ def class_names_of(
         f"{', '.join(fields) or 'none'}; name the one with the class by --label-field, or by "
         "--class what all its boxes are"
     )
+
+
+def difficult_rows(table: Any, path: str) -> NDArray[np.bool_]:
+    """Say of each row of a layer whether its field calls the object difficult; no field: none is.
+
+    Raises:
+        SceneError: if the field holds what is no number.
+    """
+    if _DIFFICULT not in table.columns:
+        return np.zeros(len(table), dtype=bool)
+    return _numbers(table[_DIFFICULT], _DIFFICULT, path, missing=0.0) > 0
 
 
 def _numbers(

@@ -18,7 +18,7 @@ from lemevit_cli.models.oriented_rcnn import (
     head_defaults,
 )
 from lemevit_cli.models.weights import Card
-from lemevit_cli.tasks.detection.data import BOXES, check_objects, note_crowds, note_long_objects
+from lemevit_cli.tasks.detection.data import BOXES, check_objects, note_crowds, note_sizes
 from lemevit_cli.tasks.detection.network import NETWORK
 from lemevit_cli.tasks.detection.pictures import draw_report, draw_samples
 from lemevit_cli.tasks.detection.validation import BoxValidation
@@ -73,7 +73,7 @@ class OrientedDetection:
             draw_report=draw_report,
             notes=(
                 *sources.notes,
-                *note_long_objects(sources.training, options.crop),
+                *note_sizes(sources.training, options.crop),
                 *note_crowds(sources.training, largest_side, MOST_OBJECTS),
             ),
         )

@@ -21,7 +21,7 @@ from lemevit_cli.training.options import TrainingOptions
 EMPTY = -1  # the label of a row without an object
 MOST_OBJECTS = 512  # that are learned of a window, the largest ones
 MOST_ROWS = 3 * MOST_OBJECTS  # for these and for what is ignored
-_SMALLEST_SIDE = 2.0  # pixels of the window; smaller boxes are ignored
+SMALLEST_SIDE = 2.0  # pixels of the window; smaller boxes are ignored
 _GROUND = 0.1  # share of the windows that are drawn anywhere, not around an object
 _TURNS = 0.5  # share of the frames that are turned by any angle, by default
 
@@ -114,7 +114,7 @@ class BoxTargets:
             raise ValueError(f"{source.name} has no objects")
         boxes, valid = objects.boxes, crop.valid.numpy()
         cols, rows = np.clip(boxes[:, :2].astype(np.int64), 0, len(valid) - 1).T
-        is_kept = objects.counted & (boxes[:, 3] >= _SMALLEST_SIDE) & valid[rows, cols]
+        is_kept = objects.counted & (boxes[:, 3] >= SMALLEST_SIDE) & valid[rows, cols]
         own_ids = np.array([self.classes.index(name) for name in source.classes])
         labels = np.full(len(objects), IGNORED)
         labels[is_kept] = own_ids[objects.class_ids[is_kept]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from lemevit_cli.vector.scene_polygons import (
     layer_name,
     read_polygons_on,
 )
+
+if TYPE_CHECKING:
+    import geopandas
 
 IGNORE = "ignore"
 _MOST_NAMES = 12  # of a line
@@ -212,19 +215,24 @@ class NamedPolygons:
         names: the class of each; None where the table does not say.
         classes: the different names, numbers in their order and text by the alphabet.
         num_features: rows of the table that have a class and touch the scene.
+        table: of the layer, which ``polygons.rows`` number.
     """
 
     polygons: ScenePolygons
     names: list[str | None]
     classes: tuple[str, ...]
     num_features: int
+    table: geopandas.GeoDataFrame
     notes: tuple[str, ...]
 
 
-def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
+def read_named_polygons(
+    scene: Scene, labelled: LabelledScene, *, with_points: bool = True
+) -> NamedPolygons:
     """Read a layer of polygons; their names are the values of ``label_field``, or one for all.
 
-    A point stands for the pixel that it lies in.
+    Args:
+        with_points: whether a point stands for the pixel that it lies in, or is left out.
 
     Raises:
         SceneError: if the layer cannot be read or does not touch the scene.
@@ -237,7 +245,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
             f"{path}: has no field {field!r}; its fields are {', '.join(fields) or 'none'}"
         )
     polygons, table = read_polygons_on(
-        scene, path, layer=labelled.layer, where=labelled.where, with_points=True
+        scene, path, layer=labelled.layer, where=labelled.where, with_points=with_points
     )
     if len(table) == 0:
         left = f"is left by the filter {labelled.where!r}" if labelled.where else "is there"
@@ -255,7 +263,7 @@ def read_named_polygons(scene: Scene, labelled: LabelledScene) -> NamedPolygons:
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
     notes = (*polygons.notes, *notes, *_note_of_elsewhere(scene, labelled, classes))
-    return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, notes)
+    return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, table, notes)
 
 
 def _note_of_elsewhere(

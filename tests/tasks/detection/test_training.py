@@ -269,6 +269,18 @@ def test_classes_that_are_longer_than_a_window_are_told(task, tmp_path):
     assert not any("longer than" in note for note in wide.notes)
 
 
+def test_objects_that_are_too_narrow_to_learn_are_told(task, tmp_path):
+    boats = write_set(tmp_path)
+    narrow = write_set(tmp_path, "wires", ("wire", "wire"))
+    for path in (tmp_path / "wires").glob("*/labelTxt/*.txt"):
+        path.write_text("10 20 30 20 30 21 10 21 wire 0\n10 50 60 50 60 60 10 60 wire 0\n")
+    pictures = len(list((tmp_path / "wires" / "train" / "labelTxt").iterdir()))
+    assert task.open_data(DataOptions(paths=(boats, narrow)), OPTIONS).notes[-1] == (
+        "objects narrower than 2 pixels are learned only where a window shows them larger: "
+        f"wire {pictures} of {2 * pictures}"
+    )
+
+
 def test_samples_and_report_are_drawn(task, tmp_path, see_bright_boxes):
     found = task.open_data(DataOptions(paths=(write_set(tmp_path),)), OPTIONS)
     found.draw_samples(tmp_path / "samples.png")

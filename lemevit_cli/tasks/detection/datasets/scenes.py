@@ -19,6 +19,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.raster.inspection import STATE_NODATA, value_warnings
 from lemevit_cli.raster.scene import Scene, open_ground
 from lemevit_cli.tasks.detection.datasets.labels import Outline, objects_of
+from lemevit_cli.tasks.detection.files import difficult_rows
 from lemevit_cli.training.datasets.blocks import BlockGrid, block_grid
 from lemevit_cli.training.datasets.holding_back import Division, Place, divide_scene
 from lemevit_cli.training.datasets.labels import (
@@ -50,7 +51,7 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
 
 
 def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -> Parts:
-    polygons = read_named_polygons(scene, labelled)
+    polygons = read_named_polygons(scene, labelled, with_points=False)
     objects, left_out = _objects(scene, polygons)
     grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
@@ -103,10 +104,13 @@ def _objects(scene: Scene, named: NamedPolygons) -> tuple[Objects, list[str]]:
 
     A box whose centre is nodata counts as not labelled.
     """
+    difficult = difficult_rows(named.table, scene.name)[named.polygons.rows]
     outlines = [
         # The last point of a ring is its first.
-        Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, False, scene.name)
-        for polygon, name in zip(named.polygons.polygons, named.names, strict=True)
+        Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, bool(is_hard), scene.name)
+        for polygon, name, is_hard in zip(
+            named.polygons.polygons, named.names, difficult, strict=True
+        )
     ]
     objects = objects_of(outlines, named.classes)
     flat = len(outlines) - len(objects)

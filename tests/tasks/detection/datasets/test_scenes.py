@@ -65,6 +65,25 @@ def counts_of(source):
     return count_objects(source, CROP).counts.sum(axis=0)
 
 
+def test_difficult_objects_of_a_layer_are_neither_learned_nor_background(labelled):
+    scene, _ = labelled(split="train")
+    table = geopandas.read_file(scene.labels)
+    table["difficult"] = [1, 0] * (MANY // 2)
+    table.to_file(scene.labels)
+    objects = opened(scene).training.objects[scene.scene]
+    np.testing.assert_array_equal(objects.difficult, table["difficult"] == 1)
+    assert counts_of(opened(scene).training).sum() == MANY // 2
+
+
+def test_points_are_no_boxes_to_learn_from(labelled):
+    scene, _ = labelled(split="train")
+    table = geopandas.read_file(scene.labels)
+    table.geometry = table.centroid
+    table.to_file(scene.labels)
+    with pytest.raises(DataError, match=r"boxes\.gpkg: holds no polygons"):
+        opened(scene)
+
+
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
 def test_boxes_of_any_crs_are_measured_in_pixels_of_the_scene(labelled, crs):
     scene, boxes = labelled(split="train", crs=crs)
