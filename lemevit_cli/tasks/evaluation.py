@@ -109,6 +109,8 @@ def evaluate(
     predictor = predictor_to_score(opened, runtime or RuntimeOptions(), progress)
     for warning in picture_warnings(list(dict.fromkeys(p for s in source.sites for p in s.dates))):
         progress.warn(warning)
+    for note in source.notes:
+        progress.note(note)
     return evaluate_source(predictor, source, batch_size=batch_size, progress=progress)
 
 

@@ -6,6 +6,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from making.collector import Collector
 from PIL import Image
 
 from lemevit_cli.errors import DataError, WeightsError
@@ -38,6 +39,17 @@ def test_weights_are_judged_by_the_classes_that_the_data_know(trained, write_dat
     assert set(figures["classes"]) == {"background", "building"}
     ours = evaluate(trained[1]["path"], trained[0], split="train")["classes"]["building"]
     assert figures["classes"]["building"] == pytest.approx(ours, abs=1e-3) and ours["iou"] > 0.5
+
+
+def test_how_masks_are_read_is_told_once(trained, tmp_path):
+    data = shutil.copytree(trained[0], tmp_path / "data")
+    mask = next((data / "val" / "masks").iterdir())
+    shutil.copy(mask, mask.with_stem("alone"))
+    told = Collector()
+    evaluate(trained[1]["path"], str(data), progress=told)
+    assert [note for note in told.notes if "alone" in note] == [
+        f"{mask.with_stem('alone')}: without a picture of the same stem, left out"
+    ]
 
 
 def test_figures_are_those_of_an_own_prediction(trained):

@@ -31,8 +31,6 @@ class WindowTally:
 
     def __init__(self, card: Card, source: Source, progress: Progress) -> None:
         self._source = source
-        for note in source.notes:
-            progress.note(note)
         self._tally = ClassTally(card.class_names, source.classes)
 
     def add(self, site: Site, scene: SceneInput, inference: BlockInference) -> None:

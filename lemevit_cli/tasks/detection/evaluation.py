@@ -59,8 +59,6 @@ class DetectionTally:
     def __init__(self, card: Card, source: Source, progress: Progress) -> None:
         names = card.class_names
         self._source = source
-        for note in source.notes:
-            progress.note(note)
         self._match = match_box_classes(names, source.classes, place=source.name)
         self._boxes = BoxTally(names, scores=card.class_scores)
         self._areas_m2: list[float | None] = []

@@ -199,7 +199,8 @@ def open_folder(path: str | Path, split: str, reader: PictureReader | None = Non
     def read_code() -> MaskCode:
         return _read_code(folder, split)
 
-    return masked_source(folder, split, files, read_code, reader or PictureReader())
+    source = masked_source(folder, split, files, read_code, reader or PictureReader())
+    return with_note_of_lone(source, masks, images)
 
 
 def open_splits(
@@ -345,6 +346,18 @@ def _check_mask(dates: Sequence[Scene], mask: Scene, words: Words) -> None:
             f"{mask.path} has {mask.num_bands} bands of {mask.dtype}; "
             f"a mask is one band of {words.mask}"
         )
+
+
+def with_note_of_lone(
+    source: Source, masks: Mapping[str, Path], pictures: Mapping[str, Path]
+) -> Source:
+    """Note, in a line, the masks that have no picture of their stem."""
+    lone = sorted(set(masks) - set(pictures))
+    if not lone:
+        return source
+    more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
+    note = f"{masks[lone[0]]}{more}: without a picture of the same stem, left out"
+    return replace(source, notes=(*source.notes, note))
 
 
 def refuse_missing(files: Mapping[str, Path], partners: Mapping[str, Path], kind: str) -> None:

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,14 @@ def test_a_picture_without_mask_is_named(make_folder):
     mask_of(folder).unlink()
     with pytest.raises(DataError, match=r"scene1.png has no mask of the same stem"):
         open_folder(folder, "train")
+
+
+def test_masks_without_a_picture_are_told(make_folder):
+    folder = make_folder()
+    shutil.copy(mask_of(folder), mask_of(folder, "scene8"))
+    shutil.copy(mask_of(folder), mask_of(folder, "scene9"))
+    (note,) = open_folder(folder, "train").notes
+    assert "scene8.png and 1 more: without a picture of the same stem, left out" in note
 
 
 def test_a_mask_of_another_size_names_both_files(make_folder):

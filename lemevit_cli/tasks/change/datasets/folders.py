@@ -31,6 +31,7 @@ from lemevit_cli.training.datasets.folders import (
     read_class_list,
     refuse_lossy_ids,
     refuse_missing,
+    with_note_of_lone,
 )
 from lemevit_cli.training.datasets.source import Source
 
@@ -63,7 +64,7 @@ def open_pair_folder(path: str | Path, split: str, reader: PictureReader | None 
     for files, partners in ((before, after), (after, before), (before, masks)):
         refuse_missing(files, partners, "partner")
     pairs = [((before[stem], after[stem]), masks[stem]) for stem in before]
-    return masked_source(
+    source = masked_source(
         folder,
         split,
         pairs,
@@ -72,6 +73,7 @@ def open_pair_folder(path: str | Path, split: str, reader: PictureReader | None 
         words=_WORDS,
         check=_check_grids,
     )
+    return with_note_of_lone(source, masks, before)
 
 
 def _files(folder: Path, split: str) -> tuple[dict[str, Path], dict[str, Path], dict[str, Path]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.detection.datasets.class_names import read_yaml, yaml_of
-from lemevit_cli.tasks.detection.datasets.lines import read_lines
+from lemevit_cli.tasks.detection.datasets.lines import read_text
 from lemevit_cli.training.datasets.folders import list_rasters
 
 _NAMES_OF_SPLIT = {"val": ("val", "valid")}
@@ -21,11 +21,16 @@ _NO_LABELS = ("classes.txt", "train.txt", "val.txt")  # YOLO's lists
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures and label files of a split, by stem, and where either are."""
+    """Pictures and label files of a split, by stem, and where either are.
+
+    Args:
+        missing: what a list names, and is not there.
+    """
 
     pictures: Mapping[str, Path]
     labels: Mapping[str, Path]
     place: Path
+    missing: tuple[str, ...] = ()
 
 
 def names_of_split(split: str) -> tuple[str, ...]:
@@ -71,14 +76,18 @@ def _yaml_split(folder: Path, split: str) -> Pairs | None:
     content = read_yaml(path)
     listed = next((content[name] for name in names_of_split(split) if content.get(name)), None)
     images: list[Path] = []
+    missing: list[str] = []
     for entry in listed if isinstance(listed, list) else [listed]:
         place = _place_in_yaml(folder, str(content.get("path") or "."), entry)
-        if place is not None and place.is_dir():
+        if place is None:
+            missing.append(str(entry))
+        elif place.is_dir():
             images += rasters_in(place).values()
-        elif place is not None:
-            lines = (" ".join(line.fields) for line in read_lines(place))
-            files = (_place_in_yaml(folder, str(place.parent), line) for line in lines)
-            images += [file for file in files if file is not None]
+        else:
+            for line in _listed_in(place):
+                file = _place_in_yaml(folder, str(place.parent), line)
+                images += [] if file is None else [file]
+                missing += [line] if file is None else []
     if not images:
         return None
     pictures: dict[str, Path] = {}
@@ -90,7 +99,13 @@ def _yaml_split(folder: Path, split: str) -> Pairs | None:
         pictures,
         {stem: label for stem, label in labels.items() if label.is_file()},
         labels[images[0].stem].parent,
+        tuple(missing),
     )
+
+
+def _listed_in(path: Path) -> list[str]:
+    """Return the lines of a list of files; names may hold spaces and commas."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _place_in_yaml(folder: Path, root: str, entry: object) -> Path | None:
@@ -143,12 +158,20 @@ def _voc_split(folder: Path, split: str) -> Pairs | None:
     if split not in listed:
         is_all = split == "train" and not listed
         return Pairs(pictures, files, labels) if is_all else None
-    stems = {Path(line.fields[0]).stem for line in read_lines(listed[split])}
+    stem_of = {line: _stem_in_list(line, pictures) for line in _listed_in(listed[split])}
+    stems = set(stem_of.values())
     return Pairs(
         {stem: image for stem, image in pictures.items() if stem in stems},
         {stem: file for stem, file in files.items() if stem in stems},
         labels,
+        tuple(line for line, stem in stem_of.items() if stem is None),
     )
+
+
+def _stem_in_list(line: str, stems: Collection[str]) -> str | None:
+    """Find the stem that a line names, which may have a suffix, or a number behind it."""
+    names = (line, line.split()[0])
+    return next((s for name in names for s in (name, Path(name).stem) if s in stems), None)
 
 
 def match_labels(found: Pairs) -> tuple[dict[Path, Path], list[str]]:
@@ -168,6 +191,7 @@ def match_labels(found: Pairs) -> tuple[dict[Path, Path], list[str]]:
     return pairs, [
         *note_of(alone, "without a label file left out; an empty one says that nothing is there"),
         *note_of(lost, "without a picture"),
+        *note_of(found.missing, "named for this split, and not there"),
     ]
 
 

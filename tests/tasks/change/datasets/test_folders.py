@@ -244,6 +244,13 @@ def test_an_id_that_the_list_of_classes_does_not_know_is_told(make_pairs):
         open_pair_folder(folder, "train")
 
 
+def test_masks_without_a_pair_are_told(make_pairs):
+    folder = make_pairs()
+    _save(folder, "train/label/nine.png", np.zeros(SIZE))
+    (note,) = open_pair_folder(folder, "train").notes
+    assert note.endswith("label/nine.png: without a picture of the same stem, left out")
+
+
 def test_a_kind_of_change_that_comes_first_is_refused(make_pairs):
     folder = make_pairs(classes={"classes": ["built", "unchanged"]})
     with pytest.raises(DataError, match=r"classes\.json: its first class, 'built' \(id 0\)"):

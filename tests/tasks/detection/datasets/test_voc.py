@@ -78,6 +78,19 @@ def test_the_lists_of_voc_divide_its_pictures(tmp_path):
     assert (len(parts.training.sites), len(parts.validation.sites)) == (2, 1)
 
 
+def test_a_list_of_voc_names_stems_with_dots_and_what_is_not_there(tmp_path):
+    from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
+
+    names = ("scene_0.5m_001", "img 001", "scene_0")
+    for name in names:
+        picture(tmp_path / f"JPEGImages/{name}.jpg")
+        text(tmp_path / f"Annotations/{name}.xml", xml(thing(EDGES)))
+    text(tmp_path / "ImageSets/Main/train.txt", "scene_0.5m_001", "img 001.jpg", "scene_0 1", "no")
+    parts = open_box_folder(tmp_path)
+    assert len(parts.training.sites) == 3
+    assert any("no: named for this split, and not there" in note for note in parts.notes)
+
+
 def test_a_size_of_zeros_is_unknown_and_another_one_is_scaled_or_refused(tmp_path):
     for size, expected in (
         ("<size><width>0</width><height>0</height></size>", AS_BOX),

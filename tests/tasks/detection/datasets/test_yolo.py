@@ -151,6 +151,20 @@ def test_the_yaml_lists_folders_or_files(tmp_path):
         assert read(tmp_path)[1] == read(tmp_path / "data.yaml")[1] == ["ship", "ship"]
 
 
+def test_what_the_yaml_or_its_list_names_and_is_not_there_is_told(tmp_path):
+    picture(tmp_path / "images/first/a, b  c.png")
+    text(tmp_path / "labels/first/a, b  c.txt", f"0 {BOX}")
+    text(tmp_path / "list.txt", "./images/first/a, b  c.png", "lost 1.png", "lost 2.png")
+    for train, lost in (
+        ("[images/first, images/lost]", "images/lost"),
+        ("list.txt", "lost 1.png and 1 more"),
+    ):
+        text(tmp_path / "data.yaml", f"train: {train}", "names: [ship]")
+        _, names, notes = read(tmp_path)
+        assert names == ["ship"]
+        assert f"{lost}: named for this split, and not there" in notes[-1]
+
+
 def test_pictures_and_labels_without_splits_are_for_training(tmp_path):
     picture(tmp_path / "images/a.png")
     text(tmp_path / "labels/a.txt", f"0 {BOX}")
