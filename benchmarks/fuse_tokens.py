@@ -180,7 +180,7 @@ def tell_seconds(args: argparse.Namespace) -> None:
     columns = []
     for size in args.sizes:
         grown = pad_by_reflection(picture[:, :size, :size], size)
-        images = model.front(torch.from_numpy(np.ascontiguousarray(grown))[None].float())
+        images = model.model.front(torch.from_numpy(np.ascontiguousarray(grown))[None].float())
         columns.append(interleaved_ms(backbone_of(model), images, args))
     for i, name in enumerate(args.fused):
         cells = [f"{times[i]:.0f} ({times[0] / times[i]:.2f}x)" for times in columns]
@@ -207,7 +207,9 @@ def tell_water(args: argparse.Namespace) -> None:
     backbone, rows = backbone_of(model), {name: [f"| {name}"] for name in args.fused}
     scenes = {"half water": half_water(args.windows), "dubai": real_windows(args)}
     for windows in scenes.values():
-        times = np.sum([interleaved_ms(backbone, model.front(w), args) for w in windows], axis=0)
+        times = np.sum(
+            [interleaved_ms(backbone, model.model.front(w), args) for w in windows], axis=0
+        )
         plain = classes_of(model, windows, None)
         for name, ms in zip(args.fused, times, strict=True):
             counted = Counted(REDUCTIONS[name])

@@ -29,7 +29,7 @@ Figures = dict[str, dict[str, Any]]  # by data set
 def main() -> None:
     """Print a table with a row for each set: its figures when it is learned from, and when not."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("listing", type=Path)
+    parser.add_argument("listing", type=lambda path: Path(path).resolve())
     parser.add_argument("--init", required=True)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--sets", nargs="+", help="by the names of their folders; default: all")

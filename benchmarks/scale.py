@@ -37,6 +37,7 @@ from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.inference.runtimes.torch import TorchRuntime
 from lemevit_cli.inference.scenes import infer_scenes, prepare_weights
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.scores import PixelScores
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Silent
 from lemevit_cli.settings import InferenceSettings, RuntimeOptions, Tiling
@@ -86,7 +87,7 @@ def write_vrt(path: Path, tile: Path, side: int) -> None:
 
 def one_convolution() -> tuple[Card, Callable[[], Predictor]]:
     card = Card(task="seg", backbone="-", classes=classes_from_names([f"c{i}" for i in range(6)]))
-    runtime = TorchRuntime(OneConvolution(), lambda logits: logits.softmax(1), RuntimeOptions())
+    runtime = TorchRuntime(PixelScores(OneConvolution()), lambda scores: scores, RuntimeOptions())
     return card, lambda: Predictor("one convolution", "0", card, runtime, "cpu")
 
 

@@ -15,9 +15,7 @@ def main(scene: str, target: str) -> None:
         tiling=Tiling(window=512, overlap=128),
         output=OutputOptions(overwrite=True),
     )
-    report = predict(
-        [scene], target, weights="landcover", task="seg", settings=settings, progress=Silent()
-    )
+    report = predict([scene], target, weights="landcover", settings=settings, progress=Silent())
     for name, found in report.results[0]["classes"].items():
         print(f"{name:12} {found['share']:6.1%}")
 

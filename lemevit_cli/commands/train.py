@@ -220,6 +220,11 @@ def train(
         seed=recipe.seed,
         skip_bad_labels=skip_bad_labels,
     )
+    if val_fraction is not None and scenes.val_scene and not data:
+        raise typer.BadParameter(
+            "is held back of scenes that are divided; --val-scene names all that is",
+            param_hint="--val-fraction",
+        )
     refuse_options_of_scenes(options.names_given(context), sources, task)
     if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")

@@ -6,9 +6,8 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
@@ -22,6 +21,9 @@ from lemevit_cli.geopackage import count_features
 from lemevit_cli.inputs import companions_of
 from lemevit_cli.simulation.world import World, WorldSpec
 from lemevit_cli.whole_files import IncompleteFileError
+
+if TYPE_CHECKING:
+    import geopandas
 
 _BLOCK = 1024
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 from affine import Affine
 from shapely import Polygon
 
@@ -26,6 +25,9 @@ from lemevit_cli.simulation.world import (
     WorldSpec,
     change_ids,
 )
+
+if TYPE_CHECKING:
+    import geopandas
 
 # Rasters by name: bands, and names of their class ids.
 _RASTERS: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -99,6 +101,8 @@ def _unseen_truth(spec: WorldSpec) -> dict[str, Any]:
 
 def _layer(objects: list[WorldObject], place: Georeference) -> geopandas.GeoDataFrame:
     """Make polygons of objects in map units, with their class and the box in pixels."""
+    import geopandas
+
     transform = Affine.identity() if place.transform is None else place.transform
     return geopandas.GeoDataFrame(
         {

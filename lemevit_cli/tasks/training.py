@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ from lemevit_cli.settings import RuntimeOptions
 from lemevit_cli.tasks import load_recipes, load_training
 from lemevit_cli.tasks.evaluation import evaluate_source, predictor_to_score
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, Run, check_resumable, recipe_of
-from lemevit_cli.training.datasets.listing import data_paths
+from lemevit_cli.training.datasets.listing import data_paths, is_listing
 from lemevit_cli.training.fusion import MOST_CALIBRATIONS, calibrate_threshold
 from lemevit_cli.training.loop import Loss, TrainingData, fit, steps_of_plan, try_one_window
 from lemevit_cli.training.metrics_log import read_metrics
@@ -499,14 +501,20 @@ def _metrics(
     options: TrainingOptions,
 ) -> tuple[dict[str, Any], ...]:
     """Make the card's record of the scores, each with the command that gives it."""
-    folders = {Path(path).resolve().name: path for path in data.paths}
+    # Of several of one name each has its number (``training/sources.py``), in a list's folders too.
+    folders: dict[str, str] = {}
+    counts = Counter[str]()
+    for path in () if any(map(is_listing, data.paths)) else data.paths:
+        name = Path(path).resolve().name
+        counts[name] += 1
+        folders[name if counts[name] == 1 else f"{name} ({counts[name]})"] = path
     further = " --precision fp32"
     further += f" --fuse-tokens {options.fuse_tokens}" if options.fuse_tokens else ""
     return tuple(
         {key: figures[key] for key in headline}
         | {
             "data": name,
-            "command": f"lemevit eval {target.name} {folders[name]}{further}"
+            "command": f"lemevit eval {target.name} {quote(folders[name])}{further}"
             if name in folders
             else f"lemevit train -o {target.name}, on what it held back",
         }

@@ -75,7 +75,7 @@ def make_loss(spec: str, class_weights: Sequence[float] | None = None) -> Loss:
 
 
 def weigh_classes(
-    text: str, classes: Sequence[str], counts: Sequence[int]
+    text: str, classes: Sequence[str], counts: Sequence[int], *, loss: str = "ce"
 ) -> tuple[float, ...] | None:
     """Weigh the classes: of ``none`` None, of ``balanced`` or ``name=2,other=0.5`` a tuple.
 
@@ -88,12 +88,16 @@ def weigh_classes(
 
     Args:
         counts: labelled pixels of each class.
+        loss: that they are for, as of :func:`make_loss`.
 
     Raises:
-        DataError: if a name is no class, or a weight no number from 0 on.
+        DataError: if a name is no class, a weight no number from 0 on, or no term of the loss has
+            weights.
     """
     if text == "none":
         return None
+    if "ce" not in [name.strip() for name in loss.lower().split("+")]:
+        raise DataError(f"class weights {text!r}: only ce has them, the loss is {loss}; add +ce")
     if text == "balanced":
         mean_root = sum(sqrt(count) for count in counts)
         return tuple(sum(counts) / sqrt(n) / mean_root if n else 1.0 for n in counts)

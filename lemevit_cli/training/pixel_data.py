@@ -92,7 +92,9 @@ def loss_of_pixels(data: TaskData, options: TrainingOptions) -> Loss:
     Raises:
         DataError: if the options weigh a class that there is not.
     """
-    weights = weigh_classes(options.class_weights, data.card.class_names, data.class_pixels)
+    weights = weigh_classes(
+        options.class_weights, data.card.class_names, data.class_pixels, loss=options.loss
+    )
     of_answer = make_loss(options.loss, weights)
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

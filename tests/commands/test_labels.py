@@ -103,6 +103,22 @@ def test_boxes_stay_the_same_in_every_format(dota, tmp_path, target, options):
     assert list(second["data"][0]["splits"]) == ["train", "val"]
 
 
+@pytest.mark.parametrize("kind", ["dota", "yolo"])
+def test_a_mask_beside_a_picture_goes_along(dota, tmp_path, kind):
+    (dota / "train" / "images" / "a.png").unlink()
+    scene = dota / "train" / "images" / "a.tif"
+    place_on_map(scene)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(scene, "r+") as raster:
+        raster.write_mask(np.arange(WIDTH)[None].repeat(HEIGHT, axis=0) >= 9)
+    assert scene.with_name("a.tif.msk").is_file()
+    run = invoke(dota, "-o", f"{tmp_path / 'again'}/", "--format", kind)
+    assert run.exit_code == 0, run.stderr
+    (copy,) = (tmp_path / "again").rglob("a.tif")
+    with rasterio.open(copy) as raster:
+        mask = raster.dataset_mask()
+    assert (mask[:, :9] == 0).all() and (mask[:, 9:] == 255).all()
+
+
 def test_what_a_format_cannot_hold_is_told(dota, tmp_path):
     run = invoke(dota, "-o", tmp_path / "yolo", "--format", "yolo-obb")
     assert "YOLO: 1 objects lose their mark of being difficult" in run.stderr

@@ -90,6 +90,20 @@ def test_options_of_scenes_are_not_ignored_without_one(tmp_path, task, arguments
     assert arguments[0] in run.stderr and "is for scenes with labels" in run.stderr
 
 
+def test_a_part_is_not_held_back_where_a_scene_is_named_to_validate_on(tmp_path):
+    target = tmp_path / "w.safetensors"
+    scenes = ["--scene", "a.tif", "--labels", "a.gpkg", "--val-scene", "b.tif"]
+    scenes += ["--val-labels", "b.gpkg", "--val-fraction", 0.3]
+    run = invoke("train", "-o", target, *scenes)
+    assert run.exit_code == 2 and "--val-scene names all that is" in run.stderr
+
+
+def test_a_number_of_scenes_without_a_task_is_refused(tmp_path):
+    run = invoke("simulate", tmp_path / "towns", "--scenes", 8)
+    assert run.exit_code == 2 and "a single pair is drawn" in run.stderr
+    assert not (tmp_path / "towns").exists()
+
+
 def test_a_list_may_name_the_scenes_that_part_is_held_back_of(tmp_path):
     listing = tmp_path / "none.toml"
     run = invoke("train", listing, "-o", tmp_path / "w.safetensors", "--val-fraction", 0.3)

@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 
 import geopandas
 import numpy as np
@@ -199,3 +201,13 @@ def test_a_full_disk_is_told_and_leaves_no_file(tmp_path, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(told.value)
     assert not files_in(tmp_path)
+
+
+def test_towns_to_train_from_need_no_geopandas(tmp_path):
+    script = (
+        "import sys; sys.modules['geopandas'] = None\n"
+        "from lemevit_cli.cli import app\n"
+        f"app(['simulate', {str(tmp_path / 'towns')!r}, '--task', 'seg', '--size', '64', '-q'])"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert len(list((tmp_path / "towns").rglob("*.tif"))) == 8

@@ -9,6 +9,7 @@ from lemevit_cli.models.weights import load_checkpoint, load_weights, read_card
 from lemevit_cli.progress import Silent
 from lemevit_cli.tasks import load_network, load_training, training
 from lemevit_cli.tasks.training import show_samples, train
+from lemevit_cli.training.options import DataOptions
 
 
 def test_a_model_learns_what_is_easy(trained):
@@ -266,3 +267,15 @@ def test_a_budget_without_time_for_the_scoring_says_how_to_score(
     assert read_card(target).metrics == ()
     (line,) = [line for line in remarks.warnings if "lemevit eval" in line]
     assert line.startswith("scoring all that was held back would take ") and "\n" not in line
+
+
+def test_a_score_names_the_folder_that_it_is_of(options_of, data_of, tmp_path):
+    folders = [str(tmp_path / part / "my towns") for part in "ab"]
+    scores = {"my towns": {"miou": 0.5}, "my towns (2)": {"miou": 0.7}, "scene": {"miou": 0.9}}
+    target, options = tmp_path / "w.safetensors", options_of(steps=1)
+    found = training._metrics(scores, ["miou"], target, DataOptions(paths=tuple(folders)), options)
+    assert [figures["command"] for figures in found] == [
+        f"lemevit eval w.safetensors '{folders[0]}' --precision fp32",
+        f"lemevit eval w.safetensors '{folders[1]}' --precision fp32",
+        "lemevit train -o w.safetensors, on what it held back",
+    ]

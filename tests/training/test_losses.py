@@ -221,3 +221,11 @@ def test_class_weights_are_given_by_name():
 def test_class_weights_that_mean_nothing_are_refused(text, message):
     with pytest.raises(DataError, match=message):
         weigh_classes(text, ("land", "road"), (1, 2))
+
+
+@pytest.mark.parametrize("loss", ["dice", "Focal + lovasz"])
+def test_class_weights_that_no_term_of_the_loss_heeds_are_refused(loss):
+    assert weigh_classes("none", ("land", "road"), (1, 2), loss=loss) is None
+    assert weigh_classes("road=2", ("land", "road"), (1, 2), loss=f"{loss} + CE") == (1.0, 2.0)
+    with pytest.raises(DataError, match="only ce has them"):
+        weigh_classes("road=2", ("land", "road"), (1, 2), loss=loss)

@@ -105,6 +105,8 @@ def _parts_of(
     sources = open_sources(DataOptions(paths=(path,)), crop=options.side, openers=PIXELS)
     for note in sources.notes:
         progress.note(note)
+    for warning in sources.warnings:
+        progress.warn(warning)
     names = {source.name for source in sources.training}
     others = tuple(source for source in sources.validation if source.name not in names)
     parts = [
@@ -165,6 +167,12 @@ def _probe_set(
         if match.classes == confusion.classes
         for site, window in windows_of(source.sites, options.side)
     ]
+    scored = {source.name for source, *_ in windows}
+    others = [source.name for source in validation if source.name not in scored]
+    if others:
+        progress.warn(
+            f"{', '.join(others)}: not scored, they know other classes than {validation[0].name}"
+        )
     progress.start(f"{training.name}: score", total=len(windows), unit="windows")
     try:
         for source, match, site, window in windows:

@@ -244,6 +244,11 @@ def read_named_polygons(
         raise DataError(
             f"{path}: has no field {field!r}; its fields are {', '.join(fields) or 'none'}"
         )
+    if field is not None and labelled.class_name is not None:
+        raise DataError(
+            f"{path}: the field {field} names the classes, and not --class {labelled.class_name}; "
+            "leave one out, or choose polygons by --where"
+        )
     polygons, table = read_polygons_on(
         scene, path, layer=labelled.layer, where=labelled.where, with_points=with_points
     )

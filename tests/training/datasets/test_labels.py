@@ -167,6 +167,7 @@ def test_a_filter_and_a_layer_choose_polygons(scene_on, write_polygons, on_map):
     ("changes", "message"),
     [
         ({"label_field": "sort"}, r"has no field 'sort'; its fields are kind, empty$"),
+        ({"label_field": "kind", "class_name": "ship"}, "field kind names .* not --class ship"),
         ({"where": "kind = 'lake'"}, r"no polygon is left by the filter"),
         ({"where": "lake = 1"}, r"cannot be read with the filter 'lake = 1'"),
         ({"layer": "lakes"}, r"no layer 'lakes'; it holds labels"),

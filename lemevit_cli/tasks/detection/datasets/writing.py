@@ -31,6 +31,7 @@ from lemevit_cli.atomic import (
 from lemevit_cli.errors import OutputError
 from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.geometry.oriented_boxes import box_of_polygon, corners_of, uncrossed
+from lemevit_cli.inputs import companions_of
 from lemevit_cli.raster.targets import STDOUT, find_writer
 from lemevit_cli.settings import OutputOptions
 from lemevit_cli.tasks.detection.datasets.folders import LabelledPicture
@@ -235,9 +236,13 @@ def _link_pictures(
         stems.append(stem)
         if path.is_file():
             _link(path.resolve(), folder / f"{stem}{path.suffix}")
-            for suffix in _WORLD_FILES:
-                if (beside := path.with_suffix(suffix)).is_file():
-                    _link(beside.resolve(), folder / f"{stem}{suffix}")
+            beside = {path.with_suffix(end): f"{stem}{end}" for end in _WORLD_FILES}
+            # Of the whole name: masks, overviews, and what GDAL could not write into the file.
+            ends = (name.removeprefix(path.name) for name in companions_of(path))
+            beside |= {path.with_name(path.name + e): f"{stem}{path.suffix}{e}" for e in ends}
+            for file, name in beside.items():
+                if file.is_file():
+                    _link(file.resolve(), folder / name)
         else:
             lost["pictures are no files that could be linked"] += 1
     return stems
