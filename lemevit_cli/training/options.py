@@ -91,6 +91,7 @@ class LabelledScene:
         all_touched: a polygon takes all pixels that it touches, not those whose centre it covers.
         split: ``train``, ``val``, or None to divide the scene by blocks.
         weight: how often it is drawn from; None goes by the square root of its labelled pixels.
+        known: classes that the layer has on other scenes: here there are none of these.
     """
 
     scene: str
@@ -104,6 +105,7 @@ class LabelledScene:
     all_touched: bool = False
     split: str | None = None
     weight: float | None = None
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.raster.inspection import picture_warnings
 from lemevit_cli.training.class_counts import note_counts, warn_of_missing
 from lemevit_cli.training.datasets.folders import PictureReader
-from lemevit_cli.training.datasets.holding_back import Division
+from lemevit_cli.training.datasets.holding_back import Division, place_of
+from lemevit_cli.training.datasets.labels import classes_on
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
 from lemevit_cli.training.datasets.source import Cells, Parts, Source, Sources, check_alike
 from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -75,6 +76,8 @@ def open_sources(
         *(read_listing(p) if is_listing(p) else (LabelledFolder(path=p),) for p in data.paths),
         *((scene,) for scene in data.scenes),
     ]
+    entries = _with_known_classes(entries)
+    _refuse_judging_what_is_learned([each for item in entries for each in item])
     division = Division(crop=crop, val_fraction=data.val_fraction, seed=data.seed)
     items = [
         _open_item(each, division, reader, openers, skip_bad_labels=data.skip_bad_labels)
@@ -111,6 +114,50 @@ def open_sources(
         ),
         warnings=warn_of_missing(classes, learned, judged, openers.unit),
     )
+
+
+def _with_known_classes(
+    items: Sequence[Sequence[LabelledFolder | LabelledScene]],
+) -> list[tuple[LabelledFolder | LabelledScene, ...]]:
+    """Tell scenes that share a layer all its classes: what one lacks is known to be absent."""
+    groups: dict[tuple[str | None, ...], list[LabelledScene]] = {}
+    for entry in (each for item in items for each in item):
+        if isinstance(entry, LabelledScene) and entry.label_field is not None:
+            groups.setdefault(_layer_of(entry), []).append(entry)
+    known = {
+        layer: tuple(sorted(set().union(*map(classes_on, scenes))))
+        for layer, scenes in groups.items()
+        if len({each.scene for each in scenes}) > 1
+    }
+    return [
+        tuple(
+            replace(entry, known=known.get(_layer_of(entry), ()))
+            if isinstance(entry, LabelledScene)
+            else entry
+            for entry in item
+        )
+        for item in items
+    ]
+
+
+def _layer_of(entry: LabelledScene) -> tuple[str | None, ...]:
+    return entry.labels, entry.layer, entry.label_field, entry.where
+
+
+def _refuse_judging_what_is_learned(entries: Iterable[LabelledFolder | LabelledScene]) -> None:
+    """Refuse a scene that is both learned from and named to be judged by: windows share pixels.
+
+    Raises:
+        DataError: naming it.
+    """
+    scenes = [entry for entry in entries if isinstance(entry, LabelledScene)]
+    judged = {place_of(each) for each in scenes if each.split == "val"}
+    both = next((e for e in scenes if e.split != "val" and place_of(e) in judged), None)
+    if both is not None:
+        raise DataError(
+            f"{both.scene}: is both learned from and named to be judged by, and windows would "
+            "share pixels; name it once, and blocks of it are held back, or cut it in two"
+        )
 
 
 def _check_class_names(classes: Sequence[str]) -> None:

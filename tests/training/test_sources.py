@@ -1,9 +1,13 @@
 import pickle
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 
@@ -108,6 +112,42 @@ def test_what_weighs_nothing_and_is_not_held_back_is_told(scene_with_roofs, make
     scene = scene_with_roofs("a", split="train")
     with pytest.raises(DataError, match="a weighs nothing and none of it is held back"):
         opened(paths=(str(make_folder()),), scenes=(scene,), source_weights=(1.0, 0.0))
+
+
+def test_a_scene_without_a_class_of_the_shared_layer_is_known_to_have_none(
+    scene_with_roofs, tmp_path
+):
+    first, second = scene_with_roofs("a"), scene_with_roofs("b")
+    with rasterio.open(second.scene, "r+") as raster:
+        raster.transform = Affine.translation(5_000, 0) @ raster.transform
+    table = geopandas.read_file(first.labels)
+    moved = table.set_geometry(table.translate(5_000, 0))
+    both = pd.concat([table.assign(kind=["road", *["roof"] * (len(table) - 1)]),
+                      moved.assign(kind="roof")])  # fmt: skip
+    both.to_file(tmp_path / "both.gpkg")
+    layer = {"labels": str(tmp_path / "both.gpkg"), "label_field": "kind", "class_name": None}
+    sources = opened(scenes=(replace(first, **layer), replace(second, **layer)))
+    assert [s.classes for s in sources.training] == [("background", "road", "roof")] * 2
+    assert sources.training[1].count_classes().counts.sum(axis=0)[1] == 0
+    alone = opened(scenes=(replace(second, **layer),))
+    assert alone.classes == ("background", "roof")
+
+
+def test_other_labels_of_a_scene_are_divided_as_the_first(scene_with_roofs):
+    roofs = scene_with_roofs("a")
+    table = geopandas.read_file(roofs.labels)
+    other = str(Path(roofs.labels).with_name("roads.gpkg"))
+    table.iloc[::3].to_file(other)
+    roads = replace(roofs, labels=other, class_name="road", background="ignore")
+    sources = opened(scenes=(roofs, roads), val_fraction=0.3)
+    learned = {(window.col_off, window.row_off): window for source in sources.training
+               for window in (site.extent for site in source.sites)}  # fmt: skip
+    held = [site.core for source in sources.validation for site in source.sites]
+    assert held and len(sources.training) == 2
+    assert all(w.intersection(h) is None for w in learned.values() for h in held)
+    judged = replace(roofs, split="val")
+    with pytest.raises(DataError, match="is both learned from and named to be judged by"):
+        opened(scenes=(roofs, judged))
 
 
 def test_background_stays_where_the_other_source_ignores_its_own(scene_with_roofs, make_folder):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +33,21 @@ class Division:
         val_fraction: of the labels, held back. None holds back a fifth if every class is in at
             least 5 blocks, and polygons number at least 30; else nothing, and a note says so.
         seed: of the blocks.
+        held_back: what is so far, by :func:`place_of`: of other labels of a scene the same.
     """
 
     crop: int
     val_fraction: float | None = None
     seed: int = 0
+    held_back: dict[tuple[str, str | None], NDArray[np.bool_]] = field(
+        default_factory=dict, compare=False
+    )
+
+
+def place_of(labelled: LabelledScene) -> tuple[str, str | None]:
+    """Return what tells scenes, or pairs, apart, however their paths are written."""
+    after = None if labelled.after is None else os.path.realpath(labelled.after)
+    return os.path.realpath(labelled.scene), after
 
 
 def divide_scene(
@@ -67,6 +78,10 @@ def divide_scene(
     notes: tuple[str, ...] = ()
     if labelled.split is not None:
         held = np.full(len(counts), labelled.split == "val")
+    elif (decided := division.held_back.get(place_of(labelled))) is not None:
+        held = decided[tuple(np.transpose(list(counts)))]
+        number = f"{held.sum()} of {len(held)} blocks"
+        notes = (f"{scene.name}: {number} are held back, as of its other labels",)
     else:
         lack = None
         if division.val_fraction is None:
@@ -75,9 +90,10 @@ def divide_scene(
         notes = (f"{scene.name}: {note}",)
     held_back = np.zeros(grid.shape, dtype=bool)
     held_back[tuple(np.transpose(list(counts)))] = held
+    held_back |= division.held_back.setdefault(place_of(labelled), held_back)
     parts: tuple[dict[Place, Site], dict[Place, Site]] = ({}, {})
     for place, is_held in zip(counts, held.tolist(), strict=True):
-        is_free = is_held or not held.any()
+        is_free = is_held or not held_back.any()
         parts[is_held][place] = Site(
             scene=scene.path,
             after=labelled.after,

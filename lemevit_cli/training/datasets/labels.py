@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lemevit_cli.errors import DataError, SceneError
+from lemevit_cli.errors import DataError, LemevitError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.legend import MAX_CLASSES, NODATA_CLASS
 from lemevit_cli.raster.class_raster import (
@@ -22,7 +22,7 @@ from lemevit_cli.raster.class_raster import (
     white_note,
 )
 from lemevit_cli.raster.overlap import classes_on_grid_of, is_placed, part_over, same_grid
-from lemevit_cli.raster.scene import Scene, open_scene
+from lemevit_cli.raster.scene import Scene, open_ground, open_scene
 from lemevit_cli.raster.scene_pair import ScenePair
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.training.options import LabelledScene
@@ -152,6 +152,8 @@ class PolygonLabels:
         """
         if class_id == self.background:
             return "polygons cover all that has data"
+        if class_id not in self.ids:
+            return "none of its polygons touches the scene"
         if not is_drawn:
             mend = "" if self.all_touched else "; --all-touched takes what they touch"
             return f"they are too small for the grid and cover no pixel's centre{mend}"
@@ -213,7 +215,8 @@ class NamedPolygons:
 
     Args:
         names: the class of each; None where the table does not say.
-        classes: the different names, numbers in their order and text by the alphabet.
+        classes: the different names, and those that the layer has on other scenes; numbers in their
+            order and text by the alphabet.
         num_features: rows of the table that have a class and touch the scene.
         table: of the layer, which ``polygons.rows`` number.
     """
@@ -261,14 +264,26 @@ def read_named_polygons(
     else:
         names = class_texts(table[field])
     of_polygons = [names[row] for row in polygons.rows]
-    classes = sort_names({name for name in of_polygons if name is not None})
-    if not classes:
+    there = sort_names({name for name in of_polygons if name is not None})
+    if not there:
         raise DataError(f"{path}: {field} is empty in all polygons that touch {scene.name}")
     unknown = len({row for row in polygons.rows if names[row] is None})
     notes = (f"{path}: {unknown} polygons without {field} are ignored",) if unknown else ()
     num_features = len(np.unique(polygons.rows)) - unknown
-    notes = (*polygons.notes, *notes, *_note_of_elsewhere(scene, labelled, classes))
-    return NamedPolygons(polygons, of_polygons, tuple(classes), num_features, table, notes)
+    notes = (*polygons.notes, *notes, *_note_of_elsewhere(scene, labelled, there))
+    classes = tuple(sort_names({*there, *labelled.known}))
+    return NamedPolygons(polygons, of_polygons, classes, num_features, table, notes)
+
+
+def classes_on(labelled: LabelledScene) -> set[str]:
+    """Return the classes of the polygons on a scene; none where they cannot be read."""
+    if labelled.scene == STDIN:
+        return set()
+    try:
+        with open_ground(labelled.scene) as scene:
+            return set(read_named_polygons(scene, labelled).classes)
+    except LemevitError:
+        return set()
 
 
 def _note_of_elsewhere(
