@@ -2,12 +2,12 @@
 
     python benchmarks/landcover.py DATA [--steps 300] [--simulated FOLDER]
 
-DATA holds the folders of `examples/train_landcover.sh`. Both backbones train from scratch with that
-script's recipe, data and light decoder: LeMeViT-Tiny and Swin-T for as many steps, then Swin-T for
-as much time as LeMeViT-Tiny took. The classifier of colours answers the class most probable among
-the training pixels of that colour (32 steps a band, classes weighted by the square root of their
-pixels); it learns from the two sets that know all classes. Networks are scored on windows of 512
-pixels, 24 of each validation part, the colours on all its pixels.
+DATA holds six of the folders of `examples/train_landcover.sh`. Both backbones train from scratch on
+them with the light decoder, by the recipe that script had at first: LeMeViT-Tiny and Swin-T for as
+many steps, then Swin-T for as much time as LeMeViT-Tiny took. The classifier of colours answers the
+class most probable among the training pixels of that colour (32 steps a band, classes weighted by
+the square root of their pixels); it learns from the two sets that know all classes. Networks are
+scored on windows of 512 pixels, 24 of each validation part, the colours on all its pixels.
 """
 
 from __future__ import annotations
