@@ -222,8 +222,8 @@ _COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     ),
     "quicklook": (
         quicklook.quicklook,
-        "lemevit quicklook scene.tif landcover.tif -o picture.png",
-        "lemevit quicklook scene.tif boxes.gpkg -o picture.png --overwrite",
+        "lemevit quicklook landcover.tif --over scene.tif -o picture.png",
+        "lemevit quicklook boxes.gpkg --over scene.tif -o picture.png --overwrite",
     ),
     "attention": (
         attention.attention,

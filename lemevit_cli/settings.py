@@ -185,7 +185,8 @@ class DetectionOptions:
 
     Args:
         score: boxes with a lower score are dropped; None takes that of each class in ``scores``.
-        nms_iou: of boxes of one class that overlap by more in the scene the best one stays. What
+        nms_iou: of boxes of one class that overlap by more the best one stays. None takes 0.1
+            within a window and 0.3 between windows, whose boxes of one object differ by more; what
             lies side by side overlaps by less: boxes are oriented.
         max_per_window: boxes that a window may give, the best ones.
         class_ids: classes of the weights that are asked for, set by the task; None asks for all.
@@ -195,7 +196,7 @@ class DetectionOptions:
     """
 
     score: float | None = None
-    nms_iou: float = 0.3
+    nms_iou: float | None = None
     max_per_window: int = 300
     class_ids: tuple[int, ...] | None = None
     proposals: int | None = None

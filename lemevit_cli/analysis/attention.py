@@ -15,7 +15,7 @@ import numpy as np
 
 from lemevit_cli.analysis.quicklook import check_target as check_picture
 from lemevit_cli.atomic import replacing
-from lemevit_cli.errors import OutputError, WeightsError
+from lemevit_cli.errors import DeviceError, OutputError, WeightsError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan
 from lemevit_cli.inference.bounds import window_of_bounds
@@ -90,6 +90,8 @@ def attention(
         LemevitError: before the scene is read for what can be told to be wrong in a second.
     """
     settings = replace(settings, output=replace(settings.output, output_type="scores"))
+    if settings.runtime.runtime == "openvino":
+        raise DeviceError("--runtime openvino: attention is read within the network by torch")
     opened = open_weights(weights or TASKS[_TASK_OF_STARTER].starter)
     check_settings(opened.card, settings)
     reads = read_beside(opened.name, settings)

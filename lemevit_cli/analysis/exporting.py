@@ -14,7 +14,8 @@ from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.models.weights import find_weights, open_weights
 from lemevit_cli.tasks import TASKS, load_network
 
-SUFFIXES = (".onnx", ".xml")
+_NEEDED = {".onnx": ("onnx", "onnxruntime"), ".xml": ()}
+SUFFIXES = tuple(_NEEDED)
 _FARTHEST = 1e-3  # that scores may lie from torch's
 _ANY_BATCH = 3  # windows to try where any number will do
 
@@ -57,6 +58,8 @@ def export(
     try:
         exchange: Any = import_module("lemevit_cli.models.exchange")
         conversion: Any = import_module("lemevit_cli.models.conversion")
+        for needed in _NEEDED[suffix]:
+            import_module(needed)
     except ImportError as error:
         raise LemevitError(
             f"export needs {error.name}; install it by `pip install lemevit[onnx,openvino]`"

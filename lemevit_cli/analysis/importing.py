@@ -8,8 +8,13 @@ from typing import Any
 from lemevit_cli.atomic import check_replaceable
 from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import classes_from_names
+from lemevit_cli.models.card import check_readable
 from lemevit_cli.models.lemevit import LeMeViT
-from lemevit_cli.models.official_checkpoint import identify_official, load_official_state_dict
+from lemevit_cli.models.official_checkpoint import (
+    identify_official,
+    load_official_state_dict,
+    tensors_left_out,
+)
 from lemevit_cli.models.variants import VARIANTS
 from lemevit_cli.models.weights import Card, load_checkpoint, save_weights
 
@@ -30,15 +35,20 @@ def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) 
     variant, arguments = identify_official(state)
     model = LeMeViT(**VARIANTS[variant] | arguments)
     load_official_state_dict(model, state)
+    bands = arguments["in_chans"]
+    pixels = {} if bands == len(Card.mean) else {"mean": (127.5,) * bands, "std": (127.5,) * bands}
     card = Card(
         task="backbone",
         backbone=variant,
         backbone_args=arguments,
         classes=classes_from_names([f"class_{i}" for i in range(arguments["num_classes"])]),
-        bands=arguments["in_chans"],
+        bands=bands,
+        **pixels,
         window=224,
         overlap=0,
         training={"imported_from": Path(checkpoint).name},
     )
+    check_readable(card)
     save_weights(target, model.state_dict(), card)
-    return {"path": target, "backbone": variant, **arguments}
+    left_out = tensors_left_out(state)
+    return {"path": target, "backbone": variant, **arguments, "left_out": left_out}

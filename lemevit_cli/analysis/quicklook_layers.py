@@ -46,6 +46,7 @@ from lemevit_cli.vector.scene_polygons import (
 _CLASS_FIELD, _ID_FIELD, _SCORE_FIELD = "class", "class_id", "score"
 _BEARING_FIELD, _PIXEL_FIELD = "bearing", "length_px"
 _BOX_FIELDS = {_CLASS_FIELD, _BEARING_FIELD}  # what detect writes of boxes alone
+_NOTES = "notes"  # of a table: what its reader told
 _BOX_TABLES = (".txt", ".csv", ".parquet")
 _BOX_LINE_PX = 1.8
 _GAP_PX = 8  # between two panels
@@ -273,7 +274,9 @@ def _read_box_table(path: str) -> GeoDataFrame:
         fields[_SCORE_FIELD] = file.scores
     if file.in_pixels:
         fields[_PIXEL_FIELD] = 0.0
-    return GeoDataFrame(fields, geometry=list(shapely.polygons(file.corners)), crs=file.crs_wkt)
+    table = GeoDataFrame(fields, geometry=list(shapely.polygons(file.corners)), crs=file.crs_wkt)
+    table.attrs[_NOTES] = file.notes
+    return table
 
 
 def polygon_layer(table: GeoDataFrame, path: str, sheet: Sheet) -> Layer:
@@ -289,6 +292,13 @@ def draw_polygons(
     polygons: ScenePolygons | None, table: GeoDataFrame, path: str, sheet: Sheet
 ) -> Layer:
     """Draw polygons in pixels of a sheet, with the fields of their table; None is none."""
+    layer = _draw_polygons(polygons, table, path, sheet)
+    return replace(layer, notes=(*table.attrs.get(_NOTES, ()), *layer.notes))
+
+
+def _draw_polygons(
+    polygons: ScenePolygons | None, table: GeoDataFrame, path: str, sheet: Sheet
+) -> Layer:
     # A GeoJSON without features has no fields at all: nothing was found.
     is_empty = len(table) == 0 and list(table.columns) == ["geometry"]
     if is_empty or set(table.columns) >= _BOX_FIELDS:

@@ -9,6 +9,7 @@ import typer
 from lemevit_cli.commands import options
 from lemevit_cli.commands.console import print_json
 from lemevit_cli.commands.groups import Reporting, Scenes, spread_groups
+from lemevit_cli.commands.reporting import exit_if_unreadable
 from lemevit_cli.settings import OutputOptions
 
 
@@ -71,3 +72,4 @@ def attention(
         typer.echo(record["path"])
         if png is not None:
             typer.echo(png)
+    exit_if_unreadable([record])

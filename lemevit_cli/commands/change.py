@@ -93,7 +93,7 @@ def change(
         reporting,
         _summary if verbose else None,
         several=len(pairs) > 1,
-        to_stdout="-" in (output or ()),
+        to_stdout="-" in (output or ()) and not dry_run,
     ) as report:
         pipeline.change(
             pairs,

@@ -25,7 +25,7 @@ def detect(
     output: options.Output = None,
     weights: options.Weights = None,
     score: options.Score = None,
-    nms_iou: options.NmsIou = 0.3,
+    nms_iou: options.NmsIou = None,
     agnostic_nms: options.AgnosticNms = False,
     classes: options.FoundClasses = None,
     max_per_window: options.MaxPerWindow = 300,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lemevit_cli.commands import options
-from lemevit_cli.commands.console import print_json
+from lemevit_cli.commands.console import print_json, say
 
 
 def import_weights(
@@ -26,6 +26,8 @@ def import_weights(
     from lemevit_cli.analysis.importing import import_checkpoint
 
     report = import_checkpoint(checkpoint, output, overwrite=overwrite)
+    if report["left_out"]:
+        say(f"{checkpoint}: {report['left_out']} tensors are no part of the backbone, and left out")
     if json:
         print_json(report)
     else:

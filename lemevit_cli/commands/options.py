@@ -376,10 +376,11 @@ Score = Annotated[
     ),
 ]
 NmsIou = Annotated[
-    float,
+    float | None,
     _boxes(
         "--nms-iou IOU",
-        "Of two boxes of a class that overlap by more, the better one stays, 0 to 1.",
+        "Of two boxes of a class that overlap by more, the better one stays, 0 to 1; default: 0.1 "
+        "within a window, 0.3 between windows.",
     ),
 ]
 AgnosticNms = Annotated[

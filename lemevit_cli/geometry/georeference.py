@@ -36,8 +36,7 @@ class Georeference:
     def crop(self, window: Window, *, of: Window) -> Georeference:
         """Move the georeference of a raster to a window of it; of the whole it is the same.
 
-        Ground control points stay over their pixels. RPCs are dropped: they are written for the
-        whole picture.
+        Ground control points stay over their pixels, and so do RPCs.
 
         Args:
             of: the whole raster.
@@ -47,12 +46,11 @@ class Georeference:
         shift = Affine.translation(window.col_off, window.row_off)
         gcps = tuple((g[0] - window.row_off, g[1] - window.col_off, *g[2:]) for g in self.gcps)
         transform = None if self.transform is None else self.transform @ shift
-        return replace(self, transform=transform, gcps=gcps, rpcs={})
+        rpcs = _moved_rpcs(self.rpcs, {"SAMP": (window.col_off, 1), "LINE": (window.row_off, 1)})
+        return replace(self, transform=transform, gcps=gcps, rpcs=rpcs)
 
     def coarsen(self, *, cols: float, rows: float) -> Georeference:
         """Move the georeference to larger pixels that begin at the same corner.
-
-        RPCs are dropped, as in :meth:`crop`.
 
         Args:
             cols, rows: old pixels that a new one is wide and high.
@@ -60,7 +58,29 @@ class Georeference:
         scale = Affine.scale(cols, rows)
         gcps = tuple((g[0] / rows, g[1] / cols, *g[2:]) for g in self.gcps)
         transform = None if self.transform is None else self.transform @ scale
-        return replace(self, transform=transform, gcps=gcps, rpcs={})
+        rpcs = _moved_rpcs(self.rpcs, {"SAMP": (0, cols), "LINE": (0, rows)})
+        return replace(self, transform=transform, gcps=gcps, rpcs=rpcs)
+
+
+def _moved_rpcs(
+    rpcs: Mapping[str, str], grid: Mapping[str, tuple[float, float]]
+) -> Mapping[str, str]:
+    """Return RPCs of another grid over a picture; none where they are not whole.
+
+    RPCs count lines and samples from the centre of the first pixel, as GDAL reads them.
+
+    Args:
+        grid: first pixel and size of pixels, in those of the picture, along ``SAMP`` and ``LINE``.
+    """
+    moved = dict(rpcs)
+    for axis, (first, size) in grid.items():
+        try:
+            offset, scale = float(rpcs[f"{axis}_OFF"]), float(rpcs[f"{axis}_SCALE"])
+        except (KeyError, ValueError):
+            return {}
+        moved[f"{axis}_OFF"] = repr((offset + 0.5 - first) / size - 0.5)
+        moved[f"{axis}_SCALE"] = repr(scale / size)
+    return moved
 
 
 def bounds_text(bounds: Bounds) -> str:

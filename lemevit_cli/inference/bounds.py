@@ -43,7 +43,7 @@ def window_of_bounds(scene: Scene, bounds: tuple[float, float, float, float]) ->
     corners = [(west, south), (east, south), (east, north), (west, north)]
     to_pixels = ~(transform or Affine.identity())
     cols, rows = zip(*(to_pixels @ corner for corner in corners), strict=True)
-    is_rotated = transform is not None and not transform.is_rectilinear
+    is_rotated = transform is not None and not _is_rectilinear(transform)
     col_off, right = _whole_pixels(min(cols), max(cols), outward=is_rotated)
     row_off, bottom = _whole_pixels(min(rows), max(rows), outward=is_rotated)
     outside = min(right, scene.width) <= max(col_off, 0) or min(bottom, scene.height) <= max(
@@ -63,6 +63,14 @@ def window_of_bounds(scene: Scene, bounds: tuple[float, float, float, float]) ->
         width=min(right, scene.width) - col_off,
         height=min(bottom, scene.height) - row_off,
     )
+
+
+def _is_rectilinear(transform: Affine) -> bool:
+    """Say whether pixels lie along the axes, however small: affine's own limit is absolute."""
+    largest = max(abs(transform.a), abs(transform.b), abs(transform.d), abs(transform.e))
+    least = 1e-9 * largest
+    along = abs(transform.b) <= least and abs(transform.d) <= least
+    return along or (abs(transform.a) <= least and abs(transform.e) <= least)
 
 
 def extent(scene: Scene) -> tuple[float, float, float, float]:

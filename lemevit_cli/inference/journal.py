@@ -308,6 +308,8 @@ def fingerprint_of(run: BlockInference, settings: InferenceSettings, plan: Plan)
     """Return what decides every number of every part, by the name that messages give it."""
     predictor, source = run.predictor, run.source
     files = {f"scene {i}": _state_of(file) for i, file in enumerate(source.scene.files, start=1)}
+    if settings.reading.mask is not None:
+        files["what --mask holds"] = _state_of(settings.reading.mask.partition("|layername=")[0])
     blocks = repr(plan.blocks).encode()
     return {
         **files,

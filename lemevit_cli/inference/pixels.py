@@ -93,8 +93,17 @@ class Census:
         self._area_m2 = np.zeros(256)
         self._on_ground = run.source.scene.gsd_m is not None
 
-    def add(self, window: Window, ids: NDArray[np.uint8]) -> None:
-        """Count rows of class ids; pixels count with the area of those amid them."""
+    def add(
+        self,
+        window: Window,
+        ids: NDArray[np.uint8],
+        shares: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Count rows of class ids; pixels count with the area of those amid them.
+
+        Args:
+            shares: of each pixel ``(H, W)`` that belongs to the scene; None: all of it.
+        """
         for left in range(0, window.width, _CENSUS_COLUMNS):
             part = ids[:, left : left + _CENSUS_COLUMNS]
             counts = np.bincount(part.ravel(), minlength=256)
@@ -105,7 +114,11 @@ class Census:
                     col=window.col_off + left + part.shape[1] / 2,
                     row=window.row_off + window.height / 2,
                 )
-                self._area_m2 += np.where(counts > 0, counts * (area or np.nan), 0.0)
+                parts = counts
+                if shares is not None:
+                    of_part = shares[:, left : left + _CENSUS_COLUMNS].ravel()
+                    parts = np.bincount(part.ravel(), weights=of_part, minlength=256)
+                self._area_m2 += np.where(counts > 0, parts * (area or np.nan), 0.0)
 
     @property
     def valid_pixels(self) -> int:

@@ -18,6 +18,7 @@ from lemevit_cli.models.lemevit import STAGE_KINDS, LeMeViT
 from lemevit_cli.models.variants import VARIANTS
 
 _LONGEST_SIDE = 65_536  # of what a checkpoint may choose: classes, bands, meta tokens
+_LAYOUTS = ("state_dict_ema", "state_dict", "model")  # of files; the first that there is
 _OFFICIAL_TO_OURS = (
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
     (r"^meta_token_downsample\.(\d)\.", r"stages.\1.meta_mlp."),
@@ -161,8 +162,7 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's tensors under our names, from any layout that the authors write."""
-    layouts = ("state_dict_ema", "state_dict", "model")
-    states = (checkpoint.get(name) for name in layouts)
+    states = (checkpoint.get(name) for name in _LAYOUTS)
     found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
     state = {
         str(key).removeprefix("module."): value
@@ -175,6 +175,14 @@ def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     # As in the original's detector: norms that are never applied.
     state = {key: value for key, value in state.items() if not key.startswith("extra_norms.")}
     return {our_key(key): value for key, value in state.items()}
+
+
+def tensors_left_out(checkpoint: Mapping[str, Any]) -> int:
+    """Count tensors of a checkpoint that belong to no backbone, such as those of a decoder."""
+    states = [checkpoint.get(name) for name in _LAYOUTS]
+    found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
+    tensors = sum(isinstance(value, Tensor) and _holds_values(value) for value in found.values())
+    return tensors - len(_official_state(checkpoint))
 
 
 def _holds_values(tensor: Tensor) -> bool:

@@ -69,7 +69,8 @@ def choose_bands(
         warnings.append(
             f"band {band} is read as the colours of its palette; -b {band} keeps indexes"
         )
-        return BandChoice((band,) * 3, None, tuple(warnings), _colours_of(dataset, band))
+        alpha = alphas[0] if alphas else None
+        return BandChoice((band,) * 3, alpha, tuple(warnings), _colours_of(dataset, band))
     warnings += _palette_warnings(interpretation, chosen)
     alpha = alphas[0] if alphas and not is_cmyk else None
     return BandChoice(tuple(chosen), alpha, tuple(warnings))

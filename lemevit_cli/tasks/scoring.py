@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,11 @@ from lemevit_cli.training.options import LabelledScene
 
 RASTER, POLYGONS = "a raster", "polygons"  # kinds of files that are no task's own
 _BLOCK = 1024  # pixels: bounds memory
+# Options that comparisons heed, by what they are of.
+OF_RASTERS = ("--classes", "--tolerance", "--png")
+OF_LAYERS = ("--layer", "--where")
+OF_NAMES = ("--label-field", "--class")
+OF_BOXES = ("--score", "--skip-bad-labels", *OF_NAMES, *OF_LAYERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +61,31 @@ class Scoring:
     is_kind: Callable[[str], bool] = lambda path: False
 
 
-def refuse_options_of_rasters(options: ScoreOptions, compared: str) -> None:
-    """Refuse what only a comparison of class rasters heeds.
+def refuse_unheeded(options: ScoreOptions, compared: str, heeded: Collection[str]) -> None:
+    """Refuse an option that a comparison does not heed.
 
     Args:
-        compared: what is compared instead, with its verb: "boxes are".
+        compared: what is compared, with its verb: "boxes are".
+        heeded: names of options that it does.
 
     Raises:
-        DataError: naming the option.
+        DataError: naming the first.
     """
+    labels = options.labels
     given = {
         "--classes": options.classes is not None,
         "--tolerance": options.tolerance_m is not None,
         "--png": options.picture is not None,
+        "--score": options.min_score != 0.0,
+        "--skip-bad-labels": options.skip_bad_labels,
+        "--label-field": labels.label_field is not None,
+        "--class": labels.class_name is not None,
+        "--layer": labels.layer is not None,
+        "--where": labels.where is not None,
+        "--background": labels.background != LabelledScene.background,
+        "--all-touched": labels.all_touched,
     }
     for name, is_given in given.items():
-        if is_given:
-            raise DataError(f"{name} is for rasters of classes; {compared} compared without it")
+        if is_given and name not in heeded:
+            kind = "for rasters of classes" if name in OF_RASTERS else "not heeded here"
+            raise DataError(f"{name} is {kind}; {compared} compared without it")

@@ -249,6 +249,11 @@ def test_mistakes_are_told_before_any_counting(ids, write_classes, write_scene, 
         score(prediction, str(tmp_path / "gone.tif"))
     with pytest.raises(DataError, match=r"holds the class id 2, and names only 0 to 1"):
         score(write_classes(found, "two.tif", names=NAMES[:2]), write_classes(truth, "t.tif"))
+    named = LabelledScene(scene="", labels="", where="kind = 'lake'")
+    with pytest.raises(DataError, match="--where is not heeded here"):
+        score(prediction, prediction, ScoreOptions(labels=named))
+    with pytest.raises(DataError, match="--score is not heeded here"):
+        score(prediction, prediction, ScoreOptions(min_score=0.5))
     with pytest.raises(DataError, match=r"--tolerance 9000: at most 256"):
         score(prediction, prediction, ScoreOptions(tolerance_m=9000))
     with pytest.raises(OutputError, match="folder"):

@@ -182,6 +182,7 @@ def test_a_backbone_alone_shows_what_a_network_around_it_does(large_scene, weigh
         (["--tokens", "few"], 2, "'few' is not a list of meta tokens"),
         (["--png", "sheet.jpg"], 1, "sheet.jpg: a quicklook is a PNG; name it so"),
         (["--png", "s.png", "-o", "-"], 1, "--png is drawn from the files of scene and raster"),
+        (["--runtime", "openvino"], 1, "attention is read within the network by torch"),
         (["-o", "maps.gpkg"], 1, "no format goes by the suffix '.gpkg'"),
     ],
 )

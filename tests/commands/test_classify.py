@@ -62,6 +62,17 @@ def test_several_pictures_are_lines_or_a_table(weights, pictures):
     assert [p["class"] for p in record["pictures"]] == ["red", "blue"]
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--classes", "red"], ["--bounds", "0,0,9,9"], ["--gsd", "0.5"], ["--output-type", "scores"],
+     ["--min-area", "5"], ["--style"]],
+)  # fmt: skip
+def test_a_table_of_pictures_refuses_what_is_for_maps(weights, pictures, option):
+    run = predict(weights, *pictures, "-o", "classes.csv", *option)
+    assert run.exit_code == 1 and f"{option[0]} is for maps" in run.stderr
+    assert not Path("classes.csv").exists()
+
+
 def test_what_fails_among_pictures_is_told_and_the_others_are_answered(weights, pictures):
     run = predict(weights, pictures[0], "nothing.png", "-o", "classes.csv")
     assert run.exit_code == 1 and "failed: nothing.png" in run.stderr

@@ -40,6 +40,22 @@ def test_a_checkpoint_of_the_authors_becomes_a_weights_file(tmp_path):
     torch.testing.assert_close(ours, total)
 
 
+def test_bands_beside_red_green_blue_and_tensors_of_a_head_are_minded(tmp_path):
+    state = official_checkpoint(tmp_path / "official.pth.tar")
+    key = "module.patch_embed.0.weight"
+    key = next(k for k, v in state.items() if v.ndim == 4 and v.shape[1] == 3)
+    state[key] = torch.rand(state[key].shape[0], 4, *state[key].shape[2:])
+    dense = {f"backbone.{k.removeprefix('module.')}": v for k, v in state.items()}
+    dense["decode_head.conv.weight"] = torch.zeros(2, 2)
+    torch.save({"state_dict": dense}, tmp_path / "dense.pth")
+    target = tmp_path / "weights.safetensors"
+    run = CliRunner().invoke(app, ["import", str(tmp_path / "dense.pth"), "-o", str(target)])
+    assert run.exit_code == 0, run.stderr
+    assert "1 tensors are no part of the backbone, and left out" in run.stderr
+    card = load_weights(target)[1]
+    assert (card.bands, len(card.mean), len(card.std)) == (4, 4, 4)
+
+
 def test_another_checkpoint_is_one_line(tmp_path):
     torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     target = tmp_path / "weights.safetensors"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from affine import Affine
+from rasterio.rpc import RPC
+from rasterio.transform import RPCTransformer
 from rasterio.windows import Window as RasterioWindow
 from rasterio.windows import transform as window_transform
 
@@ -42,10 +45,35 @@ def test_cropping_to_the_whole_changes_nothing():
 
 
 @pytest.mark.parametrize("part", [PART, CORNER], ids=["amid", "corner"])
-def test_cropping_drops_rpcs_and_keeps_what_is_absent_absent(part):
+def test_cropping_drops_broken_rpcs_and_keeps_what_is_absent_absent(part):
     georeference = Georeference(transform=None, crs_wkt=None, rpcs={"LINE_OFF": "1"})
     cropped = georeference.crop(part, of=WHOLE)
     assert cropped.rpcs == {} and cropped.transform is None
+
+
+def test_rpcs_stay_over_their_pixels():
+    """GDAL's own transformer finds a place at the same pixels of the ground."""
+    polynomials = {
+        "LINE_NUM": (0.1, 0, -1),
+        "SAMP_NUM": (0.2, 1),
+        "LINE_DEN": (1,),
+        "SAMP_DEN": (1,),
+    }
+    rpcs = {"LAT_OFF": "49", "LAT_SCALE": "0.1", "LONG_OFF": "10", "LONG_SCALE": "0.2",
+            "HEIGHT_OFF": "0", "HEIGHT_SCALE": "1", "LINE_OFF": "23.5", "LINE_SCALE": "24",
+            "SAMP_OFF": "31.5", "SAMP_SCALE": "32", "ERR_BIAS": "0", "ERR_RAND": "0"}  # fmt: skip
+    for name, known in polynomials.items():
+        rpcs[f"{name}_COEFF"] = " ".join(map(str, (*known, *[0] * (20 - len(known)))))
+    whole = Georeference(transform=None, crs_wkt=None, rpcs=rpcs)
+
+    def edges(of):
+        with RPCTransformer(RPC.from_gdal(dict(of.rpcs))) as place:
+            row, col = place.rowcol([10.05], [49.02], [0], op=float)
+        return np.array([col[0], row[0]]) if np.ndim(col) else np.array([col, row])
+
+    first = edges(whole)
+    np.testing.assert_allclose(edges(whole.crop(PART, of=WHOLE)), first - (12, 7), atol=1e-6)
+    np.testing.assert_allclose(edges(whole.coarsen(cols=4, rows=2)), first / (4, 2), atol=1e-6)
 
 
 def test_cropping_to_the_corner_moves_nothing():

@@ -69,6 +69,21 @@ def test_bounds_on_a_rotated_scene_are_contained(scene_on):
     assert window.width <= 14 and window.height <= 14
 
 
+def test_bounds_on_a_rotated_scene_in_degrees_are_contained(scene_on):
+    turned = Affine.translation(10, 50) @ Affine.rotation(20) @ Affine.scale(5e-6, -5e-6)
+    scene = scene_on(turned, "EPSG:4326")
+    x, y = turned @ (30.3, 25.2)
+    bounds = (x - 2e-5, y - 2e-5, x + 2e-5, y + 2e-5)
+    window = window_of_bounds(scene, bounds)
+    corners = [~turned @ (bx, by) for bx in bounds[::2] for by in bounds[1::2]]
+    assert window.col_off <= min(c for c, _ in corners) and window.right >= max(
+        c for c, _ in corners
+    )
+    assert window.row_off <= min(r for _, r in corners) and window.bottom >= max(
+        r for _, r in corners
+    )
+
+
 def test_bounds_are_cut_at_the_scenes_edge(scene_on):
     scene = scene_on(NORTH_UP)
     assert window_of_bounds(scene, (0, 0, 1e7, 1e7)) == scene.window

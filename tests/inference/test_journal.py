@@ -12,6 +12,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from making.collector import Collector
 from making.interruption import Interrupting
 
@@ -139,6 +140,25 @@ def test_other_weights_and_another_scene_of_that_name_are_another_run(
     path = write_scene(255 - pixels, nodata=0)
     with pytest.raises(OutputError, match=r"scene 1 was .* bytes.*; pixels was "):
         infer(path=path)
+
+
+def test_a_mask_of_other_polygons_is_another_run(infer, scene, tmp_path):
+    with rasterio.open(scene) as file:
+        crs, transform = file.crs, file.transform
+    mask = str(tmp_path / "mask.geojson")
+
+    def draw(width):
+        outline = shapely.Polygon(
+            [transform @ p for p in ((0, 0), (width, 0), (width, 48), (0, 48))]
+        )
+        geopandas.GeoSeries([outline], crs=crs).to_crs(4326).to_file(mask)
+
+    reading = ReadingOptions(mask=mask)
+    draw(60)
+    interrupt(infer, 20, reading=reading)
+    draw(40)
+    with pytest.raises(OutputError, match="what --mask holds was"):
+        infer(reading=reading)
 
 
 def test_a_spoiled_part_is_done_again(infer, tmp_path):

@@ -322,6 +322,22 @@ def test_a_palette_is_expanded_to_its_colours_where_asked(write_scene, bidx):
     np.testing.assert_array_equal(valid, (indexes[0] != 0) & (indexes[0] != 3))
 
 
+def test_alpha_beside_a_palette_is_a_mask(write_scene):
+    indexes = np.random.default_rng(0).integers(0, 2, (6, 8), dtype=np.uint8)
+    alpha = np.full((6, 8), 255, np.uint8)
+    alpha[:2] = 0
+    colours = {0: (1, 2, 3, 255), 1: (9, 90, 200, 255)}
+
+    def setup(out):
+        out.write_colormap(1, colours)
+        out.colorinterp = [ColorInterp.palette, ColorInterp.alpha]
+
+    path = write_scene(np.stack([indexes, alpha]), setup=setup)
+    pixels, valid = read_all(path, expand_palette=True)
+    np.testing.assert_array_equal(pixels[2], np.where(indexes, 200, 3))
+    np.testing.assert_array_equal(valid, alpha > 0)
+
+
 def test_indexes_of_a_palette_stay_where_they_are_meant(write_scene):
     indexes = np.random.default_rng(0).integers(0, 2, (1, 6, 8), dtype=np.uint8)
     colours = {0: (1, 2, 3, 255), 1: (9, 90, 200, 255)}

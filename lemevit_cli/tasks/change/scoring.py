@@ -33,11 +33,12 @@ from lemevit_cli.tasks.change.classes import ONE_KIND, UNCHANGED
 from lemevit_cli.tasks.change.figures import BatchTally
 from lemevit_cli.tasks.change.tally import ChangeTally, ObjectTally
 from lemevit_cli.tasks.scoring import (
+    OF_LAYERS,
     POLYGONS,
     RASTER,
     ScoreOptions,
     Scoring,
-    refuse_options_of_rasters,
+    refuse_unheeded,
 )
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.scene_polygons import (
@@ -78,8 +79,10 @@ def score_change(
     Raises:
         LemevitError: if they cannot be read or compared.
     """
-    refuse_options_of_rasters(options, "change is")
-    if is_vector(prediction) and is_vector(truth):
+    are_layers = is_vector(prediction), is_vector(truth)
+    of_truth = (*OF_LAYERS, "--all-touched") if are_layers == (False, True) else OF_LAYERS
+    refuse_unheeded(options, "change is", of_truth if are_layers[1] else ())
+    if all(are_layers):
         return _compare_layers(prediction, truth, options, progress)
     figures = _compare_on_grid(prediction, truth, options, progress)
     if not figures["pixels"]:

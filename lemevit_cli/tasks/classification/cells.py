@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemevit_cli.geometry.window import Window
 
 
@@ -47,6 +50,18 @@ class CellGrid:
             width=min(self.stride, self.width - left),
             height=min(self.stride, self.height - top),
         )
+
+    def shares_within(self, area: Window, cells: Window) -> NDArray[np.float64]:
+        """Return how much of each of some cells ``(H, W)`` lies in an area of the grid."""
+        shares = []
+        for first, last, low, high in (
+            (cells.row_off, cells.bottom, area.row_off, area.bottom),
+            (cells.col_off, cells.right, area.col_off, area.right),
+        ):
+            edges = np.arange(first, last + 1) * self.stride
+            lengths = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+            shares.append(np.clip(lengths, 0, None) / self.stride)
+        return np.outer(*shares)
 
     def window(self, col: int, row: int) -> Window:
         """Return the window that a cell lies amid, shifted inwards at the grid's edges."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemevit_cli.atomic import check_replaceable
-from lemevit_cli.errors import SceneError
+from lemevit_cli.errors import OutputError, SceneError
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of
 from lemevit_cli.inference.pixels import Census, raster_spec
@@ -35,7 +35,7 @@ from lemevit_cli.raster.source import STDIN
 from lemevit_cli.raster.spec import RasterSpec
 from lemevit_cli.raster.targets import RASTERS, Writer, check_target, find_writer, open_sink
 from lemevit_cli.raster.view import SceneView
-from lemevit_cli.settings import InferenceSettings, OutputOptions
+from lemevit_cli.settings import InferenceSettings, OutputOptions, ReadingOptions
 from lemevit_cli.tasks import TASKS
 from lemevit_cli.tasks.classification.cells import CellGrid
 from lemevit_cli.tasks.classification.network import NETWORK
@@ -83,6 +83,7 @@ def classify(
         pictures = Pictures(card, settings, progress)
         if target is None or settings.dry_run:
             return infer_scenes(pictures, scenes, scenes, load, report)
+        _refuse_options_of_maps(settings)
         check_inputs_kept([target], [*scenes, weights])
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
@@ -102,6 +103,29 @@ def are_pictures(scenes: Sequence[str], settings: InferenceSettings) -> bool:
     """Tell whether no scene has a place on the earth, and nothing is said of a map."""
     is_map = replace(settings.output, overwrite=False) != OutputOptions() or settings.reading.bounds
     return not is_map and all(_is_placeless(scene, settings) for scene in scenes)
+
+
+def _refuse_options_of_maps(settings: InferenceSettings) -> None:
+    """Refuse what a table of pictures has no use for.
+
+    Raises:
+        OutputError: naming the option.
+    """
+    output, usual = settings.output, OutputOptions()
+    given = {
+        "--output-type": output.output_type != usual.output_type,
+        "--co": bool(output.creation_options),
+        "--classes": output.classes is not None,
+        "--style": output.style,
+        "--layer": output.layer is not None,
+        "--format": output.format not in (None, "CSV"),
+        "--bounds": settings.reading.bounds is not None,
+        "--gsd": settings.reading.gsd not in (ReadingOptions.gsd, "native"),
+        **dict.fromkeys(output.asked_of_polygons, True),
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise OutputError(f"{name} is for maps; a table of pictures has a class a picture")
 
 
 def _is_placeless(path: str, settings: InferenceSettings) -> bool:
@@ -189,10 +213,9 @@ class Windows:
     def assemble(self, run: BlockInference, parts: Iterable[Part], target: str) -> Record:
         """Write the cells as they come."""
         options = self.settings.output
-        spec, area = (
-            self._spec(run, target),
-            cells_of(run).cells_over(run.source.on_view(run.source.area)),
-        )
+        spec, cells = self._spec(run, target), cells_of(run)
+        on_view = run.source.on_view(run.source.area)
+        area = cells.cells_over(on_view)
         census = Census(run, spec.georeference)
         with run.account.time("assemble"), open_sink(target, spec, options, WRITERS) as sink:
             for part in parts:
@@ -200,7 +223,7 @@ class Windows:
                     with run.account.time("write"):
                         scores, place = piece.arrays["scores"], piece.window.relative_to(area)
                         ids = best_ids(scores)
-                        census.add(place, ids)
+                        census.add(place, ids, cells.shares_within(on_view, piece.window))
                         sink.write(place, scores if spec.output_type == "scores" else ids)
         if not census.valid_pixels:
             self.progress.warn(f"{run.source.name}: no valid pixel, the result is all nodata")

@@ -53,13 +53,15 @@ class Decoding:
 def decoding_of(options: DetectionOptions | None) -> Decoding:
     """Return how windows are decoded for a scene; None stands for a detector by itself.
 
-    Within a window suppression is stricter than between windows. What the merge of a scene asks of
-    its windows is decoded even where a user asks for a higher score.
+    Within a window suppression is stricter than between windows, unless the user says how strict.
+    What the merge of a scene asks of its windows is decoded even where a user asks for a higher
+    score.
     """
     if options is None:
         return Decoding()
     return Decoding(
         np.minimum(options.asked_score, SURE).tolist(),
+        Decoding.nms_iou if options.nms_iou is None else options.nms_iou,
         max_per_window=options.max_per_window,
         class_ids=options.class_ids,
         proposals=options.proposals,

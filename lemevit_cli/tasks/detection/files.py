@@ -111,6 +111,8 @@ def without_flat_boxes(file: BoxFile) -> BoxFile:
 
 def _read_boxes(path: str, reading: BoxReading) -> BoxFile:
     report = LabelReport(skip_bad=reading.skip_bad_labels)
+    if not is_layer_path(path):
+        _refuse_choice(path, reading)
     if is_box_text(path):
         outlines = read_dota_results(Path(path), report)
         return boxes_of_outlines(outlines, path, notes_of(report, path))
@@ -131,8 +133,18 @@ def read_table_of(path: str, reading: BoxReading) -> geopandas.GeoDataFrame:
         LemevitError: if it cannot be read.
     """
     if path.lower().endswith(".parquet"):
+        _refuse_choice(path, reading)
         return _read_parquet(path)
     return read_layer(path, layer=reading.layer, where=reading.where)
+
+
+def _refuse_choice(path: str, reading: BoxReading) -> None:
+    """Refuse a layer or a filter of a file that OGR does not read."""
+    if reading.layer is not None or reading.where is not None:
+        raise DataError(
+            f"{path}: is read in whole, without --layer or --where; make a layer of it (ogr2ogr) "
+            "to choose boxes"
+        )
 
 
 def is_box_text(path: str) -> bool:
@@ -209,10 +221,13 @@ def notes_of(report: LabelReport, path: str) -> tuple[str, ...]:
 
 def _boxes_of_table(table: geopandas.GeoDataFrame, path: str, reading: BoxReading) -> BoxFile:
     corners, rows, others = _corners_of(table, path)
+    without = len(table) - len(np.unique(rows))
     names = class_names_of(table, path, reading)
     has_name = np.array([names[row] is not None for row in rows], dtype=bool)
     corners, rows = corners[has_name], rows[has_name]
     notes = []
+    if without:
+        notes.append(f"{path}: {without} features without a polygon are left out")
     if others:
         notes.append(f"{path}: of {others} polygons without four corners the rectangle is taken")
     if not has_name.all():

@@ -47,6 +47,7 @@ from lemevit_cli.tasks.detection.results import WRITERS, BoxesOfScene, sizes_of,
 
 # Pixels of the model: what ends as near to an edge of its window may go on behind it.
 _CUT_MARGIN = 2.0
+_IOU_BETWEEN_WINDOWS = 0.3
 
 
 def detect(
@@ -97,7 +98,7 @@ def check_detection(options: DetectionOptions) -> None:
         LemevitError: naming the value.
     """
     for name, value in (("--score", options.least_score), ("--nms-iou", options.nms_iou)):
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise LemevitError(f"{name} {value:g}: use a number from 0 to 1")
 
 
@@ -186,12 +187,13 @@ class Detection:
         """Make one set of boxes of what all windows saw, best score first."""
         options = self.settings.detection
         with run.account.time("merge"):
-            kept = merge_boxes(seen, nms_iou=options.nms_iou)
+            nms_iou = _IOU_BETWEEN_WINDOWS if options.nms_iou is None else options.nms_iou
+            kept = merge_boxes(seen, nms_iou=nms_iou)
             kept = kept[seen.scores[kept] >= asked_scores(options, self.card)[seen.class_ids[kept]]]
             if options.agnostic_nms:
                 one_class = np.zeros(len(kept), np.int64)
                 boxes, scores = seen.boxes[kept], seen.scores[kept]
-                kept = kept[rotated_nms(boxes, scores, one_class, options.nms_iou)]
+                kept = kept[rotated_nms(boxes, scores, one_class, nms_iou)]
         kept = kept[seen.on_valid[kept] & centred_in(run.source.area, seen.boxes[kept])]
         return BoxesOfScene(
             boxes=seen.boxes[kept],

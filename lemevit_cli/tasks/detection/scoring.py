@@ -23,7 +23,15 @@ from lemevit_cli.tasks.detection.picture_files import (
 )
 from lemevit_cli.tasks.detection.polygon_scoring import is_polygon_pair, score_polygons
 from lemevit_cli.tasks.detection.tally import BoxTally, match_box_classes
-from lemevit_cli.tasks.scoring import POLYGONS, ScoreOptions, Scoring, refuse_options_of_rasters
+from lemevit_cli.tasks.scoring import (
+    OF_BOXES,
+    OF_LAYERS,
+    OF_NAMES,
+    POLYGONS,
+    ScoreOptions,
+    Scoring,
+    refuse_unheeded,
+)
 from lemevit_cli.training.datasets.objects import Objects
 
 _BOXES = "boxes"  # as a kind of file
@@ -46,9 +54,10 @@ def score_boxes(
     if holds_pictures(prediction) or holds_pictures(truth):
         pairs, num_pictures = _pairs_of_pictures(prediction, truth, options, progress)
     else:
-        refuse_options_of_rasters(options, "boxes are")
+        refuse_unheeded(options, "boxes are", OF_BOXES)
         readings = _readings(options)
         if is_polygon_pair(prediction, truth, *readings):
+            refuse_unheeded(options, "polygons are", (*OF_NAMES, *OF_LAYERS))
             return score_polygons(prediction, truth, *readings, progress)
         pairs, num_pictures = [_pair_of_files(prediction, truth, readings, progress)], 1
     pairs = _join_words(pairs)
@@ -121,7 +130,9 @@ def _pairs_of_pictures(
     prediction: str, truth: str, options: ScoreOptions, progress: Progress
 ) -> tuple[list[Pair], int]:
     """Pair boxes of pictures by the pictures' names, and count the pictures."""
-    refuse_options_of_rasters(replace(options, classes=None), "boxes are")
+    is_single = not (holds_pictures(prediction) and holds_pictures(truth))
+    heeded = OF_BOXES if is_single else ("--score", "--skip-bad-labels")
+    refuse_unheeded(options, "boxes are", ("--classes", *heeded))
     for path, other in ((prediction, truth), (truth, prediction)):
         if not holds_pictures(path):
             return [_pair_of_single(path, other, options, is_truth=path == truth)], 1

@@ -30,7 +30,16 @@ from lemevit_cli.raster.class_raster import (
 )
 from lemevit_cli.raster.overlap import open_classes_on_grid_of
 from lemevit_cli.raster.scene import Scene, open_scene
-from lemevit_cli.tasks.scoring import POLYGONS, RASTER, ScoreOptions, Scoring
+from lemevit_cli.tasks.scoring import (
+    OF_LAYERS,
+    OF_NAMES,
+    OF_RASTERS,
+    POLYGONS,
+    RASTER,
+    ScoreOptions,
+    Scoring,
+    refuse_unheeded,
+)
 from lemevit_cli.tasks.segmentation.tally import MapTally
 from lemevit_cli.training.datasets.labels import open_polygons
 from lemevit_cli.vector.scene_polygons import is_vector
@@ -82,7 +91,11 @@ def score_classes(
         ``classes``), ``unmatched`` (pixels by true class whose predicted class the truth does not
         know), ``pixels`` compared, ``tolerance_m``.
     """
-    open_truth = _open_polygons if is_vector(truth) else _open_raster
+    open_truth, heeded = _open_raster, OF_RASTERS
+    if is_vector(truth):
+        open_truth = _open_polygons
+        heeded = (*OF_RASTERS, *OF_NAMES, *OF_LAYERS, "--background", "--all-touched")
+    refuse_unheeded(options, "these are", heeded)
     with open_scene(prediction) as scene, open_truth(scene, truth, options, progress) as true:
         check_class_raster(scene)
         tolerance_m = options.tolerance_m

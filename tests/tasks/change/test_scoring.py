@@ -194,6 +194,14 @@ def test_what_change_cannot_be_told_is_refused(write_mask, write_layer, tmp_path
     mask, layer = write_mask(FOUND, "f.tif"), write_layer(FOUND, "f.gpkg")
     with pytest.raises(DataError, match="--tolerance is for rasters of classes"):
         score(mask, mask, ScoreOptions(tolerance_m=1.0))
+    for prediction, truth, option in (
+        (mask, layer, {"background": "ignore"}),
+        (layer, mask, {"where": "year = 1"}),
+        (mask, mask, {"label_field": "kind"}),
+    ):
+        labels = LabelledScene(scene="", labels="", **option)
+        with pytest.raises(DataError, match="is not heeded here; change is compared without it"):
+            score(prediction, truth, ScoreOptions(labels=labels))
     bare = geopandas.read_file(layer).set_crs(None, allow_override=True)
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         bare.to_file(tmp_path / "bare.gpkg")

@@ -31,6 +31,17 @@ def test_cells_cover_every_pixel_once_amid_windows_that_stay_inside(sides):
     )
 
 
+def test_shares_of_cells_add_up_to_the_area():
+    grid = CellGrid(width=100, height=70, size=32, stride=16)
+    whole = Window(col_off=0, row_off=0, width=100, height=70)
+    part = Window(col_off=5, row_off=20, width=50, height=31)
+    for area in (whole, part):
+        cells = grid.cells_over(area)
+        shares = grid.shares_within(area, cells)
+        assert shares.shape == (cells.height, cells.width) and 0 < shares.min() <= shares.max() == 1
+        assert shares.sum() * 16**2 == pytest.approx(area.width * area.height)
+
+
 def test_a_window_reaches_as_far_to_all_sides_of_its_cell():
     grid = CellGrid(width=200, height=200, size=40, stride=20)
     core, window = grid.core(4, 5), grid.window(4, 5)

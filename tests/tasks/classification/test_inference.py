@@ -120,6 +120,21 @@ def test_a_part_has_the_pixels_of_the_whole(tmp_path, write_scene, colours):
     assert left <= bounds[0] and bottom <= bounds[1] and right >= bounds[2] and top >= bounds[3]
 
 
+@pytest.mark.parametrize("bounds", [None, (3.0, 21.0, 80.0, 90.0)])
+def test_areas_are_of_the_ground_that_was_asked_for(tmp_path, write_scene, colours, bounds):
+    colours = np.maximum(colours, 1)
+    scene = write_scene(colours, transform=Affine(1, 0, 500_000, 0, -1, 5_500_100))
+    reading = ReadingOptions()
+    if bounds:
+        west, south, east, north = bounds
+        place = (500_000 + west, 5_500_000 + south, 500_000 + east, 5_500_000 + north)
+        reading = ReadingOptions(bounds=place)
+    record = classify(scene, tmp_path / "map.tif", reading=reading)
+    square = 77.0 * 69.0 if bounds else 140.0 * 100.0
+    found = sum(figures["area_m2"] for figures in record["classes"].values())
+    assert found == pytest.approx(square, rel=2e-3)
+
+
 def test_a_mask_leaves_cells_outside_it_without_a_class(tmp_path, write_scene, colours):
     transform = Affine(1, 0, 0, 0, -1, 100)
     scene = write_scene(colours, transform=transform)

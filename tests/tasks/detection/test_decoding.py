@@ -35,6 +35,14 @@ def candidates():
         return model(torch.rand(2, 3, 96, 128) * 255).numpy()
 
 
+def test_the_overlap_that_a_user_allows_holds_within_a_window():
+    boxes = np.float32([[50, 50, 40, 20, 0], [50, 63, 40, 20, 0]])  # an IoU of 0.21
+    seen = np.hstack([boxes, np.float32([[0.9], [0.8]])])[None]
+    for nms_iou, count in ((None, 1), (0.15, 1), (0.5, 2)):
+        found = decode(seen, DetectionOptions(score=0.5, nms_iou=nms_iou))
+        assert (found[0, :, 6] >= 0).sum() == count
+
+
 def test_decoding_is_what_is_asked_for(candidates):
     rows = decode_candidates(candidates, Decoding(score=0.0, nms_iou=0.3, max_per_window=40))
     assert rows.shape == (2, 41, 7) and rows.dtype == np.float32

@@ -1,6 +1,7 @@
 """Boxes compared between files of any two kinds: the figures are those of the boxes themselves."""
 
 import csv
+from dataclasses import replace
 
 import geopandas
 import numpy as np
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
 NAMES = ("ship", "storage tank")
 UTM = pyproj.CRS(32633).to_wkt()
 NORTH_UP = Affine(0.5, 0, 458_000, 0, -0.5, 5_548_000)
+
+ANY = LabelledScene(scene="", labels="")
 
 
 class Collector:
@@ -356,12 +359,26 @@ def test_a_score_that_is_none_is_told_with_its_feature(boxes, tmp_path):
         (ScoreOptions(tolerance_m=1.0), "--tolerance is for rasters"),
         (ScoreOptions(classes=("a",)), "--classes is for rasters"),
         (ScoreOptions(picture="x.png"), "--png is for rasters"),
+        (ScoreOptions(labels=replace(ANY, background="ignore")), "--background is not heeded here"),
+        (
+            ScoreOptions(labels=replace(ANY, where="a = 1")),
+            "t.txt: is read in whole, without --layer",
+        ),
     ],
 )
 def test_what_is_for_rasters_is_refused(options, message, write_found, boxes, tmp_path):
     truth = write_dota(tmp_path / "t.txt", boxes)
     with pytest.raises(DataError, match=message):
         score(write_found("p.txt"), truth, options)
+
+
+def test_features_that_are_no_polygons_are_told(boxes, tmp_path):
+    table = true_table(boxes)
+    table.loc[:4, "geometry"] = table.geometry[:5].centroid
+    table.to_file(tmp_path / "t.gpkg")
+    file = read_boxes(str(tmp_path / "t.gpkg"))
+    assert len(file.corners) == len(table) - 5
+    assert f"{tmp_path / 't.gpkg'}: 5 features without a polygon are left out" in file.notes
 
 
 def test_other_mistakes_are_one_line(write_found, boxes, tmp_path):
