@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from PIL import Image
 from typer.testing import CliRunner
 
 from lemevit_cli.cli import app
@@ -71,6 +73,20 @@ def test_a_table_of_pictures_refuses_what_is_for_maps(weights, pictures, option)
     run = predict(weights, *pictures, "-o", "classes.csv", *option)
     assert run.exit_code == 1 and f"{option[0]} is for maps" in run.stderr
     assert not Path("classes.csv").exists()
+
+
+def test_how_pictures_are_read_is_told_once(weights, pictures, tmp_path):
+    deep = []
+    for path in pictures:
+        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1).astype(np.uint16) * 200
+        deep.append(str(tmp_path / f"{Path(path).parent.name}.tif"))
+        profile = {"width": pixels.shape[2], "height": pixels.shape[1], "count": 3}
+        profile |= {"dtype": "uint16", "transform": Affine.scale(2)}
+        with rasterio.open(deep[-1], "w", driver="GTiff", **profile) as file:
+            file.write(pixels)
+    run = predict(weights, *deep, "-o", "classes.csv")
+    assert run.exit_code == 0, run.stderr
+    assert len([line for line in run.stderr.splitlines() if "not named" in line]) == 1
 
 
 def test_what_fails_among_pictures_is_told_and_the_others_are_answered(weights, pictures):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress, Silent
+from lemevit_cli.raster.inspection import value_warnings
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.raster.spec import RasterSpec
@@ -271,11 +272,13 @@ class Pictures:
 
     Args:
         card: of the weights.
+        told: kinds of remarks on how pictures are read: the first of each is enough.
     """
 
     card: Card
     settings: InferenceSettings
     progress: Progress
+    told: set[str] = field(default_factory=set, compare=False)
 
     def check_target(self, target: str) -> None:
         """Refuse nothing: a picture has no file of its own."""
@@ -284,12 +287,23 @@ class Pictures:
         """Return none."""
         return ()
 
-    def open(self, scene: str) -> AbstractContextManager[SceneInput]:
-        """Open a picture, and decide how it is read."""
+    @contextmanager
+    def open(self, scene: str) -> Iterator[SceneInput]:
+        """Open a picture, and decide how it is read; tell what is odd about it."""
         # Silent: that it has no place on the earth is what makes it a picture. It is shrunk to a
         # window, whatever the size of its pixels.
         reading = replace(self.settings.reading, gsd="native")
-        return open_input(scene, self.card, replace(self.settings, reading=reading), Silent())
+        settings = replace(self.settings, reading=reading)
+        with open_input(scene, self.card, settings, Silent()) as source:
+            remarks = {line: line for line in source.scene.band_warnings}
+            remarks |= {line: line for line in value_warnings(source.scene)}
+            if source.stretch is not None:
+                remarks["stretch"] = f"stretched, {source.stretch.describe()}"
+            for kind, remark in remarks.items():
+                if kind not in self.told:
+                    self.told.add(kind)
+                    self.progress.warn(f"{scene}: {remark}; further pictures so read are not named")
+            yield source
 
     def plan(self, run: BlockInference) -> Plan:
         """Take the picture as one block of one window."""
