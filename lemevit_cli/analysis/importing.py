@@ -36,14 +36,15 @@ def import_checkpoint(checkpoint: str, target: str, *, overwrite: bool = False) 
     model = LeMeViT(**VARIANTS[variant] | arguments)
     load_official_state_dict(model, state)
     bands = arguments["in_chans"]
-    pixels = {} if bands == len(Card.mean) else {"mean": (127.5,) * bands, "std": (127.5,) * bands}
+    is_colour = bands == len(Card.mean)  # what of other bands the checkpoint does not say
     card = Card(
         task="backbone",
         backbone=variant,
         backbone_args=arguments,
         classes=classes_from_names([f"class_{i}" for i in range(arguments["num_classes"])]),
         bands=bands,
-        **pixels,
+        mean=Card.mean if is_colour else (127.5,) * bands,
+        std=Card.std if is_colour else (127.5,) * bands,
         window=224,
         overlap=0,
         training={"imported_from": Path(checkpoint).name},

@@ -17,7 +17,7 @@ from lemevit_cli.geometry.window import Window
 from lemevit_cli.inference.blocks import Part, Piece, Plan, blocks_of
 from lemevit_cli.inference.pixels import Census, raster_spec
 from lemevit_cli.inference.run import BlockInference
-from lemevit_cli.inference.scene_input import SceneInput, open_input
+from lemevit_cli.inference.scene_input import SceneInput, open_input, scene_input
 from lemevit_cli.inference.scenes import (
     Record,
     Report,
@@ -293,10 +293,9 @@ class Pictures:
         # Silent: that it has no place on the earth is what makes it a picture. It is shrunk to a
         # window, whatever the size of its pixels.
         reading = replace(self.settings.reading, gsd="native")
-        settings = replace(self.settings, reading=reading)
-        with open_input(scene, self.card, settings, Silent()) as source:
-            remarks = {line: line for line in source.scene.band_warnings}
-            remarks |= {line: line for line in value_warnings(source.scene)}
+        with open_scene(scene, replace(self.settings.scene, expand_palette=True)) as picture:
+            source = scene_input(picture, self.card, reading, Silent())
+            remarks = {line: line for line in (*picture.band_warnings, *value_warnings(picture))}
             if source.stretch is not None:
                 remarks["stretch"] = f"stretched, {source.stretch.describe()}"
             for kind, remark in remarks.items():

@@ -91,11 +91,10 @@ def score_classes(
         ``classes``), ``unmatched`` (pixels by true class whose predicted class the truth does not
         know), ``pixels`` compared, ``tolerance_m``.
     """
-    open_truth, heeded = _open_raster, OF_RASTERS
-    if is_vector(truth):
-        open_truth = _open_polygons
-        heeded = (*OF_RASTERS, *OF_NAMES, *OF_LAYERS, "--background", "--all-touched")
-    refuse_unheeded(options, "these are", heeded)
+    is_layer = is_vector(truth)
+    open_truth = _open_polygons if is_layer else _open_raster
+    of_layer = (*OF_NAMES, *OF_LAYERS, "--background", "--all-touched") if is_layer else ()
+    refuse_unheeded(options, "these are", (*OF_RASTERS, *of_layer))
     with open_scene(prediction) as scene, open_truth(scene, truth, options, progress) as true:
         check_class_raster(scene)
         tolerance_m = options.tolerance_m
