@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     weights = open_weights(args.weights)
     card = weights.card
-    model = load_network(card.task).build_model(card)
+    model: Any = load_network(card.task).build_model(card)
     model.load_state_dict(weights.state())
     model.eval()
     shifts = {name: float(by) for name, by in (text.split("=") for text in args.add)}
