@@ -460,6 +460,8 @@ def _calibrate(weights: Weights, start: _Start) -> Weights:
     if validate is not None:
         card = replace(card, fuse_threshold=calibrate_threshold(model, validate))
     if data.finish is not None:
+        # As the network answers from now on; it changes no tensor.
+        fuse_tokens(model, start.options.fuse_tokens, card.fuse_threshold)
         card = data.finish(model, card)
     start.keep_best(model.state_dict(), card)
     return open_weights(start.folder / _BEST_NAME)

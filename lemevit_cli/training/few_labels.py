@@ -52,6 +52,7 @@ def suit_few_labels(options: TrainingOptions, sources: Sources) -> TrainingOptio
     if options.init is None or read_card(find_weights(options.init)).backbone != options.backbone:
         return options
     chosen = {*options.chosen, *(["backbone_lr"] if options.head_first > 0 else [])}
+    chosen |= {"lr"} if "optimizer" in chosen else set()  # another one has a rate of its own
     return replace(options, **{k: v for k, v in _RECIPE.items() if k not in chosen})
 
 

@@ -506,7 +506,8 @@ def _validate(run: Run, setup: Setup, log: MetricsLog | None) -> None:
         else:
             validation = validate(answer)
             log.validation(run.step, score=validation.score, figures=validation.figures)
-            if validation.score > run.best_score:
+            # Of equals the later one: it has learned more, and where nothing can be judged all are.
+            if validation.score >= run.best_score:
                 _keep_best(run, validation.score, validation.figures, setup)
     accelerator.wait_for_everyone()
 

@@ -16,7 +16,7 @@ from lemevit_cli.raster.inspection import picture_warnings
 from lemevit_cli.training.class_counts import note_counts, warn_of_missing
 from lemevit_cli.training.datasets.folders import PictureReader
 from lemevit_cli.training.datasets.holding_back import Division, place_of
-from lemevit_cli.training.datasets.labels import classes_on
+from lemevit_cli.training.datasets.labels import IGNORE, classes_on
 from lemevit_cli.training.datasets.listing import LabelledFolder, is_listing, read_listing
 from lemevit_cli.training.datasets.source import Cells, Parts, Source, Sources, check_alike
 from lemevit_cli.training.options import DataOptions, LabelledScene
@@ -145,19 +145,24 @@ def _layer_of(entry: LabelledScene) -> tuple[str | None, ...]:
 
 
 def _refuse_judging_what_is_learned(entries: Iterable[LabelledFolder | LabelledScene]) -> None:
-    """Refuse a scene that is both learned from and named to be judged by: windows share pixels.
+    """Refuse a scene that is both learned from and judged by, in ways that share pixels.
+
+    Where no entry says what lies between its polygons, windows share pixels and no label.
 
     Raises:
         DataError: naming it.
     """
-    scenes = [entry for entry in entries if isinstance(entry, LabelledScene)]
-    judged = {place_of(each) for each in scenes if each.split == "val"}
-    both = next((e for e in scenes if e.split != "val" and place_of(e) in judged), None)
-    if both is not None:
-        raise DataError(
-            f"{both.scene}: is both learned from and named to be judged by, and windows would "
-            "share pixels; name it once, and blocks of it are held back, or cut it in two"
-        )
+    places: dict[tuple[str, str | None], list[LabelledScene]] = {}
+    for entry in entries:
+        if isinstance(entry, LabelledScene):
+            places.setdefault(place_of(entry), []).append(entry)
+    for scenes in places.values():
+        splits = {each.split for each in scenes}
+        if len(splits) > 1 and (None in splits or any(e.background != IGNORE for e in scenes)):
+            raise DataError(
+                f"{scenes[0].scene}: is both learned from and named to be judged by, and windows "
+                "would share pixels; name it once, and blocks of it are held back, or cut it in two"
+            )
 
 
 def _check_class_names(classes: Sequence[str]) -> None:

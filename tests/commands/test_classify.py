@@ -75,6 +75,11 @@ def test_a_table_of_pictures_refuses_what_is_for_maps(weights, pictures, option)
     assert not Path("classes.csv").exists()
 
 
+def test_a_size_of_pixels_is_refused_of_pictures_without_a_map(weights, pictures):
+    run = predict(weights, *pictures, "--gsd", "0.5")
+    assert run.exit_code == 1 and "--gsd is for maps" in run.stderr and run.stdout == ""
+
+
 def test_how_pictures_are_read_is_told_once(weights, pictures, tmp_path):
     deep = []
     for path in pictures:

@@ -18,6 +18,7 @@ import torch
 from lemevit_cli.errors import LemevitError, WeightsError
 from lemevit_cli.models.weights import load_checkpoint
 from lemevit_cli.training.checkpoint import CHECKPOINT_NAME, check_resumable
+from lemevit_cli.training.loop import Validation
 from lemevit_cli.training.metrics_log import METRICS_NAME
 
 PROGRAM = Path(__file__).with_name("noise_training.py")
@@ -272,6 +273,12 @@ def test_the_best_validation_is_kept(tmp_path):
     state, best = run(tmp_path, steps=9)
     assert state.best["step"] == best[-1]
     assert state.best_score == max(line["score"] for line in lines_of(tmp_path) if "score" in line)
+
+
+def test_of_equal_validations_the_last_is_kept(tmp_path):
+    nothing_told = {"validate": lambda answer: Validation(0.0, {})}
+    state, best = run(tmp_path, data=nothing_told, steps=9)
+    assert state.best["step"] == best[-1] == 9
 
 
 def test_without_validation_the_last_weights_are_kept(tmp_path):

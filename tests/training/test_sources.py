@@ -145,9 +145,17 @@ def test_other_labels_of_a_scene_are_divided_as_the_first(scene_with_roofs):
     held = [site.core for source in sources.validation for site in source.sites]
     assert held and len(sources.training) == 2
     assert all(w.intersection(h) is None for w in learned.values() for h in held)
-    judged = replace(roofs, split="val")
-    with pytest.raises(DataError, match="is both learned from and named to be judged by"):
-        opened(scenes=(roofs, judged))
+    few = {"background": "ignore"}
+    for scenes in (
+        (roofs, replace(roofs, split="val")),
+        (roofs, replace(roads, split="train")),
+        (replace(roofs, split="train"), replace(roads, split="val")),
+    ):
+        with pytest.raises(DataError, match="is both learned from and named to be judged by"):
+            opened(scenes=scenes)
+    learned = [replace(each, split="train", **few) for each in (roofs, roads)]
+    told = opened(scenes=(*learned, replace(roads, split="val")))
+    assert [len(told.training), len(told.validation)] == [2, 1]
 
 
 def test_background_stays_where_the_other_source_ignores_its_own(scene_with_roofs, make_folder):

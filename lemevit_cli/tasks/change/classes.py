@@ -47,7 +47,8 @@ def check_first_is_unchanged(path: str, names: Sequence[str], *, first_id: int =
     if not is_named and (first_id != 0 or UNCHANGED in (name.lower() for name in names[1:])):
         raise DataError(
             f"{path}: its first class, {names[0]!r} (id {first_id}), would be what stayed as it "
-            f"was; labels of change need {UNCHANGED} first, as id 0 (and 0 not as nodata)"
+            f"was; labels of change need {UNCHANGED} first: as id 0 (and 0 not as nodata), or "
+            "by name"
         )
 
 

@@ -30,7 +30,7 @@ from lemevit_cli.inputs import check_inputs_kept
 from lemevit_cli.legend import NODATA_CLASS
 from lemevit_cli.models.weights import Card
 from lemevit_cli.progress import Progress, Silent
-from lemevit_cli.raster.inspection import value_warnings
+from lemevit_cli.raster.inspection import picture_warnings
 from lemevit_cli.raster.scene import open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.raster.spec import RasterSpec
@@ -81,10 +81,12 @@ def classify(
     """
     card, load = prepare_weights(NETWORK, weights or TASKS[_TASK].starter, settings, progress)
     if is_table(target) or (target is None and are_pictures(scenes, settings)):
+        _refuse_options_of_maps(settings)
+        for warning in picture_warnings([path for path in scenes if path != STDIN]):
+            progress.warn(warning)
         pictures = Pictures(card, settings, progress)
         if target is None or settings.dry_run:
             return infer_scenes(pictures, scenes, scenes, load, report)
-        _refuse_options_of_maps(settings)
         check_inputs_kept([target], [*scenes, weights])
         check_replaceable(target, overwrite=settings.output.overwrite)
         found = infer_scenes(pictures, scenes, scenes, load)
@@ -126,7 +128,7 @@ def _refuse_options_of_maps(settings: InferenceSettings) -> None:
     }
     for name, is_given in given.items():
         if is_given:
-            raise OutputError(f"{name} is for maps; a table of pictures has a class a picture")
+            raise OutputError(f"{name} is for maps, such as -o map.tif; pictures have a class each")
 
 
 def _is_placeless(path: str, settings: InferenceSettings) -> bool:
@@ -295,7 +297,7 @@ class Pictures:
         reading = replace(self.settings.reading, gsd="native")
         with open_scene(scene, replace(self.settings.scene, expand_palette=True)) as picture:
             source = scene_input(picture, self.card, reading, Silent())
-            remarks = {line: line for line in (*picture.band_warnings, *value_warnings(picture))}
+            remarks = {line: line for line in picture.band_warnings}
             if source.stretch is not None:
                 remarks["stretch"] = f"stretched, {source.stretch.describe()}"
             for kind, remark in remarks.items():

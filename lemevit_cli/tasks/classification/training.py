@@ -72,7 +72,8 @@ class Classification:
             gathered.training,
             samples=samples,
             labelled_pixels=sources.num_labels,
-            memory=_memory(card, sources.num_labels),
+            # A picture counts as the pixels of a window.
+            memory=_memory(card, max(sources.num_labels // options.crop**2, 1)),
         )
         division = {"val_fraction": data.val_fraction, "seed": data.seed}
         return replace(

@@ -309,7 +309,7 @@ def difficult_rows(table: Any, path: str) -> NDArray[np.bool_]:
     """Say of each row of a layer whether its field calls the object difficult; no field: none is.
 
     Raises:
-        SceneError: if the field holds what is no number.
+        DataError: if the field holds what is no number.
     """
     if _DIFFICULT not in table.columns:
         return np.zeros(len(table), dtype=bool)

@@ -52,7 +52,9 @@ def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
         )
         labels = open_labels(pair.before, _as_change(labelled))
         if isinstance(labels, RasterLabels):
-            check_first_is_unchanged(labelled.labels, labels.classes, first_id=labels.ids[0])
+            labels = replace(
+                labels, notes=(*labels.notes, *_notes_of_order(labels, labelled.labels))
+            )
         ground = Ground(
             pair,
             pair.before.num_bands,
@@ -68,6 +70,20 @@ def open_labelled_pair(labelled: LabelledScene, division: Division) -> Parts:
         ]
         notes = (*(f"{pair.name}: {warning}" for warning in warnings), *values, *labels.notes)
         return divide_ground(ground, labelled, division, notes)
+
+
+def _notes_of_order(labels: RasterLabels, path: str) -> tuple[str, ...]:
+    """Tell which of two ids without names stands for what stayed as it was, where 0 is neither.
+
+    Raises:
+        DataError: if the first class cannot be that.
+    """
+    first, *others = labels.ids
+    is_unnamed = labels.classes[0] == f"class_{first}"
+    if first != 0 and is_unnamed and len(others) == 1 and 0 not in labels.raster.nodata:
+        return (f"{path}: {first} is taken for what stayed as it was, {others[0]} for change",)
+    check_first_is_unchanged(path, labels.classes, first_id=first)
+    return ()
 
 
 def _may_have_nodata(pair: ScenePair) -> bool:

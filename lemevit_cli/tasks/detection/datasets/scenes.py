@@ -52,7 +52,7 @@ def open_boxes_of_scene(labelled: LabelledScene, division: Division) -> Parts:
 
 def _divide_objects(scene: Scene, labelled: LabelledScene, division: Division) -> Parts:
     polygons = read_named_polygons(scene, labelled, with_points=False)
-    objects, left_out = _objects(scene, polygons)
+    objects, left_out = _objects(scene, polygons, labelled.labels)
     grid = block_grid(scene.width, scene.height, crop=division.crop)
     counts = _count_blocks(objects, grid, num_classes=len(polygons.classes))
     if not counts:
@@ -99,12 +99,12 @@ def _check(labelled: LabelledScene) -> None:
         raise DataError(f"{labelled.labels}: is a raster; detection learns from boxes or polygons")
 
 
-def _objects(scene: Scene, named: NamedPolygons) -> tuple[Objects, list[str]]:
+def _objects(scene: Scene, named: NamedPolygons, path: str) -> tuple[Objects, list[str]]:
     """Fit boxes in pixels of the scene, and note what is left out.
 
     A box whose centre is nodata counts as not labelled.
     """
-    difficult = difficult_rows(named.table, scene.name)[named.polygons.rows]
+    difficult = difficult_rows(named.table, path)[named.polygons.rows]
     outlines = [
         # The last point of a ring is its first.
         Outline(shapely.get_coordinates(polygon.exterior)[:-1], name, bool(is_hard), scene.name)

@@ -131,6 +131,15 @@ def test_no_change_is_taken_for_what_stayed_as_it_was(make, write_scene, ids, no
         opened(LabelledScene(scene=labelled.scene, after=labelled.after, labels=path))
 
 
+def test_two_ids_without_names_are_unchanged_and_changed(make, write_scene):
+    labelled, table = make()
+    path = write_scene((burnt(table) > 0).astype(np.uint8)[None] + 1, "ids.tif", transform=BEFORE)
+    parts = opened(LabelledScene(scene=labelled.scene, after=labelled.after, labels=path))
+    assert f"{path}: 1 is taken for what stayed as it was, 2 for change" in parts.notes
+    assert parts.training.classes == ("unchanged", "changed")
+    assert np.argmax(parts.training.count_classes().counts.sum(axis=0)) == 0
+
+
 def test_mistakes_are_told_in_one_line(make, write_scene, tmp_path, count_handles):
     labelled, _ = make()
     single = LabelledScene(scene=labelled.scene, labels=labelled.labels)
