@@ -28,8 +28,9 @@ Answer = Callable[[Floats], Floats]
 
 def write_onnx(file: Path, model: nn.Module, card: Card, shape: Shape, output: str) -> Answer:
     """Write a module as ONNX; return what onnxruntime makes of the file."""
-    onnx: Any = import_module("onnx")  # what writes for OpenVINO does without it
-    onnxruntime: Any = import_module("onnxruntime")
+    import onnx
+    import onnxruntime
+
     # A trace that meets the first use of torchvision, by detectors, cannot load it.
     import_module("torchvision.ops")
     batch, *window = shape
