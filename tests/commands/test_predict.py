@@ -297,7 +297,7 @@ def test_outside_the_mask_there_is_nodata(write_scene, pixels, tiny_weights):
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (12, 7)])
-def test_a_part_has_the_points_moved_and_none_of_the_rpcs_of_the_whole(
+def test_a_part_has_the_points_and_the_rpcs_of_the_whole_moved(
     write_scene, pixels, tiny_weights, corner
 ):
     points = [
@@ -310,7 +310,9 @@ def test_a_part_has_the_points_moved_and_none_of_the_rpcs_of_the_whole(
     part = invoke(path, "-w", tiny_weights, "-o", "part.tif", "--bounds", col, row, 40, 30)
     assert part.exit_code == 0, part.stderr
     with rasterio.open("whole.tif") as whole, rasterio.open("part.tif") as result:
-        assert whole.rpcs == RPCS and result.rpcs is None
+        assert whole.rpcs == RPCS
+        moved_by = (RPCS.line_off - result.rpcs.line_off, RPCS.samp_off - result.rpcs.samp_off)
+        assert moved_by == (row, col) and result.rpcs.lat_off == RPCS.lat_off
         assert result.shape == (30 - row, 40 - col)
         moved = [(p.row + row, p.col + col, p.x, p.y) for p in result.gcps[0]]
         assert moved == [(p.row, p.col, p.x, p.y) for p in whole.gcps[0]]

@@ -1,6 +1,7 @@
 """``train --task change`` and ``eval`` as a user runs them."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -62,10 +63,14 @@ def test_two_scenes_and_what_changed_are_shown_and_learned_from(dates, tmp_path,
     run = invoke("train", "--task", "change", *pair, "--show-samples", "s.png", *QUICK)
     assert run.exit_code == 0, run.stderr
     assert Image.open("s.png").width > 400
+    others = [
+        shutil.copy(path, tmp_path / f"other_{path.name}") for path in (before, after, labels)
+    ]
     listing = tmp_path / "all.toml"
     listing.write_text(
         f'[[source]]\nbefore = "{before}"\nafter = "{after}"\nlabels = "{labels}"\n'
-        f'[[source]]\nbefore = "{before}"\nafter = "{after}"\nlabels = "{labels}"\nsplit = "val"\n'
+        f'[[source]]\nbefore = "{others[0]}"\nafter = "{others[1]}"\nlabels = "{others[2]}"\n'
+        'split = "val"\n'
     )
     run = invoke("train", "--task", "change", listing, "-o", "v.safetensors", *QUICK, "--json")
     assert run.exit_code == 0, run.stderr

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ _PAIR_KEYS = {"before": "scene", "after": "after"} | {
 _FOLDER_KEYS = {"folder": "path", "weight": "weight"}
 _UNLABELLED_KEYS = {"gsd": "gsd_m"}
 _NAMING_KEYS = ("rename", "drop", "classes")
+_LARGEST = 1e15  # of numbers: beyond it a share of them is none
 _PATHS = ("scene", "before", "after", "labels", "folder")
 
 
@@ -187,8 +187,8 @@ def _naming(where: str, entry: dict[str, Any]) -> Naming:
 
 
 def _check_number(where: str, key: str, value: Any, *, zero: bool) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-    if not is_number or value < 0 or (value == 0 and not zero):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _LARGEST or (value == 0 and not zero):
         wanted = "from zero on" if zero else "above zero"
         raise DataError(f"{where}: {key} is {value!r}; it takes a number {wanted}")
 

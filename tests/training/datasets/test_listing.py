@@ -68,6 +68,7 @@ def test_scenes_and_folders_are_listed_beside_the_file(listing, tmp_path):
         ("[[source]]\nfolder = 'a'\n[[source]]\nfolder = 3", "source 2: folder is 3; it takes"),
         ("[[source]]\nfolder = 'a'\nweight = -1", "source 1: weight is -1; it takes a number"),
         ("[[source]]\nfolder = 'a'\nweight = true", "weight is True"),
+        (f"[[source]]\nfolder = 'a'\nweight = 1{'0' * 400}", "it takes a number from zero on"),
         ("[[source]]\nfolder = 'a'\nweight = inf", "weight is inf; it takes a number from zero on"),
     ],
 )
