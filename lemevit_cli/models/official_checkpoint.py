@@ -162,13 +162,7 @@ def _is_dropped(backbone: LeMeViT, key: str) -> bool:
 
 def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's tensors under our names, from any layout that the authors write."""
-    states = (checkpoint.get(name) for name in _LAYOUTS)
-    found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
-    state = {
-        str(key).removeprefix("module."): value
-        for key, value in found.items()
-        if isinstance(value, Tensor) and _holds_values(value)
-    }
+    state = _tensors_of(checkpoint)
     if any(key.startswith("backbone.") for key in state):
         # A dense network: its decoder's tensors stand beside the backbone's.
         state = {k[len("backbone.") :]: v for k, v in state.items() if k.startswith("backbone.")}
@@ -179,10 +173,18 @@ def _official_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def tensors_left_out(checkpoint: Mapping[str, Any]) -> int:
     """Count tensors of a checkpoint that belong to no backbone, such as those of a decoder."""
-    states = [checkpoint.get(name) for name in _LAYOUTS]
+    return len(_tensors_of(checkpoint)) - len(_official_state(checkpoint))
+
+
+def _tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the first layout that a checkpoint has, by the authors' names."""
+    states = (checkpoint.get(name) for name in _LAYOUTS)
     found = next((state for state in states if isinstance(state, Mapping) and state), checkpoint)
-    tensors = sum(isinstance(value, Tensor) and _holds_values(value) for value in found.values())
-    return tensors - len(_official_state(checkpoint))
+    return {
+        str(key).removeprefix("module."): value
+        for key, value in found.items()
+        if isinstance(value, Tensor) and _holds_values(value)
+    }
 
 
 def _holds_values(tensor: Tensor) -> bool:
