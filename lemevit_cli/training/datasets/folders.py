@@ -352,12 +352,15 @@ def with_note_of_lone(
     source: Source, masks: Mapping[str, Path], pictures: Mapping[str, Path]
 ) -> Source:
     """Note, in a line, the masks that have no picture of their stem."""
-    lone = sorted(set(masks) - set(pictures))
-    if not lone:
-        return source
-    more = f" and {len(lone) - 1} more" if len(lone) > 1 else ""
-    note = f"{masks[lone[0]]}{more}: without a picture of the same stem, left out"
-    return replace(source, notes=(*source.notes, note))
+    lone = [masks[stem] for stem in sorted(set(masks) - set(pictures))]
+    notes = note_of(lone, "without a picture of the same stem, left out")
+    return replace(source, notes=(*source.notes, *notes))
+
+
+def note_of(paths: Sequence[Path | str], what: str) -> list[str]:
+    """Return a line on paths that share a fate, none without any."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return [f"{paths[0]}{more}: {what}"] if paths else []
 
 
 def refuse_missing(files: Mapping[str, Path], partners: Mapping[str, Path], kind: str) -> None:

@@ -50,7 +50,6 @@ from lemevit_cli.tasks.detection.datasets.pairs import (
     labels_in,
     match_labels,
     names_of_split,
-    note_of,
     rasters_in,
 )
 from lemevit_cli.tasks.detection.datasets.table import TableFile, is_box_table, read_table
@@ -61,6 +60,7 @@ from lemevit_cli.tasks.detection.datasets.yolo import (
     recognise_yolo,
     vote_for_yolo,
 )
+from lemevit_cli.training.datasets.folders import note_of
 
 SPLITS = ("train", "val")
 _COCO_FILES = ("annotations/instances_{}.json", "{}.json", "{}/_annotations.coco.json")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.tasks.detection.datasets.class_names import read_yaml, yaml_of
 from lemevit_cli.tasks.detection.datasets.lines import read_text
-from lemevit_cli.training.datasets.folders import list_rasters
+from lemevit_cli.training.datasets.folders import list_rasters, note_of
 
 _NAMES_OF_SPLIT = {"val": ("val", "valid")}
 LABEL_FOLDERS = ("labelTxt", "labels", "annfiles", "annotations", "Annotations", "xml")
@@ -197,9 +197,3 @@ def match_labels(found: Pairs) -> tuple[dict[Path, Path], list[str]]:
 
 def _images_of(found: Pairs) -> Path:
     return found.place.parent / "images" if found.place.name in LABEL_FOLDERS else found.place
-
-
-def note_of(paths: Sequence[Path | str], what: str) -> list[str]:
-    """Return a line on paths that share a fate, none without any."""
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return [f"{paths[0]}{more}: {what}"] if paths else []
