@@ -1,10 +1,14 @@
-"""LeMeViT-Tiny beside other backbones, or head beside head, on real land cover, objects or change.
+"""LeMeViT-Tiny beside other backbones, head beside head or loss beside loss, on real data.
 
     python benchmarks/backbones.py det OBJECTS.toml [--steps 400]
     python benchmarks/backbones.py change CHANGE.toml [--backbones lemevit_tiny resnet18]
     python benchmarks/backbones.py change CHANGE.toml --backbones lemevit_tiny --init landcover \\
         --heads difference difference_decoded bit
     python benchmarks/backbones.py seg LANDCOVER.toml --init 'distilled/{backbone}.safetensors'
+    python benchmarks/backbones.py seg LANDCOVER.toml --backbones lemevit_tiny --init scenes \\
+        --losses ce ce+dice ce+lovasz
+    python benchmarks/backbones.py seg LANDCOVER.toml --backbones lemevit_tiny --init scenes \\
+        --widths 64 256
 
 The lists are those that `examples/train_landcover.sh`, `train_objects.sh` and
 `train_buildings_change.sh` write. Every backbone under every head trains with the task's recipe
@@ -56,41 +60,63 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", help="of change: difference, difference_decoded, bit")
     parser.add_argument("--init", help="weights that every model begins with as far as they fit")
     parser.add_argument("--equal-time", action="store_true")
+    parser.add_argument("--losses", nargs="+", default=[None], help="such as ce and ce+dice")
+    parser.add_argument("--widths", nargs="+", type=int, default=[None], help="of seg's decoder")
     options = parser.parse_args()
-    models = list(product(options.backbones, options.heads or [HEAD[options.task]]))
-    seconds = run(options, options.steps, *models[0], is_first=True)
-    for backbone, head in models[1:]:
-        others = run(options, options.steps, backbone, head)
+    heads = options.heads or [HEAD[options.task]]
+    each = product(options.backbones, heads, options.losses, options.widths)
+    models = [Variant(*chosen) for chosen in each]
+    seconds = run(options, options.steps, models[0], is_first=True)
+    for model in models[1:]:
+        others = run(options, options.steps, model)
         if options.equal_time:
             # A step takes as long now as it did a moment ago.
-            run(options, max(1, round(options.steps * seconds / others)), backbone, head)
+            run(options, max(1, round(options.steps * seconds / others)), model)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is set beside others; None is the task's own."""
+
+    backbone: str
+    head: str | None
+    loss: str | None
+    width: int | None
+
+    def recipe(self, task: str) -> dict[str, Any]:
+        """Return what sets its training apart."""
+        own = RECIPES[task] | OF_HEAD.get(self.head, {})
+        if self.loss:
+            own["loss"] = self.loss
+        if self.width:
+            own["decoder_args"] = {"decoder_channels": self.width}
+        return own
+
+    def label(self, model: str) -> str:
+        """Name what was chosen, and then the model."""
+        width = f"{self.width} channels" if self.width else None
+        return ", ".join(part for part in (self.head, self.loss, width, model) if part)
 
 
 def run(
-    options: argparse.Namespace,
-    steps: int,
-    backbone: str,
-    head: str | None,
-    *,
-    is_first: bool = False,
+    options: argparse.Namespace, steps: int, variant: Variant, *, is_first: bool = False
 ) -> float:
     """Train one model and tell its row of the table; seconds of its steps."""
     recipe = TrainingOptions(
-        backbone=backbone,
-        decoder=head,
-        init=options.init and options.init.format(backbone=backbone),
+        backbone=variant.backbone,
+        decoder=variant.head,
+        init=options.init and options.init.format(backbone=variant.backbone),
         batch_size=4,
         precision="bf16",
         steps=steps,
         # The average of few steps, as of many: a part of them.
         ema_decay=0.98,
         validate_every=1_000_000,
-        **RECIPES[options.task] | OF_HEAD.get(head, {}),
+        **variant.recipe(options.task),
     )
     model = trained(options.task, DataOptions(paths=(str(options.listing),)), recipe)
     scores = {of_set: figures[FIGURE[options.task]] for of_set, figures in model.figures.items()}
-    name = f"{head}, {model.name}" if options.heads else model.name
-    tell(name, model.score, scores, is_first=is_first)
+    tell(variant.label(model.name), model.score, scores, is_first=is_first)
     return model.seconds
 
 

@@ -4,12 +4,14 @@
 
 DATA holds folders of masks. The starter weights answer windows of each validation part as they are,
 at every other scale, which is what ``predict --gsd`` does for a scene, and with the mean of their
-scores at 1 and that scale. In bf16; a line each, mean IoU by data set and over all.
+scores at 1 and that scale; then over the eight symmetries of every window (``--tta``). In bf16; a
+line each, mean IoU by data set and over all.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemevit_cli.inference.predictor import load_model
+from lemevit_cli.inference.runtime import SymmetricRuntime
 from lemevit_cli.models.weights import Weights, open_weights
 from lemevit_cli.tasks import load_network
 from lemevit_cli.training.datasets.folders import open_folder
 from lemevit_cli.training.window_validation import WindowValidation
+
+Answer = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
@@ -35,10 +40,11 @@ def main() -> None:
     model = network.for_inference(load_model(weights, network)).eval()
     folders = sorted(path for path in options.data.iterdir() if (path / "val" / "masks").is_dir())
     print("\t".join(["scales", *(folder.name for folder in folders), "mean"]))
-    for scales in _sets_of(options.scales):
-        scores = [_score(model, weights, folder, scales, options.windows) for folder in folders]
+    ways = {" + ".join(map("{:g}".format, s)): _sized(model, s) for s in _sets_of(options.scales)}
+    for name, answer in {**ways, "eight symmetries": _turned(ways["1"])}.items():
+        scores = [_score(answer, weights, folder, options.windows) for folder in folders]
         numbers = [f"{score:.3f}" for score in [*scores, np.mean(scores)]]
-        print("\t".join([" + ".join(f"{scale:g}" for scale in scales), *numbers]), flush=True)
+        print("\t".join([name, *numbers]), flush=True)
 
 
 def _sets_of(scales: list[float]) -> list[tuple[float, ...]]:
@@ -46,16 +52,22 @@ def _sets_of(scales: list[float]) -> list[tuple[float, ...]]:
 
 
 @torch.inference_mode()
-def _score(
-    model: nn.Module, weights: Weights, folder: Path, scales: tuple[float, ...], windows: int
-) -> float:
-    judge = WindowValidation([open_folder(folder, "val")], weights.card, limit=windows)
+def _score(answer: Answer, weights: Weights, folder: Path, windows: int) -> float:
+    return WindowValidation([open_folder(folder, "val")], weights.card, limit=windows)(answer).score
 
+
+def _sized(model: nn.Module, scales: tuple[float, ...]) -> Answer:
     def answer(pixels: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return sum((_seen_at(model, pixels, scale) for scale in scales), torch.zeros(()))
 
-    return judge(answer).score
+    return answer
+
+
+def _turned(plain: Answer) -> Answer:
+    """Answer with the log of the mean score over eight symmetries, as ``--tta`` does."""
+    runtime = SymmetricRuntime(lambda a: plain(torch.from_numpy(a)).softmax(1).numpy())
+    return lambda pixels: torch.from_numpy(runtime(pixels.numpy())).log()
 
 
 def _seen_at(model: nn.Module, pixels: Tensor, scale: float) -> Tensor:
