@@ -19,8 +19,8 @@ boxes=$(lemevit detect "$scene" -w "$weights" -o "$folder/boxes.shp" --style --o
 echo "boxes: $boxes"
 lemevit quicklook "$boxes" --over "$scene" -o "$folder/boxes.png" --overwrite
 
-# Sure ones only, in another format; and in pixels, as the labels of DOTA.
-lemevit detect "$scene" -w "$weights" --score 0.6 -o "$folder/sure.gpkg" --overwrite
+# Surer than the weights ask of any class, in another format; and in pixels, as the labels of DOTA.
+lemevit detect "$scene" -w "$weights" --score 0.99 -o "$folder/sure.gpkg" --overwrite
 lemevit detect "$scene" -w "$weights" -o "$folder/boxes.txt" --overwrite
 
 # Every window looked at from eight sides: finds more, in eight times the time.

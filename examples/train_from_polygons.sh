@@ -14,7 +14,7 @@ set -- --scene "$folder/town/before.tif" --labels "$folder/town/objects_before.g
     --where "class = 'building'" --class building
 
 # What the model is about to see; then train, with a part of the town held back by blocks.
-lemevit train "$@" --show-samples "$folder/samples.png"
+lemevit train "$@" --show-samples "$folder/samples.png" --overwrite
 lemevit train "$@" --init landcover --steps "$steps" --overwrite -o "$folder/buildings.safetensors"
 
 # A town elsewhere: the map, its score against the polygons there, a picture.

@@ -41,8 +41,9 @@ class ReadingOptions:
     """Options that bring the pixels of a scene to those that the weights learned.
 
     Args:
-        stretch: ``auto`` (percentiles 2 and 98 if the dtype differs from the card's),
-            ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in the scene's values.
+        stretch: ``auto`` (percentiles 2 and 98 if neither the dtype is the card's nor the
+            numbers are of its range), ``none``, ``LOW,HIGH`` in percent, or ``min=A,max=B`` in
+            the scene's values.
         gsd: ``auto`` (resample only outside the card's range), ``native``, or metres.
         bounds: ``(west, south, east, north)`` in map units; only whole pixels inside are read.
         mask: a vector file; pixels outside its polygons are nodata in the result.
@@ -144,7 +145,8 @@ class OutputOptions:
         format: GDAL driver name (``GTiff``, ``COG``, ``GeoJSON``, ...); None goes by suffix.
         output_type: ``classes`` (one band of ids) or ``scores`` (a band a class).
         creation_options: GDAL creation options, upper-case name to value (``--co``).
-        classes: names of the classes kept in a vector result; None keeps all.
+        classes: names of the classes kept: as polygons or boxes, or in a raster as a mask, 0
+            elsewhere; None keeps all.
         min_area_m2: polygons smaller than this on the ground are left out; in pixels where they
             have no size on the ground. None leaves out those of few pixels, see
             ``vector/region_layers.py``.

@@ -42,7 +42,7 @@ def labels(
     png: Annotated[
         str | None, options.option("--png FILE", "Draw a sheet of samples with their labels.")
     ] = None,
-    skip_bad_labels: options.SkipBadLabels = False,
+    skip_bad_labels: options.SkipBadBoxes = False,
     *,
     scenes: LabelledScenes,
     labelling: Labelling,

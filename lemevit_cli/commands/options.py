@@ -424,6 +424,14 @@ Relay = Annotated[
 ]
 Restart = Annotated[bool, _running("--restart", "Begin anew, whatever an unfinished run has left.")]
 Overwrite = Annotated[bool, _output("--overwrite", "Replace what exists.")]
+SkipBadBoxes = Annotated[
+    bool,
+    option(
+        "--skip-bad-labels",
+        "Of boxes: leave out labels that cannot be understood, and count them; else the first is "
+        "an error.",
+    ),
+]
 SkipBadLabels = Annotated[
     bool,
     option(

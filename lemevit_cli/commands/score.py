@@ -50,7 +50,7 @@ def score(
             max=1.0,
         ),
     ] = 0.0,
-    skip_bad_labels: options.SkipBadLabels = False,
+    skip_bad_labels: options.SkipBadBoxes = False,
     *,
     labelling: Labelling,
     png: Annotated[

@@ -47,7 +47,7 @@ class Runtime(Protocol):
         Returns:
             Scores ``(N, classes, H, W)``, or a detector's boxes ``(N, K, 7)`` as ``cx, cy, w, h,
             angle_rad, score, class id`` in pixels of the window, best first; rows of class -1 are
-            empty.
+            empty, and the last one is no answer (see ``tasks/detection/decoding.py``).
         """
         ...
 

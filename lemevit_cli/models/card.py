@@ -46,7 +46,8 @@ class Card:
         head: the head's name (for ``seg`` a decoder of segmentation-models-pytorch), likewise.
         classes: in the order of the logits.
         bands: number of input bands.
-        dtype: numpy name of the rasters it learned from; other dtypes are stretched.
+        dtype: numpy name of the rasters it learned from; others are stretched unless
+            their numbers lie in ``value_range``.
         value_range: the values of ``dtype`` that it saw, lowest and highest.
         mean, std: per band, in the same values; applied inside the model.
         gsd_m: smallest and largest ground sample distance it learned, None if unknown.

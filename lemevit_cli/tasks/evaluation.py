@@ -57,7 +57,7 @@ class Evaluation:
         open_data: a source by path, split and card.
         tally: made of the card and a source, once.
         open_scene: what the weights read of a site.
-        network: asked for all that is judged; None takes the task's own.
+        network: of a card, asked for all that is judged; None takes the task's own.
         open_without_bad_labels: as ``open_data``, with bad labels counted and left out; None where
             a task knows none.
     """
@@ -65,7 +65,7 @@ class Evaluation:
     open_data: Callable[[str, str, Card], Any]
     tally: Callable[[Card, Any, Progress], AreaTally]
     open_scene: Callable[[Site, Card], AbstractContextManager[SceneInput]] = open_scene_of
-    network: Network | None = None
+    network: Callable[[Card], Network] | None = None
     open_without_bad_labels: Callable[[str, str, Card], Any] | None = None
 
 
@@ -119,7 +119,8 @@ def predictor_to_score(
 ) -> Predictor:
     """Make weights ready for :func:`evaluate_source`."""
     task = weights.card.task
-    network = load_evaluation(task).network or load_network(task)
+    network_of = load_evaluation(task).network
+    network = network_of(weights.card) if network_of else load_network(task)
     return load_predictor(weights, network, runtime, progress=progress)
 
 

@@ -87,7 +87,7 @@ class OrientedRCNN(nn.Module):
     def losses(
         self, pixels: Tensor, boxes: Tensor, labels: Tensor, unknown: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the four terms of the loss by name, each a mean over the samples of the batch."""
+        """Return the four terms of the loss by name; those of boxes as the assigner weighs them."""
         # At each step, for whoever sets the encoder's mode by itself sets that of its norms too.
         if self.freeze_norms:
             freeze_norms(self.encoder)

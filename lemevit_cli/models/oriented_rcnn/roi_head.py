@@ -164,7 +164,7 @@ class RoiHead(nn.Module):
         return boxes, pictures, class_ids, targets, truth.unknown.expand(len(index), -1)
 
     def losses(self, logits: Tensor, deltas: Tensor, samples: Samples) -> dict[str, Tensor]:
-        """Return the loss of classes and of boxes, each over the number of samples."""
+        """Return the loss of classes over the number of samples, and that of boxes as weighed."""
         count = max(len(samples.boxes), 1)
         surprise = class_loss(logits, samples.class_ids, samples.unknown)
         positive = samples.class_ids < self.num_classes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lemevit_cli.geometry.window import Window
+from lemevit_cli.inference.network import CardNetwork
 from lemevit_cli.inference.run import BlockInference
 from lemevit_cli.inference.scene_input import SceneInput
 from lemevit_cli.metrics.confusion import ratio
@@ -114,9 +116,14 @@ def objects_of_area(objects: Objects, area: Window) -> Objects:
     )
 
 
+def _network_of(card: Card) -> CardNetwork:
+    # A window may have had more objects than proposals; that is told only if their number is known.
+    return network_for(replace(JUDGED, proposals=card.head_args.get("proposals")))
+
+
 EVALUATION = Evaluation(
     open_boxes,
     DetectionTally,
-    network=network_for(JUDGED),
+    network=_network_of,
     open_without_bad_labels=partial(open_boxes, skip_bad_labels=True),
 )

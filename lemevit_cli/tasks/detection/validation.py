@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemevit_cli.errors import LemevitError
 from lemevit_cli.geometry.oriented_boxes import canonical
 from lemevit_cli.geometry.window import Window
 from lemevit_cli.models.weights import Card
@@ -111,6 +112,8 @@ class BoxValidation:
         pixels = model_values(*source.read_pixels(site, window), self.card.mean)
         candidates = answer(torch.from_numpy(pixels[None])).detach().float().cpu().numpy()
         rows = decode(candidates)[0, :-1].astype(np.float64)  # the last had no room
+        if not np.isfinite(rows).all():
+            raise LemevitError(f"{source.name}: the detector answers with what is no number")
         rows = rows[rows[:, 6] >= 0]
         rows[:, :5] = canonical(rows[:, :5])
         truth = objects_in(source.objects[site.scene], window)

@@ -68,7 +68,8 @@ class LabelledFolder:
     Args:
         gsd_m: metres a pixel, of pictures that do not say so; where labels are not needed.
         naming: what its classes are called; of boxes and masks.
-        skip_bad_labels: count labels that cannot be understood, and leave them out; for boxes.
+        skip_bad_labels: count labels that cannot be understood, and leave them out; for boxes
+            and for pictures with a class.
     """
 
     path: str

@@ -128,6 +128,12 @@ def test_the_network_answers_what_validation_reads(task, tmp_path):
     assert validation.figures["boats"]["classes"]["ship"]["truths"] == 4
 
 
+def test_answers_that_are_no_numbers_are_not_taken_for_nothing(task, tmp_path, see_bright_boxes):
+    found = task.open_data(DataOptions(paths=(write_set(tmp_path),)), OPTIONS)
+    with pytest.raises(LemevitError, match=r"boats.*no number"):
+        found.training.validate(lambda pixels: see_bright_boxes(pixels) * float("nan"))
+
+
 def test_a_detector_that_sees_what_is_bright_validates_well(task, tmp_path, see_bright_boxes):
     sets = (write_set(tmp_path), write_set(tmp_path, "lake", ("ship", "pier"), seed=1))
     found = task.open_data(DataOptions(paths=sets), OPTIONS)

@@ -22,7 +22,7 @@ from lemevit_cli.inference.predictor import Predictor
 from lemevit_cli.legend import classes_from_names
 from lemevit_cli.models.weights import Card, load_weights, read_card
 from lemevit_cli.tasks.detection.datasets.folders import open_box_folder
-from lemevit_cli.tasks.detection.evaluation import objects_of_area
+from lemevit_cli.tasks.detection.evaluation import EVALUATION, objects_of_area
 from lemevit_cli.tasks.evaluation import evaluate, evaluate_source
 from lemevit_cli.tasks.training import train
 from lemevit_cli.training.datasets.objects import Objects
@@ -187,6 +187,26 @@ def test_boxes_that_had_no_room_are_told_of_when_weights_are_scored(harbour, fin
         assert figures["windows_capped"] == capped
         assert len(remarks.warnings) == (capped > 0)
         assert figures["classes"]["boat"]["truths"] == 2
+
+
+@pytest.mark.parametrize(("rank", "full"), [(19, 12), (0, 0)])
+def test_windows_with_as_many_objects_as_proposals_are_told_of_when_weights_are_scored(
+    harbour, rank, full
+):
+    card = replace(bright_predictor(None).card, head_args={"proposals": 20})
+    network = EVALUATION.network(card)
+
+    def find(pixels):
+        rows = np.zeros((len(pixels), 20, 6), np.float32)
+        rows[:, rank] = [10, 10, 8, 4, 0, 0.9]  # proposals come best first
+        return network.decode(rows)
+
+    remarks = Collector()
+    predictor = Predictor("bright", "0" * 16, card, find, "cpu")
+    source = open_box_folder(harbour).validation
+    figures = evaluate_source(predictor, source, progress=remarks)
+    assert figures["windows_full"] == full  # of 4 x 3
+    assert len(remarks.warnings) == (full > 0)
 
 
 def test_scoring_many_areas_of_a_scene_holds_few_handles_on_it(
