@@ -13,6 +13,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError
+from rasterio.rpc import RPC
 from rasterio.transform import GCPTransformer
 from rasterio.windows import Window as RasterioWindow
 
@@ -31,6 +32,7 @@ _NAMED_SUBDATASETS = 8
 _IS_ALONE = (
     "its server answers to any name, so no overviews, masks or other files beside it are looked for"
 )
+_RPC_COEFFICIENTS = 20  # of each polynomial
 _SHORTEST_STEP = 1e-12  # map units; of a degree, a ten-thousandth of a millimetre
 _LONGEST_STEP = 1e9  # map units from one pixel to the next: a turn round the globe in inches
 
@@ -137,13 +139,14 @@ class Scene:
         self.bidx = choice.bidx
         self.num_bands = len(choice.bidx)
         stated = _read_georeference(dataset, options, name=source.name)
-        self.georeference, lost = _without_useless_points(stated, source.name)
+        stated, incomplete = _without_incomplete_rpcs(stated)
+        self.georeference, useless = _without_useless_points(stated, source.name)
         self.gsd_m = _gsd_at_centre(self.georeference, self.width, self.height)
         self.pixel_sides_m = _pixel_sides(self.georeference, self.width, self.height)
         self.band_warnings = choice.warnings
         of_place = _georeference_warnings(self.georeference, self.gsd_m)
         alone = [_IS_ALONE] if is_alone(source.file) else []
-        self.warnings = (*choice.warnings, *lost, *of_place, *alone)
+        self.warnings = (*choice.warnings, *incomplete, *useless, *of_place, *alone)
         self._reading = _plan_reading(dataset, choice.bidx, choice.alpha, options.nodata)
         self._palette = choice.palette
         self.dtype = _scaled_dtype(self._reading) if choice.palette is None else "uint8"
@@ -157,6 +160,14 @@ class Scene:
     def window(self) -> Window:
         """Return the whole scene."""
         return Window(col_off=0, row_off=0, width=self.width, height=self.height)
+
+    @property
+    def orientation(self) -> int:
+        """Return how EXIF says that pixels are to be shown: 1, as they are stored, to 8."""
+        # GDAL reads pictures as they are stored.
+        with reading(self.name, "its tags cannot be read"):
+            tag = str(self.dataset().tags().get("EXIF_Orientation", "1"))
+        return int(tag) if tag in set("12345678") else 1
 
     @property
     def nodata(self) -> tuple[float | None, ...]:
@@ -515,6 +526,23 @@ def _without_useless_points(
         return georeference, ()
     line = f"its ground control points ({len(points)}) place nothing and are left out ({reason})"
     return replace(georeference, gcps=(), gcps_crs_wkt=None), (line,)
+
+
+def _without_incomplete_rpcs(georeference: Georeference) -> tuple[Georeference, tuple[str, ...]]:
+    """Leave out RPCs that lack a number, with a line that tells of it."""
+    if not georeference.rpcs:
+        return georeference, ()
+    try:
+        lacks_one = any(
+            len(value) < _RPC_COEFFICIENTS
+            for value in RPC.from_gdal(dict(georeference.rpcs)).to_dict().values()
+            if isinstance(value, list)
+        )
+    except (LookupError, ValueError):
+        lacks_one = True
+    if not lacks_one:
+        return georeference, ()
+    return replace(georeference, rpcs={}), ("its RPCs lack numbers and are left out",)
 
 
 def _parse_crs(text: str, name: str) -> CRS:

@@ -85,6 +85,7 @@ def open_sources(
     ]
     if data.source_weights is not None:
         items = _share_out(data.source_weights, items)
+    items = _with_numbered_names(items)
     items = [_without_weightless(item) for item in items]
     parts = [part for item in items for part in item.parts]
     training = [part.training for part in parts if part.training is not None]
@@ -95,7 +96,6 @@ def open_sources(
         [(source.name, source.bands, source.dtype) for source in (*training, *validation)],
         "data trained together",
     )
-    training, validation = _number_names(training), _number_names(validation)
     cells = tuple(cells for item in items for cells in item.cells)
     held_back = tuple(cells for item in items for cells in item.held_back)
     classes = order_as(openers.merge_classes(training), init)
@@ -272,14 +272,23 @@ def _without_weightless(item: _Item) -> _Item:
     )
 
 
-def _number_names(sources: Sequence[Source]) -> list[Source]:
-    """Number sources of one name: figures are kept by name."""
+def _with_numbered_names(items: Sequence[_Item]) -> list[_Item]:
+    """Number data of one name, what is learned as what is judged: figures are kept by name."""
     counts = Counter[str]()
     numbered = []
-    for source in sources:
-        counts[source.name] += 1
-        number = counts[source.name]
-        numbered.append(
-            source if number == 1 else replace(source, name=f"{source.name} ({number})")
-        )
+    for item in items:
+        parts = []
+        for part in item.parts:
+            sources = [source for source in (part.training, part.validation) if source is not None]
+            counts[sources[0].name] += 1
+            number = counts[sources[0].name]
+            parts.append(part if number == 1 else _numbered(part, number))
+        numbered.append(replace(item, parts=tuple(parts)))
     return numbered
+
+
+def _numbered(part: Parts, number: int) -> Parts:
+    def named(source: Source | None) -> Source | None:
+        return source and replace(source, name=f"{source.name} ({number})")
+
+    return replace(part, training=named(part.training), validation=named(part.validation))

@@ -416,21 +416,37 @@ def test_ground_control_points_keep_their_crs(write_scene, rgb):
     assert CRS.from_wkt(restated.gcps_crs_wkt) == CRS.from_epsg(4258)
 
 
+COEFFICIENTS = " ".join(["1"] + ["0"] * 19)
+RPCS = {
+    f"{axis}_{kind}": "1"
+    for axis in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")
+    for kind in ("OFF", "SCALE")
+} | {f"{a}_{b}_COEFF": COEFFICIENTS for a in ("LINE", "SAMP") for b in ("NUM", "DEN")}
+
+
 def test_rpcs_alone_claim_no_degrees(write_scene, rgb):
-    rpcs = {
-        f"{axis}_{kind}": "1"
-        for axis in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")
-        for kind in ("OFF", "SCALE")
-    }
-    coefficients = " ".join(["1"] + ["0"] * 19)
-    rpcs |= {f"{a}_{b}_COEFF": coefficients for a in ("LINE", "SAMP") for b in ("NUM", "DEN")}
     path = write_scene(
-        rgb, transform=None, crs="EPSG:4326", setup=lambda out: out.update_tags(ns="RPC", **rpcs)
+        rgb, transform=None, crs="EPSG:4326", setup=lambda out: out.update_tags(ns="RPC", **RPCS)
     )
     georeference, scene = reference_of(path)
     assert georeference.transform is None and scene.gsd_m is None
     assert georeference.rpcs["LINE_NUM_COEFF"].split()[0] == "1"
     assert "RPCs" in scene.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"LINE_OFF": ""}, {"SAMP_NUM_COEFF": "1 0 0"}, {"LAT_OFF": "?"}]
+)
+def test_rpcs_that_lack_a_number_are_left_out_with_a_line(tmp_path, spoilt):
+    items = "".join(f'<MDI key="{k}">{v}</MDI>' for k, v in (RPCS | spoilt).items())
+    vrt = tmp_path / "scene.vrt"
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="4" rasterYSize="4"><Metadata domain="RPC">{items}</Metadata>'
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    georeference, scene = reference_of(vrt)
+    assert not georeference.rpcs
+    assert any("RPCs lack numbers" in line for line in scene.warnings)
 
 
 def test_local_crs_is_kept_and_gives_no_metres(write_scene, rgb):

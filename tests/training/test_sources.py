@@ -174,6 +174,13 @@ def test_sources_of_one_name_are_numbered(make_folder):
     assert [s.name for s in sources.validation] == ["data", "data (2)"]
 
 
+def test_figures_of_the_second_of_two_names_are_not_those_of_the_first(make_folder):
+    paths = (str(make_folder("a/data")), str(make_folder("b/data")))
+    only_judged = opened(paths=paths, source_weights=(0.0, 1.0))
+    assert [s.name for s in only_judged.training] == ["data (2)"]
+    assert [s.name for s in only_judged.validation] == ["data", "data (2)"]
+
+
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0), (1.0, -1.0), (1.0, inf)])
 def test_a_wrong_number_of_weights_is_told(make_folder, scene_with_roofs, weights):
     with pytest.raises(DataError, match=f"{len(weights)} weights for 2 data sets"):

@@ -129,7 +129,7 @@ def open_split(path: str, split: str, card: Card, *, skip_bad_labels: bool = Fal
     bad = _Bad(skip_bad_labels)
     source = _open_split(path, split, division, PictureReader(), bad)
     match_classes(card.class_names, source.classes)  # for its check
-    return replace(source, notes=bad.notes(path))
+    return replace(source, notes=(*bad.notes(path), *source.notes))
 
 
 def _open_split(
@@ -139,13 +139,19 @@ def _open_split(
         place = find_split(Path(path), split) if Path(path).is_dir() else None
         if place is None:
             raise DataError(f"{Path(path) / split}: no such folder; {_LAYOUTS}")
-        listed = {split: _listed_in_folders(place)}
+        listed, is_divided = {split: _listed_in_folders(place)}, True
     else:
-        listed, _ = list_pictures(path, division, bad)
+        listed, is_divided = list_pictures(path, division, bad)
     source = _source(path, split, listed.get(split, []), reader, division.crop, bad)
     if source is None:
         raise DataError(f"{path}: no picture is of the split {split}")
-    return source
+    if is_divided:
+        return source
+    note = (
+        f"{path}: not divided into train and val: {len(source.sites)} of "
+        f"{sum(map(len, listed.values()))} pictures are judged, as a training would divide them"
+    )
+    return replace(source, notes=(note,))
 
 
 def other_splits(

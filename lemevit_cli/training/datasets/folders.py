@@ -287,13 +287,16 @@ def masked_source(
     sites: list[Site] = []
     masks: dict[tuple[str, ...], Path] = {}
     kinds: list[tuple[str, int, str]] = []
+    turned: list[str] = []
     for dates, mask in files:
         with ExitStack() as stack:
             scenes = [stack.enter_context(open_picture(date)) for date in dates]
             for scene in scenes:
                 kinds.append((scene.path, scene.num_bands, scene.dtype))
                 check_alike((kinds[0], kinds[-1]), words.all)
-            _check_mask(scenes, stack.enter_context(open_stored(mask)), words)
+            of_mask = stack.enter_context(open_stored(mask))
+            _check_mask(scenes, of_mask, words)
+            turned += [s.path for s in scenes if s.orientation != of_mask.orientation]
             if check is not None:
                 check(scenes)
             first, *later = scenes
@@ -304,7 +307,19 @@ def masked_source(
     code = read_code()
     source = source_of_pictures(folder.resolve().name, split, sites, kinds[0], reader)
     read_ids = Masks(masks, code, reader).read
-    return replace(source, classes=code.classes, read_ids=read_ids, notes=code.notes)
+    notes = (*code.notes, *_notes_of_turned(turned))
+    return replace(source, classes=code.classes, read_ids=read_ids, notes=notes)
+
+
+def _notes_of_turned(paths: Sequence[str]) -> tuple[str, ...]:
+    """Tell of pictures that programs show turned: nobody knows on which a mask was drawn."""
+    if not paths:
+        return ()
+    return (
+        f"{paths[0]}: EXIF turns it, and not its mask (so with {len(paths)}): masks are read on "
+        "the pixels as they are stored; where they were drawn on what programs show, turn the "
+        "pictures first",
+    )
 
 
 def source_of_pictures(

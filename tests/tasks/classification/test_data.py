@@ -61,6 +61,9 @@ def test_weights_are_scored_on_what_their_training_held_back(tmp_path, write_pic
         open_split(str(tmp_path), "val", card)
     card = Card(task="cls", backbone="-", classes=classes_from_names(["red"]), training=division)
     assert labelled(open_split(str(tmp_path), "val", card)) == labelled(sources.validation[0])
+    (note,) = open_split(str(tmp_path), "val", card).notes
+    judged = len(sources.validation[0].sites)
+    assert f"{judged} of {judged + len(sources.training[0].sites)} pictures are judged" in note
     assert labelled(open_split(str(tmp_path), "train", card)) == labelled(sources.training[0])
 
 

@@ -41,6 +41,18 @@ def test_a_source_is_pickled_without_its_pictures(make_folder):
         np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 
 
+def test_pictures_that_exif_turns_and_not_their_masks_are_told_of(make_folder):
+    folder = make_folder()
+    assert open_folder(folder, "train").notes == ()
+    image = Image.new("RGB", (32, 32))
+    exif = image.getexif()
+    exif[0x112] = 3  # upside down
+    image.save(folder / "train/images/turned.jpg", exif=exif)
+    Image.new("L", (32, 32)).save(folder / "train/masks/turned.png")
+    (note,) = open_folder(folder, "train").notes
+    assert "turned.jpg: EXIF turns it" in note and "(so with 1)" in note
+
+
 def test_counts_of_cells_add_up_to_the_masks(make_folder):
     source = open_folder(make_folder(size=(200, 300)), "train")
     cells = source.count_classes()

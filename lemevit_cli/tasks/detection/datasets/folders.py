@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lemevit_cli.errors import DataError, reading
+from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.raster.scene import Scene
 from lemevit_cli.tasks.detection.datasets.class_names import read_stated_classes
@@ -202,14 +202,11 @@ def _open_picture(
 
 def picture_of(scene: Scene) -> Picture:
     """Return what labels have to know of a raster."""
-    # GDAL reads pictures as they are stored, and tells how they are to be shown.
-    with reading(scene.name, "its tags cannot be read"):
-        tag = str(scene.dataset().tags().get("EXIF_Orientation", "1"))
     return Picture(
         path=scene.path,
         width=scene.width,
         height=scene.height,
-        orientation=int(tag) if tag in set("12345678") else 1,
+        orientation=scene.orientation,
     )
 
 
