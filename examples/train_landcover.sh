@@ -47,17 +47,22 @@ teach "$data/nyc_maps" 0.07 'classes = ["road"]'
 teach "$data/roads_400" 0.08
 teach simulated 0.06
 
-lemevit train --task seg "$listing" --init "${INIT:?name the backbone to start from}" \
-    --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size "${BATCH:-8}" --balance 0.6 \
-    --optimizer muon --lr 3e-3 --gsd 0.07 1.0 --steps "${STEPS:-2000}" --precision bf16 \
-    --validate-every 700 --checkpoint-every 10m --half --resume --overwrite \
-    -o "$work/trained.safetensors"
+# In legs, each of which brings the rate to its end; one that is done is not done again.
+trained=${INIT:?name the backbone to start from}
+leg=0
+for steps in ${STEPS:-2000 2400 2200}; do
+    begun_from=$trained trained="$work/trained_$leg.safetensors"
+    [ -f "$trained" ] || lemevit train --task seg "$listing" --init "$begun_from" --seed "$leg" \
+        --backbone lemevit_tiny --decoder upernet --crop 256 --batch-size "${BATCH:-8}" --balance 0.6 \
+        --optimizer muon --lr 3e-3 --gsd 0.07 1.0 --steps "$steps" --precision bf16 \
+        --validate-every 700 --checkpoint-every 10m --half --resume --overwrite -o "$trained"
+    leg=$((leg + 1))
+done
 
-# Balanced windows show little of what covers most of the ground: what two numbers give back.
+# Balanced windows show little of what covers most of the ground: what a number gives back.
 set --
 for name in czech_orthophoto dubai_landcover jonkoping_buildings buildings_many_places \
     massachusetts_buildings oam_ramp_buildings nyc_maps roads_400; do
     set -- "$@" --data "$data/$name"
 done
-python "$here/adjust_classes.py" "$work/trained.safetensors" -o "$work/landcover.safetensors" \
-    --add vegetation=1 --add water=-1 "$@"
+python "$here/adjust_classes.py" "$trained" -o "$work/landcover.safetensors" --add vegetation=1 "$@"
