@@ -124,6 +124,15 @@ def test_inference_loads_nothing_that_trains(room, most):
     assert len(loaded) <= most
 
 
+@pytest.mark.parametrize("room", ["segmentation", "detection", "change"])
+def test_results_are_scored_without_torch(room):
+    program = f"import sys, lemevit_cli.tasks.{room}.scoring as s; print('torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False\n"
+
+
 # Builds a network of ours, as each run does, and names what takes seconds to import.
 NETWORK = """
 import importlib, sys

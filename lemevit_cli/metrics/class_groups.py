@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from lemevit_cli.errors import DataError
-from lemevit_cli.legend import NODATA_CLASS
 
 BACKGROUND = "background"
 NO_GROUP = -1
@@ -54,20 +50,3 @@ def groups_of(model_classes: Sequence[str], data_classes: Sequence[str]) -> tupl
             "no class is shared"
         )
     return groups
-
-
-def own_ids(ids: Tensor, groups: Tensor, *, several: int = NODATA_CLASS) -> Tensor:
-    """Return a source's class ids as the model's.
-
-    Args:
-        ids: ``(H, W)``, of the source.
-        groups: ``(C,)``, the source's class of every class of the model.
-        several: given to ids that stand for several classes; those that stand for none, and
-            ``NODATA_CLASS``, become ``NODATA_CLASS``.
-    """
-    table = torch.full((NODATA_CLASS + 1,), NODATA_CLASS)
-    members, counts = groups.unique(return_counts=True)
-    for member, count in zip(members.tolist(), counts.tolist(), strict=True):
-        if member != NO_GROUP:
-            table[member] = int((groups == member).nonzero()) if count == 1 else several
-    return table[ids.long()]

@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.legend import NODATA_CLASS
-from lemevit_cli.metrics.class_groups import own_ids
 from lemevit_cli.models.pixel_view import fit_pixel_view
 from lemevit_cli.models.segmenter import PIXEL_DECODER, Segmenter
 from lemevit_cli.models.weights import find_weights, read_card
 from lemevit_cli.training.datasets.source import Sources
+from lemevit_cli.training.losses import own_ids
 from lemevit_cli.training.options import AugmentationOptions, TrainingOptions
 
 FEW = 0.05  # of the pixels that could have a label

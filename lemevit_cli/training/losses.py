@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.legend import NODATA_CLASS
+from lemevit_cli.metrics.class_groups import NO_GROUP
 
 AUXILIARY_WEIGHT = 0.4  # as in the paper's recipe; the main head's is 1
 _FOCUS = 2.0  # gamma of Lin et al.
@@ -225,3 +226,20 @@ _TERMS: dict[str, _Term] = {
     "lovasz": _of_regions(LovaszLoss("multiclass", ignore_index=NODATA_CLASS)),
     "focal": _focal,
 }
+
+
+def own_ids(ids: Tensor, groups: Tensor, *, several: int = NODATA_CLASS) -> Tensor:
+    """Return a source's class ids as the model's.
+
+    Args:
+        ids: ``(H, W)``, of the source.
+        groups: ``(C,)``, the source's class of every class of the model.
+        several: given to ids that stand for several classes; those that stand for none, and
+            ``NODATA_CLASS``, become ``NODATA_CLASS``.
+    """
+    table = torch.full((NODATA_CLASS + 1,), NODATA_CLASS)
+    members, counts = groups.unique(return_counts=True)
+    for member, count in zip(members.tolist(), counts.tolist(), strict=True):
+        if member != NO_GROUP:
+            table[member] = int((groups == member).nonzero()) if count == 1 else several
+    return table[ids.long()]

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lemevit_cli.legend import ClassInfo, classes_from_names
-from lemevit_cli.metrics.class_groups import BACKGROUND, own_ids
+from lemevit_cli.metrics.class_groups import BACKGROUND
 from lemevit_cli.models.weights import Card
 from lemevit_cli.pictures.training_picture import write_sample_sheet, write_training_report
+from lemevit_cli.training.losses import own_ids
 from lemevit_cli.training.window_validation import WindowValidation
 
 _SAMPLES = 16

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lemevit_cli.errors import DataError
-from lemevit_cli.metrics.class_groups import NO_GROUP, groups_of, own_ids, union_of_classes
+from lemevit_cli.metrics.class_groups import NO_GROUP, groups_of, union_of_classes
+from lemevit_cli.training.losses import own_ids
 
 FIVE = ("land", "building", "road", "vegetation", "water")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from lemevit_cli.errors import DataError
 from lemevit_cli.legend import NODATA_CLASS
@@ -84,14 +84,14 @@ def change_groups(model_classes: Sequence[str], data_classes: Sequence[str]) -> 
     return (0, *[1] * (len(model_classes) - 1))
 
 
-def ids_of_swapped_dates(classes: Sequence[str]) -> Tensor | None:
+def ids_of_swapped_dates(classes: Sequence[str]) -> NDArray[np.int64] | None:
     """Return each id ``(256,)`` as it is with the dates swapped; None where nobody can tell."""
     ids = {name.lower(): i for i, name in enumerate(classes)}
-    swapped = torch.arange(NODATA_CLASS + 1)
+    swapped = np.arange(NODATA_CLASS + 1)
     if len(classes) == len(ONE_KIND):
         return swapped
     for one, other in _OPPOSITES:
         if set(ids) == {UNCHANGED, one, other}:
-            swapped[[ids[one], ids[other]]] = torch.tensor([ids[other], ids[one]])
+            swapped[[ids[one], ids[other]]] = ids[other], ids[one]
             return swapped
     return None

@@ -62,7 +62,8 @@ def vary_pair(
     swapped = ids_of_swapped_dates(drawn.source.classes) if options.swap else None
     pixels, ids = crop.pixels, crop.ids
     if swapped is not None and uniform(generator, 0.0, 1.0) < _SWAPPED:
-        pixels, ids = torch.cat(pixels.chunk(DATES)[::-1]), swapped[ids.long()]
+        pixels = torch.cat(pixels.chunk(DATES)[::-1])
+        ids = torch.from_numpy(swapped)[ids.long()]
     pixels = vary_dates(pixels, options, generator, value_range=value_range)
     return replace(crop, pixels=pixels, ids=ids)
 
