@@ -509,6 +509,21 @@ def names_given(context: typer.Context) -> tuple[str, ...]:
     return tuple(n for n, source in sources.items() if source and source.name != "DEFAULT")
 
 
+def refuse_several_lengths(context: typer.Context) -> None:
+    """Refuse a training whose length is said twice: one of them would not be heeded."""
+    given = names_given(context)
+    lengths = [
+        f"--{name.replace('_', '-')}"
+        for name in ("steps", "epochs", "time_budget")
+        if name in given
+    ]
+    if len(lengths) > 1:
+        raise typer.BadParameter(
+            "each says how long a training is; give one of them",
+            param_hint=" and ".join(lengths),
+        )
+
+
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
     """Read ``3,2,1`` as numbers; wrong usage if it is anything else."""
     return parse_numbers(text, "-b", kind="bands")

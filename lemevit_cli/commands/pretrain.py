@@ -24,6 +24,7 @@ _STRIDES = {2, 4, 8, 16, 32}
 
 @spread_groups
 def pretrain(
+    context: typer.Context,
     data: Annotated[
         list[str],
         typer.Argument(
@@ -100,6 +101,7 @@ def pretrain(
     NAME_training/; a run that was interrupted goes on with --resume.
     """
     began = time.perf_counter()
+    options.refuse_several_lengths(context)
     fields = recipe.training_fields(checkpoint_every)
     taught = parse_levels(levels)
     layers = options.parse_numbers(teacher_layers, "--teacher-layers")

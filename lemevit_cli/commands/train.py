@@ -226,8 +226,11 @@ def train(
             param_hint="--val-fraction",
         )
     refuse_options_of_scenes(options.names_given(context), sources, task)
+    options.refuse_several_lengths(context)
     if not sources.paths and not sources.scenes:
         raise typer.BadParameter("name DATA, or a scene by --scene with its --labels")
+    if dry_run and show_samples is not None:
+        raise typer.BadParameter("writes no picture; leave out one of them", param_hint="--dry-run")
     if output is None and show_samples is None and not dry_run:
         raise typer.BadParameter("name the weights to write", param_hint="-o")
     settings = TrainingOptions(

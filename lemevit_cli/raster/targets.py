@@ -130,7 +130,7 @@ def check_disk(target: str, spec: RasterSpec, *, is_copied: bool = False) -> Non
     Raises:
         OutputError: with both sizes.
     """
-    folder = tempfile.gettempdir() if target == STDOUT else str(Path(target).parent)
+    folder = tempfile.gettempdir() if target == STDOUT else str(followed(Path(target)).parent)
     factor = 2.8 if is_copied else 1.4  # a third for overviews, and some for tiles at the edges
     needed = int(factor * spec.width * spec.height * spec.bytes_per_pixel)
     free = shutil.disk_usage(folder).free

@@ -195,12 +195,12 @@ def _write_weights(
         with _phase(progress, "calibrate"):
             best = _calibrate(best, start)
         scores = _score(best, start.data, start.options, progress, end)
-    with _phase(progress, "draw the report"):
-        start.data.draw_report(start.folder / _REPORT_NAME, read_metrics(start.folder))
     headline = start.training.headline
     metrics = _metrics(scores, headline, Path(output), data, start.options)
     card = replace(best.card, metrics=metrics)
     save_weights(output, best.state(), card, half=start.options.half)
+    with _phase(progress, "draw the report"):
+        start.data.draw_report(start.folder / _REPORT_NAME, read_metrics(start.folder))
     return card, scores
 
 

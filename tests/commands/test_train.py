@@ -125,6 +125,21 @@ def test_a_malformed_time_is_wrong_usage(town, tmp_path, time):
     assert run.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--steps", "5", "--time-budget", "2h"],
+        ["--epochs", "2", "--steps", "5"],
+        ["--epochs", "2", "--time-budget", "2h"],
+        ["--dry-run", "--show-samples", "samples.png"],
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(town, tmp_path, given):
+    run = invoke("train", town, "-o", tmp_path / "w.safetensors", *given)
+    assert run.exit_code == 2 and "one of them" in " ".join(run.stderr.replace("│", " ").split())
+    assert not list(tmp_path.glob("w*"))
+
+
 def test_two_processes_write_one_log_and_one_result(town, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["-m", "lemevit_cli", "train", str(town), "-o", "w.safetensors", "--steps", "2"]

@@ -23,6 +23,13 @@ def test_every_pixel_is_shown_as_it_is(tmp_path):
     assert (66, 135, 245) in {tuple(c) for c in picture[-36:].reshape(-1, 3).tolist()}
 
 
+@pytest.mark.parametrize("name", ["a$_$b", "$x_1_2$"])
+def test_names_are_no_mathematics(tmp_path, name):
+    plain = draw(tmp_path, legend=classes_from_names(["land"]))
+    named = draw(tmp_path, legend=classes_from_names([name]))
+    assert (plain != named).any() and plain.shape == named.shape
+
+
 def test_a_small_map_is_enlarged_by_whole_pixels(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     picture = draw(tmp_path, rgb=rgb)

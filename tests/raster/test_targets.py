@@ -3,9 +3,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +93,18 @@ def test_a_disk_too_small_is_told_with_both_sizes(make_spec, tmp_path):
     check_disk(str(tmp_path / "out.tif"), make_spec())
     with pytest.raises(OutputError, match=r"up to 1,400,000,000.0 MB are needed in .* MB are free"):
         check_disk(str(tmp_path / "out.tif"), make_spec(width=10**9, height=10**6))
+
+
+def test_of_a_linked_result_the_disk_is_that_which_it_is_written_to(
+    make_spec, tmp_path, monkeypatch
+):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/out.tif").touch()
+    (tmp_path / "out.tif").symlink_to(tmp_path / "full/out.tif")
+    room = {str(tmp_path): 10**12, str(tmp_path / "full"): 0}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=room[folder]))
+    with pytest.raises(OutputError, match=r"needed in .*full, 0.0 MB are free"):
+        check_disk(str(tmp_path / "out.tif"), make_spec())
 
 
 @pytest.mark.parametrize("format_", [None, "COG"])
