@@ -34,6 +34,7 @@ from lemevit_cli.raster.scene import Scene, open_scene
 from lemevit_cli.raster.source import STDIN
 from lemevit_cli.tasks.detection.files import read_boxes
 from lemevit_cli.training.datasets.labels import class_texts, sort_names
+from lemevit_cli.vector.frames import without_false_degrees
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
     is_vector,
@@ -45,6 +46,7 @@ from lemevit_cli.vector.scene_polygons import (
 
 _CLASS_FIELD, _ID_FIELD, _SCORE_FIELD = "class", "class_id", "score"
 _BEARING_FIELD, _PIXEL_FIELD = "bearing", "length_px"
+_AREA_IN_PIXELS = "area_px"
 _BOX_FIELDS = {_CLASS_FIELD, _BEARING_FIELD}  # what detect writes of boxes alone
 _NOTES = "notes"  # of a table: what its reader told
 _BOX_TABLES = (".txt", ".csv", ".parquet")
@@ -256,8 +258,12 @@ def read_polygons(path: str) -> GeoDataFrame:
     Raises:
         LemevitError: if they cannot be read, or are in pixels of a scene.
     """
-    table = _read_box_table(path) if _is_box_table(path) else read_layer(path)
-    if _PIXEL_FIELD in table.columns:
+    if _is_box_table(path):
+        table = _read_box_table(path)
+    else:
+        table = without_false_degrees(read_layer(path), path)
+    is_placed = table.crs is not None or _AREA_IN_PIXELS not in table.columns
+    if _PIXEL_FIELD in table.columns or not is_placed:
         raise DataError(f"{path}: holds pixels of a scene; name it by --over SCENE")
     return table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyproj
@@ -15,6 +15,9 @@ from lemevit_cli.geometry.ground import is_tied_to_earth
 from lemevit_cli.vector.layer import crs_of_map
 from lemevit_cli.vector.placement import Grid, Placement
 from lemevit_cli.vector.way import Way, touch
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _DEGREES = (-540.0, -90.001, 540.0, 90.001)  # nothing beyond is a longitude and a latitude
 _PIXEL_FIELD = "length_px"  # what detect writes of boxes on no map
@@ -114,6 +117,14 @@ def _stated_crs(layer: LayerFacts) -> pyproj.CRS | None:
     is_ours = _AREA_FIELD in layer.fields
     beyond = layer.bounds is not None and not _within(layer.bounds, _DEGREES)
     return None if is_ours or beyond else layer.crs
+
+
+def without_false_degrees(table: GeoDataFrame, path: str) -> GeoDataFrame:
+    """Take away the CRS that GDAL gives to a GeoJSON in pixels."""
+    facts = facts_of(path, table.crs, table.total_bounds, table.columns)
+    if facts.crs is None or _stated_crs(facts) is not None:
+        return table
+    return table.set_crs(None, allow_override=True)
 
 
 def _taken_as_pixels(scene: Grid, layer: LayerFacts, crs: pyproj.CRS | None) -> tuple[str, ...]:

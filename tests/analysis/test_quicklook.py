@@ -235,6 +235,15 @@ BOXES = [[300, 150, 120, 60, 0.0], [100, 300, 90, 40, 0.7], [500, 300, 60, 60, 0
 UTM33 = Georeference(transform=NORTH_UP, crs_wkt=rasterio.CRS.from_epsg(32633).to_wkt())
 
 
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+@pytest.mark.parametrize("ending", ["gpkg", "geojson"])
+def test_polygons_in_pixels_are_not_drawn_alone(tmp_path, ending):
+    table = geopandas.GeoDataFrame({"area_px": [90.0]}, geometry=[shapely.box(30, 20, 40, 29)])
+    table.to_file(tmp_path / f"p.{ending}")
+    with pytest.raises(DataError, match="holds pixels of a scene; name it by --over"):
+        quicklook(str(tmp_path / f"p.{ending}"), str(tmp_path / "alone.png"))
+
+
 @pytest.mark.parametrize("ending", ["shp", "gpkg", "geojson", "csv", "txt"])
 def test_boxes_are_outlined_in_the_colours_of_their_classes_and_counted(tmp_path, gray, ending):
     boxes = write_boxes_of(tmp_path, f"b.{ending}", UTM33, BOXES)

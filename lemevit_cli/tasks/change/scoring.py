@@ -40,6 +40,7 @@ from lemevit_cli.tasks.scoring import (
     Scoring,
     refuse_unheeded,
 )
+from lemevit_cli.vector.frames import without_false_degrees
 from lemevit_cli.vector.mending import single_polygons
 from lemevit_cli.vector.scene_polygons import (
     ScenePolygons,
@@ -188,9 +189,10 @@ def _compare_layers(
     prediction: str, truth: str, options: ScoreOptions, progress: Progress
 ) -> dict[str, Any]:
     labels = options.labels
+    of_truth = read_layer(truth, layer=labels.layer, where=labels.where)
     tables = _bring_to_one_map(
-        read_layer(prediction),
-        read_layer(truth, layer=labels.layer, where=labels.where),
+        without_false_degrees(read_layer(prediction), prediction),
+        without_false_degrees(of_truth, truth),
         truth,
     )
     pairs = zip(tables, (prediction, truth), strict=True)
@@ -215,8 +217,8 @@ def _bring_to_one_map(
     """
     if (found.crs is None) != (true.crs is None):
         raise DataError(
-            f"{truth} and its prediction: one has a CRS and the other has none; state it "
-            "(ogr2ogr -a_srs)"
+            f"{truth} and its prediction: one has a CRS and the other has none, or holds pixels; "
+            "state it (ogr2ogr -a_srs), or score both on one scene"
         )
     if found.crs is None:
         return found, true

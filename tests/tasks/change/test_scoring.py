@@ -128,6 +128,18 @@ def test_polygons_of_any_kind_and_crs_are_a_truth(write_mask, write_layer, tmp_p
         assert figures["objects"]["matched"] in (1, 2)  # the half one: rounded to either side
 
 
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+@pytest.mark.parametrize("ending", ["geojson", "gpkg"])
+def test_geojson_in_pixels_is_not_turned_round_the_globe(tmp_path, ending):
+    for name, left in (("f.geojson", 10), (f"t.{ending}", 370)):
+        box = shapely.box(left, 10, left + 10, 20)
+        fields = {"id": [1], "class": ["changed"], "score": [0.9], "area_px": [100.0]}
+        fields |= {"before": ["2018"], "after": ["2020"]}
+        geopandas.GeoDataFrame(fields, geometry=[box]).to_file(tmp_path / name)
+    assert score(str(tmp_path / "f.geojson"), str(tmp_path / f"t.{ending}"))["f1"] == 0.0
+    assert score(str(tmp_path / "f.geojson"), str(tmp_path / "f.geojson"))["f1"] == 1.0
+
+
 def test_a_truth_of_0_and_255_without_names_counts_255_as_change(write_mask, tmp_path):
     Image.fromarray(TRUTH * 255).save(tmp_path / "label.png")
     figures = score(write_mask(FOUND, "f.tif"), str(tmp_path / "label.png"))
