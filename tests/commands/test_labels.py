@@ -127,6 +127,19 @@ def test_what_a_format_cannot_hold_is_told(dota, tmp_path):
     assert record_of(tmp_path / "coco.json")["difficult"] == 1
 
 
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [(["0", "ship"], "no number, as '0' is"), (["air plane", "air-plane"], "would be one class")],
+)
+def test_classes_that_dota_cannot_hold_are_refused(tmp_path, names, line):
+    picture(tmp_path / "yolo/train/images/a.png")
+    text(tmp_path / "yolo/train/labels/a.txt", "0 0.5 0.5 0.2 0.2", "1 0.2 0.2 0.1 0.1")
+    text(tmp_path / "yolo/data.yaml", f"names: {json.dumps(names)}", "train: train/images")
+    run = invoke("--task", "det", tmp_path / "yolo", "-o", tmp_path / "dota")
+    assert run.exit_code == 1 and line in run.stderr and run.stderr.count("\n") == 1
+    assert not (tmp_path / "dota").exists()
+
+
 def test_crowds_and_outlines_are_told_and_kept_where_they_can_be(tmp_path):
     triangle = [10, 10, 40, 10, 10, 40]
     root = coco(

@@ -36,7 +36,12 @@ def read_numbered_classes(folder: Path) -> tuple[str, ...] | None:
     if path is None:
         listed = folder / "classes.txt"
         text = read_text(listed) if listed.is_file() else ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        if "" in lines:
+            raise DataError(
+                f"{listed}: line {lines.index('') + 1} is empty; it takes a name a line, "
+                "of class 0, of class 1 and so on"
+            )
         return _check_class_names(lines, listed) if lines else None
     names = read_yaml(path).get("names")
     if isinstance(names, dict):

@@ -131,14 +131,14 @@ def dota_fields(line: Line) -> tuple[NDArray[np.float64], str, str]:
     if len(fields) <= _CORNERS:
         raise DataError(f"{place}: has {len(fields)} fields, it takes {_DOTA}")
     corners, rest = corners_of_fields(fields[:_CORNERS], place), fields[_CORNERS:]
-    if _is_number(rest[0]):
+    if is_number(rest[0]):
         raise DataError(
             f"{place}: field {_CORNERS + 1} is {rest[0]!r}, a number and no class name; it takes "
             f"{_DOTA}"
         )
     # Some names have several words; a flag is what stands last, and alone is no name.
     words = rest[:-1] if len(rest) > 1 and (numbers[-1] or len(rest) == 2) else rest
-    if any(_is_number(word) for word in words):
+    if any(is_number(word) for word in words):
         raise DataError(f"{place}: has {len(fields)} fields, it takes {_DOTA}")
     return corners, " ".join(words), "" if words is rest else rest[-1]
 
@@ -158,7 +158,7 @@ def corners_of_fields(fields: Sequence[str], place: str) -> NDArray[np.float64]:
     return np.array(numbers, dtype=np.float64).reshape(-1, 2)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Say whether a text is a number, NaN and infinity too: no class is called so."""
     try:
         float(text)

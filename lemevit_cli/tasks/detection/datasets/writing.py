@@ -34,6 +34,7 @@ from lemevit_cli.geometry.oriented_boxes import box_of_polygon, corners_of, uncr
 from lemevit_cli.inputs import companions_of
 from lemevit_cli.raster.targets import STDOUT, find_writer
 from lemevit_cli.settings import OutputOptions
+from lemevit_cli.tasks.detection.datasets.dota import is_number
 from lemevit_cli.tasks.detection.datasets.folders import LabelledPicture
 from lemevit_cli.tasks.detection.datasets.labels import Outline
 from lemevit_cli.tasks.detection.results import WRITERS
@@ -152,6 +153,7 @@ def _tell_lost(lost: Counter[str], kind: str, labels: LabelsToWrite) -> list[str
 
 def _write_dota(folder: Path, labels: LabelsToWrite, target: Path) -> Counter[str]:
     """Write ``{split}/labelTxt/NAME.txt``, links in ``{split}/images``, and ``classes.json``."""
+    _check_dota_names(labels.classes, str(target))
     lost = Counter[str]()
     for split, pictures in labels.pictures.items():
         names = _link_pictures(folder / split / "images", pictures, lost)
@@ -167,6 +169,7 @@ def _write_dota(folder: Path, labels: LabelsToWrite, target: Path) -> Counter[st
 
 def _write_dota_text(target: str, labels: LabelsToWrite, options: OutputOptions) -> Counter[str]:
     every, lost = labels.all, Counter[str]()
+    _check_dota_names(labels.classes, target)
     if len(every) != 1:
         raise OutputError(
             f"{target}: a text of DOTA is of one picture, there are {len(every)}; name a folder"
@@ -189,6 +192,26 @@ def _dota_lines(each: LabelledPicture, lost: Counter[str]) -> list[str]:
         numbers = " ".join(f"{value:.3f}" for value in _shown_corners(each, outline).ravel())
         lines.append(f"{numbers} {name} {int(outline.difficult)}\n")
     return lines
+
+
+def _check_dota_names(classes: Sequence[str], target: str) -> None:
+    """Refuse classes that DOTA's text would not keep apart, or take for numbers.
+
+    Raises:
+        OutputError: naming them.
+    """
+    own = [_hyphenated(name) for name in classes]
+    numbers = [name for name in own if is_number(name)]
+    if numbers:
+        raise OutputError(
+            f"{target}: a class of DOTA is no number, as {numbers[0]!r} is; write another --format"
+        )
+    alike = [name for name, written in zip(classes, own, strict=True) if own.count(written) > 1]
+    if alike:
+        raise OutputError(
+            f"{target}: {' and '.join(map(repr, alike))} would be one class of DOTA, which has no "
+            "spaces; write another --format"
+        )
 
 
 def _hyphenated(name: str) -> str:

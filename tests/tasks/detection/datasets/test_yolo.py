@@ -189,6 +189,16 @@ def test_a_text_beside_its_picture_and_names_in_a_list_do_as_well(tmp_path):
     assert read(tmp_path)[:2] == ([pytest.approx(AS_BOX, abs=1e-2)], ["ship"])
 
 
+def test_an_empty_line_among_names_is_an_error_as_it_may_be_a_class(tmp_path):
+    picture(tmp_path / "train/a.png")
+    text(tmp_path / "train/a.txt", f"1 {BOX}")
+    text(tmp_path / "classes.txt", "ship", "plane", "", "")
+    assert read(tmp_path)[1] == ["plane"]
+    text(tmp_path / "classes.txt", "ship", "", "plane")
+    with pytest.raises(DataError, match=r"classes.txt: line 2 is empty"):
+        read(tmp_path)
+
+
 def test_a_picture_that_is_shown_turned_is_labelled_as_shown(tmp_path):
     # Stored 60 wide and 80 high, shown 80 wide and 60 high after a quarter turn clockwise.
     picture(tmp_path / "images/train/a.jpg", size=(60, 80), orientation=6)
