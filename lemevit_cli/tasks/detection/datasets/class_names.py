@@ -62,6 +62,24 @@ def states_keypoints(folder: Path) -> bool:
     return path is not None and "kpt_shape" in read_yaml(path)
 
 
+def folder_named_by(path: Path) -> Path:
+    """Return the folder whose YAML is named, else the path itself.
+
+    Raises:
+        DataError: if the folder is not read by that YAML.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return path
+    of_folder = yaml_of(path.parent)
+    if of_folder is None or of_folder.name != path.name:
+        other = "several" if of_folder is None else of_folder.name
+        raise DataError(
+            f"{path}: the folder is read by data.yaml, or by its only YAML, and it has {other}; "
+            "leave only this one there"
+        )
+    return path.parent
+
+
 def yaml_of(folder: Path) -> Path | None:
     """Find ``data.yaml``, or the only file of that kind in a folder."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])

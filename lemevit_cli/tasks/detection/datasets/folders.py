@@ -14,7 +14,7 @@ from pathlib import Path
 from lemevit_cli.errors import DataError
 from lemevit_cli.geometry.georeference import Georeference
 from lemevit_cli.raster.scene import Scene
-from lemevit_cli.tasks.detection.datasets.class_names import read_stated_classes
+from lemevit_cli.tasks.detection.datasets.class_names import folder_named_by, read_stated_classes
 from lemevit_cli.tasks.detection.datasets.labels import (
     LabelReport,
     Naming,
@@ -72,7 +72,7 @@ class BoxFolder:
 def read_box_folder(
     path: str | Path, report: LabelReport | None = None, splits: Sequence[str] = SPLITS
 ) -> BoxFolder:
-    """Read all labels of a folder, and check what can be checked.
+    """Read all labels of a folder, which its YAML names too, and check what can be checked.
 
     Args:
         splits: to look for; others than ``train`` and ``val`` go by their name alone.
@@ -81,7 +81,7 @@ def read_box_folder(
     Raises:
         DataError: for a folder without labels, and for a label that is wrong, with file and line.
     """
-    folder, report = Path(path), report or LabelReport()
+    folder, report = folder_named_by(Path(path)), report or LabelReport()
     stated = read_stated_classes(folder)
     layout = recognise(folder, stated, report, splits)
     pictures = {
@@ -91,7 +91,7 @@ def read_box_folder(
     everything = [o for part in pictures.values() for each in part for o in each.outlines]
     _refuse_shares(everything)
     classes = stated or layout.classes or list_names(everything)
-    name = folder.resolve().name
+    name = Path(path).resolve().name  # as its user calls it
     return BoxFolder(name, layout.name, classes, pictures, report, layout.notes)
 
 

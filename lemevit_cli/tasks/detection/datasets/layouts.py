@@ -109,7 +109,7 @@ def recognise(
         DataError: if there is no such folder, none of the layouts, or pictures lack their labels.
     """
     if folder.is_file():
-        return _recognise_file(folder, stated, report)
+        return _recognise_file(folder, report)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     for find, make in (
@@ -148,10 +148,8 @@ def _undivided(folder: Path, stated: tuple[str, ...] | None, report: LabelReport
     return None
 
 
-def _recognise_file(file: Path, stated: tuple[str, ...] | None, report: LabelReport) -> Layout:
-    """Read a file that holds all labels, for training, or the YAML of a folder."""
-    if file.suffix.lower() in (".yaml", ".yml"):
-        return recognise(file.parent, stated, report)
+def _recognise_file(file: Path, report: LabelReport) -> Layout:
+    """Read a file that holds all labels, for training."""
     if is_coco(file):
         return _coco_layout(file.parent, {"train": file}, report=report)
     if is_box_table(file):

@@ -189,6 +189,20 @@ def test_a_text_beside_its_picture_and_names_in_a_list_do_as_well(tmp_path):
     assert read(tmp_path)[:2] == ([pytest.approx(AS_BOX, abs=1e-2)], ["ship"])
 
 
+def test_a_yaml_that_is_named_is_the_one_that_is_read(tmp_path):
+    root = yolo(tmp_path, f"0 {BOX}")
+    text(root / "small.yaml", "names: [small]")
+    expected = read(root)[1]
+    assert expected == read(root / "data.yaml")[1] != ["small"]
+    with pytest.raises(DataError, match=r"small.yaml: .*it has data.yaml"):
+        read(root / "small.yaml")
+    (root / "data.yaml").rename(root / "large.yaml")
+    with pytest.raises(DataError, match=r"small.yaml: .*it has several"):
+        read(root / "small.yaml")
+    (root / "large.yaml").unlink()
+    assert read(root / "small.yaml")[1] == ["small"]
+
+
 def test_an_empty_line_among_names_is_an_error_as_it_may_be_a_class(tmp_path):
     picture(tmp_path / "train/a.png")
     text(tmp_path / "train/a.txt", f"1 {BOX}")
