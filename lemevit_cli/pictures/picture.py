@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 from lemevit_cli.legend import ClassInfo
 
 _NODATA_COLOR = (235, 235, 235)
-
-# A class or a file may be called a$_$b: names are no mathematics.
-matplotlib.rcParams["text.parse_math"] = False
 
 
 def colorize(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> NDArray[np.uint8]:
